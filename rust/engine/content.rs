@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The content of a page, as the engine sees it.
+
+/// Size of a page in bytes: the unit of merging.
+pub const PAGE_SIZE: usize = 4096;
+
+/// Number of 64-bit words of a page.
+pub const WORDS: usize = PAGE_SIZE / 8;
+
+/// Read access to one page of [`PAGE_SIZE`] bytes.
+///
+/// A page of a running process may change while it is read, so no two reads of the same word
+/// need agree. Nothing here relies on that: a decision made from a torn read is corrected by the
+/// comparison under write protection that precedes every merge.
+pub trait Content {
+    /// Returns the word at `index` (in words, below [`WORDS`]), in native byte order.
+    fn word(&self, index: usize) -> u64;
+
+    /// Whether every byte is zero. Stops at the first word that is not.
+    #[inline]
+    fn is_zero(&self) -> bool {
+        (0..WORDS).all(|index| self.word(index) == 0)
+    }
+}
+
+impl Content for [u8; PAGE_SIZE] {
+    #[inline]
+    fn word(&self, index: usize) -> u64 {
+        let mut bytes = [0; 8];
+        if let Some(chunk) = self.chunks_exact(8).nth(index) {
+            bytes.copy_from_slice(chunk);
+        }
+        u64::from_ne_bytes(bytes)
+    }
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Policy of kernel same-page merging: which frames to merge with which, and when.
+//!
+//! This crate knows frames (page frame numbers), contents and domains. It knows no kernel type,
+//! maps nothing and contains no `unsafe`: the module around it reads pages, asks
+//! [`KsmScanner::scan`] what to do with each, does it, and reports back what became of it.
+//! The same files are compiled into `ksm_v.ko` by Kbuild and into a host crate by cargo.
+//!
+//! - [`scanner`]: [`KsmScanner`], the documented API and its decisions
+//! - [`hash`]: FNV-1a, wide and bytewise
+//! - [`index`]: the stable and the unstable set, one table by content
+//! - [`shared`]: the shared frames, one table by frame
+//! - [`table`]: the open-addressing hash table under both
+//! - [`stats`]: what is counted
+//! - [`parse`]: text of the knobs
+//!
+//! Locking: none. The owner of a [`KsmScanner`] serialises access to it.
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod content;
+pub mod hash;
+pub mod index;
+pub mod parse;
+pub mod scanner;
+pub mod shared;
+pub mod stats;
+pub mod table;
+
+pub use content::Content;
+pub use content::PAGE_SIZE;
+pub use hash::HashKind;
+pub use scanner::Domain;
+pub use scanner::Frame;
+pub use scanner::Key;
+pub use scanner::KsmScanner;
+pub use scanner::Sight;
+pub use scanner::Target;
+pub use scanner::Verdict;
+pub use stats::KsmStats;
+pub use table::Storage;

@@ -1,0 +1,486 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! [`KsmScanner`]: the documented API, and the decisions behind it.
+
+use crate::content::Content;
+use crate::hash::mix;
+use crate::hash::HashKind;
+use crate::index::IndexEntry;
+use crate::index::State;
+use crate::shared::Shared;
+use crate::shared::SharedFrame;
+use crate::shared::Standing;
+use crate::stats::merge_ratio_x100;
+use crate::stats::KsmStats;
+use crate::table::Entry;
+use crate::table::Storage;
+use crate::table::Table;
+
+/// Documented defaults.
+mod default {
+    /// Pages looked at in a cycle.
+    pub(super) const SCAN_RATE: u32 = 100;
+    /// Pause between two cycles, in milliseconds.
+    pub(super) const SLEEP_MS: u32 = 200;
+    /// Sightings of an unknown content before it is merged.
+    pub(super) const PROMOTE_AFTER: u8 = 3;
+}
+
+/// A page frame number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Frame(pub u64);
+
+/// Whose pages: only frames of the same domain are ever merged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Domain(pub u64);
+
+/// A content within a domain: a seeded hash of both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Key(pub(crate) u64);
+
+/// With what a page is to be merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A shared frame that holds the content already.
+    Shared(Frame),
+    /// Another unshared frame that held the content when it was seen last.
+    Twin(Frame),
+}
+
+/// What to do with a page that was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing: its content is new, or has not been seen often enough yet.
+    Wait,
+    /// All bytes were zero: map the kernel's zero page.
+    Zero,
+    /// Compare with the target of this key ([`KsmScanner::target`]) and merge.
+    Merge(Key),
+}
+
+/// What a mapping of a shared frame, met in memory, means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// It is counted; nothing to do.
+    Known,
+    /// All of its mappings have been met in one domain: call [`KsmScanner::adopt`].
+    Adoptable,
+}
+
+/// The scanner: the stable set, the unstable set, the knobs and the counts.
+///
+/// `S` is where its tables are allocated. The owner serialises all calls.
+pub struct KsmScanner<S: Storage> {
+    storage: S,
+    hash: HashKind,
+    seed: u64,
+    enabled: bool,
+    scan_rate: u32,
+    sleep_ms: u32,
+    promote_after: u8,
+    /// Changes with every pass: marks the unstable entries that were seen in this one.
+    parity: bool,
+    index: Table<IndexEntry, S>,
+    unstable: u64,
+    shared: Shared<S>,
+    pages_scanned: u64,
+    full_scans: u64,
+    index_failures: u64,
+}
+
+/// The documented API.
+impl<S: Storage + Default> KsmScanner<S> {
+    /// Makes a disabled scanner with the documented defaults: 100 pages a cycle, 200 ms between
+    /// cycles, promotion after 3 sightings.
+    pub fn new() -> Self {
+        Self::with(S::default(), HashKind::default(), 0)
+    }
+}
+
+impl<S: Storage + Default> Default for KsmScanner<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The documented API, continued: what needs no default storage.
+impl<S: Storage> KsmScanner<S> {
+    /// Forgets all contents and shared frames, as if none had been seen.
+    ///
+    /// The knobs and the totals since the start stay. Shared frames that still exist are found
+    /// and adopted anew.
+    pub fn init(&mut self) {
+        self.index.clear();
+        self.unstable = 0;
+        self.shared = Shared::new();
+    }
+
+    /// Sets how many pages a cycle looks at; 0 means 1.
+    pub fn set_scan_rate(&mut self, pages_per_cycle: u32) {
+        self.scan_rate = pages_per_cycle.max(1);
+    }
+
+    /// Pages a cycle looks at.
+    pub fn scan_rate(&self) -> u32 {
+        self.scan_rate
+    }
+
+    /// Sets the pause between two cycles, in milliseconds; 0 means none.
+    pub fn set_sleep_ms(&mut self, ms: u32) {
+        self.sleep_ms = ms;
+    }
+
+    /// Pause between two cycles, in milliseconds.
+    pub fn sleep_ms(&self) -> u32 {
+        self.sleep_ms
+    }
+
+    /// Lets the owner scan.
+    pub fn enable(&mut self) {
+        self.enabled = true;
+    }
+
+    /// Asks the owner to stop scanning. Merged pages stay merged.
+    pub fn disable(&mut self) {
+        self.enabled = false;
+    }
+
+    /// Whether the owner is to scan.
+    pub fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// The counts.
+    pub fn get_stats(&self) -> KsmStats {
+        let pages_shared = self.shared.pages_shared();
+        let pages_sharing = self.shared.pages_sharing();
+        KsmStats {
+            pages_shared,
+            pages_sharing,
+            pages_unshared: self.unstable,
+            pages_scanned: self.pages_scanned,
+            merge_ratio_x100: merge_ratio_x100(pages_sharing, pages_shared),
+        }
+    }
+
+    /// Looks at a page of the only domain; true: it is merged, the caller remaps it copy-on-write.
+    ///
+    /// The documented one-call form, in which merging can't fail. An owner whose merges can, or
+    /// who has several domains, calls [`KsmScanner::scan`] and [`KsmScanner::merged`].
+    pub fn scan_page<C: Content + ?Sized>(&mut self, frame: u64, content: &C) -> bool {
+        let (frame, domain) = (Frame(frame), Domain::default());
+        let Verdict::Merge(key) = self.scan(frame, domain, content) else {
+            return false;
+        };
+        match self.target(key) {
+            Some(Target::Shared(shared)) => {
+                self.shared.update(shared, |entry| {
+                    entry.mappings = entry.mappings.saturating_add(1);
+                });
+                true
+            }
+            Some(Target::Twin(twin)) => self.merged(key, twin, domain, 2),
+            None => false,
+        }
+    }
+
+    /// Takes note that a mapping of a shared frame was broken by a write.
+    ///
+    /// Returns false where `frame` is no shared frame. The last mapping takes the frame along.
+    pub fn unmerge_page(&mut self, frame: u64) -> bool {
+        let frame = Frame(frame);
+        let Some(mappings) = self.shared.get(frame).map(|entry| entry.mappings) else {
+            return false;
+        };
+        if mappings > 1 {
+            self.shared
+                .update(frame, |entry| entry.mappings = mappings.saturating_sub(1))
+        } else {
+            self.forget_shared(frame);
+            true
+        }
+    }
+}
+
+/// What goes beyond the documented API: domains, merges that fail, passes, adoption.
+impl<S: Storage> KsmScanner<S> {
+    /// Makes a disabled scanner that hashes with `hash` and keys its index with `seed`.
+    pub fn with(storage: S, hash: HashKind, seed: u64) -> Self {
+        KsmScanner {
+            storage,
+            hash,
+            seed: mix(seed),
+            enabled: false,
+            scan_rate: default::SCAN_RATE,
+            sleep_ms: default::SLEEP_MS,
+            promote_after: default::PROMOTE_AFTER,
+            parity: false,
+            index: Table::new(),
+            unstable: 0,
+            shared: Shared::new(),
+            pages_scanned: 0,
+            full_scans: 0,
+            index_failures: 0,
+        }
+    }
+
+    /// Sets how often an unknown content must be seen before it is merged; 0 means 1.
+    pub fn set_promote_after(&mut self, sightings: u8) {
+        self.promote_after = sightings.max(1);
+    }
+
+    /// Sightings before an unknown content is merged.
+    pub fn promote_after(&self) -> u8 {
+        self.promote_after
+    }
+
+    /// Completed passes over all memory.
+    pub fn full_scans(&self) -> u64 {
+        self.full_scans
+    }
+
+    /// Memory of the tables, in bytes.
+    pub fn index_bytes(&self) -> u64 {
+        self.index.bytes().saturating_add(self.shared.bytes()) as u64
+    }
+
+    /// Contents and frames that could not be remembered for want of memory.
+    pub fn index_failures(&self) -> u64 {
+        self.index_failures
+    }
+
+    /// Looks at a page that is not shared and says what to do with it.
+    pub fn scan<C: Content + ?Sized>(
+        &mut self,
+        frame: Frame,
+        domain: Domain,
+        content: &C,
+    ) -> Verdict {
+        self.pages_scanned = self.pages_scanned.wrapping_add(1);
+        if content.is_zero() {
+            return Verdict::Zero;
+        }
+        self.sighting(self.key(domain, content), frame)
+    }
+
+    /// With what to merge a page of this key now; `None` where that has gone since.
+    pub fn target(&self, key: Key) -> Option<Target> {
+        let entry = self.index.get(key.0)?;
+        Some(match entry.state() {
+            State::Stable => Target::Shared(entry.frame()),
+            State::Unstable { .. } => Target::Twin(entry.frame()),
+        })
+    }
+
+    /// Takes note that pages of `key` now share `frame`, in `mappings` page table entries.
+    ///
+    /// Returns false where that could not be remembered: the pages are merged all the same.
+    pub fn merged(&mut self, key: Key, frame: Frame, domain: Domain, mappings: u32) -> bool {
+        if self.shared.update(frame, |entry| entry.mappings = mappings) {
+            return true;
+        }
+        let entry = SharedFrame::new(frame, key, domain, mappings, Standing::Stable);
+        let inserted = self.shared.insert(&self.storage, entry);
+        self.count_failure(inserted.is_err());
+        inserted.is_ok() && self.replace(key, frame, State::Stable)
+    }
+
+    /// Takes note that the frame which the index has for `key` does not hold its content (any
+    /// more), and that `frame` does.
+    pub fn refuted(&mut self, key: Key, frame: Frame) {
+        if let Some(Target::Shared(shared)) = self.target(key) {
+            self.forget_shared(shared);
+        }
+        let state = State::Unstable {
+            sightings: 1,
+            parity: self.parity,
+        };
+        self.replace(key, frame, state);
+    }
+
+    /// Takes note of a freshly allocated shared frame: what was known of the number is stale.
+    pub fn forget_shared(&mut self, frame: Frame) {
+        let Some(gone) = self.shared.remove(frame) else {
+            return;
+        };
+        self.forget_stable(&gone);
+    }
+
+    /// Takes note of one mapping of a shared frame, met while scanning `domain`.
+    ///
+    /// `mappings` is how many page table entries map the frame in all.
+    pub fn sight_shared(&mut self, frame: Frame, domain: Domain, mappings: u32) -> Sight {
+        self.pages_scanned = self.pages_scanned.wrapping_add(1);
+        let Some(known) = self.shared.get(frame) else {
+            return self.found(frame, domain, mappings);
+        };
+        let seen = match known.standing {
+            Standing::Stable | Standing::Mixed => return Sight::Known,
+            Standing::Found { seen } => seen,
+        };
+        let same = seen == 0 || known.domain == domain;
+        let seen = seen.saturating_add(1);
+        self.shared.update(frame, |entry| {
+            entry.domain = domain;
+            entry.standing = if same {
+                Standing::Found { seen }
+            } else {
+                Standing::Mixed
+            };
+        });
+        if same && seen >= mappings {
+            Sight::Adoptable
+        } else {
+            Sight::Known
+        }
+    }
+
+    /// Takes a shared frame, all of whose mappings belong to `domain`, into the stable set.
+    ///
+    /// Only one frame of a content can be there; a second one stays found.
+    pub fn adopt<C: Content + ?Sized>(&mut self, frame: Frame, domain: Domain, content: &C) {
+        let key = self.key(domain, content);
+        if matches!(self.target(key), Some(Target::Shared(_))) {
+            return;
+        }
+        if self.replace(key, frame, State::Stable) {
+            self.shared.update(frame, |entry| {
+                entry.key = key;
+                entry.domain = domain;
+                entry.standing = Standing::Stable;
+            });
+        }
+    }
+
+    /// Ends a pass: forgets the contents that were not seen in it, and recounts.
+    ///
+    /// `mappings` says how many page table entries map a frame, `None` where it is no shared
+    /// frame any more.
+    pub fn end_pass(&mut self, mappings: impl FnMut(Frame) -> Option<u32>) {
+        self.full_scans = self.full_scans.wrapping_add(1);
+        self.recount_frames(true, mappings);
+        let current = self.parity;
+        let mut unstable = 0u64;
+        self.index.retain(|entry| match entry.state() {
+            State::Stable => true,
+            State::Unstable { parity, .. } => {
+                unstable = unstable.wrapping_add(u64::from(parity == current));
+                parity == current
+            }
+        });
+        self.unstable = unstable;
+        self.parity = !current;
+        self.index.shrink(&self.storage);
+        self.shared.shrink(&self.storage);
+    }
+
+    /// Brings the counts of shared frames up to date.
+    pub fn recount(&mut self, mappings: impl FnMut(Frame) -> Option<u32>) {
+        self.recount_frames(false, mappings);
+    }
+
+    fn recount_frames(&mut self, new_pass: bool, mappings: impl FnMut(Frame) -> Option<u32>) {
+        let index = &mut self.index;
+        self.shared.recount(new_pass, mappings, |gone| {
+            if is_stable_entry_of(index, gone) {
+                index.remove(gone.key.0);
+            }
+        });
+    }
+
+    /// The key of a content in a domain.
+    fn key<C: Content + ?Sized>(&self, domain: Domain, content: &C) -> Key {
+        Key(mix(self.hash.page(content) ^ mix(domain.0 ^ self.seed)))
+    }
+
+    /// Counts one more sighting of `key`, on `frame`.
+    fn sighting(&mut self, key: Key, frame: Frame) -> Verdict {
+        let (parity, promote_after) = (self.parity, self.promote_after);
+        let Some(entry) = self.index.get_mut(key.0) else {
+            self.remember(key, frame);
+            return Verdict::Wait;
+        };
+        let State::Unstable {
+            sightings,
+            parity: seen,
+        } = entry.state()
+        else {
+            return Verdict::Merge(key);
+        };
+        let twin = entry.frame();
+        // A frame that two processes map is met twice in a pass, and counts once.
+        let again = twin == frame && seen == parity;
+        let sightings = sightings.saturating_add(u8::from(!again));
+        *entry = IndexEntry::new(key, twin, State::Unstable { sightings, parity });
+        if twin != frame && sightings >= promote_after {
+            Verdict::Merge(key)
+        } else {
+            Verdict::Wait
+        }
+    }
+
+    /// Takes a new content into the unstable set.
+    fn remember(&mut self, key: Key, frame: Frame) {
+        let state = State::Unstable {
+            sightings: 1,
+            parity: self.parity,
+        };
+        let inserted = self
+            .index
+            .insert(&self.storage, IndexEntry::new(key, frame, state));
+        self.count_failure(inserted.is_err());
+        self.unstable = self.unstable.saturating_add(u64::from(inserted.is_ok()));
+    }
+
+    /// Sets what the index has for `key`; false where there is no memory for it.
+    fn replace(&mut self, key: Key, frame: Frame, state: State) -> bool {
+        self.forget_content(key);
+        let inserted = self
+            .index
+            .insert(&self.storage, IndexEntry::new(key, frame, state));
+        self.count_failure(inserted.is_err());
+        if inserted.is_ok() && state != State::Stable {
+            self.unstable = self.unstable.saturating_add(1);
+        }
+        inserted.is_ok()
+    }
+
+    /// Removes what the index has for `key`.
+    fn forget_content(&mut self, key: Key) {
+        let removed = self.index.remove(key.0);
+        if removed.is_some_and(|entry| entry.state() != State::Stable) {
+            self.unstable = self.unstable.saturating_sub(1);
+        }
+    }
+
+    /// Removes the stable content of a shared frame that is gone.
+    fn forget_stable(&mut self, gone: &SharedFrame) {
+        if is_stable_entry_of(&self.index, gone) {
+            self.index.remove(gone.key.0);
+        }
+    }
+
+    /// Takes note of a shared frame that is not ours yet.
+    fn found(&mut self, frame: Frame, domain: Domain, mappings: u32) -> Sight {
+        let standing = Standing::Found { seen: 1 };
+        let entry = SharedFrame::new(frame, Key::default(), domain, mappings, standing);
+        let inserted = self.shared.insert(&self.storage, entry);
+        self.count_failure(inserted.is_err());
+        if inserted.is_ok() && mappings <= 1 {
+            Sight::Adoptable
+        } else {
+            Sight::Known
+        }
+    }
+
+    fn count_failure(&mut self, failed: bool) {
+        self.index_failures = self.index_failures.wrapping_add(u64::from(failed));
+    }
+}
+
+/// Whether the index has the shared frame `shared` under its key.
+fn is_stable_entry_of<S: Storage>(index: &Table<IndexEntry, S>, shared: &SharedFrame) -> bool {
+    index.get(shared.key.0).is_some_and(|entry| {
+        !entry.is_vacant() && entry.state() == State::Stable && entry.frame() == shared.frame()
+    })
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The shared frames, by frame number, with the counts of their mappings.
+//!
+//! No reference to a frame is held: one that all sharers left is freed by the kernel at once,
+//! and its entry is stale until [`Shared::recount`] or a new shared page on the same frame
+//! replaces it. Who uses an entry therefore checks the frame first.
+
+use crate::hash::mix;
+use crate::scanner::Domain;
+use crate::scanner::Frame;
+use crate::scanner::Key;
+use crate::table::Entry;
+use crate::table::Full;
+use crate::table::Storage;
+use crate::table::Table;
+
+/// How far a shared frame may be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// In the stable set: pages of its domain merge into it.
+    #[default]
+    Stable,
+    /// Met in memory, merged by an earlier load of the module; not all of its mappings have been
+    /// seen in this pass, so it may reach into another domain. Counted, not merged into.
+    Found {
+        /// Mappings seen in this pass.
+        seen: u32,
+    },
+    /// Met in several domains. Counted, never merged into in this pass.
+    Mixed,
+}
+
+/// A shared frame.
+#[derive(Clone, Copy, Default)]
+pub struct SharedFrame {
+    /// The frame number plus one; 0 for a vacant slot.
+    tag: u64,
+    /// Under what it is in the stable set, where it is there.
+    pub key: Key,
+    /// Whose pages it holds.
+    pub domain: Domain,
+    /// How many page table entries map it.
+    pub mappings: u32,
+    /// How far it may be used.
+    pub standing: Standing,
+}
+
+impl SharedFrame {
+    /// Describes the shared frame `frame`.
+    pub fn new(
+        frame: Frame,
+        key: Key,
+        domain: Domain,
+        mappings: u32,
+        standing: Standing,
+    ) -> Self {
+        SharedFrame {
+            tag: tag(frame),
+            key,
+            domain,
+            mappings,
+            standing,
+        }
+    }
+
+    /// The frame number.
+    pub fn frame(&self) -> Frame {
+        Frame(self.tag.wrapping_sub(1))
+    }
+}
+
+impl Entry for SharedFrame {
+    #[inline]
+    fn is_vacant(&self) -> bool {
+        self.tag == 0
+    }
+
+    #[inline]
+    fn key(&self) -> u64 {
+        self.tag
+    }
+
+    #[inline]
+    fn hash(key: u64) -> u64 {
+        mix(key)
+    }
+}
+
+fn tag(frame: Frame) -> u64 {
+    frame.0.wrapping_add(1)
+}
+
+/// All shared frames, and the sums over them.
+pub struct Shared<S: Storage> {
+    frames: Table<SharedFrame, S>,
+    /// Frames with at least one mapping.
+    shared: u64,
+    /// Mappings of all frames.
+    mappings: u64,
+}
+
+impl<S: Storage> Shared<S> {
+    /// Makes an empty set.
+    pub const fn new() -> Self {
+        Shared {
+            frames: Table::new(),
+            shared: 0,
+            mappings: 0,
+        }
+    }
+
+    /// Frames that are mapped.
+    pub fn pages_shared(&self) -> u64 {
+        self.shared
+    }
+
+    /// Mappings beyond the first of each frame.
+    pub fn pages_sharing(&self) -> u64 {
+        self.mappings.saturating_sub(self.shared)
+    }
+
+    /// Memory of the table, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.frames.bytes()
+    }
+
+    /// Finds a frame.
+    pub fn get(&self, frame: Frame) -> Option<&SharedFrame> {
+        self.frames.get(tag(frame))
+    }
+
+    /// Adds a frame that is not in the set.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`] where there is no memory for it.
+    pub fn insert(&mut self, storage: &S, entry: SharedFrame) -> Result<(), Full> {
+        self.frames.insert(storage, entry)?;
+        self.add(entry.mappings);
+        Ok(())
+    }
+
+    /// Removes a frame and returns what was known of it.
+    pub fn remove(&mut self, frame: Frame) -> Option<SharedFrame> {
+        let entry = self.frames.remove(tag(frame))?;
+        self.subtract(entry.mappings);
+        Some(entry)
+    }
+
+    /// Changes a frame's entry, mappings included; false where it is not in the set.
+    pub fn update(&mut self, frame: Frame, change: impl FnOnce(&mut SharedFrame)) -> bool {
+        let Some(entry) = self.frames.get_mut(tag(frame)) else {
+            return false;
+        };
+        let before = entry.mappings;
+        change(entry);
+        let after = entry.mappings;
+        self.subtract(before);
+        self.add(after);
+        true
+    }
+
+    /// Asks `mappings` of every frame how many page table entries map it now (`None`: it is no
+    /// shared frame any more), and drops those that are gone, telling `gone` of each.
+    ///
+    /// With `new_pass`, what was found out about domains in this pass is forgotten too.
+    pub fn recount(
+        &mut self,
+        new_pass: bool,
+        mut mappings: impl FnMut(Frame) -> Option<u32>,
+        mut gone: impl FnMut(&SharedFrame),
+    ) {
+        let mut shared = 0u64;
+        let mut total = 0u64;
+        self.frames.retain(|entry| {
+            let count = mappings(entry.frame()).filter(|&count| count > 0);
+            let Some(count) = count else {
+                gone(entry);
+                return false;
+            };
+            entry.mappings = count;
+            if new_pass && entry.standing != Standing::Stable {
+                entry.standing = Standing::Found { seen: 0 };
+            }
+            shared = shared.saturating_add(1);
+            total = total.saturating_add(u64::from(count));
+            true
+        });
+        self.shared = shared;
+        self.mappings = total;
+    }
+
+    /// Gives memory back where there are few frames left.
+    pub fn shrink(&mut self, storage: &S) {
+        self.frames.shrink(storage);
+    }
+
+    fn add(&mut self, mappings: u32) {
+        self.shared = self.shared.saturating_add(u64::from(mappings > 0));
+        self.mappings = self.mappings.saturating_add(u64::from(mappings));
+    }
+
+    fn subtract(&mut self, mappings: u32) {
+        self.shared = self.shared.saturating_sub(u64::from(mappings > 0));
+        self.mappings = self.mappings.saturating_sub(u64::from(mappings));
+    }
+}
+
+impl<S: Storage> Default for Shared<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
