@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# What the scripts share: where things are, messages, locks and stamps.
+# Sourced, never run. Everything made at run time lives in the cache:
+#
+#   root-KEY/       the Debian root, KEY a hash of all that decides its content
+#   kernels/NAME/   release, vmlinuz, build/ (KDIR), image/ (boot, modules)
+#   build/PROJECT/  build output of one clone of this project
+#   cargo/          CARGO_HOME
+#   log/            logs of the steps and of each guest
+#
+# In the root the clone is /src, build/PROJECT is /build, kernels is
+# /usr/src/ksm_v, cargo is /build/cargo and log is /build/log.
+
+set -euo pipefail
+shopt -s inherit_errexit
+
+PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+SELF=${0##*/}
+IN_ROOT_MARK=/etc/ksm_v-root
+KERNELS_IN_ROOT=/usr/src/ksm_v
+
+# --- messages -----------------------------------------------------------
+
+say() { printf '%s\n' "$*" >&2; }
+
+warn() { say "$SELF: warning: $*"; }
+
+# die MESSAGE [ADVICE]...: says what is wrong, then what to do about it.
+die() {
+	say "$SELF: error: $1"
+	shift
+	local advice
+	for advice in "$@"; do
+		say "  $advice"
+	done
+	exit 1
+}
+
+# usage_of FILE: the comment block at the top of a script is its --help.
+usage_of() {
+	sed -n '/^#!/d; /^# SPDX/d; /^#/!q; s/^# \{0,1\}//p' "$1"
+}
+
+# --- places -------------------------------------------------------------
+
+in_root() { [ -e "$IN_ROOT_MARK" ]; }
+
+set_places() {
+	if in_root; then
+		CACHE=/build
+		BUILD=/build
+		KERNELS=$KERNELS_IN_ROOT
+		LOG=/build/log
+		return
+	fi
+	CACHE=${KSM_V_CACHE:-${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/ksm_veridian}
+	case $CACHE in
+	/*) ;;
+	*) die "the cache directory '$CACHE' is not an absolute path" \
+		"set KSM_V_CACHE to an absolute path" ;;
+	esac
+	BUILD=$CACHE/build/$(project_key)
+	KERNELS=$CACHE/kernels
+	LOG=$CACHE/log
+}
+
+# Two clones share the root and the kernels, not their build output.
+project_key() {
+	local sum
+	sum=$(printf '%s' "$PROJECT" | sha256sum)
+	printf '%s-%s\n' "${PROJECT##*/}" "${sum:0:8}"
+}
+
+make_places() {
+	mkdir -p "$CACHE" "$BUILD" "$KERNELS" "$LOG" "$CACHE/cargo" ||
+		die "cannot create the cache directory $CACHE" \
+			"set KSM_V_CACHE to a directory that is yours and has 8 GB free"
+}
+
+# --- the root -----------------------------------------------------------
+
+SUITE=trixie
+
+# What the root holds. A change here makes a new root.
+ROOT_PACKAGES=(
+	ca-certificates apt-utils
+	# kernel and module build
+	make gcc libc6-dev bc bison flex libelf-dev libssl-dev libdw-dev dwarves
+	cpio rsync xz-utils zstd kmod patch
+	rustc rust-src rustfmt rust-clippy cargo bindgen
+	# guests
+	qemu-system-x86 busybox-static virtme-ng virtiofsd udev iproute2
+	# applications of the demo
+	redis-server redis-tools python3
+	# development
+	shellcheck procps git
+)
+
+# ROOT_FORMAT changes when scripts/setup makes the root in another way.
+ROOT_FORMAT=1
+
+root_dir() {
+	local sum
+	sum=$(printf '%s\n' "$ROOT_FORMAT" "$SUITE" "${ROOT_PACKAGES[@]}" | sha256sum)
+	printf '%s/root-%s\n' "$CACHE" "${sum:0:12}"
+}
+
+am_superuser() { [ "$(id -u)" = 0 ]; }
+
+# A user who is not root owns a whole range of ids inside a user namespace,
+# where the user is 0 and the range of /etc/subuid is 1 and up.
+namespace_flags() {
+	am_superuser || printf '%s\n' --user --map-root-user --map-auto
+}
+
+# in_namespace CMD...: runs CMD with its own mounts, as root of the root's files.
+in_namespace() {
+	local flags
+	mapfile -t flags < <(namespace_flags)
+	unshare "${flags[@]}" --mount --propagation private -- "$@"
+}
+
+# --- kernels ------------------------------------------------------------
+
+kernel_dir() { printf '%s/%s\n' "$KERNELS" "$1"; }
+
+# The compilers decide whether a prepared kernel tree is still usable.
+kernel_ready() {
+	local dir toolchain
+	dir=$(kernel_dir "$1")
+	toolchain=$2
+	[ -e "$dir/done" ] && cmp -s "$dir/done" "$toolchain"
+}
+
+kernel_release() {
+	local file
+	file=$(kernel_dir "$1")/release
+	[ -r "$file" ] && cat "$file"
+}
+
+# --- steps --------------------------------------------------------------
+
+# step NAME TEXT CMD...: runs CMD once with its output in a log file, tells
+# how long it took, shows the end of the log if it failed. Bash ignores
+# "set -e" in whatever an "if" calls, hence the status variable.
+step() {
+	local log=$LOG/setup-$1.log text=$2 start=$SECONDS status
+	shift 2
+	printf '%s: %s ...' "$SELF" "$text" >&2
+	set +e
+	(set -e && "$@") >"$log" 2>&1
+	status=$?
+	set -e
+	if [ "$status" = 0 ]; then
+		say " $((SECONDS - start)) s"
+		return
+	fi
+	say " failed after $((SECONDS - start)) s"
+	tail -n 20 "$log" | sed 's/^/  | /' >&2
+	die "$text: failed" "the whole log is $log"
+}
+
+# lock NAME: waits for other runs that use the same cache.
+lock() {
+	local file=$CACHE/$1.lock
+	exec {LOCK_FD}>"$file"
+	flock -n "$LOCK_FD" && return
+	say "$SELF: waiting for another run that holds $file"
+	flock "$LOCK_FD"
+}
+
+set_places
