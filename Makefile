@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# For people; what kbuild reads is Kbuild. A line that ends in "## text" after
+# a target shows up in `make help`.
+
+.DEFAULT_GOAL := module
+.PHONY: all module install clean help setup stock demo test bench fmt lint rust-analyzer
+
+KDIR ?= /lib/modules/$(shell uname -r)/build
+SRC := $(CURDIR)
+ROOT := scripts/root --
+
+# The same in the root, against the stock kernel: there KDIR is in the
+# environment and the output goes to the cache, not into this directory.
+STOCK := $(ROOT) scripts/build stock
+
+all: module
+
+module: preflight ## build ksm_v.ko here against KDIR (default: the running kernel)
+	+$(MAKE) -C $(KDIR) M=$(SRC) modules
+
+.PHONY: preflight
+preflight: ## name what is missing to build against KDIR
+	@scripts/preflight $(KDIR)
+
+install: module ## install ksm_v.ko where modprobe finds it
+	+$(MAKE) -C $(KDIR) M=$(SRC) modules_install
+	depmod $(notdir $(patsubst %/build,%,$(KDIR)))
+
+clean: ## remove what was built here and in the cache
+	+$(if $(wildcard $(KDIR)/Makefile),$(MAKE) -C $(KDIR) M=$(SRC) clean)
+	scripts/clean
+
+setup: ## make the root, the stock kernel's Rust metadata, the crates: once
+	@scripts/setup
+
+stock: setup ## build ksm_v.ko against Debian's stock kernel, without touching this host
+	@$(STOCK)
+
+demo: stock ## see it save memory under real applications on a stock kernel
+	@scripts/demo
+
+test: setup ## host tests, lints and guest tests (SUITES=names for some of them)
+	@scripts/test $(SUITES)
+
+bench: stock ## measure the scanner against mainline's ksmd
+	@scripts/bench
+
+lint: setup ## only the lints of `make test`
+	@scripts/test lint
+
+fmt: setup ## format all Rust files as the kernel does
+	@$(ROOT) scripts/build fmt
+
+rust-analyzer: stock ## write rust-project.json for editors
+	@scripts/build rust-analyzer
+
+help: ## this list
+	@echo 'usage: make [TARGET] [KDIR=kernel tree]'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | expand -t 18
