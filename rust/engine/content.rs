@@ -34,3 +34,9 @@ impl Content for [u8; PAGE_SIZE] {
         u64::from_ne_bytes(bytes)
     }
 }
+
+/// Whether two pages are equal, byte for byte.
+#[inline]
+pub fn same<A: Content + ?Sized, B: Content + ?Sized>(a: &A, b: &B) -> bool {
+    (0..WORDS).all(|index| a.word(index) == b.word(index))
+}

@@ -17,7 +17,6 @@
 //!
 //! Locking: none. The owner of a [`KsmScanner`] serialises access to it.
 
-#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod content;

@@ -57,7 +57,9 @@ const fn step_64(hash: u64, unit: u64) -> u64 {
 
 /// 32-bit FNV-1a of a byte string.
 pub fn fnv1a_32(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(BASIS_32, |hash, &octet| step_32(hash, octet))
+    bytes
+        .iter()
+        .fold(BASIS_32, |hash, &octet| step_32(hash, octet))
 }
 
 /// 64-bit FNV-1a of a sequence of units; of octets, it is the standard's.
@@ -119,7 +121,11 @@ mod tests {
     fn wide_step_vectors() {
         // The step of a lane is the standard's: octets, one to a word, give the standard's hash.
         for (input, _, hash) in VECTORS {
-            assert_eq!(fnv1a_64(input.iter().map(|&b| u64::from(b))), hash, "{input:?}");
+            assert_eq!(
+                fnv1a_64(input.iter().map(|&b| u64::from(b))),
+                hash,
+                "{input:?}"
+            );
         }
     }
 

@@ -19,6 +19,8 @@ pub enum State {
         sightings: u8,
         /// The pass in which it was seen last, by its parity.
         parity: bool,
+        /// Whether it was seen on the entry's own frame in that pass, not only on others.
+        on_frame: bool,
     },
     /// Merged into a shared frame.
     Stable,
@@ -28,12 +30,14 @@ pub enum State {
 #[derive(Clone, Copy, Default)]
 pub struct IndexEntry {
     key: u64,
-    /// Bits 0 to 47: frame. 48 to 55: sightings. 61: parity. 62: stable. 63: occupied.
+    /// Bits 0 to 47: frame. 48 to 55: sightings. 60: on frame. 61: parity. 62: stable.
+    /// 63: occupied.
     packed: u64,
 }
 
 const FRAME_MASK: u64 = (1 << 48) - 1;
 const SIGHTINGS_SHIFT: u32 = 48;
+const ON_FRAME: u64 = 1 << 60;
 const PARITY: u64 = 1 << 61;
 const STABLE: u64 = 1 << 62;
 const OCCUPIED: u64 = 1 << 63;
@@ -43,8 +47,14 @@ impl IndexEntry {
     pub fn new(key: Key, frame: Frame, state: State) -> Self {
         let state = match state {
             State::Stable => STABLE,
-            State::Unstable { sightings, parity } => {
-                u64::from(sightings) << SIGHTINGS_SHIFT | if parity { PARITY } else { 0 }
+            State::Unstable {
+                sightings,
+                parity,
+                on_frame,
+            } => {
+                u64::from(sightings) << SIGHTINGS_SHIFT
+                    | if parity { PARITY } else { 0 }
+                    | if on_frame { ON_FRAME } else { 0 }
             }
         };
         IndexEntry {
@@ -66,6 +76,7 @@ impl IndexEntry {
             State::Unstable {
                 sightings: (self.packed >> SIGHTINGS_SHIFT & 0xff) as u8,
                 parity: self.packed & PARITY != 0,
+                on_frame: self.packed & ON_FRAME != 0,
             }
         }
     }
@@ -97,14 +108,25 @@ mod tests {
     fn an_entry_keeps_what_it_was_made_of() {
         let states = [
             State::Stable,
-            State::Unstable { sightings: 0, parity: false },
-            State::Unstable { sightings: 255, parity: true },
+            State::Unstable {
+                sightings: 0,
+                parity: false,
+                on_frame: true,
+            },
+            State::Unstable {
+                sightings: 255,
+                parity: true,
+                on_frame: false,
+            },
         ];
         for state in states {
             for frame in [Frame(0), Frame(FRAME_MASK)] {
                 let entry = IndexEntry::new(Key(7), frame, state);
                 assert!(!entry.is_vacant());
-                assert_eq!((entry.key(), entry.frame(), entry.state()), (7, frame, state));
+                assert_eq!(
+                    (entry.key(), entry.frame(), entry.state()),
+                    (7, frame, state)
+                );
             }
         }
         assert!(IndexEntry::default().is_vacant());

@@ -173,6 +173,8 @@ impl<S: Storage> KsmScanner<S> {
             return false;
         };
         match self.target(key) {
+            // The shared frame itself, still mapped where it was first seen.
+            Some(Target::Shared(shared)) if shared == frame => false,
             Some(Target::Shared(shared)) => {
                 self.shared.update(shared, |entry| {
                     entry.mappings = entry.mappings.saturating_add(1);
@@ -294,6 +296,7 @@ impl<S: Storage> KsmScanner<S> {
         let state = State::Unstable {
             sightings: 1,
             parity: self.parity,
+            on_frame: true,
         };
         self.replace(key, frame, state);
     }
@@ -337,10 +340,14 @@ impl<S: Storage> KsmScanner<S> {
 
     /// Takes a shared frame, all of whose mappings belong to `domain`, into the stable set.
     ///
-    /// Only one frame of a content can be there; a second one stays found.
+    /// Only one frame of a content can be there; a second one stays found. A frame that was not
+    /// found in `domain` is left as it is.
     pub fn adopt<C: Content + ?Sized>(&mut self, frame: Frame, domain: Domain, content: &C) {
+        let found = self.shared.get(frame).is_some_and(|known| {
+            known.domain == domain && matches!(known.standing, Standing::Found { .. })
+        });
         let key = self.key(domain, content);
-        if matches!(self.target(key), Some(Target::Shared(_))) {
+        if !found || matches!(self.target(key), Some(Target::Shared(_))) {
             return;
         }
         if self.replace(key, frame, State::Stable) {
@@ -403,15 +410,23 @@ impl<S: Storage> KsmScanner<S> {
         let State::Unstable {
             sightings,
             parity: seen,
+            on_frame,
         } = entry.state()
         else {
             return Verdict::Merge(key);
         };
         let twin = entry.frame();
-        // A frame that two processes map is met twice in a pass, and counts once.
-        let again = twin == frame && seen == parity;
+        // A frame that two processes map is met twice in a pass, and counts once. Only of the
+        // twin this is known: of others the index has no memory.
+        let met = on_frame && seen == parity;
+        let again = twin == frame && met;
         let sightings = sightings.saturating_add(u8::from(!again));
-        *entry = IndexEntry::new(key, twin, State::Unstable { sightings, parity });
+        let state = State::Unstable {
+            sightings,
+            parity,
+            on_frame: met || twin == frame,
+        };
+        *entry = IndexEntry::new(key, twin, state);
         if twin != frame && sightings >= promote_after {
             Verdict::Merge(key)
         } else {
@@ -424,6 +439,7 @@ impl<S: Storage> KsmScanner<S> {
         let state = State::Unstable {
             sightings: 1,
             parity: self.parity,
+            on_frame: true,
         };
         let inserted = self
             .index

@@ -48,13 +48,7 @@ pub struct SharedFrame {
 
 impl SharedFrame {
     /// Describes the shared frame `frame`.
-    pub fn new(
-        frame: Frame,
-        key: Key,
-        domain: Domain,
-        mappings: u32,
-        standing: Standing,
-    ) -> Self {
+    pub fn new(frame: Frame, key: Key, domain: Domain, mappings: u32, standing: Standing) -> Self {
         SharedFrame {
             tag: tag(frame),
             key,

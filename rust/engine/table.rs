@@ -45,7 +45,10 @@ pub struct Table<E: Entry, S: Storage> {
 impl<E: Entry, S: Storage> Table<E, S> {
     /// Makes an empty table; allocates nothing.
     pub const fn new() -> Self {
-        Table { slots: None, len: 0 }
+        Table {
+            slots: None,
+            len: 0,
+        }
     }
 
     /// Number of entries.
@@ -136,7 +139,11 @@ impl<E: Entry, S: Storage> Table<E, S> {
         if self.is_empty() {
             return self.clear();
         }
-        let wanted = self.len.saturating_mul(2).next_power_of_two().max(MIN_SLOTS);
+        let wanted = self
+            .len
+            .saturating_mul(2)
+            .next_power_of_two()
+            .max(MIN_SLOTS);
         if wanted.saturating_mul(4) <= self.slots().len() {
             // An error leaves the table as it is, only larger than it need be.
             let _ = self.resize(storage, wanted);

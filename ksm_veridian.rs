@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Kernel same-page merging as a loadable module.
+//!
+//! Finds private anonymous pages with equal content, in all processes, and maps each set of them
+//! to one shared page, broken apart again by the kernel's own copy-on-write.
+//!
+//! - [`engine`]: what to merge with what; knows no kernel types (a crate of its own)
+//! - [`mm`]: finds pages, merges and unmerges them; the unsafe layer
+//! - [`scanner`]: joins the two
+//! - [`daemon`]: the kernel thread, and what the knobs do to it
+//! - [`sysfs`]: the knobs
+//! - [`sys`]: kernel services that the `kernel` crate does not wrap
+//! - [`shim`]: generated declarations of the C shims
+//!
+//! `Documentation/design.md` says how the parts fit, `Documentation/ABI` what the knobs do.
+
+use crate::daemon::Daemon;
+use crate::scanner::Scanner;
+use crate::sys::imports::Imports;
+use crate::sys::kthread::Kthread;
+use engine::HashKind;
+use kernel::prelude::*;
+
+#[path = "rust/daemon.rs"]
+mod daemon;
+#[path = "rust/mm/mod.rs"]
+mod mm;
+#[path = "rust/scanner.rs"]
+mod scanner;
+#[path = "rust/shim.rs"]
+mod shim;
+#[path = "rust/sys/mod.rs"]
+mod sys;
+mod sysfs;
+
+module! {
+    type: KsmVeridian,
+    name: "ksm_v",
+    authors: ["The ksm_veridian developers"],
+    description: "Kernel same-page merging of all processes' anonymous memory",
+    license: "GPL",
+    params: {
+        bytewise_hash: u8 {
+            default: 0,
+            description: "1: hash with the documented bytewise 32-bit FNV-1a (slower)",
+        },
+    },
+}
+
+/// The loaded module. Fields are dropped in order: nobody reaches the knobs when the thread ends.
+struct KsmVeridian {
+    _knobs: sysfs::Knobs,
+}
+
+impl kernel::Module for KsmVeridian {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        let imports = Imports::resolve()?;
+        let scanner = Scanner::new(hash_kind()?, mm::random_seed())?;
+        let daemon = Daemon::new(scanner)?;
+        let thread = Kthread::spawn(c"ksm_v_scand", SCANNER_NICE, daemon)?;
+        Ok(KsmVeridian {
+            _knobs: sysfs::Knobs::new(imports, thread)?,
+        })
+    }
+}
+
+/// As ksmd: scanning is worth less than anything an application does.
+const SCANNER_NICE: i8 = 5;
+
+/// The hash that the module parameter asks for.
+fn hash_kind() -> Result<HashKind> {
+    match module_parameters::bytewise_hash.value() {
+        0 => Ok(HashKind::Wide),
+        1 => Ok(HashKind::Bytewise),
+        other => {
+            pr_err!("bytewise_hash={other}: must be 0 or 1\n");
+            Err(EINVAL)
+        }
+    }
+}

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The kernel thread `ksm_v_scand`, and what the knobs do to it.
+//!
+//! One mutex, around the [`Scanner`]: the thread holds it for a batch of pages, a reader or
+//! writer of a knob for a moment, and whoever writes 2 to `run` until everything is unmerged.
+
+use crate::mm::policy::Policy;
+use crate::scanner::Scanner;
+use crate::shim;
+use crate::sys::kthread::should_stop;
+use crate::sys::kthread::Body;
+use engine::KsmStats;
+use kernel::new_condvar;
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use kernel::sync::CondVar;
+use kernel::sync::Mutex;
+use kernel::time::msecs_to_jiffies;
+
+/// Pause after a pass that found nothing to look at, in milliseconds.
+const EMPTY_PASS_MS: u32 = 20;
+
+/// What the `run` knob says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Run {
+    /// Do not scan; what is merged stays merged.
+    Stop,
+    /// Scan and merge.
+    Merge,
+    /// Do not scan, and everything has been unmerged.
+    Unmerge,
+}
+
+/// All that is counted, at one moment.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Counts {
+    /// The documented statistics.
+    pub(crate) ksm: KsmStats,
+    /// Completed passes.
+    pub(crate) full_scans: u64,
+    /// Memory of the engine's tables.
+    pub(crate) index_bytes: u64,
+    /// What could not be remembered for want of memory.
+    pub(crate) index_failures: u64,
+}
+
+impl Counts {
+    fn of(scanner: &Scanner) -> Self {
+        let engine = &scanner.engine;
+        Counts {
+            ksm: engine.get_stats(),
+            full_scans: engine.full_scans(),
+            index_bytes: engine.index_bytes(),
+            index_failures: engine.index_failures(),
+        }
+    }
+}
+
+struct State {
+    scanner: Scanner,
+    run: Run,
+    /// The module is being unloaded.
+    stopping: bool,
+}
+
+/// The scanner as its thread and its knobs share it.
+#[pin_data]
+pub(crate) struct Daemon {
+    #[pin]
+    state: Mutex<State>,
+    /// The counts as of the last batch, for readers that can't wait for an unmerge.
+    #[pin]
+    published: Mutex<(Counts, bool)>,
+    /// Wakes the thread: a knob has changed.
+    #[pin]
+    changed: CondVar,
+}
+
+impl Daemon {
+    /// Makes a daemon that is stopped.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(scanner: Scanner) -> Result<Arc<Self>> {
+        let state = State {
+            scanner,
+            run: Run::Stop,
+            stopping: false,
+        };
+        Arc::pin_init(
+            pin_init!(Daemon {
+                state <- new_mutex!(state, "ksm_v::state"),
+                published <- new_mutex!((Counts::default(), false), "ksm_v::published"),
+                changed <- new_condvar!("ksm_v::changed"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// What the `run` knob says.
+    pub(crate) fn run_state(&self) -> Run {
+        self.state.lock().run
+    }
+
+    /// Does what is written to the `run` knob; returns when it is done.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Scanner::unmerge`]; the scanner is stopped then.
+    pub(crate) fn set_run(&self, run: Run) -> Result {
+        let mut state = self.state.lock();
+        if run == Run::Merge {
+            state.scanner.engine.enable();
+        } else {
+            state.scanner.engine.disable();
+        }
+        state.run = run;
+        let result = if run == Run::Unmerge {
+            self.unmerge(&mut state)
+        } else {
+            Ok(())
+        };
+        drop(state);
+        self.changed.notify_all();
+        result
+    }
+
+    fn unmerge(&self, state: &mut State) -> Result {
+        self.publish(&state.scanner, true);
+        let result = state.scanner.unmerge();
+        self.publish(&state.scanner, false);
+        if result.is_err() {
+            state.run = Run::Stop;
+        }
+        result
+    }
+
+    /// The counts: exact when stopped, at most a pass old while scanning.
+    pub(crate) fn counts(&self) -> Counts {
+        let (counts, unmerging) = *self.published.lock();
+        if unmerging {
+            return counts;
+        }
+        let mut state = self.state.lock();
+        if state.run != Run::Merge {
+            state.scanner.recount();
+        }
+        Counts::of(&state.scanner)
+    }
+
+    /// Reads something of the scanner.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&Scanner) -> T) -> T {
+        read(&self.state.lock().scanner)
+    }
+
+    /// Changes a knob of the scanner and lets it take effect at once.
+    ///
+    /// # Errors
+    ///
+    /// Those of `change`.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Scanner) -> Result) -> Result {
+        change(&mut self.state.lock().scanner)?;
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Changes the rules; see [`Scanner::set_policy`].
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY`: not while pages are shared.
+    pub(crate) fn change_policy(&self, change: impl FnOnce(&mut Policy)) -> Result {
+        self.change(|scanner| {
+            let mut policy = scanner.policy();
+            change(&mut policy);
+            scanner.set_policy(policy)
+        })
+    }
+
+    fn publish(&self, scanner: &Scanner, unmerging: bool) {
+        *self.published.lock() = (Counts::of(scanner), unmerging);
+    }
+
+    /// Sleeps until there is something to scan. Returns false when the module is unloaded.
+    fn wait_until_enabled(&self) -> bool {
+        let mut state = self.state.lock();
+        while !state.stopping && !state.scanner.engine.is_enabled() {
+            // Kernel threads get no signals.
+            let _ = self.changed.wait_interruptible_freezable(&mut state);
+        }
+        !state.stopping
+    }
+
+    /// Looks at as many pages as a cycle has, a batch at a time. Returns for how long to sleep
+    /// then, in milliseconds.
+    fn cycle(&self) -> u32 {
+        let mut done = 0u32;
+        loop {
+            let mut state = self.state.lock();
+            let engine = &state.scanner.engine;
+            let left = engine.scan_rate().saturating_sub(done);
+            let sleep_ms = engine.sleep_ms();
+            if left == 0 || state.stopping || !engine.is_enabled() {
+                return sleep_ms;
+            }
+            let step = state.scanner.step(left);
+            drop(state);
+            done = done.saturating_add(step.pages);
+            if step.end_of_pass {
+                return if done == 0 { sleep_ms.max(EMPTY_PASS_MS) } else { sleep_ms };
+            }
+            // SAFETY: No lock is held.
+            unsafe { shim::ksm_v_cond_resched() };
+        }
+    }
+
+    /// Sleeps between two cycles, unless a knob changes.
+    fn pause(&self, ms: u32) {
+        let mut state = self.state.lock();
+        if ms > 0 && !state.stopping && state.scanner.engine.is_enabled() {
+            let jiffies = msecs_to_jiffies(ms);
+            // Woken by time or by a knob: the next cycle comes either way.
+            let _ = self.changed.wait_interruptible_timeout(&mut state, jiffies);
+        }
+    }
+}
+
+impl Body for Daemon {
+    fn run(&self) {
+        while self.wait_until_enabled() && !should_stop() {
+            let sleep_ms = self.cycle();
+            self.pause(sleep_ms);
+        }
+        wait_for_stop();
+    }
+
+    fn interrupt(&self) {
+        self.state.lock().stopping = true;
+        self.changed.notify_all();
+    }
+}
+
+/// Waits until the owner's `kthread_stop()` is on its way, which it is: a thread must not end
+/// before.
+fn wait_for_stop() {
+    while !should_stop() {
+        kernel::time::delay::fsleep(kernel::time::Delta::from_millis(1));
+    }
+}

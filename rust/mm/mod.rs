@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Safe access to what merging needs of the kernel's memory management.
+//!
+//! One type for each right held. Data flows one way: [`process`] finds address spaces, [`vma`]
+//! their areas, [`walk`] the pages that are mapped there; [`page`] is a page by its frame number;
+//! [`merge`] replaces all mappings of one by another, found through the kernel's rmap; and
+//! [`unmerge`] breaks them apart again.
+//!
+//! # Lock order
+//!
+//! ```text
+//! scanner mutex                           (crate::daemon)
+//!   mmap_lock or VMA lock, for reading    (walk, unmerge; not held while merging)
+//!   folio lock of the page to replace     (trylock)
+//!     folio lock of the shared page       (trylock)
+//!       anon_vma lock, for reading        (rmap_walk)
+//!         mmu notifiers
+//!           page table lock
+//! ```
+//!
+//! Merging holds no lock of the address space. What may happen to a mapping meanwhile, and which
+//! lock forbids it, is said in [`merge`].
+
+pub(crate) mod merge;
+pub(crate) mod page;
+pub(crate) mod policy;
+pub(crate) mod process;
+pub(crate) mod pte;
+pub(crate) mod shared;
+pub(crate) mod storage;
+pub(crate) mod unmerge;
+pub(crate) mod vma;
+pub(crate) mod walk;
+
+/// A number that nobody can guess, for the keys of the index.
+pub(crate) fn random_seed() -> u64 {
+    // SAFETY: May be called at any time; waits for nothing.
+    unsafe { kernel::bindings::get_random_u64() }
+}
+
+/// Mappings of the zero page in place of a merged page, in all processes.
+///
+/// The kernel's own count: includes those that ksmd made.
+pub(crate) fn zero_pages() -> u64 {
+    // SAFETY: The module is loaded, so the symbol was found.
+    let count = unsafe { crate::shim::ksm_v_zero_pages() };
+    u64::try_from(count).unwrap_or(0)
+}

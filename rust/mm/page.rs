@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A page by its frame number: references, content, the folio lock.
+//!
+//! C headers: [`include/linux/mm.h`](srctree/include/linux/mm.h),
+//! [`include/linux/page-flags.h`](srctree/include/linux/page-flags.h)
+
+use crate::shim;
+use core::marker::PhantomData;
+use core::ops::Deref;
+use core::ptr::NonNull;
+use engine::content::WORDS;
+use engine::Content;
+use engine::Frame;
+use kernel::bindings;
+use kernel::prelude::*;
+use kernel::types::NotThreadSafe;
+
+/// What kind of page a frame holds, as far as merging cares.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// An anonymous page that is not merged.
+    Anonymous,
+    /// Merged by this module, or by an earlier load of it: a KSM page without a stable node.
+    Merged,
+    /// Anything else: page cache, hugetlb, device memory, a page merged by ksmd.
+    Other,
+}
+
+/// A counted reference to a page.
+///
+/// # Invariants
+///
+/// `page` belongs to a folio to which this owns one reference. A split of that folio moves the
+/// reference to the page's new folio (only the holder of the folio lock may split).
+pub(crate) struct PageRef {
+    page: NonNull<bindings::page>,
+}
+
+// SAFETY: A reference to a folio may be dropped by any thread.
+unsafe impl Send for PageRef {}
+
+impl PageRef {
+    /// Takes a reference to the page of frame `frame`, if one is in use there.
+    ///
+    /// Nothing keeps a frame number from being reused: what was known of the page has to be
+    /// looked at anew.
+    pub(crate) fn get(frame: Frame) -> Option<Self> {
+        let pfn = usize::try_from(frame.0).ok()?;
+        // SAFETY: Any frame number may be asked for.
+        let page = NonNull::new(unsafe { shim::pfn_to_online_page(pfn) })?;
+        // SAFETY: An online page has a `struct page`, and so a folio.
+        let folio = unsafe { shim::ksm_v_page_folio(page.as_ptr()) };
+        // SAFETY: As above; fails where the folio is free.
+        if !unsafe { shim::ksm_v_folio_try_get(folio) } {
+            return None;
+        }
+        // SAFETY: As above.
+        if unsafe { shim::ksm_v_page_folio(page.as_ptr()) } != folio {
+            // Freed, split or joined before the reference was taken.
+            // SAFETY: The reference was just taken.
+            unsafe { shim::ksm_v_folio_put(folio) };
+            return None;
+        }
+        // INVARIANT: With the reference held, the page can't leave the folio.
+        Some(PageRef { page })
+    }
+
+    /// Takes a further reference to a mapped page.
+    ///
+    /// # Safety
+    ///
+    /// `page` must be mapped, and the lock of the page table that maps it be held.
+    pub(crate) unsafe fn from_mapped(page: NonNull<bindings::page>) -> Self {
+        // SAFETY: A mapped page belongs to a folio to which the mapping holds a reference.
+        unsafe { shim::ksm_v_folio_get(shim::ksm_v_page_folio(page.as_ptr())) };
+        // INVARIANT: The reference was just taken.
+        PageRef { page }
+    }
+
+    /// Takes over a reference to a newly allocated folio of one page.
+    ///
+    /// # Safety
+    ///
+    /// The caller gives up its reference to `folio`.
+    pub(super) unsafe fn from_new(folio: NonNull<bindings::folio>) -> Self {
+        // SAFETY: A folio has a first page.
+        let page = unsafe { shim::ksm_v_folio_page(folio.as_ptr(), 0) };
+        // INVARIANT: The caller's reference becomes this one's.
+        PageRef {
+            // SAFETY: Part of a valid folio.
+            page: unsafe { NonNull::new_unchecked(page) },
+        }
+    }
+
+    /// The frame number.
+    pub(crate) fn frame(&self) -> Frame {
+        // SAFETY: By the type invariant.
+        unsafe { frame_of(self.page) }
+    }
+
+    /// What kind of page it is now.
+    pub(crate) fn kind(&self) -> Kind {
+        // SAFETY: By the type invariant.
+        unsafe { kind_of(NonNull::new_unchecked(self.folio())) }
+    }
+
+    /// How many page table entries map its folio.
+    pub(crate) fn mappings(&self) -> u32 {
+        // SAFETY: By the type invariant.
+        unsafe { mappings_of(NonNull::new_unchecked(self.folio())) }
+    }
+
+    /// Makes the content readable.
+    #[inline]
+    pub(crate) fn content(&self) -> MappedPage<'_> {
+        // SAFETY: By the type invariant.
+        let words = unsafe { bindings::kmap_local_page(self.page.as_ptr()) }.cast();
+        MappedPage {
+            words,
+            _page: PhantomData,
+            _nts: NotThreadSafe,
+        }
+    }
+
+    /// Locks the folio if nobody else has; never waits.
+    pub(crate) fn try_lock(&self) -> Option<LockedPage<'_>> {
+        // SAFETY: By the type invariant.
+        if unsafe { shim::ksm_v_folio_trylock(self.folio()) } {
+            // INVARIANT: The lock was just taken.
+            Some(LockedPage { page: self })
+        } else {
+            None
+        }
+    }
+
+    /// The page.
+    pub(super) fn as_ptr(&self) -> *mut bindings::page {
+        self.page.as_ptr()
+    }
+
+    /// The folio it belongs to now.
+    pub(super) fn folio(&self) -> *mut bindings::folio {
+        // SAFETY: By the type invariant.
+        unsafe { shim::ksm_v_page_folio(self.page.as_ptr()) }
+    }
+}
+
+impl Drop for PageRef {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant this reference is owned.
+        unsafe { shim::ksm_v_folio_put(self.folio()) };
+    }
+}
+
+/// The frame number of `page`.
+///
+/// # Safety
+///
+/// `page` must be referenced, or mapped by a page table whose lock is held.
+pub(super) unsafe fn frame_of(page: NonNull<bindings::page>) -> Frame {
+    // SAFETY: Promised by the caller.
+    Frame(unsafe { shim::ksm_v_page_to_pfn(page.as_ptr()) } as u64)
+}
+
+/// How many page table entries map `folio`.
+///
+/// # Safety
+///
+/// As [`frame_of`].
+pub(super) unsafe fn mappings_of(folio: NonNull<bindings::folio>) -> u32 {
+    // SAFETY: Promised by the caller.
+    let count = unsafe { shim::ksm_v_folio_mapcount(folio.as_ptr()) };
+    u32::try_from(count).unwrap_or(0)
+}
+
+/// What kind of page `folio` holds.
+///
+/// # Safety
+///
+/// `folio` must be referenced, or mapped by a page table whose lock is held.
+pub(super) unsafe fn kind_of(folio: NonNull<bindings::folio>) -> Kind {
+    let folio = folio.as_ptr();
+    // SAFETY: Promised by the caller.
+    unsafe {
+        if !shim::ksm_v_folio_test_anon(folio)
+            || shim::ksm_v_folio_test_hugetlb(folio)
+            || shim::ksm_v_folio_is_zone_device(folio)
+        {
+            Kind::Other
+        } else if !shim::ksm_v_folio_test_ksm(folio) {
+            Kind::Anonymous
+        } else if shim::ksm_v_folio_raw_mapping(folio) == shim::KSM_V_FOLIO_MAPPING_KSM {
+            Kind::Merged
+        } else {
+            Kind::Other
+        }
+    }
+}
+
+/// A page whose folio lock is held: its kind and its place in the swap cache can't change, and
+/// nobody else can split it.
+///
+/// # Invariants
+///
+/// The folio lock is held.
+pub(crate) struct LockedPage<'a> {
+    page: &'a PageRef,
+}
+
+impl LockedPage<'_> {
+    /// Makes the page a folio of its own, if it is part of a large one.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY`, `EAGAIN`: someone else has a reference to the folio, or it is under writeback.
+    pub(super) fn split(&self) -> Result {
+        // SAFETY: By the type invariants the folio is referenced and locked.
+        if !unsafe { shim::ksm_v_folio_test_large(self.folio()) } {
+            return Ok(());
+        }
+        // SAFETY: As above. The reference and the lock move to the page's new folio.
+        kernel::error::to_result(unsafe { shim::ksm_v_split_huge_page(self.as_ptr()) })
+    }
+
+    /// Frees the swap slot of a page that nothing maps any more.
+    pub(super) fn free_swap_if_unmapped(&self) {
+        if self.mappings() == 0 {
+            // SAFETY: By the type invariants the folio is referenced and locked. Does nothing
+            // where it has no swap slot, or one that is still needed.
+            unsafe { shim::folio_free_swap(self.folio()) };
+        }
+    }
+}
+
+impl Deref for LockedPage<'_> {
+    type Target = PageRef;
+
+    fn deref(&self) -> &PageRef {
+        self.page
+    }
+}
+
+impl Drop for LockedPage<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the lock is held.
+        unsafe { bindings::folio_unlock(self.page.folio()) };
+    }
+}
+
+/// The content of a page, which its owner may be writing to.
+///
+/// # Invariants
+///
+/// `words` points to the page, mapped into the kernel, for as long as this exists.
+pub(crate) struct MappedPage<'a> {
+    words: *const u64,
+    _page: PhantomData<&'a PageRef>,
+    /// Local mappings belong to the thread that made them.
+    _nts: NotThreadSafe,
+}
+
+impl Content for MappedPage<'_> {
+    #[inline]
+    fn word(&self, index: usize) -> u64 {
+        if index >= WORDS {
+            return 0;
+        }
+        // SAFETY: Within the page, by the type invariant. Volatile: user space may write to it.
+        unsafe { self.words.add(index).read_volatile() }
+    }
+}
+
+impl Drop for MappedPage<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: Mapped by `content`; mappings are dropped in reverse order, being locals.
+        unsafe { bindings::kunmap_local(self.words.cast()) };
+    }
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Whose memory may be merged, and with whose.
+//!
+//! Both questions are asked twice: when an area is scanned, and of every single mapping when a
+//! page is replaced, since fork may have left a page in processes of several domains.
+
+use crate::mm::process::Owner;
+use crate::mm::vma::StableVma;
+use crate::shim;
+use engine::hash::mix;
+use engine::Domain;
+use kernel::mm::virt::vm_flags_t;
+
+/// Which areas are scanned.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// All that have not been left alone by their owner.
+    #[default]
+    All,
+    /// Only those registered with `madvise(MADV_MERGEABLE)` or `prctl(PR_SET_MEMORY_MERGE)`.
+    Registered,
+}
+
+/// What divides processes into domains; pages of different domains are never merged.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Division {
+    /// The user that runs the process (its real uid).
+    #[default]
+    User,
+    /// Each process is a domain.
+    Process,
+    /// The process's cgroup (in the unified hierarchy).
+    Cgroup,
+    /// Everything is one domain.
+    Global,
+}
+
+/// Areas with one of these hold secrets, or must keep their pages, or are not memory at all.
+const PRIVATE_FLAGS: vm_flags_t = shim::KSM_V_VM_LOCKED
+    | shim::KSM_V_VM_WIPEONFORK
+    | shim::KSM_V_VM_DONTDUMP
+    | shim::KSM_V_VM_SHADOW_STACK;
+
+/// Areas with one of these can't be merged, whatever their owner says: as `ksm_compatible()`.
+const IMPOSSIBLE_FLAGS: vm_flags_t =
+    shim::KSM_V_VM_SHARED | shim::KSM_V_VM_HUGETLB | shim::KSM_V_VM_DROPPABLE;
+
+/// The rules that are in force.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Policy {
+    /// Which areas are scanned.
+    pub(crate) scope: Scope,
+    /// Who may share with whom.
+    pub(crate) division: Division,
+}
+
+impl Policy {
+    /// The domain of the memory of `owner`.
+    pub(crate) fn domain(&self, owner: &Owner<'_>) -> Domain {
+        Domain(match self.division {
+            Division::User => u64::from(owner.kuid()),
+            Division::Process => owner.address_space_id(),
+            Division::Cgroup => owner.cgroup_id(),
+            Division::Global => 0,
+        })
+    }
+
+    /// Whether pages of `vma`, which belongs to `owner`, may be merged at all.
+    pub(crate) fn admits(&self, vma: &StableVma<'_>, owner: &Owner<'_>) -> bool {
+        let flags = vma.flags();
+        if flags & IMPOSSIBLE_FLAGS != 0 || vma.is_special() || !vma.has_anon_vma() {
+            return false;
+        }
+        if flags & shim::KSM_V_VM_MERGEABLE != 0 {
+            // Registered by its owner: mainline's own rules.
+            return true;
+        }
+        self.scope == Scope::All
+            && flags & PRIVATE_FLAGS == 0
+            && !vma.has_userfaultfd()
+            && owner.is_dumpable()
+    }
+}
+
+/// Mixes the parts of an identity.
+pub(crate) fn identity(parts: [u64; 3]) -> u64 {
+    parts.into_iter().fold(0, |id, part| mix(id ^ part))
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The processes of the system, one after the other, and who owns an address space.
+//!
+//! C headers: [`include/linux/pid.h`](srctree/include/linux/pid.h),
+//! [`include/linux/sched/signal.h`](srctree/include/linux/sched/signal.h)
+
+use crate::mm::policy::identity;
+use crate::shim;
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+use kernel::bindings;
+use kernel::mm::Mm;
+use kernel::sync::aref::ARef;
+use kernel::sync::rcu;
+
+/// A place in the table of process ids (of the initial namespace).
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Cursor {
+    last: i32,
+}
+
+impl Cursor {
+    /// Finds the next process that has an address space; `None` at the end of the table, after
+    /// which the cursor is at its beginning again.
+    ///
+    /// Needs no list of processes that could go stale: those that come and go meanwhile are found
+    /// or not, as the ids happen to lie.
+    pub(crate) fn next(&mut self) -> Option<ARef<Mm>> {
+        let rcu = rcu::read_lock();
+        loop {
+            let Some(pid) = self.next_pid(&rcu) else {
+                *self = Self::default();
+                return None;
+            };
+            if let Some(mm) = address_space(pid, &rcu) {
+                return Some(mm);
+            }
+        }
+    }
+
+    /// Moves to the next process or thread id in use.
+    fn next_pid(&mut self, _rcu: &rcu::Guard) -> Option<NonNull<bindings::pid>> {
+        // SAFETY: The RCU read lock is held.
+        let pid = NonNull::new(unsafe { shim::ksm_v_find_ge_pid(self.last.checked_add(1)?) })?;
+        // SAFETY: As above, so the pid is not freed yet.
+        self.last = unsafe { shim::ksm_v_pid_nr(pid.as_ptr()) };
+        Some(pid)
+    }
+}
+
+/// The address space of the process whose id is `pid`; `None` for ids of mere threads, for kernel
+/// threads and for processes that have exited.
+fn address_space(pid: NonNull<bindings::pid>, _rcu: &rcu::Guard) -> Option<ARef<Mm>> {
+    // SAFETY: The RCU read lock is held, also by the callers of the closure below.
+    let leader = unsafe { shim::pid_task(pid.as_ptr(), bindings::pid_type_PIDTYPE_TGID) };
+    let mut thread = NonNull::new(leader)?;
+    // SAFETY: As above: tasks found under RCU are not freed before the lock is dropped.
+    if unsafe { shim::ksm_v_task_is_kthread(thread.as_ptr()) } {
+        return None;
+    }
+    loop {
+        // A leader that has exited leaves its address space to its threads.
+        if let Some(mm) = address_space_of_task(thread) {
+            return Some(mm);
+        }
+        // SAFETY: As above.
+        thread = NonNull::new(unsafe { shim::ksm_v_next_thread(thread.as_ptr()) })?;
+    }
+}
+
+/// The address space of a task that was found under RCU.
+fn address_space_of_task(task: NonNull<bindings::task_struct>) -> Option<ARef<Mm>> {
+    let task = task.as_ptr();
+    // SAFETY: The task is not freed, by the caller's RCU lock. The task lock keeps `mm` in place
+    // until it is referenced.
+    unsafe {
+        shim::ksm_v_task_lock(task);
+        let mm = NonNull::new(shim::ksm_v_task_mm(task));
+        // `ARef::from` takes a reference of its own.
+        let mm = mm.map(|mm| ARef::from(Mm::from_raw(mm.as_ptr())));
+        shim::ksm_v_task_unlock(task);
+        mm
+    }
+}
+
+/// The task that owns an address space, for as long as an RCU read lock is held.
+///
+/// # Invariants
+///
+/// `task` was found under the RCU read lock that lives for `'a`, and `mm` lives for `'a`.
+pub(crate) struct Owner<'a> {
+    task: NonNull<bindings::task_struct>,
+    mm: *mut bindings::mm_struct,
+    _rcu: PhantomData<&'a rcu::Guard>,
+}
+
+impl<'a> Owner<'a> {
+    /// Finds the owner of `mm`; `None` while the last one exits.
+    pub(crate) fn of(mm: &'a Mm, _rcu: &'a rcu::Guard) -> Option<Self> {
+        let mm = mm.as_raw();
+        // SAFETY: The mm is referenced, and the RCU read lock is held.
+        let task = NonNull::new(unsafe { shim::ksm_v_mm_owner(mm) })?;
+        // INVARIANT: Found under the lock.
+        Some(Owner {
+            task,
+            mm,
+            _rcu: PhantomData,
+        })
+    }
+
+    /// The real user id, as the kernel's own number.
+    pub(crate) fn kuid(&self) -> u32 {
+        // SAFETY: By the type invariant.
+        unsafe { shim::ksm_v_task_kuid(self.task.as_ptr()) }
+    }
+
+    /// The id of the cgroup in the unified hierarchy.
+    pub(crate) fn cgroup_id(&self) -> u64 {
+        // SAFETY: By the type invariant; RCU also protects the cgroup.
+        unsafe { shim::ksm_v_task_cgroup_id(self.task.as_ptr()) }
+    }
+
+    /// A number that no other address space has or had, as far as anyone can tell.
+    ///
+    /// An `mm_struct` has no id, and its memory is used again. Together with who owns it, and
+    /// since when, its address is as good as one.
+    pub(crate) fn address_space_id(&self) -> u64 {
+        let task = self.task.as_ptr();
+        // SAFETY: By the type invariant.
+        let (tgid, start) = unsafe {
+            (
+                shim::ksm_v_task_tgid(task),
+                shim::ksm_v_task_start_time(task),
+            )
+        };
+        identity([self.mm as u64, tgid.unsigned_abs().into(), start])
+    }
+
+    /// Whether users may look into the process: not so for those which hold secrets of others
+    /// (set-uid programs, ssh-agent).
+    pub(crate) fn is_dumpable(&self) -> bool {
+        // SAFETY: By the type invariant.
+        unsafe { shim::ksm_v_task_is_dumpable(self.task.as_ptr()) }
+    }
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The shared page: a KSM page without a stable node.
+//!
+//! Mainline itself uses that state for a moment in `try_to_merge_one_page()`, and everything that
+//! handles KSM pages copes with it: a write always copies, a long-term pin unshares, the rmap
+//! finds nothing (so the page is neither reclaimed nor moved). Nothing in it points to this
+//! module, which can therefore be unloaded at any time.
+//!
+//! It is always a freshly allocated frame, never a candidate's own: so nobody can prepare the
+//! frame on which others' data will end up (Flip Feng Shui).
+
+use crate::mm::page::Kind;
+use crate::mm::page::PageRef;
+use crate::shim;
+use core::ops::Deref;
+use core::ptr::NonNull;
+use engine::Frame;
+use kernel::bindings;
+use kernel::error::to_result;
+use kernel::mm::MmWithUser;
+use kernel::prelude::*;
+
+/// A reference to a shared page.
+///
+/// # Invariants
+///
+/// The page is a KSM page without a stable node, and stays one until it is freed: only ksmd sets
+/// stable nodes, and only of pages that it is just merging itself.
+pub(crate) struct SharedPage(PageRef);
+
+impl SharedPage {
+    /// Takes a reference to the shared page on `frame`, if there is one.
+    pub(crate) fn get(frame: Frame) -> Option<Self> {
+        let page = PageRef::get(frame)?;
+        // INVARIANT: Checked here, with the reference held.
+        (page.kind() == Kind::Merged).then_some(SharedPage(page))
+    }
+
+    /// Makes a new shared page with the content of `original`, mapped nowhere yet.
+    ///
+    /// It is charged to the memory cgroup of `mm`, as any anonymous page of it; allocated
+    /// unmovable, since nothing could move it; and on no LRU list.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: no memory, or the cgroup has reached its limit. `EIO`: the original is poisoned.
+    pub(crate) fn copy_of(original: &PageRef, mm: &MmWithUser) -> Result<Self> {
+        // SAFETY: The scanner thread may sleep.
+        let folio = unsafe { shim::ksm_v_folio_alloc(shim::KSM_V_GFP_SHARED, 0) };
+        let folio = NonNull::new(folio).ok_or(ENOMEM)?;
+        // SAFETY: Just allocated.
+        let page = unsafe { PageRef::from_new(folio) };
+        let folio = folio.as_ptr();
+        // SAFETY: The folio is new and known to nobody else, the mm in use; both pages are
+        // referenced.
+        unsafe {
+            to_result(shim::ksm_v_mem_cgroup_charge(
+                folio,
+                mm.as_raw(),
+                shim::KSM_V_GFP_SHARED,
+            ))?;
+            if shim::ksm_v_copy_mc_highpage(page.as_ptr(), original.as_ptr()) != 0 {
+                return Err(EIO);
+            }
+            shim::ksm_v_folio_mark_uptodate(folio);
+            shim::ksm_v_folio_set_swapbacked(folio);
+            shim::ksm_v_folio_set_raw_mapping(folio, shim::KSM_V_FOLIO_MAPPING_KSM);
+            // Its content is nowhere else: as `try_to_merge_one_page()` does.
+            bindings::folio_mark_dirty(folio);
+        }
+        // INVARIANT: So it was made.
+        Ok(SharedPage(page))
+    }
+}
+
+impl Deref for SharedPage {
+    type Target = PageRef;
+
+    fn deref(&self) -> &PageRef {
+        &self.0
+    }
+}
+
+/// How many page table entries map the shared page on `frame`; `None` where there is none.
+pub(crate) fn mappings(frame: Frame) -> Option<u32> {
+    SharedPage::get(frame).map(|page| page.mappings())
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Breaks merged pages apart again, as `break_ksm()` in `mm/ksm.c` does: by unsharing faults.
+//!
+//! Each fault gives one process a private copy of one page, and the kernel's own accounting. Runs
+//! in the context of whoever wants it, under the mmap lock of one process at a time.
+
+use crate::mm::page::Kind;
+use crate::mm::vma::StableVma;
+use crate::mm::walk::walk;
+use crate::mm::walk::Held;
+use crate::mm::walk::Mapped;
+use crate::mm::walk::Visitor;
+use crate::shim;
+use core::ops::ControlFlow;
+use core::ops::Range;
+use core::ptr::NonNull;
+use kernel::bindings;
+use kernel::mm::MmWithUser;
+use kernel::prelude::*;
+
+/// Faults after which the mmap lock is dropped, for those who wait to change the address space.
+const FAULTS_PER_LOCK: usize = 64;
+
+/// Breaks every merged page that `mm` maps. Returns how many there were.
+///
+/// # Errors
+///
+/// `ENOMEM`: no memory for the copies. `EINTR`: the caller has a signal pending.
+pub(crate) fn unmerge(mm: &MmWithUser) -> Result<u64> {
+    let mut broken = 0u64;
+    let mut next = Some(0);
+    while let Some(addr) = next {
+        let before = broken;
+        next = unmerge_some(mm, addr, &mut broken)?;
+        if broken == before && current!().signal_pending() {
+            return Err(EINTR);
+        }
+        // SAFETY: No lock is held.
+        unsafe { shim::ksm_v_cond_resched() };
+    }
+    Ok(broken)
+}
+
+/// Breaks some merged pages at and above `addr`, under the mmap lock; returns where to go on.
+fn unmerge_some(mm: &MmWithUser, addr: usize, broken: &mut u64) -> Result<Option<usize>> {
+    let _lock = mm.mmap_read_lock();
+    // SAFETY: The mmap lock is held.
+    let Some(vma) = NonNull::new(unsafe { bindings::find_vma(mm.as_raw(), addr) }) else {
+        return Ok(None);
+    };
+    // SAFETY: As above: the area stays until the lock is dropped.
+    let (vma, area) = unsafe {
+        (
+            StableVma::from_raw(vma),
+            kernel::mm::virt::VmaRef::from_raw(vma.as_ptr()),
+        )
+    };
+    let mut range = addr.max(area.start())..area.end();
+    if !vma.has_anon_vma() {
+        return Ok(Some(range.end));
+    }
+    for _ in 0..FAULTS_PER_LOCK {
+        let Some(at) = find_merged(&vma, range.clone()) else {
+            return Ok(Some(range.end));
+        };
+        unshare(&vma, at)?;
+        *broken = broken.saturating_add(1);
+        // The fault may have been in vain (the entry changed meanwhile): look there again.
+        range.start = at;
+        if current!().signal_pending() {
+            return Err(EINTR);
+        }
+    }
+    Ok(Some(range.start))
+}
+
+/// The first address in `range` at which a merged page is mapped.
+fn find_merged(vma: &StableVma<'_>, range: Range<usize>) -> Option<usize> {
+    let mut finder = Finder { found: None };
+    walk(vma, Held::MmapLock, range, &mut finder);
+    finder.found
+}
+
+/// Gives the process of `vma` its own copy of the page at `addr`.
+fn unshare(vma: &StableVma<'_>, addr: usize) -> Result {
+    let flags = bindings::fault_flag_FAULT_FLAG_UNSHARE | bindings::fault_flag_FAULT_FLAG_REMOTE;
+    // SAFETY: The caller holds the mmap lock, which these flags keep; the address is in the area.
+    let fault = unsafe {
+        bindings::handle_mm_fault(vma.as_ptr(), addr, flags, core::ptr::null_mut())
+    };
+    if fault & bindings::vm_fault_reason_VM_FAULT_OOM != 0 {
+        return Err(ENOMEM);
+    }
+    // SIGBUS where a file was truncated under a private mapping: that unmaps the page for us.
+    Ok(())
+}
+
+/// Stops at the first merged page.
+struct Finder {
+    found: Option<usize>,
+}
+
+impl Finder {
+    fn stop(&mut self, addr: usize) -> ControlFlow<()> {
+        self.found = Some(addr);
+        ControlFlow::Break(())
+    }
+}
+
+impl Visitor for Finder {
+    fn page(&mut self, addr: usize, mapped: Mapped) -> ControlFlow<()> {
+        if mapped.kind == Kind::Merged {
+            self.stop(addr)
+        } else {
+            ControlFlow::Continue(())
+        }
+    }
+
+    fn merged_zero(&mut self, addr: usize) -> ControlFlow<()> {
+        self.stop(addr)
+    }
+}

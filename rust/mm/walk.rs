@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Walks the page tables of an area and shows the anonymous pages that are mapped there.
+//!
+//! C header: [`include/linux/pagewalk.h`](srctree/include/linux/pagewalk.h)
+//!
+//! The caller holds the VMA lock (or the mmap lock), so that no page table of the area is freed;
+//! entries are read under the page table lock.
+
+use crate::mm::page::frame_of;
+use crate::mm::page::kind_of;
+use crate::mm::page::mappings_of;
+use crate::mm::page::Kind;
+use crate::mm::page::PageRef;
+use crate::mm::vma::StableVma;
+use crate::shim;
+use core::ops::ControlFlow;
+use core::ops::Range;
+use core::ptr::NonNull;
+use engine::Frame;
+use engine::PAGE_SIZE;
+use kernel::bindings;
+use kernel::ffi::c_int;
+use kernel::ffi::c_ulong;
+
+/// Which lock of the address space the caller holds.
+#[derive(Clone, Copy)]
+pub(crate) enum Held {
+    /// The VMA lock.
+    VmaLock,
+    /// The mmap lock.
+    MmapLock,
+}
+
+/// A page table entry that maps a page which the walker knows about.
+///
+/// Valid while it is shown: the page table lock is held.
+pub(crate) struct Mapped {
+    page: NonNull<bindings::page>,
+    folio: NonNull<bindings::folio>,
+    /// What kind of page it maps.
+    pub(crate) kind: Kind,
+}
+
+impl Mapped {
+    /// Frame number of the page.
+    pub(crate) fn frame(&self) -> Frame {
+        // SAFETY: The page is mapped, and the page table lock held.
+        unsafe { frame_of(self.page) }
+    }
+
+    /// How many page table entries map its folio.
+    pub(crate) fn mappings(&self) -> u32 {
+        // SAFETY: As above.
+        unsafe { mappings_of(self.folio) }
+    }
+
+    /// Takes a reference to the page, to keep it beyond the visit.
+    pub(crate) fn reference(&self) -> PageRef {
+        // SAFETY: As above.
+        unsafe { PageRef::from_mapped(self.page) }
+    }
+}
+
+/// What is done with the entries of an area.
+///
+/// Called with a page table lock held: must not sleep.
+pub(crate) trait Visitor {
+    /// An anonymous page is mapped at `addr`. `Break` ends the walk before the next entry.
+    fn page(&mut self, addr: usize, mapped: Mapped) -> ControlFlow<()>;
+
+    /// The zero page is mapped at `addr` in place of a page that was merged with it.
+    fn merged_zero(&mut self, addr: usize) -> ControlFlow<()> {
+        let _ = addr;
+        ControlFlow::Continue(())
+    }
+
+    /// A page table has been read to its end. `Break` ends the walk before the next one.
+    fn table_done(&mut self) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+/// Shows the entries of `range`, which lies within `vma`, to `visitor`.
+///
+/// Returns the address at which to go on: the end of the range unless the visitor broke off.
+pub(crate) fn walk<V: Visitor>(
+    vma: &StableVma<'_>,
+    held: Held,
+    range: Range<usize>,
+    visitor: &mut V,
+) -> usize {
+    let mut walk = Walk {
+        visitor,
+        resume: range.end,
+    };
+    let ops = match held {
+        Held::VmaLock => &Walk::<V>::UNDER_VMA_LOCK,
+        Held::MmapLock => &Walk::<V>::UNDER_MMAP_LOCK,
+    };
+    // SAFETY: The area is in place and the lock that `ops` names is held, by the caller's
+    // `StableVma`; the callback takes `walk` as what it is.
+    let result = unsafe {
+        shim::walk_page_range_vma(
+            vma.as_ptr(),
+            range.start,
+            range.end,
+            ops,
+            core::ptr::from_mut(&mut walk).cast(),
+        )
+    };
+    if result == STOP {
+        walk.resume
+    } else {
+        range.end
+    }
+}
+
+/// Makes `walk_page_range_vma()` return.
+const STOP: c_int = 1;
+/// Makes it go on with the next page table.
+const GO_ON: c_int = 0;
+
+struct Walk<'a, V: Visitor> {
+    visitor: &'a mut V,
+    resume: usize,
+}
+
+impl<V: Visitor> Walk<'_, V> {
+    const UNDER_VMA_LOCK: shim::mm_walk_ops =
+        Self::ops(shim::page_walk_lock_PGWALK_VMA_RDLOCK_VERIFY);
+    const UNDER_MMAP_LOCK: shim::mm_walk_ops = Self::ops(shim::page_walk_lock_PGWALK_RDLOCK);
+
+    const fn ops(lock: shim::page_walk_lock) -> shim::mm_walk_ops {
+        shim::mm_walk_ops {
+            pmd_entry: Some(Self::pmd_entry),
+            walk_lock: lock,
+            // SAFETY: All further fields are optional callbacks: none.
+            ..unsafe { core::mem::zeroed() }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by `walk_page_range_vma()` as called by [`walk`].
+    unsafe extern "C" fn pmd_entry(
+        pmd: *mut bindings::pmd_t,
+        addr: c_ulong,
+        next: c_ulong,
+        walk: *mut shim::mm_walk,
+    ) -> c_int {
+        // SAFETY: `private` is what `walk` above passed, and nobody else uses it meanwhile.
+        let (this, vma) = unsafe { (&mut *(*walk).private.cast::<Self>(), (*walk).vma) };
+        // SAFETY: The area is the one of `walk` above.
+        let stopped = match unsafe { this.huge(pmd, addr..next, vma) } {
+            Some(stopped) => stopped,
+            // SAFETY: As above.
+            None => unsafe { this.table(pmd, addr..next, vma) },
+        };
+        match stopped {
+            Some(at) => {
+                this.resume = at;
+                STOP
+            }
+            None if this.visitor.table_done().is_break() => {
+                this.resume = next;
+                STOP
+            }
+            None => GO_ON,
+        }
+    }
+
+    /// Shows the parts of a transparent huge page; `None` where there is none.
+    ///
+    /// Otherwise returns where the visitor broke off, if it did.
+    ///
+    /// # Safety
+    ///
+    /// `pmd` is the entry for `range` in `vma`, and the lock of [`walk`] is held.
+    unsafe fn huge(
+        &mut self,
+        pmd: *mut bindings::pmd_t,
+        range: Range<usize>,
+        vma: *mut bindings::vm_area_struct,
+    ) -> Option<Option<usize>> {
+        // SAFETY: Promised by the caller.
+        let lock = NonNull::new(unsafe { shim::ksm_v_pmd_trans_huge_lock(pmd, vma) })?;
+        // SAFETY: The lock is held: the entry can't change.
+        let stopped = if unsafe { shim::ksm_v_pmd_trans_huge(pmd) } {
+            // SAFETY: As above.
+            unsafe { self.huge_parts(pmd, range) }
+        } else {
+            // Being migrated.
+            None
+        };
+        // SAFETY: Taken above.
+        unsafe { shim::ksm_v_spin_unlock(lock.as_ptr()) };
+        Some(stopped)
+    }
+
+    /// # Safety
+    ///
+    /// `pmd` maps a huge page at the block around `range`, and its lock is held.
+    unsafe fn huge_parts(
+        &mut self,
+        pmd: *mut bindings::pmd_t,
+        range: Range<usize>,
+    ) -> Option<usize> {
+        // SAFETY: Promised by the caller.
+        let head = unsafe { shim::ksm_v_pmd_page(pmd) };
+        range.step_by(PAGE_SIZE).find_map(|addr| {
+            let part = addr / PAGE_SIZE % shim::KSM_V_HPAGE_PMD_NR;
+            // SAFETY: The huge page has that many parts.
+            let page = NonNull::new(unsafe { shim::ksm_v_nth_page(head, part) })?;
+            // SAFETY: Mapped, and the lock is held.
+            unsafe { self.show(addr, page) }
+        })
+    }
+
+    /// Shows the entries of a page table. Returns where the visitor broke off, if it did.
+    ///
+    /// # Safety
+    ///
+    /// As [`Self::huge`].
+    unsafe fn table(
+        &mut self,
+        pmd: *mut bindings::pmd_t,
+        range: Range<usize>,
+        vma: *mut bindings::vm_area_struct,
+    ) -> Option<usize> {
+        let mut lock = core::ptr::null_mut();
+        // SAFETY: Promised by the caller; fails where the table has gone or become a huge page.
+        let first = NonNull::new(unsafe {
+            shim::pte_offset_map_lock((*vma).vm_mm, pmd, range.start, &mut lock)
+        })?;
+        let mut entry = first.as_ptr();
+        let stopped = range.step_by(PAGE_SIZE).find_map(|addr| {
+            // SAFETY: The range lies within one page table, whose lock is held.
+            unsafe {
+                let stopped = self.entry(addr, entry, vma);
+                entry = shim::ksm_v_ptep_next(entry);
+                stopped
+            }
+        });
+        // SAFETY: Mapped and locked above.
+        unsafe { shim::ksm_v_pte_unmap_unlock(first.as_ptr(), lock) };
+        stopped
+    }
+
+    /// # Safety
+    ///
+    /// `entry` is the entry for `addr` in `vma`, and the page table lock is held.
+    unsafe fn entry(
+        &mut self,
+        addr: usize,
+        entry: *mut bindings::pte_t,
+        vma: *mut bindings::vm_area_struct,
+    ) -> Option<usize> {
+        // SAFETY: Promised by the caller.
+        unsafe {
+            let pte = shim::ksm_v_ptep_get(entry);
+            if !shim::ksm_v_pte_present(pte) {
+                return None;
+            }
+            if let Some(page) = NonNull::new(shim::vm_normal_page(vma, addr, pte)) {
+                return self.show(addr, page);
+            }
+            if shim::ksm_v_is_ksm_zero_pte(pte) {
+                return stop_behind(addr, self.visitor.merged_zero(addr));
+            }
+        }
+        None
+    }
+
+    /// # Safety
+    ///
+    /// `page` is mapped at `addr`, and the page table lock is held.
+    unsafe fn show(&mut self, addr: usize, page: NonNull<bindings::page>) -> Option<usize> {
+        // SAFETY: Promised by the caller: a mapped page belongs to a folio.
+        let folio = NonNull::new(unsafe { shim::ksm_v_page_folio(page.as_ptr()) })?;
+        // SAFETY: As above.
+        let kind = unsafe { kind_of(folio) };
+        if kind == Kind::Other {
+            return None;
+        }
+        let mapped = Mapped { page, folio, kind };
+        stop_behind(addr, self.visitor.page(addr, mapped))
+    }
+}
+
+/// Where to go on if the visitor broke off at `addr`.
+fn stop_behind(addr: usize, flow: ControlFlow<()>) -> Option<usize> {
+    flow.is_break().then(|| addr.saturating_add(PAGE_SIZE))
+}

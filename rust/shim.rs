@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Declarations of the C shims and of the functions in `imports.c`, generated from `shim/shim.h`.
+//!
+//! Types come from `kernel::bindings`. Only [`crate::mm`] and [`crate::sys`] use this module.
+
+#![allow(
+    clippy::all,
+    dead_code,
+    improper_ctypes,
+    missing_docs,
+    non_camel_case_types,
+    non_upper_case_globals,
+    unreachable_pub,
+    unsafe_op_in_unsafe_fn
+)]
+
+use kernel::bindings::*;
+
+include!(concat!(env!("KSM_V_OBJ"), "/shim_generated.rs"));

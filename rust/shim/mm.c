@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0
+
+/* <linux/mm.h> */
+#include "shim.h"
+
+struct folio *ksm_v_page_folio(struct page *page)
+{
+	return page_folio(page);
+}
+
+unsigned long ksm_v_page_to_pfn(const struct page *page)
+{
+	return page_to_pfn(page);
+}
+
+struct page *ksm_v_folio_page(struct folio *folio, size_t n)
+{
+	return folio_page(folio, n);
+}
+
+struct page *ksm_v_nth_page(struct page *page, unsigned long n)
+{
+	return page + n;
+}
+
+struct folio *ksm_v_folio_alloc(gfp_t gfp, unsigned int order)
+{
+	return folio_alloc(gfp, order);
+}
+
+void ksm_v_folio_get(struct folio *folio)
+{
+	folio_get(folio);
+}
+
+bool ksm_v_folio_try_get(struct folio *folio)
+{
+	return folio_try_get(folio);
+}
+
+void ksm_v_folio_put(struct folio *folio)
+{
+	folio_put(folio);
+}
+
+int ksm_v_folio_ref_count(const struct folio *folio)
+{
+	return folio_ref_count(folio);
+}
+
+int ksm_v_folio_mapcount(const struct folio *folio)
+{
+	return folio_mapcount(folio);
+}
+
+void ksm_v_dec_mm_counter(struct mm_struct *mm, int member)
+{
+	dec_mm_counter(mm, member);
+}
+
+bool ksm_v_folio_is_zone_device(const struct folio *folio)
+{
+	return folio_is_zone_device(folio);
+}
+
+bool ksm_v_mm_forbids_zeropage(struct mm_struct *mm)
+{
+	return mm_forbids_zeropage(mm);
+}
+
+vm_flags_t ksm_v_vma_flags(const struct vm_area_struct *vma)
+{
+	return READ_ONCE(vma->vm_flags);
+}
+
+bool ksm_v_vma_has_anon_vma(const struct vm_area_struct *vma)
+{
+	return READ_ONCE(vma->anon_vma);
+}
+
+bool ksm_v_vma_is_dax(const struct vm_area_struct *vma)
+{
+	return vma_is_dax(vma);
+}
+
+bool ksm_v_vma_is_special(const struct vm_area_struct *vma)
+{
+	return READ_ONCE(vma->vm_flags) & VM_SPECIAL;
+}
+
+pgprot_t ksm_v_vma_page_prot(const struct vm_area_struct *vma)
+{
+	return READ_ONCE(vma->vm_page_prot);
+}
+
+void ksm_v_vma_iter_init(struct vma_iterator *vmi, struct mm_struct *mm, unsigned long addr)
+{
+	vma_iter_init(vmi, mm, addr);
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+
+/* <linux/mm.h>, <linux/pgtable.h> */
+#include "shim.h"
+
+pte_t ksm_v_ptep_get(pte_t *ptep)
+{
+	return ptep_get(ptep);
+}
+
+pte_t *ksm_v_ptep_next(pte_t *ptep)
+{
+	return ptep + 1;
+}
+
+void ksm_v_pte_unmap_unlock(pte_t *ptep, spinlock_t *ptl)
+{
+	pte_unmap_unlock(ptep, ptl);
+}
+
+bool ksm_v_pte_present(pte_t pte)
+{
+	return pte_present(pte);
+}
+
+bool ksm_v_pte_dirty(pte_t pte)
+{
+	return pte_dirty(pte);
+}
+
+bool ksm_v_pte_soft_dirty(pte_t pte)
+{
+	return pte_soft_dirty(pte);
+}
+
+bool ksm_v_pte_uffd(pte_t pte)
+{
+	return pte_uffd(pte);
+}
+
+pte_t ksm_v_pte_mksoft_dirty(pte_t pte)
+{
+	return pte_mksoft_dirty(pte);
+}
+
+pte_t ksm_v_mk_pte(const struct page *page, pgprot_t prot)
+{
+	return mk_pte(page, prot);
+}
+
+pte_t ksm_v_mk_ksm_zero_pte(unsigned long addr, pgprot_t prot)
+{
+	/* As replace_page() in mm/ksm.c: is_ksm_zero_pte() knows it by the dirty bit. */
+	return pte_mkdirty(pte_mkspecial(pfn_pte(page_to_pfn(ZERO_PAGE(addr)), prot)));
+}
+
+void ksm_v_set_pte_at(struct mm_struct *mm, unsigned long addr, pte_t *ptep, pte_t pte)
+{
+	set_pte_at(mm, addr, ptep, pte);
+}
+
+bool ksm_v_pmd_trans_huge(pmd_t *pmd)
+{
+	pmd_t value = pmdp_get(pmd);
+
+	return pmd_present(value) && pmd_trans_huge(value);
+}
+
+struct page *ksm_v_pmd_page(pmd_t *pmd)
+{
+	return pmd_page(pmdp_get(pmd));
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0
+
+/* <linux/sched.h>, <linux/sched/coredump.h>, <linux/sched/signal.h>, <linux/sched/task.h>, <linux/cred.h> */
+#include "shim.h"
+
+bool ksm_v_task_is_kthread(const struct task_struct *task)
+{
+	return task->flags & PF_KTHREAD;
+}
+
+u64 ksm_v_task_sum_exec_runtime(const struct task_struct *task)
+{
+	return READ_ONCE(task->se.sum_exec_runtime);
+}
+
+void ksm_v_task_lock(struct task_struct *task)
+{
+	task_lock(task);
+}
+
+void ksm_v_task_unlock(struct task_struct *task)
+{
+	task_unlock(task);
+}
+
+struct mm_struct *ksm_v_task_mm(struct task_struct *task)
+{
+	return task->mm;
+}
+
+struct task_struct *ksm_v_next_thread(struct task_struct *task)
+{
+	return __next_thread(task);
+}
+
+u64 ksm_v_task_start_time(const struct task_struct *task)
+{
+	return task->start_boottime;
+}
+
+int ksm_v_task_tgid(const struct task_struct *task)
+{
+	return task->tgid;
+}
+
+u32 ksm_v_task_kuid(struct task_struct *task)
+{
+	return __kuid_val(task_uid(task));
+}
+
+bool ksm_v_task_is_dumpable(struct task_struct *task)
+{
+	return task_exec_state_get_dumpable(task) == TASK_DUMPABLE_OWNER;
+}
+
+void ksm_v_cond_resched(void)
+{
+	cond_resched();
+}

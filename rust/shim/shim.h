@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the Rust code calls of the kernel and can't reach by itself: inline
+ * functions and macros as one-to-one functions, one .c file per C header, and
+ * constants. Names are the kernel's with the prefix ksm_v_. No logic here.
+ *
+ * Rust declarations are generated from this header (see Kbuild), so that every
+ * type is checked against the kernel the module is built for. Functions which
+ * the kernel declares but does not export are defined in imports.c.
+ */
+#ifndef KSM_V_SHIM_H
+#define KSM_V_SHIM_H
+
+#include <linux/cgroup.h>
+#include <linux/highmem.h>
+#include <linux/kobject.h>
+#include <linux/ksm.h>
+#include <linux/kthread.h>
+#include <linux/memcontrol.h>
+#include <linux/memory_hotplug.h>
+#include <linux/mm.h>
+#include <linux/huge_mm.h>
+#include <linux/mmap_lock.h>
+#include <linux/mmu_notifier.h>
+#include <linux/pagewalk.h>
+#include <linux/pid.h>
+#include <linux/pid_namespace.h>
+#include <linux/rmap.h>
+#include <linux/sched.h>
+#include <linux/sched/coredump.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/slab.h>
+#include <linux/swap.h>
+#include <linux/userfaultfd_k.h>
+
+#ifndef CONFIG_MEMCG
+#error "ksm_v needs CONFIG_MEMCG=y: mm->owner tells whose memory an mm is"
+#endif
+
+#ifdef __BINDGEN__
+/* Constants, for the generated declarations only. */
+
+/* <linux/gfp.h>: a merged page can't be moved, so it must not be allocated out of a movable block. */
+const gfp_t KSM_V_GFP_SHARED = GFP_HIGHUSER | __GFP_NORETRY | __GFP_NOWARN;
+/* Tables do without rather than have anything killed for them. */
+const gfp_t KSM_V_GFP_TABLE = GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN;
+
+/* <linux/mm.h> */
+const vm_flags_t KSM_V_VM_DROPPABLE = VM_DROPPABLE;
+const vm_flags_t KSM_V_VM_SHADOW_STACK = VM_SHADOW_STACK;
+const vm_flags_t KSM_V_VM_LOCKED = VM_LOCKED;
+const vm_flags_t KSM_V_VM_WIPEONFORK = VM_WIPEONFORK;
+const vm_flags_t KSM_V_VM_DONTDUMP = VM_DONTDUMP;
+const vm_flags_t KSM_V_VM_MERGEABLE = VM_MERGEABLE;
+const vm_flags_t KSM_V_VM_HUGETLB = VM_HUGETLB;
+/* Either makes a mapping shared. */
+const vm_flags_t KSM_V_VM_SHARED = VM_SHARED | VM_MAYSHARE;
+
+/* <linux/huge_mm.h> */
+const unsigned long KSM_V_HPAGE_PMD_NR = HPAGE_PMD_NR;
+
+/* <linux/page-flags.h> */
+const unsigned long KSM_V_FOLIO_MAPPING_KSM = FOLIO_MAPPING_KSM;
+
+#endif
+
+/* imports.c */
+int ksm_v_imports_resolve(void);
+struct kobject *ksm_v_mm_kobj(void);
+atomic_long_t *ksm_v_ksm_zero_pages(void);
+
+/* <linux/cgroup.h> */
+u64 ksm_v_task_cgroup_id(struct task_struct *task);
+
+/* <linux/highmem.h> */
+int ksm_v_copy_mc_highpage(struct page *to, struct page *from);
+
+/* <linux/huge_mm.h> */
+spinlock_t *ksm_v_pmd_trans_huge_lock(pmd_t *pmd, struct vm_area_struct *vma);
+int ksm_v_split_huge_page(struct page *page);
+
+/* <linux/ksm.h> */
+bool ksm_v_is_ksm_zero_pte(pte_t pte);
+void ksm_v_ksm_map_zero_page(struct mm_struct *mm);
+long ksm_v_zero_pages(void);
+
+/* <linux/memcontrol.h> */
+int ksm_v_mem_cgroup_charge(struct folio *folio, struct mm_struct *mm, gfp_t gfp);
+struct task_struct *ksm_v_mm_owner(struct mm_struct *mm);
+
+/* <linux/mm.h> */
+struct folio *ksm_v_page_folio(struct page *page);
+unsigned long ksm_v_page_to_pfn(const struct page *page);
+struct page *ksm_v_folio_page(struct folio *folio, size_t n);
+struct page *ksm_v_nth_page(struct page *page, unsigned long n);
+struct folio *ksm_v_folio_alloc(gfp_t gfp, unsigned int order);
+void ksm_v_folio_get(struct folio *folio);
+bool ksm_v_folio_try_get(struct folio *folio);
+void ksm_v_folio_put(struct folio *folio);
+int ksm_v_folio_ref_count(const struct folio *folio);
+int ksm_v_folio_mapcount(const struct folio *folio);
+void ksm_v_dec_mm_counter(struct mm_struct *mm, int member);
+vm_flags_t ksm_v_vma_flags(const struct vm_area_struct *vma);
+bool ksm_v_vma_has_anon_vma(const struct vm_area_struct *vma);
+bool ksm_v_folio_is_zone_device(const struct folio *folio);
+bool ksm_v_mm_forbids_zeropage(struct mm_struct *mm);
+bool ksm_v_vma_is_dax(const struct vm_area_struct *vma);
+bool ksm_v_vma_is_special(const struct vm_area_struct *vma);
+pgprot_t ksm_v_vma_page_prot(const struct vm_area_struct *vma);
+void ksm_v_vma_iter_init(struct vma_iterator *vmi, struct mm_struct *mm, unsigned long addr);
+
+/* <linux/mmu_notifier.h> */
+void ksm_v_mmu_notifier_range_init(struct mmu_notifier_range *range, struct mm_struct *mm,
+				   unsigned long start, unsigned long end);
+void ksm_v_mmu_notifier_invalidate_range_start(struct mmu_notifier_range *range);
+void ksm_v_mmu_notifier_invalidate_range_end(struct mmu_notifier_range *range);
+
+/* <linux/page-flags.h>, <linux/pagemap.h> */
+bool ksm_v_folio_test_anon(const struct folio *folio);
+bool ksm_v_folio_test_ksm(const struct folio *folio);
+bool ksm_v_folio_test_large(const struct folio *folio);
+bool ksm_v_folio_test_swapcache(const struct folio *folio);
+bool ksm_v_folio_test_hugetlb(const struct folio *folio);
+bool ksm_v_page_anon_exclusive(const struct page *page);
+bool ksm_v_folio_trylock(struct folio *folio);
+unsigned long ksm_v_folio_raw_mapping(const struct folio *folio);
+void ksm_v_folio_set_raw_mapping(struct folio *folio, unsigned long mapping);
+void ksm_v_folio_mark_uptodate(struct folio *folio);
+void ksm_v_folio_set_swapbacked(struct folio *folio);
+
+/* <linux/pgtable.h> */
+pte_t ksm_v_ptep_get(pte_t *ptep);
+pte_t *ksm_v_ptep_next(pte_t *ptep);
+void ksm_v_pte_unmap_unlock(pte_t *ptep, spinlock_t *ptl);
+bool ksm_v_pte_present(pte_t pte);
+bool ksm_v_pte_dirty(pte_t pte);
+bool ksm_v_pte_soft_dirty(pte_t pte);
+bool ksm_v_pte_uffd(pte_t pte);
+pte_t ksm_v_pte_mksoft_dirty(pte_t pte);
+pte_t ksm_v_mk_pte(const struct page *page, pgprot_t prot);
+pte_t ksm_v_mk_ksm_zero_pte(unsigned long addr, pgprot_t prot);
+void ksm_v_set_pte_at(struct mm_struct *mm, unsigned long addr, pte_t *ptep, pte_t pte);
+bool ksm_v_pmd_trans_huge(pmd_t *pmd);
+struct page *ksm_v_pmd_page(pmd_t *pmd);
+
+/* <linux/pid.h> */
+struct pid *ksm_v_find_ge_pid(int nr);
+int ksm_v_pid_nr(struct pid *pid);
+
+/* <linux/rmap.h> */
+void ksm_v_folio_vma_walk_init(struct page_vma_mapped_walk *walk, struct folio *folio,
+			       struct vm_area_struct *vma, unsigned long addr);
+void ksm_v_page_vma_mapped_walk_done(struct page_vma_mapped_walk *walk);
+int ksm_v_folio_try_share_anon_rmap_pte(struct folio *folio, struct page *page);
+
+/* <linux/sched.h>, <linux/sched/signal.h>, <linux/sched/task.h> */
+bool ksm_v_task_is_kthread(const struct task_struct *task);
+u64 ksm_v_task_sum_exec_runtime(const struct task_struct *task);
+void ksm_v_task_lock(struct task_struct *task);
+void ksm_v_task_unlock(struct task_struct *task);
+struct mm_struct *ksm_v_task_mm(struct task_struct *task);
+struct task_struct *ksm_v_next_thread(struct task_struct *task);
+u64 ksm_v_task_start_time(const struct task_struct *task);
+int ksm_v_task_tgid(const struct task_struct *task);
+u32 ksm_v_task_kuid(struct task_struct *task);
+bool ksm_v_task_is_dumpable(struct task_struct *task);
+void ksm_v_cond_resched(void);
+
+/* <linux/slab.h> */
+void *ksm_v_kvmalloc(size_t size, gfp_t gfp);
+
+/* <linux/spinlock.h> */
+void ksm_v_spin_unlock(spinlock_t *lock);
+
+/* <linux/userfaultfd_k.h> */
+bool ksm_v_userfaultfd_armed(struct vm_area_struct *vma);
+
+#endif

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0
+
+/* <linux/spinlock.h> */
+#include "shim.h"
+
+void ksm_v_spin_unlock(spinlock_t *lock)
+{
+	spin_unlock(lock);
+}

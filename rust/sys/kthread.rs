@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Kernel threads that belong to an owner.
+//!
+//! C header: [`include/linux/kthread.h`](srctree/include/linux/kthread.h)
+
+use crate::shim;
+use core::ptr::NonNull;
+use kernel::bindings;
+use kernel::error::from_err_ptr;
+use kernel::ffi::c_int;
+use kernel::ffi::c_void;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// What a thread does.
+pub(crate) trait Body: Send + Sync {
+    /// Runs until [`should_stop`] is true, and then returns soon.
+    fn run(&self);
+
+    /// Wakes [`Body::run`] from whatever it waits for, for good. Called before the thread is
+    /// asked to stop.
+    fn interrupt(&self);
+}
+
+/// A running thread; dropping it stops it and waits for its end.
+///
+/// # Invariants
+///
+/// `task` is a thread made by [`Kthread::spawn`], to which this owns a reference, and which has
+/// not been stopped.
+pub(crate) struct Kthread<T: Body> {
+    task: NonNull<bindings::task_struct>,
+    body: Arc<T>,
+}
+
+// SAFETY: A task may be stopped, and its counters read, from any thread; `Arc<T>` is `Send`.
+unsafe impl<T: Body> Send for Kthread<T> {}
+// SAFETY: As above: nothing of it is tied to the thread that spawned it.
+unsafe impl<T: Body> Sync for Kthread<T> {}
+
+impl<T: Body> Kthread<T> {
+    /// Starts a freezable thread that runs `body`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `kthread_create_on_node()`: `ENOMEM`, `EINTR`.
+    pub(crate) fn spawn(name: &'static CStr, nice: i8, body: Arc<T>) -> Result<Self> {
+        let data = Arc::into_raw(body.clone());
+        // SAFETY: `entry::<T>` takes what `data` is, a counted reference; the name is formatted
+        // by "%s", which takes a C string.
+        let task = from_err_ptr(unsafe {
+            bindings::kthread_create_on_node(
+                Some(entry::<T>),
+                data.cast_mut().cast(),
+                bindings::NUMA_NO_NODE,
+                c"%s".as_char_ptr(),
+                name.as_char_ptr(),
+            )
+        });
+        let task = match task.and_then(|task| NonNull::new(task).ok_or(ENOMEM)) {
+            Ok(task) => task,
+            Err(error) => {
+                // SAFETY: No thread was made that could have taken this reference.
+                drop(unsafe { Arc::from_raw(data) });
+                return Err(error);
+            }
+        };
+        // SAFETY: The thread exists: it waits to be woken for the first time.
+        unsafe {
+            bindings::get_task_struct(task.as_ptr());
+            bindings::set_user_nice(task.as_ptr(), nice.into());
+            bindings::wake_up_process(task.as_ptr());
+        }
+        // INVARIANT: It was just made, and referenced.
+        Ok(Kthread { task, body })
+    }
+
+    /// What the thread runs.
+    pub(crate) fn body(&self) -> &T {
+        &self.body
+    }
+
+    /// Time that the thread has run, in nanoseconds.
+    ///
+    /// Exact while it sleeps; up to a tick old while it runs.
+    pub(crate) fn cpu_ns(&self) -> u64 {
+        // SAFETY: By the type invariant the task exists.
+        unsafe { shim::ksm_v_task_sum_exec_runtime(self.task.as_ptr()) }
+    }
+}
+
+impl<T: Body> Drop for Kthread<T> {
+    fn drop(&mut self) {
+        self.body.interrupt();
+        // SAFETY: By the type invariant the task exists and was not stopped before.
+        let never_ran = unsafe { bindings::kthread_stop(self.task.as_ptr()) } != 0;
+        if never_ran {
+            // SAFETY: `entry` returns 0, so it was not called, and the reference made for it in
+            // `spawn` is still to be dropped.
+            drop(unsafe { Arc::from_raw(Arc::as_ptr(&self.body)) });
+        }
+        // SAFETY: This gives up the reference taken in `spawn`.
+        unsafe { bindings::put_task_struct(self.task.as_ptr()) };
+    }
+}
+
+/// Where the thread begins.
+///
+/// # Safety
+///
+/// `data` must be what `Arc::<T>::into_raw` returned, to be used once.
+unsafe extern "C" fn entry<T: Body>(data: *mut c_void) -> c_int {
+    // SAFETY: Promised by the caller.
+    let body = unsafe { Arc::<T>::from_raw(data.cast_const().cast()) };
+    // SAFETY: Called by a kernel thread, of itself.
+    unsafe { bindings::set_freezable() };
+    body.run();
+    0
+}
+
+/// Freezes the calling kernel thread while the system sleeps, and says whether its owner wants it
+/// to end. Called with no lock held.
+pub(crate) fn should_stop() -> bool {
+    // SAFETY: A null pointer says that the caller does not care whether it was frozen.
+    unsafe { bindings::kthread_freezable_should_stop(core::ptr::null_mut()) }
+}

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Kernel services that the `kernel` crate does not wrap: small, generic, nothing of merging.
+
+pub(crate) mod imports;
+pub(crate) mod kthread;
+pub(crate) mod sysfs;

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the scanner does: `run`, `scan_rate`, `sleep_ms`, `promote_after`.
+
+use super::number;
+use super::Scand;
+use crate::daemon::Run;
+use crate::sys::sysfs::Attribute;
+use kernel::prelude::*;
+
+pub(super) const RUN: Attribute<Scand> = Attribute::read_write(
+    c"run",
+    |scand, text| {
+        text.line(match scand.body().run_state() {
+            Run::Stop => 0,
+            Run::Merge => 1,
+            Run::Unmerge => 2,
+        })
+    },
+    |scand, text| {
+        scand.body().set_run(match number(text, 2)? {
+            0 => Run::Stop,
+            1 => Run::Merge,
+            _ => Run::Unmerge,
+        })
+    },
+);
+
+pub(super) const SCAN_RATE: Attribute<Scand> = Attribute::read_write(
+    c"scan_rate",
+    |scand, text| text.line(scand.body().read(|scanner| scanner.engine.scan_rate())),
+    |scand, text| {
+        let pages = number(text, u32::MAX)?;
+        scand.body().change(|scanner| {
+            scanner.engine.set_scan_rate(pages);
+            Ok(())
+        })
+    },
+);
+
+pub(super) const SLEEP_MS: Attribute<Scand> = Attribute::read_write(
+    c"sleep_ms",
+    |scand, text| text.line(scand.body().read(|scanner| scanner.engine.sleep_ms())),
+    |scand, text| {
+        let ms = number(text, u32::MAX)?;
+        scand.body().change(|scanner| {
+            scanner.engine.set_sleep_ms(ms);
+            Ok(())
+        })
+    },
+);
+
+pub(super) const PROMOTE_AFTER: Attribute<Scand> = Attribute::read_write(
+    c"promote_after",
+    |scand, text| {
+        text.line(scand.body().read(|scanner| scanner.engine.promote_after()))
+    },
+    |scand, text| {
+        let sightings = u8::try_from(number(text, u8::MAX.into())?).map_err(|_| EINVAL)?;
+        if sightings == 0 {
+            return Err(EINVAL);
+        }
+        scand.body().change(|scanner| {
+            scanner.engine.set_promote_after(sightings);
+            Ok(())
+        })
+    },
+);

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The knobs and counts under `/sys/kernel/mm/ksm_v`; each is described in `Documentation/ABI`.
+//!
+//! - [`control`]: what the scanner does
+//! - [`policy`]: what it may merge
+//! - [`counts`]: what it has done
+
+mod control;
+mod counts;
+mod policy;
+
+use crate::daemon::Daemon;
+use crate::sys::imports::Imports;
+use crate::sys::kthread::Kthread;
+use crate::sys::sysfs::Attribute;
+use crate::sys::sysfs::Directory;
+use kernel::prelude::*;
+
+/// What the files are about: the scanner and its thread.
+type Scand = Kthread<Daemon>;
+
+/// The directory; dropping it removes the files, and then stops the thread.
+pub(crate) struct Knobs {
+    _directory: Directory<Scand>,
+}
+
+impl Knobs {
+    /// Makes the directory.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST`, `ENOMEM`.
+    pub(crate) fn new(imports: Imports, thread: Scand) -> Result<Self> {
+        let directory = Directory::under_mm(imports, c"ksm_v", &ATTRIBUTES, thread)?;
+        Ok(Knobs {
+            _directory: directory,
+        })
+    }
+}
+
+static ATTRIBUTES: [Attribute<Scand>; 16] = [
+    control::RUN,
+    control::SCAN_RATE,
+    control::SLEEP_MS,
+    control::PROMOTE_AFTER,
+    policy::SCOPE,
+    policy::DOMAIN,
+    counts::FULL_SCANS,
+    counts::PAGES_SHARED,
+    counts::PAGES_SHARING,
+    counts::PAGES_UNSHARED,
+    counts::PAGES_SCANNED,
+    counts::MERGE_RATIO_X100,
+    counts::ZERO_PAGES,
+    counts::INDEX_BYTES,
+    counts::INDEX_FAILURES,
+    counts::CPU_NS,
+];
+
+/// Parses a number for a knob.
+fn number(text: &[u8], max: u32) -> Result<u32> {
+    let number = engine::parse::decimal(text, max.into()).ok_or(EINVAL)?;
+    u32::try_from(number).map_err(|_| EINVAL)
+}
