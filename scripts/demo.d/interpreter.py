@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What each of the demo's Python interpreters runs.
+
+Imports a good part of the standard library, then answers each line of its
+standard input, an expression, with the value on a line of its own.
+"""
+
+import argparse
+import asyncio
+import csv
+import ctypes
+import decimal
+import email.message
+import email.parser
+import hashlib
+import http.client
+import http.server
+import json
+import logging.handlers
+import multiprocessing
+import sqlite3
+import ssl
+import subprocess
+import sys
+import tarfile
+import types
+import unittest
+import urllib.request
+import xml.dom.minidom
+import xml.etree.ElementTree
+import xmlrpc.client
+import zipfile
+
+
+def code_of(module: types.ModuleType) -> list[types.CodeType]:
+    """The code of a module's functions and methods, in the order of their names."""
+    things = list(vars(module).values())
+    things += [part for thing in things if isinstance(thing, type) for part in vars(thing).values()]
+    functions = [thing for thing in things if isinstance(thing, types.FunctionType)]
+    return sorted({f.__code__ for f in functions}, key=lambda c: (c.co_filename, c.co_firstlineno, c.co_qualname))
+
+
+def fingerprint() -> str:
+    """A checksum of what was imported: names, code, strings."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, module in sorted(sys.modules.copy().items()):
+        digest.update(name.encode())
+        for code in code_of(module):
+            digest.update(repr((code.co_qualname, code.co_names, code.co_varnames)).encode())
+            digest.update(code.co_code)
+    return digest.hexdigest()
+
+
+def query(expression: str) -> object:
+    """Lets SQLite compute something."""
+    with sqlite3.connect(":memory:") as database:
+        return database.execute(f"SELECT {expression}").fetchone()[0]
+
+
+def main() -> None:
+    """Answers until the input ends."""
+    print("ready", flush=True)
+    for line in sys.stdin:
+        print(eval(line), flush=True)
+
+
+main()

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Figures from /proc and the module's knobs under /sys/kernel/mm/ksm_v."""
+
+import ctypes
+import re
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+KNOBS = Path("/sys/kernel/mm/ksm_v")
+PR_SET_DUMPABLE = 4
+
+
+def load_module() -> None:
+    """Loads ksm_v.ko, which lies in the current directory."""
+    subprocess.run(["insmod", "ksm_v.ko"], check=True)
+
+
+def unload_module() -> bool:
+    """Unloads it; returns whether it is gone."""
+    done = subprocess.run(["rmmod", "ksm_v"], check=False)
+    return done.returncode == 0 and not KNOBS.exists()
+
+
+def knob(name: str) -> int:
+    """Reads a number."""
+    return int((KNOBS / name).read_text())
+
+
+def set_knob(name: str, value: int) -> None:
+    """Writes a number."""
+    (KNOBS / name).write_text(f"{value}\n")
+
+
+def hide_from_scanner() -> None:
+    """Makes this process one the module leaves alone: its memory is not the job's."""
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _field(path: str, name: str) -> int:
+    """A line "Name:  N kB" of a file, in KiB; 0 if it is not there."""
+    match = re.search(rf"^{name}:\s+(\d+) kB$", Path(path).read_text(), re.MULTILINE)
+    return int(match[1]) if match else 0
+
+
+def available() -> int:
+    """MemAvailable, in KiB."""
+    return _field("/proc/meminfo", "MemAvailable")
+
+
+def summed(name: str, pids: Iterable[int]) -> int:
+    """A field of smaps_rollup, such as Pss or KSM, of all processes, in KiB."""
+    return sum(_field(f"/proc/{pid}/smaps_rollup", name) for pid in pids)
+
+
+def minor_faults(pid: int) -> int:
+    """Page faults of a process that needed no input or output."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])

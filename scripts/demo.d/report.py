@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What the demo says: steps, figures and claims, as plain lines.
+
+Every line is written at once and none is overwritten, so that a terminal and a
+log show the same. A claim is a sentence that either held or did not; the demo
+succeeds only if all did.
+"""
+
+import time
+
+PAGE = 4096
+MIB = 1 << 20
+PAGES_PER_MIB = MIB // PAGE
+
+_start = time.monotonic()
+_failed = 0
+_made = 0
+
+
+def line(text: str = "") -> None:
+    """Writes one line."""
+    print(text, flush=True)
+
+
+def step(text: str) -> None:
+    """Says what happens now, and when it began."""
+    line(f"[{time.monotonic() - _start:4.0f} s] {text}")
+
+
+def heading(text: str) -> None:
+    """Begins a part of the story."""
+    line()
+    line(f"== {text}")
+
+
+def claim(held: bool, text: str) -> None:
+    """States whether something held; what did not makes the demo fail."""
+    global _failed, _made
+    _made += 1
+    _failed += not held
+    line(f"  {'ok    ' if held else 'FAILED'}  {text}")
+
+
+def verdict() -> int:
+    """Ends the story; returns the exit status."""
+    line()
+    if _failed or not _made:
+        line(f"demo: FAILED: {_failed} of {_made} claims did not hold")
+        return 1
+    line(f"demo: ok: all {_made} claims held")
+    return 0
+
+
+def mib(pages: float) -> str:
+    """A number of pages as MiB."""
+    return f"{pages / PAGES_PER_MIB:.1f} MiB"

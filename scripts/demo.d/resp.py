@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A small client of Redis, and the data set the demo loads into it.
+
+Speaks RESP, the protocol of Redis, over a socket; commands are sent many at a
+time and answered in order.
+"""
+
+import random
+import socket
+import time
+from collections.abc import Iterable, Iterator
+
+DATA_SIZE = 16 << 20
+SMALLEST = 1000
+LARGEST = 12000
+KEYS_AT_ONCE = 32
+
+Data = dict[bytes, bytes]
+
+
+def data_set(seed: int = 1, size: int = DATA_SIZE) -> Data:
+    """Documents of 1 to 12 kB with pseudo-random bytes, the same in each run."""
+    source = random.Random(seed)
+    data: Data = {}
+    left = size
+    while left > 0:
+        length = min(left, source.randint(SMALLEST, LARGEST))
+        data[b"document:%06d" % len(data)] = source.randbytes(length)
+        left -= length
+    return data
+
+
+def encode(*words: bytes) -> bytes:
+    """One command as it is sent."""
+    parts = [b"*%d\r\n" % len(words)]
+    for word in words:
+        parts += [b"$%d\r\n" % len(word), word, b"\r\n"]
+    return b"".join(parts)
+
+
+def load_commands(data: Data) -> bytes:
+    """The commands that load a data set."""
+    return b"".join(encode(b"SET", key, value) for key, value in data.items())
+
+
+class RedisError(Exception):
+    """Redis answered with an error, or not at all."""
+
+
+class Redis:
+    """A connection to a Redis server on this machine."""
+
+    def __init__(self, port: int, patience: float = 60) -> None:
+        self.port = port
+        self._socket = _connect(port, patience)
+        self._answers = self._socket.makefile("rb")
+
+    def call(self, *words: bytes) -> bytes | int | list[bytes | None] | None:
+        """Sends a command and waits for its answer."""
+        self._socket.sendall(encode(*words))
+        return self._answer()
+
+    def run(self, commands: bytes, count: int) -> None:
+        """Sends commands that were encoded before; each must answer without error."""
+        self._socket.sendall(commands)
+        for _ in range(count):
+            self._answer()
+
+    def read_back(self, keys: Iterable[bytes]) -> Iterator[bytes | None]:
+        """The values of keys."""
+        keys = list(keys)
+        for start in range(0, len(keys), KEYS_AT_ONCE):
+            yield from self.call(b"MGET", *keys[start : start + KEYS_AT_ONCE])
+
+    def _answer(self) -> bytes | int | list[bytes | None] | None:
+        head = self._answers.readline()
+        kind, rest = head[:1], head[1:-2]
+        if kind == b"$":
+            return self._bulk(int(rest))
+        if kind == b"*":
+            return [self._answer() for _ in range(int(rest))]
+        if kind == b":":
+            return int(rest)
+        if kind == b"+":
+            return rest
+        raise RedisError(f"port {self.port}: {head.decode(errors='replace').strip() or 'gone'}")
+
+    def _bulk(self, length: int) -> bytes | None:
+        return None if length < 0 else self._answers.read(length + 2)[:-2]
+
+
+def _connect(port: int, patience: float) -> socket.socket:
+    """Connects, as soon as the server is up."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port))
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise RedisError(f"port {port}: no server within {patience} s") from None
+            time.sleep(0.1)
