@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A small alphabet of page contents, chosen to be easily confused.
+
+use engine::content::same;
+use engine::content::WORDS;
+use engine::Content;
+
+/// A page whose content has this name. Different letters are different contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Letter(pub u32);
+
+/// All bytes zero.
+pub const ZERO: Letter = Letter(0);
+
+/// Letters below this one differ in one thing each: see [`Letter::word`].
+pub const ALPHABET: u32 = 7;
+
+impl Content for Letter {
+    fn word(&self, index: usize) -> u64 {
+        let counting = index as u64;
+        match (self.0, index) {
+            (0, _) => 0,
+            // One bit, the page's last.
+            (1, _) => u64::from(index == WORDS - 1) << 63,
+            (2, _) => counting,
+            // As 2, with two words swapped that are hashed in the same lane.
+            (3, 3) => 11,
+            (3, 11) => 3,
+            // As 2, with two words swapped that are hashed in different lanes.
+            (4, 3) => 4,
+            (4, 4) => 3,
+            // As 2, but for the highest bit of the last word and of the first.
+            (5, 511) => counting | 1 << 63,
+            (6, 0) => 1 << 63,
+            (3..ALPHABET, _) => counting,
+            // Any number of others, which begin alike.
+            (name, 511) => u64::from(name),
+            _ => 7,
+        }
+    }
+}
+
+#[test]
+fn different_letters_are_different_contents() {
+    let words = |letter: u32| -> Vec<u64> { (0..WORDS).map(|i| Letter(letter).word(i)).collect() };
+    let all: std::collections::HashSet<Vec<u64>> = (0..ALPHABET + 3).map(words).collect();
+    assert_eq!(all.len(), 10);
+    assert!(ZERO.is_zero());
+    assert!((1..ALPHABET + 3).all(|letter| !Letter(letter).is_zero()));
+}
+
+#[test]
+fn only_equal_pages_are_the_same() {
+    for one in (0..ALPHABET + 3).map(Letter) {
+        for other in (0..ALPHABET + 3).map(Letter) {
+            assert_eq!(same(&one, &other), one == other, "{one:?}, {other:?}");
+        }
+    }
+}

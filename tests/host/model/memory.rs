@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Storage for tables that runs out of memory when it is told to.
+
+use engine::Storage;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// Which allocations succeed.
+#[derive(Clone, Debug, Default)]
+pub enum Plan {
+    /// All of them.
+    #[default]
+    Ample,
+    /// The next so many, and none after them.
+    Only(usize),
+    /// As this list says, again and again.
+    Repeat(Vec<bool>),
+}
+
+#[derive(Default)]
+struct State {
+    plan: Plan,
+    allocations: usize,
+    failures: usize,
+}
+
+/// The storage. Clones are the same storage.
+#[derive(Clone, Default)]
+pub struct Memory(Rc<RefCell<State>>);
+
+impl Memory {
+    pub fn new(plan: Plan) -> Self {
+        let memory = Memory::default();
+        memory.set_plan(plan);
+        memory
+    }
+
+    /// Changes what succeeds from now on.
+    pub fn set_plan(&self, plan: Plan) {
+        self.0.borrow_mut().plan = plan;
+    }
+
+    /// How many allocations were refused.
+    pub fn failures(&self) -> usize {
+        self.0.borrow().failures
+    }
+}
+
+impl Storage for Memory {
+    type Block<T: Copy + Default> = Vec<T>;
+
+    fn allocate<T: Copy + Default>(&self, len: usize) -> Option<Vec<T>> {
+        let state = &mut *self.0.borrow_mut();
+        let turn = state.allocations;
+        state.allocations += 1;
+        let granted = match &mut state.plan {
+            Plan::Ample => true,
+            Plan::Only(left) if *left > 0 => {
+                *left -= 1;
+                true
+            }
+            Plan::Only(_) => false,
+            Plan::Repeat(answers) => answers[turn % answers.len()],
+        };
+        state.failures += usize::from(!granted);
+        granted.then(|| vec![T::default(); len])
+    }
+}

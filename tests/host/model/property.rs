@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How a property is checked: random cases, the failing one made as small as possible.
+
+use proptest::strategy::Strategy;
+use proptest::test_runner::Config;
+use proptest::test_runner::TestRunner;
+
+/// Runs `check`, which panics where the property does not hold, on `cases` values of `strategy`.
+///
+/// The smallest failing value found is printed. It is not kept in a file: it belongs, spelt out,
+/// into a test of its own.
+pub fn holds<S: Strategy>(cases: u32, strategy: S, check: impl Fn(S::Value)) {
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 2000,
+        max_shrink_time: 20_000,
+        ..Config::default()
+    };
+    let result = TestRunner::new(config).run(&strategy, |value| {
+        check(value);
+        Ok(())
+    });
+    if let Err(failure) = result {
+        panic!("{failure}");
+    }
+}

@@ -1,0 +1,474 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The rules beyond the documented API, each in the smallest story that shows it.
+
+use crate::letters::Letter;
+use crate::memory::Memory;
+use crate::memory::Plan;
+use engine::hash::mix;
+use engine::scanner::Sight;
+use engine::Domain;
+use engine::Frame;
+use engine::HashKind;
+use engine::Key;
+use engine::KsmScanner;
+use engine::Target;
+use engine::Verdict;
+use engine::PAGE_SIZE;
+use std::collections::HashMap;
+use std::collections::HashSet;
+
+const A: Letter = Letter(2);
+const B: Letter = Letter(3);
+const D: Domain = Domain(1000);
+const OTHER: Domain = Domain(1001);
+
+fn scanner(promote_after: u8) -> KsmScanner<Memory> {
+    scanner_with(Plan::Ample, promote_after)
+}
+
+fn scanner_with(plan: Plan, promote_after: u8) -> KsmScanner<Memory> {
+    let mut scanner = KsmScanner::with(Memory::new(plan), HashKind::Wide, 42);
+    scanner.set_promote_after(promote_after);
+    scanner
+}
+
+/// Scans a page of content `A` in domain `D`; true where it is to be merged.
+fn merges(scanner: &mut KsmScanner<Memory>, frame: u64) -> bool {
+    scanner.scan(Frame(frame), D, &A) != Verdict::Wait
+}
+
+fn key(verdict: Verdict) -> Key {
+    match verdict {
+        Verdict::Merge(key) => key,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Merges frames 1 and 2, of this content and domain, into `shared`.
+fn merge_two(
+    scanner: &mut KsmScanner<Memory>,
+    domain: Domain,
+    content: Letter,
+    shared: u64,
+) -> Key {
+    scanner.set_promote_after(2);
+    scanner.scan(Frame(1), domain, &content);
+    let key = key(scanner.scan(Frame(2), domain, &content));
+    assert_eq!(scanner.target(key), Some(Target::Twin(Frame(1))));
+    scanner.forget_shared(Frame(shared));
+    assert!(scanner.merged(key, Frame(shared), domain, 2));
+    key
+}
+
+// Promotion.
+
+#[test]
+fn two_frames_in_a_pass_count_as_two() {
+    let mut scanner = scanner(2);
+    assert!(!merges(&mut scanner, 1));
+    assert!(merges(&mut scanner, 2));
+}
+
+#[test]
+fn the_same_frame_twice_in_a_pass_counts_once() {
+    let mut scanner = scanner(3);
+    assert!(!merges(&mut scanner, 1));
+    assert!(!merges(&mut scanner, 1));
+    assert!(!merges(&mut scanner, 1));
+    assert!(!merges(&mut scanner, 2));
+    assert!(merges(&mut scanner, 3));
+}
+
+#[test]
+fn the_same_frame_twice_in_a_pass_counts_once_with_another_in_between() {
+    let mut scanner = scanner(4);
+    for frame in [1, 2, 1] {
+        assert!(!merges(&mut scanner, frame));
+    }
+    assert!(!merges(&mut scanner, 3), "the third sighting");
+    assert!(merges(&mut scanner, 4));
+}
+
+#[test]
+fn the_same_frame_counts_once_in_every_pass() {
+    let mut scanner = scanner(3);
+    for _ in 0..2 {
+        assert!(!merges(&mut scanner, 1));
+        scanner.end_pass(|_| None);
+    }
+    assert!(merges(&mut scanner, 2));
+}
+
+/// A frame was taken for one met before in the pass where another frame of its content had been.
+#[test]
+fn a_frame_counts_in_a_pass_whichever_frame_was_met_before_it() {
+    let mut scanner = scanner(4);
+    assert!(!merges(&mut scanner, 1)); // 1
+    scanner.end_pass(|_| None);
+    assert!(!merges(&mut scanner, 2)); // 2
+    assert!(!merges(&mut scanner, 1)); // 3
+    assert!(!merges(&mut scanner, 1)); // met already
+    assert!(merges(&mut scanner, 3)); // 4
+}
+
+#[test]
+fn a_page_is_never_merged_with_itself() {
+    let mut scanner = scanner(1);
+    for _ in 0..300 {
+        assert!(!merges(&mut scanner, 1));
+        scanner.end_pass(|_| None);
+    }
+    assert!(merges(&mut scanner, 2));
+}
+
+#[test]
+fn contents_not_seen_for_a_pass_are_forgotten() {
+    let mut scanner = scanner(3);
+    merges(&mut scanner, 1);
+    merges(&mut scanner, 2);
+    scanner.scan(Frame(3), D, &B);
+    scanner.end_pass(|_| None);
+    assert_eq!(scanner.get_stats().pages_unshared, 2, "seen in the pass");
+    scanner.scan(Frame(3), D, &B);
+    scanner.end_pass(|_| None);
+    assert_eq!(scanner.get_stats().pages_unshared, 1, "one was not");
+    assert!(!merges(&mut scanner, 1));
+    assert!(!merges(&mut scanner, 2));
+    assert!(merges(&mut scanner, 3));
+}
+
+#[test]
+fn a_refuted_content_begins_anew() {
+    let mut scanner = scanner(2);
+    merges(&mut scanner, 1);
+    let key = key(scanner.scan(Frame(2), D, &A));
+    scanner.refuted(key, Frame(2));
+    assert_eq!(scanner.target(key), Some(Target::Twin(Frame(2))));
+    assert_eq!(scanner.get_stats().pages_unshared, 1);
+    assert!(!merges(&mut scanner, 2));
+    assert!(merges(&mut scanner, 3));
+}
+
+// Domains and contents.
+
+#[test]
+fn domains_share_nothing() {
+    let mut scanner = scanner(1);
+    for (domain, frame) in [(D, 1), (OTHER, 2), (Domain(0), 3), (Domain(u64::MAX), 4)] {
+        assert_eq!(scanner.scan(Frame(frame), domain, &A), Verdict::Wait);
+    }
+    let key = merge_two(&mut scanner, D, B, 10);
+    assert_eq!(scanner.scan(Frame(5), OTHER, &B), Verdict::Wait);
+    assert_eq!(scanner.scan(Frame(6), D, &B), Verdict::Merge(key));
+}
+
+#[test]
+fn keys_depend_on_the_seed() {
+    let keys: HashSet<Key> = (0..50)
+        .map(|seed| {
+            let mut scanner = KsmScanner::with(Memory::default(), HashKind::Wide, seed);
+            merge_two(&mut scanner, D, A, 10)
+        })
+        .collect();
+    assert_eq!(keys.len(), 50);
+}
+
+/// Two pages with the same bytewise hash, different in their last 8 bytes.
+fn colliding_pages() -> ([u8; PAGE_SIZE], [u8; PAGE_SIZE]) {
+    let step = |hash: u32, octet: u8| (hash ^ u32::from(octet)).wrapping_mul(0x0100_0193);
+    let beginning = [0; PAGE_SIZE - 8].into_iter().fold(0x811c_9dc5, step);
+    let page = |end: u64| {
+        let mut page = [0; PAGE_SIZE];
+        page[PAGE_SIZE - 8..].copy_from_slice(&mix(end).to_ne_bytes());
+        page
+    };
+    let mut ends = HashMap::new();
+    for end in 1.. {
+        let hash = mix(end).to_ne_bytes().into_iter().fold(beginning, step);
+        if let Some(other) = ends.insert(hash, end) {
+            return (page(other), page(end));
+        }
+    }
+    unreachable!("there are more pages than hashes")
+}
+
+/// What differs may have one key in the bytewise hash; the caller, who compares, says so.
+#[test]
+fn a_collision_is_refuted_and_forgotten() {
+    let (one, other) = colliding_pages();
+    assert_ne!(one, other);
+    assert_eq!(
+        HashKind::Bytewise.page(&one),
+        HashKind::Bytewise.page(&other)
+    );
+    assert_ne!(HashKind::Wide.page(&one), HashKind::Wide.page(&other));
+
+    let mut scanner = KsmScanner::with(Memory::default(), HashKind::Bytewise, 1);
+    scanner.set_promote_after(2);
+    scanner.scan(Frame(1), D, &one);
+    let collided = key(scanner.scan(Frame(2), D, &other));
+    scanner.refuted(collided, Frame(2));
+    assert_eq!(scanner.target(collided), Some(Target::Twin(Frame(2))));
+    assert_eq!(key(scanner.scan(Frame(3), D, &other)), collided);
+    assert!(scanner.merged(collided, Frame(10), D, 2));
+    // Also where the other content is shared already.
+    assert_eq!(key(scanner.scan(Frame(1), D, &one)), collided);
+    scanner.refuted(collided, Frame(1));
+    assert_eq!(scanner.get_stats().pages_shared, 0);
+    assert_eq!(scanner.get_stats().pages_unshared, 1);
+
+    let mut wide = KsmScanner::with(Memory::default(), HashKind::Wide, 1);
+    wide.set_promote_after(1);
+    wide.scan(Frame(1), D, &one);
+    assert_eq!(wide.scan(Frame(2), D, &other), Verdict::Wait);
+}
+
+/// The lowest bits of a hash choose its slot: they must depend on the highest bits of a page.
+#[test]
+fn wide_hash_spreads_high_bits() {
+    struct HighBits(u64);
+    impl engine::Content for HighBits {
+        fn word(&self, index: usize) -> u64 {
+            if index == 9 {
+                self.0 << 53
+            } else {
+                1
+            }
+        }
+    }
+    let slots: HashSet<u64> = (0..2048)
+        .map(|bits| HashKind::Wide.page(&HighBits(bits)) % 4096)
+        .collect();
+    // 1612 are to be expected of 2048 random ones, give or take 18.
+    assert!(slots.len() > 1500, "{} slots of 4096", slots.len());
+}
+
+// Shared frames.
+
+#[test]
+fn equal_pages_merge_into_a_shared_frame_at_first_sight() {
+    let mut scanner = scanner(3);
+    let key = merge_two(&mut scanner, D, A, 10);
+    scanner.set_promote_after(255);
+    for pass in 0..3 {
+        assert_eq!(scanner.scan(Frame(20 + pass), D, &A), Verdict::Merge(key));
+        assert_eq!(scanner.target(key), Some(Target::Shared(Frame(10))));
+        assert!(scanner.merged(key, Frame(10), D, 3 + pass as u32));
+        scanner.end_pass(|frame| (frame == Frame(10)).then_some(3 + pass as u32));
+        assert_eq!(scanner.get_stats().pages_shared, 1);
+        assert_eq!(scanner.get_stats().pages_sharing, 2 + pass);
+    }
+}
+
+#[test]
+fn a_shared_frame_that_is_gone_takes_its_content_along() {
+    for gone in [None, Some(0)] {
+        let mut scanner = scanner(3);
+        let key = merge_two(&mut scanner, D, A, 10);
+        let other = merge_two(&mut scanner, D, B, 11);
+        scanner.recount(|frame| if frame == Frame(10) { gone } else { Some(5) });
+        assert_eq!(scanner.target(key), None);
+        assert_eq!(scanner.target(other), Some(Target::Shared(Frame(11))));
+        assert_eq!(scanner.get_stats().pages_shared, 1);
+        assert_eq!(scanner.get_stats().pages_sharing, 4);
+    }
+}
+
+#[test]
+fn a_replaced_shared_frame_leaves_without_the_content() {
+    let mut scanner = scanner(3);
+    let key = merge_two(&mut scanner, D, A, 10);
+    assert!(scanner.merged(key, Frame(11), D, 2));
+    assert_eq!(scanner.get_stats().pages_shared, 2);
+    scanner.recount(|frame| (frame == Frame(11)).then_some(2));
+    assert_eq!(scanner.target(key), Some(Target::Shared(Frame(11))));
+    assert_eq!(scanner.get_stats().pages_shared, 1);
+}
+
+#[test]
+fn a_frame_number_used_again_is_a_new_frame() {
+    let mut scanner = scanner(3);
+    let old = merge_two(&mut scanner, D, A, 10);
+    let new = merge_two(&mut scanner, OTHER, B, 10);
+    assert_eq!(scanner.target(old), None);
+    assert_eq!(scanner.target(new), Some(Target::Shared(Frame(10))));
+    assert_eq!(scanner.get_stats().pages_shared, 1);
+}
+
+// Adoption.
+
+#[test]
+fn a_found_frame_is_adoptable_when_all_its_mappings_were_met_in_one_domain() {
+    let mut scanner = scanner(1);
+    assert_eq!(scanner.sight_shared(Frame(1), D, 3), Sight::Known);
+    assert_eq!(scanner.sight_shared(Frame(1), D, 3), Sight::Known);
+    assert_eq!(
+        scanner.scan(Frame(2), D, &A),
+        Verdict::Wait,
+        "no target yet"
+    );
+    assert_eq!(scanner.sight_shared(Frame(1), D, 3), Sight::Adoptable);
+    scanner.adopt(Frame(1), D, &A);
+    let key = key(scanner.scan(Frame(2), D, &A));
+    assert_eq!(scanner.target(key), Some(Target::Shared(Frame(1))));
+    assert_eq!(scanner.sight_shared(Frame(1), D, 3), Sight::Known);
+    assert_eq!(scanner.get_stats().pages_shared, 1);
+    assert_eq!(scanner.get_stats().pages_sharing, 2);
+    assert_eq!(scanner.get_stats().pages_unshared, 0);
+}
+
+#[test]
+fn a_found_frame_of_one_mapping_is_adoptable_at_once() {
+    let mut scanner = scanner(1);
+    assert_eq!(scanner.sight_shared(Frame(1), D, 1), Sight::Adoptable);
+}
+
+#[test]
+fn a_frame_met_in_two_domains_is_not_adoptable_in_that_pass() {
+    let mut scanner = scanner(1);
+    assert_eq!(scanner.sight_shared(Frame(1), D, 2), Sight::Known);
+    assert_eq!(scanner.sight_shared(Frame(1), OTHER, 2), Sight::Known);
+    for _ in 0..5 {
+        assert_eq!(scanner.sight_shared(Frame(1), D, 2), Sight::Known);
+        assert_eq!(scanner.sight_shared(Frame(1), OTHER, 1), Sight::Known);
+    }
+    scanner.recount(|_| Some(2));
+    assert_eq!(
+        scanner.sight_shared(Frame(1), D, 1),
+        Sight::Known,
+        "the same pass"
+    );
+    scanner.end_pass(|_| Some(2));
+    assert_eq!(scanner.sight_shared(Frame(1), OTHER, 2), Sight::Known);
+    assert_eq!(scanner.sight_shared(Frame(1), OTHER, 2), Sight::Adoptable);
+}
+
+#[test]
+fn mappings_met_in_an_earlier_pass_do_not_count() {
+    let mut scanner = scanner(1);
+    for _ in 0..3 {
+        assert_eq!(scanner.sight_shared(Frame(1), D, 2), Sight::Known);
+        scanner.end_pass(|_| Some(2));
+    }
+}
+
+#[test]
+fn only_found_frames_of_the_domain_are_adopted() {
+    let mut scanner = scanner(1);
+    let target_of_a = |scanner: &mut KsmScanner<Memory>| match scanner.scan(Frame(9), D, &A) {
+        Verdict::Merge(key) => scanner.target(key),
+        _ => None,
+    };
+    // Not known at all.
+    scanner.adopt(Frame(1), D, &A);
+    assert_eq!(target_of_a(&mut scanner), None);
+    // Met in another domain.
+    scanner.sight_shared(Frame(2), OTHER, 1);
+    scanner.adopt(Frame(2), D, &A);
+    assert_eq!(target_of_a(&mut scanner), None);
+    // Met in two.
+    scanner.sight_shared(Frame(3), OTHER, 2);
+    scanner.sight_shared(Frame(3), D, 2);
+    scanner.adopt(Frame(3), D, &A);
+    assert_eq!(target_of_a(&mut scanner), None);
+}
+
+#[test]
+fn a_second_frame_of_an_adopted_content_stays_found() {
+    let mut scanner = scanner(1);
+    for frame in [1, 2] {
+        assert_eq!(scanner.sight_shared(Frame(frame), D, 1), Sight::Adoptable);
+        scanner.adopt(Frame(frame), D, &A);
+    }
+    let key = key(scanner.scan(Frame(3), D, &A));
+    assert_eq!(scanner.target(key), Some(Target::Shared(Frame(1))));
+    assert_eq!(scanner.get_stats().pages_shared, 2);
+    // It takes its turn when the first has gone.
+    scanner.end_pass(|frame| (frame == Frame(2)).then_some(1));
+    assert_eq!(scanner.target(key), None);
+    assert_eq!(scanner.sight_shared(Frame(2), D, 1), Sight::Adoptable);
+    scanner.adopt(Frame(2), D, &A);
+    assert_eq!(scanner.target(key), Some(Target::Shared(Frame(2))));
+}
+
+#[test]
+fn adoption_takes_the_place_of_an_unstable_content() {
+    let mut scanner = scanner(3);
+    merges(&mut scanner, 5);
+    scanner.sight_shared(Frame(1), D, 1);
+    scanner.adopt(Frame(1), D, &A);
+    assert_eq!(scanner.get_stats().pages_unshared, 0);
+    assert!(merges(&mut scanner, 5));
+}
+
+// Memory.
+
+fn filler(number: u32) -> Letter {
+    Letter(1000 + number)
+}
+
+#[test]
+fn the_index_grows_with_what_is_seen_and_shrinks_when_it_is_forgotten() {
+    let mut scanner = scanner(3);
+    for number in 0..800 {
+        scanner.scan(Frame(number.into()), D, &filler(number));
+    }
+    assert_eq!(scanner.get_stats().pages_unshared, 800);
+    assert_eq!(scanner.index_bytes(), 2048 * 16, "16 bytes a slot");
+    scanner.end_pass(|_| None);
+    assert_eq!(scanner.index_bytes(), 2048 * 16);
+    merges(&mut scanner, 1);
+    scanner.end_pass(|_| None);
+    assert_eq!(scanner.get_stats().pages_unshared, 1);
+    assert_eq!(scanner.index_bytes(), 256 * 16);
+    scanner.end_pass(|_| None);
+    assert_eq!(scanner.index_bytes(), 0);
+    assert_eq!(scanner.index_failures(), 0);
+}
+
+#[test]
+fn a_full_index_keeps_what_it_has_and_counts_the_rest() {
+    let mut scanner = scanner_with(Plan::Only(1), 2);
+    for number in 0..400 {
+        let verdict = scanner.scan(Frame(number.into()), D, &filler(number));
+        assert_eq!(verdict, Verdict::Wait);
+    }
+    assert_eq!(scanner.get_stats().pages_unshared, 240);
+    assert_eq!(scanner.index_failures(), 160);
+    // The scan goes on: what is in the index is promoted, what is not waits.
+    for number in 0..400 {
+        let verdict = scanner.scan(Frame(5000 + u64::from(number)), D, &filler(number));
+        assert_eq!(verdict != Verdict::Wait, number < 240, "{number}");
+    }
+    assert_eq!(scanner.get_stats().pages_scanned, 800);
+    assert_eq!(scanner.index_failures(), 320);
+    // What is forgotten makes room.
+    scanner.end_pass(|_| None);
+    scanner.end_pass(|_| None);
+    scanner.scan(Frame(1), D, &filler(1000));
+    assert_eq!(scanner.index_failures(), 321, "no memory at all now");
+    assert_eq!(scanner.get_stats().pages_unshared, 0);
+}
+
+#[test]
+fn a_merge_that_can_not_be_remembered_is_counted_and_found_later() {
+    let memory = Memory::new(Plan::Only(1));
+    let mut scanner = KsmScanner::with(memory.clone(), HashKind::Wide, 0);
+    scanner.set_promote_after(2);
+    merges(&mut scanner, 1);
+    let key = key(scanner.scan(Frame(2), D, &A));
+    assert!(!scanner.merged(key, Frame(10), D, 2), "no table of frames");
+    assert_eq!(scanner.index_failures(), 1);
+    assert_eq!(scanner.get_stats().pages_shared, 0);
+    assert_eq!(scanner.target(key), Some(Target::Twin(Frame(1))));
+    // Met again without memory, then with it.
+    assert_eq!(scanner.sight_shared(Frame(10), D, 1), Sight::Known);
+    assert_eq!(scanner.index_failures(), 2);
+    memory.set_plan(Plan::Ample);
+    assert_eq!(scanner.sight_shared(Frame(10), D, 2), Sight::Known);
+    assert_eq!(scanner.sight_shared(Frame(10), D, 2), Sight::Adoptable);
+    scanner.adopt(Frame(10), D, &A);
+    assert_eq!(scanner.target(key), Some(Target::Shared(Frame(10))));
+    assert_eq!(scanner.get_stats().pages_unshared, 0);
+}
