@@ -25,7 +25,7 @@ preflight: ## name what is missing to build against KDIR
 
 install: module ## install ksm_v.ko where modprobe finds it
 	+$(MAKE) -C $(KDIR) M=$(SRC) modules_install
-	depmod $(notdir $(patsubst %/build,%,$(KDIR)))
+	depmod $(addprefix -b ,$(INSTALL_MOD_PATH)) $$(cat $(KDIR)/include/config/kernel.release)
 
 clean: ## remove what was built here and in the cache
 	+$(if $(wildcard $(KDIR)/Makefile),$(MAKE) -C $(KDIR) M=$(SRC) clean)
