@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The two scanners, driven through their knobs, and the run time of their threads.
+
+use std::fs;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+use std::time::Instant;
+
+/// How long to wait for a pass.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A scanner: its directory, its thread, and how to open its knobs.
+pub struct Scanner {
+    directory: &'static str,
+    thread: &'static str,
+    /// Knobs and values for a scan without pauses, of registered memory only.
+    opened: &'static [(&'static str, &'static str)],
+}
+
+impl Scanner {
+    /// Mainline's.
+    pub fn ksmd() -> Self {
+        Scanner {
+            directory: "/sys/kernel/mm/ksm",
+            thread: "ksmd",
+            opened: &[
+                ("sleep_millisecs", "0"),
+                ("pages_to_scan", "100000"),
+                // Else it skips most pages in most passes, and a pass is no pass.
+                ("smart_scan", "0"),
+            ],
+        }
+    }
+
+    /// Ours.
+    pub fn ksm_v() -> Self {
+        Scanner {
+            directory: "/sys/kernel/mm/ksm_v",
+            thread: "ksm_v_scand",
+            opened: &[
+                ("sleep_ms", "0"),
+                ("scan_rate", "100000"),
+                ("scope", "registered"),
+            ],
+        }
+    }
+
+    /// The name of its thread.
+    pub fn name(&self) -> &'static str {
+        self.thread
+    }
+
+    /// Lets it scan without pauses.
+    pub fn start(&self) {
+        for (knob, value) in self.opened {
+            self.write(knob, value);
+        }
+        self.write("run", "1");
+    }
+
+    /// Stops it and unmerges everything.
+    pub fn stop(&self) {
+        self.write("run", "2");
+        self.write("run", "0");
+    }
+
+    /// Completed passes.
+    pub fn passes(&self) -> u64 {
+        self.read("full_scans")
+    }
+
+    /// Pages merged away.
+    pub fn pages_sharing(&self) -> u64 {
+        self.read("pages_sharing")
+    }
+
+    /// Waits for `count` more completed passes.
+    pub fn wait_for_passes(&self, count: u64) {
+        let goal = self.passes() + count;
+        let deadline = Instant::now() + PATIENCE;
+        while self.passes() < goal {
+            assert!(Instant::now() < deadline, "{} makes no progress", self.thread);
+            sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Run time of its thread.
+    pub fn cpu_ns(&self) -> u64 {
+        let path = thread_directory(self.thread).join("schedstat");
+        let text = fs::read_to_string(&path).unwrap_or_else(|err| panic!("{path:?}: {err}"));
+        let first = text.split_whitespace().next();
+        first.and_then(|ns| ns.parse().ok()).unwrap_or_else(|| panic!("{path:?} says {text:?}"))
+    }
+
+    fn read(&self, knob: &str) -> u64 {
+        let path = Path::new(self.directory).join(knob);
+        let text = fs::read_to_string(&path).unwrap_or_else(|err| panic!("{path:?}: {err}"));
+        text.trim().parse().unwrap_or_else(|_| panic!("{path:?} says {text:?}"))
+    }
+
+    fn write(&self, knob: &str, value: &str) {
+        let path = Path::new(self.directory).join(knob);
+        fs::write(&path, value).unwrap_or_else(|err| panic!("{value} to {path:?}: {err}"));
+    }
+}
+
+/// The /proc directory of a kernel thread.
+fn thread_directory(name: &str) -> std::path::PathBuf {
+    fs::read_dir("/proc")
+        .expect("/proc")
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| {
+            fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+        })
+        .unwrap_or_else(|| panic!("there is no thread {name}"))
+}
