@@ -48,9 +48,11 @@ module! {
     },
 }
 
-/// The loaded module. Fields are dropped in order: nobody reaches the knobs when the thread ends.
+/// The loaded module. Fields are dropped in order: the knobs go, then the thread behind them, and
+/// then what would need the module.
 struct KsmVeridian {
     _knobs: sysfs::Knobs,
+    _marks: mm::zero::Marks,
 }
 
 impl kernel::Module for KsmVeridian {
@@ -61,6 +63,7 @@ impl kernel::Module for KsmVeridian {
         let thread = Kthread::spawn(c"ksm_v_scand", SCANNER_NICE, daemon)?;
         Ok(KsmVeridian {
             _knobs: sysfs::Knobs::new(imports, thread)?,
+            _marks: mm::zero::Marks,
         })
     }
 }

@@ -138,16 +138,27 @@ impl Daemon {
         result
     }
 
-    /// The counts: exact when stopped, at most a pass old while scanning.
+    /// The counts, as of the last pass where others than the scanner change them.
     pub(crate) fn counts(&self) -> Counts {
+        self.counts_after(|_| ())
+    }
+
+    /// The counts: of this moment when stopped, at most a pass old while scanning.
+    pub(crate) fn exact_counts(&self) -> Counts {
+        self.counts_after(|state| {
+            if state.run != Run::Merge {
+                state.scanner.recount();
+            }
+        })
+    }
+
+    fn counts_after(&self, update: impl FnOnce(&mut State)) -> Counts {
         let (counts, unmerging) = *self.published.lock();
         if unmerging {
             return counts;
         }
         let mut state = self.state.lock();
-        if state.run != Run::Merge {
-            state.scanner.recount();
-        }
+        update(&mut state);
         Counts::of(&state.scanner)
     }
 
@@ -210,10 +221,17 @@ impl Daemon {
             drop(state);
             done = done.saturating_add(step.pages);
             if step.end_of_pass {
-                return if done == 0 { sleep_ms.max(EMPTY_PASS_MS) } else { sleep_ms };
+                return if done == 0 {
+                    sleep_ms.max(EMPTY_PASS_MS)
+                } else {
+                    sleep_ms
+                };
             }
             // SAFETY: No lock is held.
             unsafe { shim::ksm_v_cond_resched() };
+            if should_stop() {
+                return sleep_ms;
+            }
         }
     }
 

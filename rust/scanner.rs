@@ -21,6 +21,7 @@ use crate::mm::walk::walk;
 use crate::mm::walk::Held;
 use crate::mm::walk::Mapped;
 use crate::mm::walk::Visitor;
+use crate::mm::zero;
 use crate::shim;
 use core::ops::ControlFlow;
 use engine::Domain;
@@ -42,6 +43,8 @@ use kernel::sync::rcu;
 const BATCH: usize = 64;
 /// Page tables looked at under one VMA lock, where there are few pages in them.
 const TABLES: u32 = 16;
+/// Areas passed over in one step, where nothing in them may be merged.
+const AREAS: u32 = 64;
 /// Rounds over all processes after which unmerging gives up: each finds only what forks and
 /// exits hid from the one before.
 const UNMERGE_ROUNDS: u32 = 16;
@@ -136,6 +139,7 @@ impl Scanner {
         }
         let Some(place) = self.place.take().or_else(|| self.next_place()) else {
             self.engine.end_pass(shared::mappings);
+            zero::correct_sum();
             self.at_start_of_pass = true;
             return Step {
                 pages: 0,
@@ -146,10 +150,9 @@ impl Scanner {
         if let Some(mm) = place.mm.mmget_not_zero() {
             // The last user may go meanwhile: its memory is not torn down in this thread.
             let mm = MmWithUser::into_mmput_async(mm);
-            self.place = self.scan(&mm, place.addr, limit).map(|addr| Place {
-                mm: place.mm,
-                addr,
-            });
+            self.place = self
+                .scan(&mm, place.addr, limit)
+                .map(|addr| Place { mm: place.mm, addr });
         }
         let pages = self.engine.get_stats().pages_scanned.wrapping_sub(before);
         Step {
@@ -205,20 +208,29 @@ impl Scanner {
         next
     }
 
-    /// Collects pages of one area, under its VMA lock. Returns where to go on, `None` at the end.
-    fn gather(&mut self, mm: &MmWithUser, addr: usize, limit: u32) -> Option<usize> {
-        // An error means that the area is just being changed: come back in the next pass.
-        let vma = VmaReadGuard::next(mm, addr).ok()??;
-        let range = addr.max(vma.start())..vma.end();
-        if !is_admitted(mm, &vma, self.policy) {
-            return Some(range.end);
+    /// Collects pages of the next area that may be merged, under its VMA lock. Returns where to go
+    /// on, `None` at the end.
+    fn gather(&mut self, mm: &MmWithUser, mut addr: usize, limit: u32) -> Option<usize> {
+        for _ in 0..AREAS {
+            // An error means that the area is just being changed: come back in the next pass.
+            let vma = VmaReadGuard::next(mm, addr).ok()??;
+            if is_admitted(mm, &vma, self.policy) {
+                return Some(self.gather_in(&vma, addr, limit));
+            }
+            addr = vma.end();
         }
+        Some(addr)
+    }
+
+    /// Collects pages of `vma` from `addr` on. Returns where to go on.
+    fn gather_in(&mut self, vma: &VmaReadGuard<'_>, addr: usize, limit: u32) -> usize {
         let mut visitor = Gatherer {
             batch: &mut self.batch,
             left: BATCH.min(limit as usize),
             tables: TABLES,
         };
-        Some(walk(&vma, Held::VmaLock, range, &mut visitor))
+        let range = addr.max(vma.start())..vma.end();
+        walk(vma, Held::VmaLock, range, &mut visitor)
     }
 
     /// Tells the engine of the merged pages that were met.

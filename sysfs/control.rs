@@ -52,9 +52,7 @@ pub(super) const SLEEP_MS: Attribute<Scand> = Attribute::read_write(
 
 pub(super) const PROMOTE_AFTER: Attribute<Scand> = Attribute::read_write(
     c"promote_after",
-    |scand, text| {
-        text.line(scand.body().read(|scanner| scanner.engine.promote_after()))
-    },
+    |scand, text| text.line(scand.body().read(|scanner| scanner.engine.promote_after())),
     |scand, text| {
         let sightings = u8::try_from(number(text, u8::MAX.into())?).map_err(|_| EINVAL)?;
         if sightings == 0 {

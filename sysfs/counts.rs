@@ -3,7 +3,7 @@
 //! What the scanner has done.
 
 use super::Scand;
-use crate::mm;
+use crate::mm::zero;
 use crate::sys::sysfs::Attribute;
 
 pub(super) const FULL_SCANS: Attribute<Scand> =
@@ -13,12 +13,12 @@ pub(super) const FULL_SCANS: Attribute<Scand> =
 
 pub(super) const PAGES_SHARED: Attribute<Scand> =
     Attribute::read_only(c"pages_shared", |scand, text| {
-        text.line(scand.body().counts().ksm.pages_shared)
+        text.line(scand.body().exact_counts().ksm.pages_shared)
     });
 
 pub(super) const PAGES_SHARING: Attribute<Scand> =
     Attribute::read_only(c"pages_sharing", |scand, text| {
-        text.line(scand.body().counts().ksm.pages_sharing)
+        text.line(scand.body().exact_counts().ksm.pages_sharing)
     });
 
 pub(super) const PAGES_UNSHARED: Attribute<Scand> =
@@ -33,11 +33,11 @@ pub(super) const PAGES_SCANNED: Attribute<Scand> =
 
 pub(super) const MERGE_RATIO_X100: Attribute<Scand> =
     Attribute::read_only(c"merge_ratio_x100", |scand, text| {
-        text.line(scand.body().counts().ksm.merge_ratio_x100)
+        text.line(scand.body().exact_counts().ksm.merge_ratio_x100)
     });
 
 pub(super) const ZERO_PAGES: Attribute<Scand> =
-    Attribute::read_only(c"zero_pages", |_, text| text.line(mm::zero_pages()));
+    Attribute::read_only(c"zero_pages", |_, text| text.line(zero::count()));
 
 pub(super) const INDEX_BYTES: Attribute<Scand> =
     Attribute::read_only(c"index_bytes", |scand, text| {

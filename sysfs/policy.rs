@@ -48,15 +48,14 @@ pub(super) const DOMAIN: Attribute<Scand> = Attribute::read_write(
 );
 
 /// Writes all names, the chosen one in brackets, as `/sys/kernel/mm/transparent_hugepage` does.
-fn choices<T: PartialEq>(
-    text: &mut Text<'_>,
-    values: &[T],
-    names: &[&str],
-    chosen: T,
-) -> Result {
+fn choices<T: PartialEq>(text: &mut Text<'_>, values: &[T], names: &[&str], chosen: T) -> Result {
     let mut separator = "";
     for (value, name) in values.iter().zip(names) {
-        let (open, close) = if *value == chosen { ("[", "]") } else { ("", "") };
+        let (open, close) = if *value == chosen {
+            ("[", "]")
+        } else {
+            ("", "")
+        };
         write!(text, "{separator}{open}{name}{close}").map_err(|_| EMSGSIZE)?;
         separator = " ";
     }

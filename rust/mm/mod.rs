@@ -5,7 +5,7 @@
 //! One type for each right held. Data flows one way: [`process`] finds address spaces, [`vma`]
 //! their areas, [`walk`] the pages that are mapped there; [`page`] is a page by its frame number;
 //! [`merge`] replaces all mappings of one by another, found through the kernel's rmap; and
-//! [`unmerge`] breaks them apart again.
+//! [`unmerge`] breaks them apart again. [`policy`] says what may be merged with what.
 //!
 //! # Lock order
 //!
@@ -32,18 +32,10 @@ pub(crate) mod storage;
 pub(crate) mod unmerge;
 pub(crate) mod vma;
 pub(crate) mod walk;
+pub(crate) mod zero;
 
 /// A number that nobody can guess, for the keys of the index.
 pub(crate) fn random_seed() -> u64 {
     // SAFETY: May be called at any time; waits for nothing.
     unsafe { kernel::bindings::get_random_u64() }
-}
-
-/// Mappings of the zero page in place of a merged page, in all processes.
-///
-/// The kernel's own count: includes those that ksmd made.
-pub(crate) fn zero_pages() -> u64 {
-    // SAFETY: The module is loaded, so the symbol was found.
-    let count = unsafe { crate::shim::ksm_v_zero_pages() };
-    u64::try_from(count).unwrap_or(0)
 }

@@ -33,10 +33,15 @@ impl Cursor {
                 *self = Self::default();
                 return None;
             };
-            if let Some(mm) = address_space(pid, &rcu) {
+            // An address space that several processes share (vfork) is met at its owner only.
+            if let Some(mm) = address_space(pid, &rcu).filter(|mm| self.is_at_owner(mm, &rcu)) {
                 return Some(mm);
             }
         }
+    }
+
+    fn is_at_owner(&self, mm: &Mm, rcu: &rcu::Guard) -> bool {
+        Owner::of(mm, rcu).is_some_and(|owner| owner.tgid() == self.last)
     }
 
     /// Moves to the next process or thread id in use.
@@ -126,15 +131,15 @@ impl<'a> Owner<'a> {
     /// An `mm_struct` has no id, and its memory is used again. Together with who owns it, and
     /// since when, its address is as good as one.
     pub(crate) fn address_space_id(&self) -> u64 {
-        let task = self.task.as_ptr();
         // SAFETY: By the type invariant.
-        let (tgid, start) = unsafe {
-            (
-                shim::ksm_v_task_tgid(task),
-                shim::ksm_v_task_start_time(task),
-            )
-        };
-        identity([self.mm as u64, tgid.unsigned_abs().into(), start])
+        let start = unsafe { shim::ksm_v_task_start_time(self.task.as_ptr()) };
+        identity([self.mm as u64, self.tgid().unsigned_abs().into(), start])
+    }
+
+    /// The process id, in the initial namespace.
+    fn tgid(&self) -> i32 {
+        // SAFETY: By the type invariant.
+        unsafe { shim::ksm_v_task_tgid(self.task.as_ptr()) }
     }
 
     /// Whether users may look into the process: not so for those which hold secrets of others

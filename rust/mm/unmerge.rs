@@ -10,12 +10,15 @@ use crate::mm::vma::StableVma;
 use crate::mm::walk::walk;
 use crate::mm::walk::Held;
 use crate::mm::walk::Mapped;
+use crate::mm::walk::MergedZero;
 use crate::mm::walk::Visitor;
 use crate::shim;
 use core::ops::ControlFlow;
 use core::ops::Range;
 use core::ptr::NonNull;
+use engine::PAGE_SIZE;
 use kernel::bindings;
+use kernel::ffi::c_uint;
 use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 
@@ -64,10 +67,12 @@ fn unmerge_some(mm: &MmWithUser, addr: usize, broken: &mut u64) -> Result<Option
         let Some(at) = find_merged(&vma, range.clone()) else {
             return Ok(Some(range.end));
         };
-        unshare(&vma, at)?;
+        range.start = match unshare(&vma, at)? {
+            // The fault may have been in vain (the entry changed meanwhile): look there again.
+            Unshared::Done => at,
+            Unshared::Impossible => at.saturating_add(PAGE_SIZE),
+        };
         *broken = broken.saturating_add(1);
-        // The fault may have been in vain (the entry changed meanwhile): look there again.
-        range.start = at;
         if current!().signal_pending() {
             return Err(EINTR);
         }
@@ -82,18 +87,32 @@ fn find_merged(vma: &StableVma<'_>, range: Range<usize>) -> Option<usize> {
     finder.found
 }
 
+/// What became of an unsharing fault.
+enum Unshared {
+    /// It was handled.
+    Done,
+    /// There is no page any more: a file was truncated under a private mapping (which unmaps the
+    /// page for us), or memory has failed.
+    Impossible,
+}
+
 /// Gives the process of `vma` its own copy of the page at `addr`.
-fn unshare(vma: &StableVma<'_>, addr: usize) -> Result {
+fn unshare(vma: &StableVma<'_>, addr: usize) -> Result<Unshared> {
+    const IMPOSSIBLE: c_uint = bindings::vm_fault_reason_VM_FAULT_SIGBUS
+        | bindings::vm_fault_reason_VM_FAULT_SIGSEGV
+        | bindings::vm_fault_reason_VM_FAULT_HWPOISON;
     let flags = bindings::fault_flag_FAULT_FLAG_UNSHARE | bindings::fault_flag_FAULT_FLAG_REMOTE;
     // SAFETY: The caller holds the mmap lock, which these flags keep; the address is in the area.
-    let fault = unsafe {
-        bindings::handle_mm_fault(vma.as_ptr(), addr, flags, core::ptr::null_mut())
-    };
+    let fault =
+        unsafe { bindings::handle_mm_fault(vma.as_ptr(), addr, flags, core::ptr::null_mut()) };
     if fault & bindings::vm_fault_reason_VM_FAULT_OOM != 0 {
         return Err(ENOMEM);
     }
-    // SIGBUS where a file was truncated under a private mapping: that unmaps the page for us.
-    Ok(())
+    Ok(if fault & IMPOSSIBLE != 0 {
+        Unshared::Impossible
+    } else {
+        Unshared::Done
+    })
 }
 
 /// Stops at the first merged page.
@@ -117,7 +136,7 @@ impl Visitor for Finder {
         }
     }
 
-    fn merged_zero(&mut self, addr: usize) -> ControlFlow<()> {
-        self.stop(addr)
+    fn merged_zero(&mut self, zero: MergedZero) -> ControlFlow<()> {
+        self.stop(zero.addr())
     }
 }

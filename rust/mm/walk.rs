@@ -62,6 +62,34 @@ impl Mapped {
     }
 }
 
+/// A page table entry that maps the zero page in place of a page that was merged with it.
+///
+/// Valid while it is shown: the page table lock is held.
+pub(crate) struct MergedZero {
+    entry: *mut bindings::pte_t,
+    pte: bindings::pte_t,
+    mm: *mut bindings::mm_struct,
+    addr: usize,
+}
+
+impl MergedZero {
+    /// The address that is mapped.
+    pub(crate) fn addr(&self) -> usize {
+        self.addr
+    }
+
+    /// Makes it an ordinary mapping of the zero page, of which the kernel keeps no count.
+    pub(crate) fn unmark(self) {
+        // SAFETY: The page table lock is held. The entry is read-only before and after, so that no
+        // TLB needs to hear of it.
+        unsafe {
+            shim::ksm_v_ksm_might_unmap_zero_page(self.mm, self.pte);
+            let plain = shim::ksm_v_pte_mkclean(self.pte);
+            shim::ksm_v_set_pte_at(self.mm, self.addr, self.entry, plain);
+        }
+    }
+}
+
 /// What is done with the entries of an area.
 ///
 /// Called with a page table lock held: must not sleep.
@@ -69,9 +97,8 @@ pub(crate) trait Visitor {
     /// An anonymous page is mapped at `addr`. `Break` ends the walk before the next entry.
     fn page(&mut self, addr: usize, mapped: Mapped) -> ControlFlow<()>;
 
-    /// The zero page is mapped at `addr` in place of a page that was merged with it.
-    fn merged_zero(&mut self, addr: usize) -> ControlFlow<()> {
-        let _ = addr;
+    /// A page that was merged with the zero page is mapped. `Break` as above.
+    fn merged_zero(&mut self, _zero: MergedZero) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 
@@ -266,7 +293,13 @@ impl<V: Visitor> Walk<'_, V> {
                 return self.show(addr, page);
             }
             if shim::ksm_v_is_ksm_zero_pte(pte) {
-                return stop_behind(addr, self.visitor.merged_zero(addr));
+                let zero = MergedZero {
+                    entry,
+                    pte,
+                    mm: (*vma).vm_mm,
+                    addr,
+                };
+                return stop_behind(addr, self.visitor.merged_zero(zero));
             }
         }
         None

@@ -15,7 +15,31 @@ void ksm_v_ksm_map_zero_page(struct mm_struct *mm)
 	atomic_long_inc(&mm->ksm_zero_pages);
 }
 
-long ksm_v_zero_pages(void)
+void ksm_v_ksm_might_unmap_zero_page(struct mm_struct *mm, pte_t pte)
+{
+	/* The body of ksm_might_unmap_zero_page(), likewise. */
+	if (is_ksm_zero_pte(pte)) {
+		atomic_long_dec(ksm_v_ksm_zero_pages());
+		atomic_long_dec(&mm->ksm_zero_pages);
+	}
+}
+
+long ksm_v_mm_ksm_zero_pages(struct mm_struct *mm)
+{
+	return mm_ksm_zero_pages(mm);
+}
+
+bool ksm_v_mm_is_ksm_mergeable(struct mm_struct *mm)
+{
+	return mm_flags_test(MMF_VM_MERGEABLE, mm);
+}
+
+long ksm_v_ksm_zero_pages_read(void)
 {
 	return atomic_long_read(ksm_v_ksm_zero_pages());
+}
+
+void ksm_v_ksm_zero_pages_add(long pages)
+{
+	atomic_long_add(pages, ksm_v_ksm_zero_pages());
 }

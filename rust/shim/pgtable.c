@@ -43,6 +43,11 @@ pte_t ksm_v_pte_mksoft_dirty(pte_t pte)
 	return pte_mksoft_dirty(pte);
 }
 
+pte_t ksm_v_pte_mkclean(pte_t pte)
+{
+	return pte_mkclean(pte);
+}
+
 pte_t ksm_v_mk_pte(const struct page *page, pgprot_t prot)
 {
 	return mk_pte(page, prot);

@@ -70,6 +70,8 @@ const unsigned long KSM_V_FOLIO_MAPPING_KSM = FOLIO_MAPPING_KSM;
 int ksm_v_imports_resolve(void);
 struct kobject *ksm_v_mm_kobj(void);
 atomic_long_t *ksm_v_ksm_zero_pages(void);
+long ksm_v_ksm_zero_pages_read(void);
+void ksm_v_ksm_zero_pages_add(long pages);
 
 /* <linux/cgroup.h> */
 u64 ksm_v_task_cgroup_id(struct task_struct *task);
@@ -84,7 +86,9 @@ int ksm_v_split_huge_page(struct page *page);
 /* <linux/ksm.h> */
 bool ksm_v_is_ksm_zero_pte(pte_t pte);
 void ksm_v_ksm_map_zero_page(struct mm_struct *mm);
-long ksm_v_zero_pages(void);
+void ksm_v_ksm_might_unmap_zero_page(struct mm_struct *mm, pte_t pte);
+long ksm_v_mm_ksm_zero_pages(struct mm_struct *mm);
+bool ksm_v_mm_is_ksm_mergeable(struct mm_struct *mm);
 
 /* <linux/memcontrol.h> */
 int ksm_v_mem_cgroup_charge(struct folio *folio, struct mm_struct *mm, gfp_t gfp);
@@ -139,6 +143,7 @@ bool ksm_v_pte_dirty(pte_t pte);
 bool ksm_v_pte_soft_dirty(pte_t pte);
 bool ksm_v_pte_uffd(pte_t pte);
 pte_t ksm_v_pte_mksoft_dirty(pte_t pte);
+pte_t ksm_v_pte_mkclean(pte_t pte);
 pte_t ksm_v_mk_pte(const struct page *page, pgprot_t prot);
 pte_t ksm_v_mk_ksm_zero_pte(unsigned long addr, pgprot_t prot);
 void ksm_v_set_pte_at(struct mm_struct *mm, unsigned long addr, pte_t *ptep, pte_t pte);

@@ -109,9 +109,21 @@ fn copies(scanner: &Scanner, pages: usize, copies: usize) -> (u64, u64) {
 
 fn print(mib: usize, ksmd: &Costs, ksm_v: &Costs) -> ExitCode {
     let rows = [
-        ("unique pages, first pass", ksmd.first_pass, ksm_v.first_pass),
-        ("unique pages, every later pass", ksmd.later_passes, ksm_v.later_passes),
-        ("4 copies each: per page merged away, to convergence", ksmd.merged_away, ksm_v.merged_away),
+        (
+            "unique pages, first pass",
+            ksmd.first_pass,
+            ksm_v.first_pass,
+        ),
+        (
+            "unique pages, every later pass",
+            ksmd.later_passes,
+            ksm_v.later_passes,
+        ),
+        (
+            "4 copies each: per page merged away, to convergence",
+            ksmd.merged_away,
+            ksm_v.merged_away,
+        ),
     ];
     println!("| {mib} MiB, ns of the scanner's run time per page | ksmd | ksm_v | ksm_v / ksmd |");
     println!("| --- | ---: | ---: | ---: |");

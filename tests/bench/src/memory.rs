@@ -28,7 +28,13 @@ impl Workers {
     /// Starts `processes` processes that share out `pages` pages; returns when all are filled.
     pub fn spawn(processes: usize, pages: usize, work: Work) -> Self {
         let children = (0..processes)
-            .map(|index| spawn_one(index * pages / processes..(index + 1) * pages / processes, pages, work))
+            .map(|index| {
+                spawn_one(
+                    index * pages / processes..(index + 1) * pages / processes,
+                    pages,
+                    work,
+                )
+            })
             .collect();
         Workers { children }
     }
@@ -55,7 +61,7 @@ fn spawn_one(pages: std::ops::Range<usize>, of: usize, work: Work) -> (libc::pid
         fill(pages, of, work);
         theirs.write_all(b"!").expect("tell the parent");
         let _ = theirs.read(&mut [0]); // until the parent shuts it down
-        // SAFETY: Ends the child without running the parent's destructors.
+                                       // SAFETY: Ends the child without running the parent's destructors.
         unsafe { libc::_exit(0) };
     }
     drop(theirs);
@@ -90,7 +96,12 @@ fn map(pages: usize) -> &'static mut [u64] {
             -1,
             0,
         );
-        assert_ne!(memory, libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
+        assert_ne!(
+            memory,
+            libc::MAP_FAILED,
+            "mmap: {}",
+            std::io::Error::last_os_error()
+        );
         assert_eq!(libc::madvise(memory, bytes, libc::MADV_NOHUGEPAGE), 0);
         assert_eq!(libc::madvise(memory, bytes, libc::MADV_MERGEABLE), 0);
         from_raw_parts_mut(memory.cast(), bytes / 8)

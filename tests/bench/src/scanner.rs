@@ -81,7 +81,11 @@ impl Scanner {
         let goal = self.passes() + count;
         let deadline = Instant::now() + PATIENCE;
         while self.passes() < goal {
-            assert!(Instant::now() < deadline, "{} makes no progress", self.thread);
+            assert!(
+                Instant::now() < deadline,
+                "{} makes no progress",
+                self.thread
+            );
             sleep(Duration::from_millis(2));
         }
     }
@@ -91,13 +95,17 @@ impl Scanner {
         let path = thread_directory(self.thread).join("schedstat");
         let text = fs::read_to_string(&path).unwrap_or_else(|err| panic!("{path:?}: {err}"));
         let first = text.split_whitespace().next();
-        first.and_then(|ns| ns.parse().ok()).unwrap_or_else(|| panic!("{path:?} says {text:?}"))
+        first
+            .and_then(|ns| ns.parse().ok())
+            .unwrap_or_else(|| panic!("{path:?} says {text:?}"))
     }
 
     fn read(&self, knob: &str) -> u64 {
         let path = Path::new(self.directory).join(knob);
         let text = fs::read_to_string(&path).unwrap_or_else(|err| panic!("{path:?}: {err}"));
-        text.trim().parse().unwrap_or_else(|_| panic!("{path:?} says {text:?}"))
+        text.trim()
+            .parse()
+            .unwrap_or_else(|_| panic!("{path:?} says {text:?}"))
     }
 
     fn write(&self, knob: &str, value: &str) {
