@@ -12,6 +12,7 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use engine::PAGE_SIZE;
 use kernel::bindings;
+use kernel::ffi::c_int;
 use kernel::types::NotThreadSafe;
 
 /// Secondary MMUs (KVM) have been told to forget a page, and wait until this is dropped.
@@ -167,7 +168,7 @@ impl<'a> MappedEntry<'a> {
         // SAFETY: The area keeps the mm in place. The zero page is no anonymous page.
         let pte = unsafe {
             shim::ksm_v_ksm_map_zero_page(mm);
-            shim::ksm_v_dec_mm_counter(mm, bindings::MM_ANONPAGES as _);
+            shim::ksm_v_dec_mm_counter(mm, bindings::MM_ANONPAGES as c_int);
             shim::ksm_v_mk_ksm_zero_pte(self.walk.address, self.vma.page_prot())
         };
         self.finish(old, pte);

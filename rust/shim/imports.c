@@ -9,9 +9,6 @@
  * they are, prototypes are checked by the compiler, and nothing is ever called
  * through a pointer: kernels with CONFIG_X86_KERNEL_IBT seal functions whose
  * address nobody takes, and an indirect call to one is fatal.
- *
- * A name that the kernel does export (KSM_V_EXPORTED_name, set by Kbuild from
- * Module.symvers) is linked as any other.
  */
 
 #include <linux/kallsyms.h>

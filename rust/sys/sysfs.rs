@@ -36,6 +36,8 @@ impl<T> Attribute<T> {
         show: fn(&T, &mut Text<'_>) -> Result,
     ) -> Self {
         Attribute {
+            // With lockdep there are more fields.
+            #[allow(clippy::needless_update)]
             attr: bindings::attribute {
                 name: as_char_ptr_in_const_context(name),
                 mode: 0o444,
