@@ -8,6 +8,7 @@
 //! The same files are compiled into `ksm_v.ko` by Kbuild and into a host crate by cargo.
 //!
 //! - [`scanner`]: [`KsmScanner`], the documented API and its decisions
+//! - [`verdict`]: what it says of a page; [`ids`]: what pages are known by
 //! - [`hash`]: FNV-1a, wide and bytewise
 //! - [`index`]: the stable and the unstable set, one table by content
 //! - [`shared`]: the shared frames, one table by frame
@@ -21,22 +22,24 @@
 
 pub mod content;
 pub mod hash;
+pub mod ids;
 pub mod index;
 pub mod parse;
 pub mod scanner;
 pub mod shared;
 pub mod stats;
 pub mod table;
+pub mod verdict;
 
 pub use content::Content;
 pub use content::PAGE_SIZE;
 pub use hash::HashKind;
-pub use scanner::Domain;
-pub use scanner::Frame;
-pub use scanner::Key;
+pub use ids::Domain;
+pub use ids::Frame;
+pub use ids::Key;
 pub use scanner::KsmScanner;
-pub use scanner::Sight;
-pub use scanner::Target;
-pub use scanner::Verdict;
 pub use stats::KsmStats;
 pub use table::Storage;
+pub use verdict::Sight;
+pub use verdict::Target;
+pub use verdict::Verdict;

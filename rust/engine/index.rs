@@ -6,8 +6,8 @@
 //! *unstable* (seen `sightings` times, on a frame that its owner may change at any moment) or
 //! *stable* (a shared frame, which nobody can write to).
 
-use crate::scanner::Frame;
-use crate::scanner::Key;
+use crate::ids::Frame;
+use crate::ids::Key;
 use crate::table::Entry;
 
 /// A content in one of the two sets.

@@ -5,6 +5,9 @@
 use crate::content::Content;
 use crate::hash::mix;
 use crate::hash::HashKind;
+use crate::ids::Domain;
+use crate::ids::Frame;
+use crate::ids::Key;
 use crate::index::IndexEntry;
 use crate::index::State;
 use crate::shared::Shared;
@@ -15,6 +18,9 @@ use crate::stats::KsmStats;
 use crate::table::Entry;
 use crate::table::Storage;
 use crate::table::Table;
+use crate::verdict::Sight;
+use crate::verdict::Target;
+use crate::verdict::Verdict;
 
 /// Documented defaults.
 mod default {
@@ -24,47 +30,6 @@ mod default {
     pub(super) const SLEEP_MS: u32 = 200;
     /// Sightings of an unknown content before it is merged.
     pub(super) const PROMOTE_AFTER: u8 = 3;
-}
-
-/// A page frame number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Frame(pub u64);
-
-/// Whose pages: only frames of the same domain are ever merged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Domain(pub u64);
-
-/// A content within a domain: a seeded hash of both.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Key(pub(crate) u64);
-
-/// With what a page is to be merged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// A shared frame that holds the content already.
-    Shared(Frame),
-    /// Another unshared frame that held the content when it was seen last.
-    Twin(Frame),
-}
-
-/// What to do with a page that was looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Nothing: its content is new, or has not been seen often enough yet.
-    Wait,
-    /// All bytes were zero: map the kernel's zero page.
-    Zero,
-    /// Compare with the target of this key ([`KsmScanner::target`]) and merge.
-    Merge(Key),
-}
-
-/// What a mapping of a shared frame, met in memory, means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sight {
-    /// It is counted; nothing to do.
-    Known,
-    /// All of its mappings have been met in one domain: call [`KsmScanner::adopt`].
-    Adoptable,
 }
 
 /// The scanner: the stable set, the unstable set, the knobs and the counts.

@@ -7,9 +7,9 @@
 //! replaces it. Who uses an entry therefore checks the frame first.
 
 use crate::hash::mix;
-use crate::scanner::Domain;
-use crate::scanner::Frame;
-use crate::scanner::Key;
+use crate::ids::Domain;
+use crate::ids::Frame;
+use crate::ids::Key;
 use crate::table::Entry;
 use crate::table::Full;
 use crate::table::Storage;

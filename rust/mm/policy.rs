@@ -8,7 +8,6 @@
 use crate::mm::process::Owner;
 use crate::mm::vma::StableVma;
 use crate::shim;
-use engine::hash::mix;
 use engine::Domain;
 use kernel::mm::virt::vm_flags_t;
 
@@ -81,9 +80,4 @@ impl Policy {
             && !vma.has_userfaultfd()
             && owner.is_dumpable()
     }
-}
-
-/// Mixes the parts of an identity.
-pub(crate) fn identity(parts: [u64; 3]) -> u64 {
-    parts.into_iter().fold(0, |id, part| mix(id ^ part))
 }

@@ -5,10 +5,10 @@
 //! C headers: [`include/linux/pid.h`](srctree/include/linux/pid.h),
 //! [`include/linux/sched/signal.h`](srctree/include/linux/sched/signal.h)
 
-use crate::mm::policy::identity;
 use crate::shim;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
+use engine::hash::mix;
 use kernel::bindings;
 use kernel::mm::Mm;
 use kernel::sync::aref::ARef;
@@ -148,4 +148,9 @@ impl<'a> Owner<'a> {
         // SAFETY: By the type invariant.
         unsafe { shim::ksm_v_task_is_dumpable(self.task.as_ptr()) }
     }
+}
+
+/// Mixes the parts of an identity.
+fn identity(parts: [u64; 3]) -> u64 {
+    parts.into_iter().fold(0, |id, part| mix(id ^ part))
 }

@@ -8,7 +8,7 @@
 
 use crate::letters::Letter;
 use crate::letters::ZERO;
-use engine::scanner::Sight;
+use engine::Sight;
 use engine::Domain;
 use engine::Frame;
 use engine::KsmStats;

@@ -6,7 +6,7 @@ use crate::letters::Letter;
 use crate::memory::Memory;
 use crate::memory::Plan;
 use engine::hash::mix;
-use engine::scanner::Sight;
+use engine::Sight;
 use engine::Domain;
 use engine::Frame;
 use engine::HashKind;

@@ -16,7 +16,7 @@ use crate::property;
 use crate::reference::Answer;
 use crate::reference::Reference;
 use crate::reference::What;
-use engine::scanner::Sight;
+use engine::Sight;
 use engine::Domain;
 use engine::Frame;
 use engine::HashKind;

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the scanner says of a page.
+
+use crate::ids::Frame;
+use crate::ids::Key;
+
+/// With what a page is to be merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A shared frame that holds the content already.
+    Shared(Frame),
+    /// Another unshared frame that held the content when it was seen last.
+    Twin(Frame),
+}
+
+/// What to do with a page that was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing: its content is new, or has not been seen often enough yet.
+    Wait,
+    /// All bytes were zero: map the kernel's zero page.
+    Zero,
+    /// Compare with the target of this key ([`crate::KsmScanner::target`]) and merge.
+    Merge(Key),
+}
+
+/// What a mapping of a shared frame, met in memory, means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// It is counted; nothing to do.
+    Known,
+    /// All of its mappings have been met in one domain: call [`crate::KsmScanner::adopt`].
+    Adoptable,
+}
