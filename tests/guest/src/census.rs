@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The truth that the module's counts are held against: all page tables, read by ourselves.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use crate::content::PAGE_SIZE;
+use crate::pagemap;
+use crate::pagemap::FlagsOf;
+use crate::pagemap::Frame;
+use crate::procfs;
+use crate::task;
+use crate::Result;
+use crate::Span;
+
+/// Where a frame is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The process.
+    pub pid: i32,
+    /// The address of the page.
+    pub addr: u64,
+}
+
+/// All merged frames of the system and who maps them.
+///
+/// The page of zeros is none of them.
+#[derive(Debug, Default)]
+pub struct Census {
+    frames: BTreeMap<Frame, Vec<Place>>,
+}
+
+impl Census {
+    /// Reads the page tables of all processes. They should hold still for it.
+    pub fn take() -> Result<Self> {
+        let flags = FlagsOf::open()?;
+        let mut mapped = BTreeMap::<Frame, Vec<Place>>::new();
+        for pid in task::all() {
+            for (frame, place) in private_pages(pid) {
+                mapped.entry(frame).or_default().push(place);
+            }
+        }
+        let mut frames = BTreeMap::new();
+        for (frame, places) in mapped {
+            if flags.get(frame)?.ksm() {
+                frames.insert(frame, places);
+            }
+        }
+        Ok(Census { frames })
+    }
+
+    /// What `pages_shared` should say: merged frames that are mapped.
+    pub fn shared(&self) -> u64 {
+        self.frames.len() as u64
+    }
+
+    /// What `pages_sharing` should say: mappings beyond the first of each merged frame.
+    pub fn sharing(&self) -> u64 {
+        let mappings: usize = self.frames.values().map(Vec::len).sum();
+        (mappings - self.frames.len()) as u64
+    }
+
+    /// The merged frames and where each is mapped.
+    pub fn frames(&self) -> impl Iterator<Item = (Frame, &[Place])> {
+        self.frames
+            .iter()
+            .map(|(&frame, places)| (frame, &places[..]))
+    }
+
+    /// The processes that map a frame.
+    pub fn mappers(&self, frame: Frame) -> Vec<i32> {
+        let places = self
+            .frames
+            .get(&frame)
+            .map_or(&[][..], |places| &places[..]);
+        let mut pids: Vec<i32> = places.iter().map(|place| place.pid).collect();
+        pids.dedup();
+        pids
+    }
+}
+
+/// Present pages of a process that are no pages of files; nothing if it just ended.
+fn private_pages(pid: i32) -> Vec<(Frame, Place)> {
+    let Ok(maps) = fs::read_to_string(format!("/proc/{pid}/maps")) else {
+        return Vec::new();
+    };
+    maps.lines()
+        .filter(|line| !line.ends_with("[vsyscall]"))
+        .filter_map(procfs::mapping)
+        .map(|range| Span::new(range.start, (range.end - range.start) / PAGE_SIZE))
+        .flat_map(|span| pages_of(pid, span))
+        .collect()
+}
+
+fn pages_of(pid: i32, span: Span) -> Vec<(Frame, Place)> {
+    let entries = pagemap::entries(pid, span).unwrap_or_default();
+    let place = |index: usize| Place {
+        pid,
+        addr: span.addr + index as u64 * PAGE_SIZE,
+    };
+    entries
+        .iter()
+        .enumerate()
+        .filter(|(_, entry)| !entry.of_file())
+        .filter_map(|(index, entry)| Some((entry.frame()?, place(index))))
+        .collect()
+}
+
+/// The sum over all processes of the pages of zeros that merging gave them.
+pub fn zero_pages() -> u64 {
+    let of = |pid: i32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/ksm_stat")).ok()?;
+        procfs::field(&text, "ksm_zero_pages")
+    };
+    task::all().into_iter().filter_map(of).sum()
+}

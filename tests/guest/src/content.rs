@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Contents of pages, each named by a number.
+//!
+//! Number 0 is the page of zeros; every other number is a page of its own, pseudo-random from
+//! the first word to the last.
+
+use crate::rng::mix;
+
+/// Bytes of a page.
+pub const PAGE_SIZE: u64 = 4096;
+/// 64-bit words of a page.
+pub const WORDS: usize = PAGE_SIZE as usize / 8;
+
+/// Word `index` of the content `id`.
+pub fn word(id: u64, index: usize) -> u64 {
+    if id == 0 {
+        0
+    } else {
+        mix(mix(id).wrapping_add(index as u64))
+    }
+}
+
+/// Contents of a run of pages: page `i` has the content `first + i * stride`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ids {
+    /// Content of the first page.
+    pub first: u64,
+    /// 0: the same in all pages, 1: another one in each.
+    pub stride: u64,
+}
+
+impl Ids {
+    /// All pages of zeros.
+    pub const ZERO: Ids = Ids::same(0);
+
+    /// The same content in all pages.
+    pub const fn same(id: u64) -> Self {
+        Ids {
+            first: id,
+            stride: 0,
+        }
+    }
+
+    /// A content of its own in every page, counting from `first`.
+    pub const fn each(first: u64) -> Self {
+        Ids { first, stride: 1 }
+    }
+
+    /// The content of page `index`.
+    pub fn of(self, index: u64) -> u64 {
+        self.first.wrapping_add(index.wrapping_mul(self.stride))
+    }
+}
+
+/// A page's worth of words of the content `id`.
+pub fn page(id: u64) -> Box<[u64; WORDS]> {
+    let mut words = Box::new([0; WORDS]);
+    for (index, slot) in words.iter_mut().enumerate() {
+        *slot = word(id, index);
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_is_the_page_of_zeros_and_the_only_one() {
+        assert!(page(0).iter().all(|&word| word == 0));
+        assert!(page(1).iter().all(|&word| word != 0));
+    }
+
+    #[test]
+    fn contents_differ_in_every_word() {
+        let (one, other) = (page(7), page(8));
+        assert!(one.iter().zip(other.iter()).all(|(a, b)| a != b));
+    }
+
+    #[test]
+    fn ids_count_from_the_first() {
+        assert_eq!(Ids::same(5).of(9), 5);
+        assert_eq!(Ids::each(5).of(9), 14);
+    }
+}

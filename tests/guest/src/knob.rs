@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The files under `/sys/kernel/mm/ksm_v`.
+
+use std::fs;
+use std::fs::OpenOptions;
+use std::io;
+use std::io::Write;
+
+use crate::Context;
+use crate::Result;
+
+/// Where the module's files are.
+pub const DIR: &str = "/sys/kernel/mm/ksm_v";
+/// Where mainline's are.
+pub const MAINLINE: &str = "/sys/kernel/mm/ksm";
+
+/// Files that can be written.
+pub const WRITABLE: [&str; 6] = [
+    "run",
+    "scan_rate",
+    "sleep_ms",
+    "promote_after",
+    "scope",
+    "domain",
+];
+
+/// Files that can only be read; each holds one number.
+pub const READ_ONLY: [&str; 10] = [
+    "full_scans",
+    "pages_shared",
+    "pages_sharing",
+    "pages_unshared",
+    "pages_scanned",
+    "merge_ratio_x100",
+    "zero_pages",
+    "index_bytes",
+    "index_failures",
+    "cpu_ns",
+];
+
+/// Path of a file of the module.
+pub fn path(name: &str) -> String {
+    format!("{DIR}/{name}")
+}
+
+/// Reads a file whole.
+pub fn read(name: &str) -> Result<String> {
+    let path = path(name);
+    fs::read_to_string(&path).context(|| format!("reading {path}"))
+}
+
+/// Reads a number.
+pub fn number(name: &str) -> Result<u64> {
+    let text = read(name)?;
+    text.strip_suffix('\n')
+        .and_then(|digits| digits.parse().ok())
+        .ok_or_else(|| format!("{name}: expected a number and a newline, found {text:?}").into())
+}
+
+/// Writes `text` in one call, exactly as it is, and tells how that went.
+pub fn try_write(name: &str, text: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path(name))?;
+    let written = file.write(text)?;
+    if written == text.len() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("only {written} bytes were taken")))
+    }
+}
+
+/// Writes a value as `echo` does.
+pub fn set(name: &str, value: impl ToString) -> Result {
+    let value = value.to_string();
+    try_write(name, format!("{value}\n").as_bytes())
+        .context(|| format!("writing {value} to {}", path(name)))
+}
+
+/// The chosen one of a list of words like `[user] process`.
+pub fn choice(name: &str) -> Result<String> {
+    let text = read(name)?;
+    chosen(&text)
+        .map(str::to_owned)
+        .ok_or_else(|| format!("{name}: expected one word in brackets, found {text:?}").into())
+}
+
+fn chosen(text: &str) -> Option<&str> {
+    let mut words = text
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix('[')?.strip_suffix(']'));
+    words.next().filter(|_| words.next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_word_is_chosen() {
+        assert_eq!(chosen("user [process] global\n"), Some("process"));
+        assert_eq!(chosen("[user] [process]\n"), None);
+        assert_eq!(chosen("user\n"), None);
+    }
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What every test starts from and leaves behind: the module loaded, stopped, with nothing
+//! merged, and no process but the test.
+
+use std::rc::Rc;
+
+use libtest_mimic::Completion;
+use libtest_mimic::Trial;
+
+use crate::cgroup::Cgroup;
+use crate::kmsg::Kmsg;
+use crate::module;
+use crate::peer::Nursery;
+use crate::peer::Peer;
+use crate::peer::User;
+use crate::scanner;
+use crate::Result;
+
+/// A test's surroundings.
+pub struct Lab {
+    nursery: Rc<Nursery>,
+}
+
+impl Lab {
+    fn open() -> Result<Self> {
+        module::ensure_loaded()?;
+        scanner::settle_knobs()?;
+        Ok(Lab {
+            nursery: Nursery::open()?,
+        })
+    }
+
+    /// Starts a process.
+    pub fn peer(&self, user: User) -> Result<Peer> {
+        self.nursery.spawn(user)
+    }
+
+    /// Starts a process of Alice.
+    pub fn alice(&self) -> Result<Peer> {
+        self.peer(User::Alice)
+    }
+
+    /// Starts `count` processes of Alice.
+    pub fn alices(&self, count: usize) -> Result<Vec<Peer>> {
+        (0..count).map(|_| self.alice()).collect()
+    }
+
+    /// Starts two processes of Alice.
+    pub fn pair(&self) -> Result<(Peer, Peer)> {
+        Ok((self.alice()?, self.alice()?))
+    }
+
+    /// Starts a process in a cgroup.
+    pub fn peer_in(&self, user: User, cgroup: &Cgroup) -> Result<Peer> {
+        self.nursery.spawn_in(user, Some(cgroup))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if module::is_loaded() {
+            if let Err(failed) = scanner::settle_knobs() {
+                eprintln!("cleaning up: {}", failed.message().unwrap_or("failed"));
+            }
+        }
+    }
+}
+
+/// A test: what it is called, and what it does.
+pub type Test = (&'static str, fn(&Lab) -> Result);
+
+/// A test that may find that it can't be run here, and why.
+pub type SkippableTest = (&'static str, fn(&Lab) -> Result<Completion>);
+
+/// Makes tests of a suite ready to run.
+pub fn trials(suite: &str, tests: &[Test]) -> Vec<Trial> {
+    let make =
+        |&(name, test): &Test| Trial::test(format!("{suite}::{name}"), move || watched(test));
+    tests.iter().map(make).collect()
+}
+
+/// Makes tests that may be skipped ready to run.
+pub fn skippable_trials(suite: &str, tests: &[SkippableTest]) -> Vec<Trial> {
+    let make = |&(name, test): &SkippableTest| {
+        Trial::ignorable_test(format!("{suite}::{name}"), move || watched(test))
+    };
+    tests.iter().map(make).collect()
+}
+
+/// Runs a test in a lab of its own, and fails it if the kernel complained meanwhile.
+fn watched<T>(test: impl FnOnce(&Lab) -> Result<T>) -> Result<T> {
+    let mut log = Kmsg::open()?;
+    let result = Lab::open().and_then(|lab| test(&lab));
+    log.expect_quiet()?;
+    result
+}

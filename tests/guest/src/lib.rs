@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the guest tests are made of.
+//!
+//! A test runs as root in a guest with the module. It starts [`peer`]s, processes that map,
+//! fill and check memory on demand, lets the [`scanner`] run over them, and then asks the kernel
+//! itself (`/proc/PID/pagemap`, `/proc/kpageflags`) what became of their pages. [`lab`] ties
+//! these together and leaves nothing behind, whatever the outcome of a test.
+
+pub mod census;
+pub mod cgroup;
+pub mod content;
+pub mod expect;
+pub mod kmsg;
+pub mod knob;
+pub mod lab;
+pub mod module;
+pub mod pagemap;
+pub mod pages;
+pub mod peer;
+pub mod procfs;
+pub mod rng;
+pub mod scanner;
+pub mod span;
+pub mod task;
+
+pub use expect::Context;
+pub use expect::Result;
+pub use span::Span;

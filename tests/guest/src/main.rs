@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests of the module in a guest.
+//!
+//! usage: `ksm_v_guest_tests SUITE [OPTION]... [FILTER]`, with the options of libtest; `all` is
+//! all suites. Runs as root in a directory with `ksm_v.ko`. `KSM_V_SEED` replays random tests.
+
+use std::io;
+use std::process::ExitCode;
+
+use guest::peer;
+use guest::peer::server;
+use guest::rng;
+use libtest_mimic::Arguments;
+use libtest_mimic::ColorSetting;
+use libtest_mimic::Trial;
+
+mod suites;
+
+/// A suite: its name, and its tests.
+type Suite = (&'static str, fn() -> Vec<Trial>);
+
+const SUITES: [Suite; 7] = [
+    ("control", suites::control::trials),
+    ("merge", suites::merge::trials),
+    ("cow", suites::cow::trials),
+    ("unmerge", suites::unmerge::trials),
+    ("reload", suites::reload::trials),
+    ("left_alone", suites::left_alone::trials),
+    ("survive", suites::survive::trials),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.get(1).map(String::as_str) {
+        Some(server::NOTHING) => ExitCode::SUCCESS,
+        Some(server::ARGUMENT) => report(server::run(&arguments[2])),
+        Some(name) => run_suite(name, &arguments[1..]),
+        None => usage("no suite is named"),
+    }
+}
+
+fn report(result: io::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("process {}: {error}", std::process::id());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage(why: &str) -> ExitCode {
+    let names: Vec<&str> = SUITES.iter().map(|(name, _)| *name).collect();
+    eprintln!("{why}; suites: all, {}", names.join(", "));
+    ExitCode::from(2)
+}
+
+fn run_suite(name: &str, arguments: &[String]) -> ExitCode {
+    let trials: Vec<Trial> = SUITES
+        .iter()
+        .filter(|(suite, _)| name == "all" || name == *suite)
+        .flat_map(|(_, trials)| trials())
+        .collect();
+    if trials.is_empty() {
+        return usage(&format!("there is no suite {name:?}"));
+    }
+    if let Err(error) = prepare() {
+        eprintln!("this has to run as root: {error}");
+        return ExitCode::FAILURE;
+    }
+    let mut arguments = Arguments::from_iter(arguments);
+    // The module and its knobs are one for all tests.
+    arguments.test_threads = Some(1);
+    // The output is read by programs, too, though the guest's serial port is a terminal.
+    arguments.color = arguments.color.or(Some(ColorSetting::Never));
+    println!("KSM_V_SEED={}", rng::seed());
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// The tests' own memory stays as it is: the module leaves it alone.
+fn prepare() -> io::Result<()> {
+    nix::sys::prctl::set_dumpable(false)?;
+    peer::open_program_to_all()
+}

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which frames hold which pages, and what the kernel says about a frame.
+//!
+//! Reference: Documentation/admin-guide/mm/pagemap.rst.
+
+use std::fmt;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use crate::content::PAGE_SIZE;
+use crate::Context;
+use crate::Result;
+use crate::Span;
+
+/// A page frame number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Frame(pub u64);
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "frame {:#x}", self.0)
+    }
+}
+
+/// One entry of `/proc/PID/pagemap`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry(pub u64);
+
+impl Entry {
+    const PRESENT: u64 = 1 << 63;
+    const SWAPPED: u64 = 1 << 62;
+    const FILE: u64 = 1 << 61;
+    const FRAME: u64 = (1 << 55) - 1;
+
+    /// The frame, where the page is present.
+    pub fn frame(self) -> Option<Frame> {
+        (self.0 & Self::PRESENT != 0).then_some(Frame(self.0 & Self::FRAME))
+    }
+
+    /// Whether the page is swapped out.
+    pub fn swapped(self) -> bool {
+        self.0 & Self::SWAPPED != 0
+    }
+
+    /// Whether it is a page of a file or of shared memory.
+    pub fn of_file(self) -> bool {
+        self.0 & Self::FILE != 0
+    }
+}
+
+/// What `/proc/kpageflags` says about a frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Flags(u64);
+
+impl Flags {
+    const LRU: u32 = 5;
+    const BUDDY: u32 = 10;
+    const KSM: u32 = 21;
+    const THP: u32 = 22;
+    const ZERO_PAGE: u32 = 24;
+
+    fn has(self, bit: u32) -> bool {
+        self.0 & (1 << bit) != 0
+    }
+
+    /// The frame is a merged one.
+    pub fn ksm(self) -> bool {
+        self.has(Self::KSM)
+    }
+
+    /// The frame is on a list of pages to be reclaimed.
+    pub fn lru(self) -> bool {
+        self.has(Self::LRU)
+    }
+
+    /// The frame is free.
+    pub fn free(self) -> bool {
+        self.has(Self::BUDDY)
+    }
+
+    /// The frame is part of a large folio.
+    pub fn thp(self) -> bool {
+        self.has(Self::THP)
+    }
+
+    /// The frame is the kernel's page of zeros.
+    pub fn zero_page(self) -> bool {
+        self.has(Self::ZERO_PAGE)
+    }
+}
+
+impl fmt::Debug for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "kpageflags {:#x}", self.0)
+    }
+}
+
+impl Frame {
+    /// Reads the entry of this frame in a file with 8 bytes for each.
+    fn entry(self, path: &str) -> Result<u64> {
+        let mut bytes = [0; 8];
+        File::open(path)
+            .and_then(|file| file.read_exact_at(&mut bytes, self.0 * 8))
+            .context(|| format!("{path} of {self:?}"))?;
+        Ok(u64::from_ne_bytes(bytes))
+    }
+
+    /// The kernel's flags of this frame.
+    pub fn flags(self) -> Result<Flags> {
+        self.entry("/proc/kpageflags").map(Flags)
+    }
+
+    /// How many page table entries map this frame.
+    pub fn mappings(self) -> Result<u64> {
+        self.entry("/proc/kpagecount")
+    }
+
+    /// The inode number of the memory cgroup that this frame is charged to; 0 for none.
+    pub fn cgroup(self) -> Result<u64> {
+        self.entry("/proc/kpagecgroup")
+    }
+}
+
+/// Flags of many frames: keeps the file open.
+pub struct FlagsOf(File);
+
+impl FlagsOf {
+    /// Opens the kernel's table of flags.
+    pub fn open() -> Result<Self> {
+        let path = "/proc/kpageflags";
+        File::open(path).map(FlagsOf).context(|| path)
+    }
+
+    /// The flags of a frame.
+    pub fn get(&self, frame: Frame) -> Result<Flags> {
+        let mut bytes = [0; 8];
+        self.0
+            .read_exact_at(&mut bytes, frame.0 * 8)
+            .context(|| format!("/proc/kpageflags of {frame:?}"))?;
+        Ok(Flags(u64::from_ne_bytes(bytes)))
+    }
+}
+
+/// The page table entries of a span of a process, as `/proc/PID/pagemap` shows them.
+pub fn entries(pid: i32, span: Span) -> Result<Vec<Entry>> {
+    let path = format!("/proc/{pid}/pagemap");
+    let mut bytes = vec![0; span.pages as usize * 8];
+    File::open(&path)
+        .and_then(|file| file.read_exact_at(&mut bytes, span.addr / PAGE_SIZE * 8))
+        .context(|| format!("{path} at {span:?}"))?;
+    Ok(bytes
+        .chunks_exact(8)
+        .map(|chunk| Entry(u64::from_ne_bytes(chunk.try_into().expect("8 bytes"))))
+        .collect())
+}
+
+/// The frames of a span whose pages are all expected to be present.
+pub fn frames(pid: i32, span: Span) -> Result<Vec<Frame>> {
+    entries(pid, span)?
+        .iter()
+        .enumerate()
+        .map(|(index, entry)| {
+            entry.frame().ok_or_else(|| {
+                format!("process {pid}, page {index} of {span:?}: expected to be present, found {entry:?}")
+                    .into()
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_taken_apart() {
+        let entry = Entry((1 << 63) | (1 << 61) | 0x1234);
+        assert_eq!(entry.frame(), Some(Frame(0x1234)));
+        assert!(entry.of_file() && !entry.swapped());
+        assert_eq!(Entry(1 << 62).frame(), None);
+    }
+
+    #[test]
+    fn soft_dirty_and_exclusive_are_no_part_of_the_frame() {
+        assert_eq!(
+            Entry((1 << 63) | (1 << 56) | (1 << 55) | 9).frame(),
+            Some(Frame(9))
+        );
+    }
+}

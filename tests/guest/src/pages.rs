@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What tests expect of the pages of peers.
+
+use crate::expect;
+use crate::pagemap::Frame;
+use crate::peer::Peer;
+use crate::Result;
+use crate::Span;
+
+/// Pages of a process.
+pub type Pages<'a> = (&'a Peer, Span);
+
+/// Expects pages of several processes to be merged, page by page, and returns their frames.
+///
+/// Each frame has to be a merged one that reclaim does not know.
+pub fn expect_merged(all: &[Pages<'_>]) -> Result<Vec<Frame>> {
+    let frames = expect_same_ksm(all)?;
+    for &frame in &frames {
+        let flags = frame.flags()?;
+        expect::that(!flags.lru(), || {
+            format!("{frame:?}: expected to be off the LRU lists, found {flags:?}")
+        })?;
+    }
+    Ok(frames)
+}
+
+/// As [`expect_merged`], by whomever: mainline's KSM leaves frames on the LRU lists.
+pub fn expect_same_ksm(all: &[Pages<'_>]) -> Result<Vec<Frame>> {
+    let (first, span) = all[0];
+    let frames = first.frames(span)?;
+    for &(peer, other) in &all[1..] {
+        let what = format!(
+            "frames of process {}, {other:?}, merged with those of process {}, {span:?}",
+            peer.pid(),
+            first.pid()
+        );
+        expect::eq(what, &frames, &peer.frames(other)?)?;
+    }
+    for &frame in &frames {
+        let flags = frame.flags()?;
+        expect::that(flags.ksm(), || {
+            format!("{frame:?} of {span:?}: expected to be merged, found {flags:?}")
+        })?;
+    }
+    Ok(frames)
+}
+
+/// Expects all pages of a span to have frames that are not merged, and returns them.
+pub fn expect_not_merged((peer, span): Pages<'_>) -> Result<Vec<Frame>> {
+    let frames = peer.frames(span)?;
+    for (index, frame) in frames.iter().enumerate() {
+        let flags = frame.flags()?;
+        expect::that(!flags.ksm() && !flags.zero_page(), || {
+            format!(
+                "process {}, page {index} of {span:?}: expected not to be merged, \
+                 found {frame:?} with {flags:?}",
+                peer.pid()
+            )
+        })?;
+    }
+    Ok(frames)
+}
+
+/// Expects all pages of a span to be the kernel's page of zeros.
+pub fn expect_zero_page((peer, span): Pages<'_>) -> Result {
+    for (index, frame) in peer.frames(span)?.iter().enumerate() {
+        let flags = frame.flags()?;
+        expect::that(flags.zero_page(), || {
+            format!(
+                "process {}, page {index} of {span:?}: expected the page of zeros, \
+                 found {frame:?} with {flags:?}",
+                peer.pid()
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// Expects a span to have the frames that it had before.
+pub fn expect_frames(what: &str, (peer, span): Pages<'_>, before: &[Frame]) -> Result {
+    let found = peer.frames(span)?;
+    expect::eq(
+        format!("{what}: frames of process {}, {span:?}", peer.pid()),
+        before,
+        &found,
+    )
+}
+
+/// Expects every frame to be mapped this many times.
+pub fn expect_mappings(frames: &[Frame], count: u64) -> Result {
+    for frame in frames {
+        expect::eq(format!("mappings of {frame:?}"), count, frame.mappings()?)?;
+    }
+    Ok(())
+}
+
+/// Expects two sets of frames to have none in common.
+pub fn expect_disjoint(what: &str, some: &[Frame], others: &[Frame]) -> Result {
+    let common = some.iter().find(|frame| others.contains(frame));
+    expect::that(common.is_none(), || {
+        format!("{what}: expected no common frame, found {common:?}")
+    })
+}

@@ -1,0 +1,421 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Processes whose pages are merged, and what a test can make them do.
+//!
+//! A peer is this very program, started anew: it shares no page with the test or with another
+//! peer, unless it was forked by one. It is told what to do over a socket, one line a request,
+//! one line an answer; [`server`] is its side of it. It dies with the test.
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Write;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::SocketAddr;
+use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::sys::signal::kill;
+use nix::sys::signal::Signal;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+
+use crate::cgroup::Cgroup;
+use crate::content::Ids;
+use crate::content::PAGE_SIZE;
+use crate::pagemap;
+use crate::pagemap::Frame;
+use crate::task;
+use crate::Context;
+use crate::Result;
+use crate::Span;
+
+mod churn;
+mod memory;
+mod pins;
+pub mod server;
+mod spawn;
+
+pub use memory::Kind;
+pub use spawn::open_program_to_all;
+
+/// How long a peer may take for one request.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Distance of the places where a peer's regions are put.
+const SLOT: u64 = 1 << 32;
+/// Where the first of them is: far from everything else, and aligned to a huge page.
+const FIRST_SLOT: u64 = 0x1000_0000_0000;
+
+/// Whose process it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum User {
+    /// The superuser.
+    Root,
+    /// A user.
+    Alice,
+    /// Another one.
+    Bob,
+}
+
+impl User {
+    /// The number of the user, and of the user's group.
+    pub fn id(self) -> u32 {
+        match self {
+            User::Root => 0,
+            User::Alice => 1000,
+            User::Bob => 1001,
+        }
+    }
+}
+
+/// Where peers come from: each connects to its socket.
+pub struct Nursery {
+    listener: UnixListener,
+    name: String,
+}
+
+impl Nursery {
+    /// Opens the socket.
+    pub fn open() -> Result<Rc<Self>> {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("ksm_v_test.{}.{count}", std::process::id());
+        let listener = SocketAddr::from_abstract_name(&name)
+            .and_then(|address| UnixListener::bind_addr(&address))
+            .context(|| "opening the socket of the peers")?;
+        Ok(Rc::new(Nursery { listener, name }))
+    }
+
+    /// Starts a process of `user`.
+    pub fn spawn(self: &Rc<Self>, user: User) -> Result<Peer> {
+        self.spawn_in(user, None)
+    }
+
+    /// Starts a process of `user` in a cgroup.
+    pub fn spawn_in(self: &Rc<Self>, user: User, cgroup: Option<&Cgroup>) -> Result<Peer> {
+        let pid = spawn::start(user.id(), cgroup.map(Cgroup::procs), &self.name)?;
+        self.adopt(pid, true)
+    }
+
+    /// Takes the process `pid`, which was just started.
+    fn adopt(self: &Rc<Self>, pid: i32, is_child: bool) -> Result<Peer> {
+        Ok(Peer {
+            pid,
+            is_child,
+            stream: RefCell::new(self.accept(pid)?),
+            next_slot: Cell::new(FIRST_SLOT),
+            nursery: Rc::clone(self),
+        })
+    }
+
+    /// Waits for a process to connect.
+    fn accept(&self, pid: i32) -> Result<BufReader<UnixStream>> {
+        let accept = || {
+            let stream = spawn::accept(&self.listener, ANSWER_TIMEOUT)?;
+            stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+            Ok::<_, std::io::Error>(BufReader::new(stream))
+        };
+        accept().context(|| format!("waiting for the process {pid}"))
+    }
+}
+
+/// A process that does what it is told; it is killed when this is dropped.
+pub struct Peer {
+    pid: i32,
+    is_child: bool,
+    stream: RefCell<BufReader<UnixStream>>,
+    next_slot: Cell<u64>,
+    nursery: Rc<Nursery>,
+}
+
+/// Asking.
+impl Peer {
+    /// Number of the process.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Sends a request and waits for the answer.
+    pub fn ask(&self, verb: &str, arguments: &[u64]) -> Result<u64> {
+        self.begin(verb, arguments)?;
+        self.finish(verb)
+    }
+
+    /// Sends a request; [`Peer::finish`] has to follow.
+    pub fn begin(&self, verb: &str, arguments: &[u64]) -> Result {
+        let mut line = verb.to_owned();
+        for argument in arguments {
+            line.push_str(&format!(" {argument}"));
+        }
+        line.push('\n');
+        let mut stream = self.stream.borrow_mut();
+        let sent = stream.get_mut().write_all(line.as_bytes());
+        sent.context(|| self.doing(verb))
+    }
+
+    /// Waits for the answer to a request.
+    pub fn finish(&self, verb: &str) -> Result<u64> {
+        let mut line = String::new();
+        let read = self.stream.borrow_mut().read_line(&mut line);
+        read.context(|| self.doing(verb))?;
+        match line.trim_end().split_once(' ') {
+            Some(("ok", value)) => value.parse().context(|| self.doing(verb)),
+            Some(("failed", why)) => Err(format!("{}: {why}", self.doing(verb)).into()),
+            _ => Err(format!("{}: expected an answer, found {line:?}", self.doing(verb)).into()),
+        }
+    }
+
+    fn doing(&self, verb: &str) -> String {
+        format!("process {}, {verb}", self.pid)
+    }
+
+    fn on(&self, verb: &str, span: Span, rest: &[u64]) -> Result<u64> {
+        let mut arguments = vec![span.addr, span.pages];
+        arguments.extend(rest);
+        self.ask(verb, &arguments)
+    }
+}
+
+/// Memory.
+impl Peer {
+    /// Maps `pages` pages of some kind at a place of their own, aligned to a huge page.
+    pub fn map(&self, kind: Kind, pages: u64) -> Result<Span> {
+        let span = Span::new(self.next_slot.get(), pages);
+        self.next_slot.set(span.addr + SLOT);
+        self.map_at(kind, span)?;
+        Ok(span)
+    }
+
+    /// Maps a span that is not mapped.
+    pub fn map_at(&self, kind: Kind, span: Span) -> Result {
+        self.on("map", span, &[kind as u64]).map(drop)
+    }
+
+    /// Maps private anonymous memory and fills it.
+    pub fn anon(&self, pages: u64, ids: Ids) -> Result<Span> {
+        self.filled(Kind::Anon, pages, ids)
+    }
+
+    /// Maps memory of some kind and fills it.
+    pub fn filled(&self, kind: Kind, pages: u64, ids: Ids) -> Result<Span> {
+        let span = self.map(kind, pages)?;
+        self.fill(span, ids)?;
+        Ok(span)
+    }
+
+    /// A place where nothing is mapped.
+    pub fn free_place(&self, pages: u64) -> Span {
+        let span = Span::new(self.next_slot.get(), pages);
+        self.next_slot.set(span.addr + SLOT);
+        span
+    }
+
+    /// Extends the heap (`brk`) by whole pages.
+    pub fn heap(&self, pages: u64) -> Result<Span> {
+        Ok(Span::new(self.ask("heap", &[pages])?, pages))
+    }
+
+    /// Uses [`server::STACK_PAGES`] pages of the stack, from now on.
+    pub fn stack(&self) -> Result<Span> {
+        Ok(Span::new(self.ask("stack", &[])?, server::STACK_PAGES))
+    }
+
+    /// Writes contents to all pages of a span.
+    pub fn fill(&self, span: Span, ids: Ids) -> Result {
+        self.on("fill", span, &[ids.first, ids.stride]).map(drop)
+    }
+
+    /// Expects these contents, byte for byte.
+    pub fn check(&self, span: Span, ids: Ids) -> Result {
+        self.on("check", span, &[ids.first, ids.stride]).map(drop)
+    }
+
+    /// Writes one word.
+    pub fn poke(&self, addr: u64, value: u64) -> Result {
+        self.ask("poke", &[addr, value]).map(drop)
+    }
+
+    /// Reads one word.
+    pub fn peek(&self, addr: u64) -> Result<u64> {
+        self.ask("peek", &[addr])
+    }
+
+    /// `madvise`, with an `MADV_` number.
+    pub fn advise(&self, span: Span, advice: i32) -> Result {
+        self.on("madvise", span, &[advice as u64]).map(drop)
+    }
+
+    /// `mprotect`, with `PROT_` bits.
+    pub fn protect(&self, span: Span, protection: i32) -> Result {
+        self.on("mprotect", span, &[protection as u64]).map(drop)
+    }
+
+    /// `mlock`.
+    pub fn lock(&self, span: Span) -> Result {
+        self.on("mlock", span, &[]).map(drop)
+    }
+
+    /// `mlock2`, which leaves pages that are not there where they are.
+    pub fn lock_on_fault(&self, span: Span) -> Result {
+        self.on("mlock_onfault", span, &[]).map(drop)
+    }
+
+    /// `mlockall` of all that is and will be mapped.
+    pub fn lock_all(&self) -> Result {
+        self.ask("mlockall", &[]).map(drop)
+    }
+
+    /// Maps a shadow stack, where the machine has such.
+    pub fn map_shadow_stack(&self, span: Span) -> Result {
+        self.on("shadow_stack", span, &[]).map(drop)
+    }
+
+    /// Writes one word to each page: faster than contents.
+    pub fn touch(&self, span: Span) -> Result {
+        self.on("touch", span, &[]).map(drop)
+    }
+
+    /// `munlock`.
+    pub fn unlock(&self, span: Span) -> Result {
+        self.on("munlock", span, &[]).map(drop)
+    }
+
+    /// `munmap`.
+    pub fn unmap(&self, span: Span) -> Result {
+        self.on("munmap", span, &[]).map(drop)
+    }
+
+    /// `mremap` to a place of its own.
+    pub fn remap(&self, span: Span) -> Result<Span> {
+        let place = self.free_place(span.pages);
+        self.on("mremap", span, &[place.addr])?;
+        Ok(place)
+    }
+}
+
+/// Pins and watchers.
+impl Peer {
+    /// Gives the pages to a pipe without copying (`vmsplice`): it refers to them from now on.
+    pub fn splice(&self, span: Span) -> Result {
+        let given = self.on("splice", span, &[])?;
+        crate::expect::eq("bytes that vmsplice gave to the pipe", span.bytes(), given)
+    }
+
+    /// Expects these contents in the pipe, and empties it.
+    pub fn check_pipe(&self, pages: u64, ids: Ids) -> Result {
+        self.ask("check_pipe", &[pages, ids.first, ids.stride])
+            .map(drop)
+    }
+
+    /// Registers the pages as a buffer of an io_uring, which pins them for good.
+    pub fn pin(&self, span: Span) -> Result {
+        self.on("pin", span, &[]).map(drop)
+    }
+
+    /// Gives the buffer back.
+    pub fn unpin(&self) -> Result {
+        self.ask("unpin", &[]).map(drop)
+    }
+
+    /// Lets the io_uring write a word into its buffer.
+    pub fn pinned_write(&self, addr: u64, value: u64) -> Result {
+        self.ask("pinned_write", &[addr, value]).map(drop)
+    }
+
+    /// Registers a span with a userfaultfd, with `UFFDIO_REGISTER_MODE_` bits.
+    pub fn watch(&self, span: Span, mode: u64) -> Result {
+        self.on("watch", span, &[mode]).map(drop)
+    }
+
+    /// Closes the userfaultfd.
+    pub fn unwatch(&self) -> Result {
+        self.ask("unwatch", &[]).map(drop)
+    }
+}
+
+/// The process as a whole.
+impl Peer {
+    /// Makes the process dumpable, or not.
+    pub fn set_dumpable(&self, dumpable: bool) -> Result {
+        self.ask("dumpable", &[u64::from(dumpable)]).map(drop)
+    }
+
+    /// Becomes another user.
+    pub fn become_user(&self, user: User) -> Result {
+        self.ask("user", &[u64::from(user.id())]).map(drop)
+    }
+
+    /// Enters a user namespace of its own, in which it calls itself `inside`.
+    pub fn enter_user_namespace(&self, inside: User) -> Result {
+        self.ask("user_namespace", &[u64::from(inside.id())])
+            .map(drop)
+    }
+
+    /// Forks. The child has the same memory and is a peer, too.
+    pub fn fork(&self) -> Result<Peer> {
+        let pid = self.ask("fork", &[])? as i32;
+        let child = self.nursery.adopt(pid, false)?;
+        child.next_slot.set(self.next_slot.get());
+        Ok(child)
+    }
+
+    /// Replaces its program by the same one anew: all its memory is gone, the process is not.
+    pub fn exec(&self) -> Result {
+        self.begin("exec", &[])?;
+        let stream = self.nursery.accept(self.pid)?;
+        self.stream.replace(stream);
+        Ok(())
+    }
+
+    /// Ends the process and waits until its memory is gone.
+    pub fn exit(self) -> Result {
+        self.begin("exit", &[])?;
+        let ended = task::wait_until(ANSWER_TIMEOUT, || task::ended(self.pid));
+        crate::expect::that(ended, || format!("process {} did not end", self.pid))
+    }
+
+    /// Starts to work on memory of its own for a while, checking it; see [`Peer::churned`].
+    pub fn churn(&self, seed: u64, time: Duration) -> Result {
+        self.begin("churn", &[seed, time.as_millis() as u64])
+    }
+
+    /// Waits for the end of [`Peer::churn`] and returns how much was done.
+    pub fn churned(&self) -> Result<u64> {
+        self.finish("churn")
+    }
+}
+
+/// What the kernel says about its pages.
+impl Peer {
+    /// The frames of a span, whose pages are all expected to be present.
+    pub fn frames(&self, span: Span) -> Result<Vec<Frame>> {
+        pagemap::frames(self.pid, span)
+    }
+
+    /// The frame of a page, which is expected to be present.
+    pub fn frame(&self, span: Span, index: u64) -> Result<Frame> {
+        Ok(self.frames(span.page(index))?[0])
+    }
+
+    /// The sum of a field of `smaps` over a span, in pages.
+    pub fn smaps_pages(&self, span: Span, name: &str) -> Result<u64> {
+        Ok(crate::procfs::smaps(self.pid, span, name)? * 1024 / PAGE_SIZE)
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let pid = Pid::from_raw(self.pid);
+        // A process that ended by itself can't be killed, and need not.
+        let _ = kill(pid, Signal::SIGKILL);
+        if self.is_child {
+            let _ = waitpid(pid, None);
+        } else if !task::wait_until(ANSWER_TIMEOUT, || task::ended(self.pid)) {
+            eprintln!("process {} does not end", self.pid);
+        }
+    }
+}

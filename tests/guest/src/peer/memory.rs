@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a peer does to its memory, by address.
+
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::io;
+use std::io::Seek;
+use std::io::SeekFrom;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+
+use super::spawn::check;
+use crate::content;
+use crate::content::Ids;
+use crate::content::WORDS;
+use crate::Span;
+
+/// `MAP_DROPPABLE` of include/uapi/linux/mman.h.
+const MAP_DROPPABLE: i32 = 0x08;
+/// The BIOS in the first MiB: memory that is no RAM, which /dev/mem allows to be mapped.
+const BIOS: i64 = 0xf_0000;
+
+/// What kind of memory a span is to be. Numbers are what goes over the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Kind {
+    /// Private anonymous memory.
+    Anon,
+    /// Shared anonymous memory.
+    SharedAnon,
+    /// A shared mapping of a file.
+    SharedFile,
+    /// A private mapping of a file.
+    PrivateFile,
+    /// Memory that the kernel may drop.
+    Droppable,
+    /// Private memory of hugetlbfs.
+    Huge,
+    /// A private mapping of the BIOS: not of pages, but of addresses (`VM_PFNMAP`).
+    Special,
+}
+
+impl Kind {
+    const ALL: [Kind; 7] = [
+        Kind::Anon,
+        Kind::SharedAnon,
+        Kind::SharedFile,
+        Kind::PrivateFile,
+        Kind::Droppable,
+        Kind::Huge,
+        Kind::Special,
+    ];
+
+    /// The kind of this number.
+    pub fn from_number(number: u64) -> io::Result<Kind> {
+        let kind = Kind::ALL.into_iter().find(|&kind| kind as u64 == number);
+        kind.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+
+    fn flags(self) -> i32 {
+        use libc::MAP_ANONYMOUS;
+        use libc::MAP_PRIVATE;
+        use libc::MAP_SHARED;
+        match self {
+            Kind::Anon => MAP_PRIVATE | MAP_ANONYMOUS,
+            Kind::SharedAnon => MAP_SHARED | MAP_ANONYMOUS,
+            Kind::SharedFile => MAP_SHARED,
+            Kind::PrivateFile | Kind::Special => MAP_PRIVATE,
+            Kind::Droppable => MAP_DROPPABLE | MAP_ANONYMOUS,
+            Kind::Huge => MAP_PRIVATE | MAP_ANONYMOUS | libc::MAP_HUGETLB,
+        }
+    }
+}
+
+/// Maps a span, at just that place.
+pub(super) fn map(span: Span, kind: Kind) -> io::Result<()> {
+    let (file, offset) = match kind {
+        Kind::SharedFile | Kind::PrivateFile => (Some(temporary_file(span)?), 0),
+        Kind::Special => (Some(OpenOptions::new().read(true).open("/dev/mem")?), BIOS),
+        _ => (None, 0),
+    };
+    map_file(span, kind.flags(), file.as_ref(), offset)
+}
+
+fn map_file(span: Span, flags: i32, file: Option<&File>, offset: i64) -> io::Result<()> {
+    // SAFETY: MAP_FIXED_NOREPLACE never takes away memory that is in use.
+    let addr = unsafe {
+        libc::mmap(
+            span.addr as *mut libc::c_void,
+            span.bytes() as usize,
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags | libc::MAP_FIXED_NOREPLACE,
+            file.map_or(-1, AsRawFd::as_raw_fd),
+            offset,
+        )
+    };
+    check(addr as i64).map(drop)
+}
+
+/// A file without a name, as long as the span and full of pages that differ.
+fn temporary_file(span: Span) -> io::Result<File> {
+    let path = format!("/tmp/ksm_v_test.{}", std::process::id());
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)?;
+    std::fs::remove_file(&path)?;
+    for index in 0..span.pages {
+        let words = content::page(u64::MAX - index);
+        for word in words.iter() {
+            file.write_all(&word.to_ne_bytes())?;
+        }
+    }
+    file.seek(SeekFrom::Start(0))?;
+    Ok(file)
+}
+
+/// Extends the heap by pages of their own and returns the address of the first.
+pub(super) fn heap(pages: u64) -> io::Result<u64> {
+    // SAFETY: Asking for the end of the heap changes nothing.
+    let end = unsafe { libc::sbrk(0) } as u64;
+    let gap = end.next_multiple_of(content::PAGE_SIZE) - end;
+    let bytes = gap + Span::new(0, pages).bytes();
+    // SAFETY: The allocator of the C library copes with a heap that others extend.
+    let start = unsafe { libc::sbrk(bytes as libc::intptr_t) };
+    check(start as i64).map(|addr| addr + gap)
+}
+
+/// The words of page `index` of a span.
+fn words(span: Span, index: u64) -> impl Iterator<Item = (usize, *mut u64)> {
+    let first = span.page(index).addr as *mut u64;
+    (0..WORDS).map(move |word| (word, first.wrapping_add(word)))
+}
+
+/// Writes contents.
+pub(super) fn fill(span: Span, ids: Ids) {
+    for index in 0..span.pages {
+        for (word, place) in words(span, index) {
+            // SAFETY: The test names spans of its own making; a wrong one is a fault, which ends
+            // this process and fails the test.
+            unsafe { place.write_volatile(content::word(ids.of(index), word)) };
+        }
+    }
+}
+
+/// Compares contents, and says what differs.
+pub(super) fn check_contents(span: Span, ids: Ids) -> Result<(), String> {
+    for index in 0..span.pages {
+        for (word, place) in words(span, index) {
+            // SAFETY: As in `fill`.
+            let found = unsafe { place.read_volatile() };
+            let expected = content::word(ids.of(index), word);
+            if found != expected {
+                return Err(format!(
+                    "page {index} of {span:?}, word {word}: \
+                     expected {expected:#x} of content {}, found {found:#x}",
+                    ids.of(index)
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes a word.
+pub(super) fn poke(addr: u64, value: u64) {
+    // SAFETY: As in `fill`.
+    unsafe { (addr as *mut u64).write_volatile(value) }
+}
+
+/// Reads a word.
+pub(super) fn peek(addr: u64) -> u64 {
+    // SAFETY: As in `fill`.
+    unsafe { (addr as *const u64).read_volatile() }
+}
+
+/// `madvise`.
+pub(super) fn advise(span: Span, advice: u64) -> io::Result<()> {
+    // SAFETY: What it does to contents is what the test wants to see.
+    check(unsafe { libc::madvise(pointer(span), length(span), advice as i32) }.into()).map(drop)
+}
+
+/// `mprotect`.
+pub(super) fn protect(span: Span, protection: u64) -> io::Result<()> {
+    // SAFETY: Touching it against its protection ends this process, nothing else.
+    let result = unsafe { libc::mprotect(pointer(span), length(span), protection as i32) };
+    check(result.into()).map(drop)
+}
+
+/// `mlock`.
+pub(super) fn lock(span: Span) -> io::Result<()> {
+    // SAFETY: Contents stay as they are.
+    check(unsafe { libc::mlock(pointer(span), length(span)) }.into()).map(drop)
+}
+
+/// `mlock2`, for pages as they come.
+pub(super) fn lock_on_fault(span: Span) -> io::Result<()> {
+    // SAFETY: Contents stay as they are.
+    let result = unsafe { libc::mlock2(pointer(span), length(span), libc::MLOCK_ONFAULT) };
+    check(result.into()).map(drop)
+}
+
+/// `mlockall`, for what is there and what will be.
+pub(super) fn lock_all() -> io::Result<()> {
+    // SAFETY: Takes flags only.
+    check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) }.into()).map(drop)
+}
+
+/// `map_shadow_stack`, with a token at its end.
+pub(super) fn map_shadow_stack(span: Span) -> io::Result<()> {
+    const SYS_MAP_SHADOW_STACK: libc::c_long = 453;
+    const SHADOW_STACK_SET_TOKEN: u64 = 1;
+    // SAFETY: The kernel maps new memory where nothing is mapped.
+    let addr = unsafe {
+        libc::syscall(
+            SYS_MAP_SHADOW_STACK,
+            span.addr,
+            span.bytes(),
+            SHADOW_STACK_SET_TOKEN,
+        )
+    };
+    check(addr).map(drop)
+}
+
+/// Writes a word to each page.
+pub(super) fn touch(span: Span) {
+    for index in 0..span.pages {
+        poke(span.page(index).addr, index);
+    }
+}
+
+/// `munlock`.
+pub(super) fn unlock(span: Span) -> io::Result<()> {
+    // SAFETY: Contents stay as they are.
+    check(unsafe { libc::munlock(pointer(span), length(span)) }.into()).map(drop)
+}
+
+/// `munmap`.
+pub(super) fn unmap(span: Span) -> io::Result<()> {
+    // SAFETY: Spans are of the test's making; nothing else lies there.
+    check(unsafe { libc::munmap(pointer(span), length(span)) }.into()).map(drop)
+}
+
+/// `mremap` to `addr`, where nothing of use may be.
+pub(super) fn remap(span: Span, addr: u64) -> io::Result<()> {
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    let target = addr as *mut libc::c_void;
+    // SAFETY: Both places are of the test's making; nothing else lies there.
+    let found = unsafe { libc::mremap(pointer(span), length(span), length(span), flags, target) };
+    check(found as i64).map(drop)
+}
+
+fn pointer(span: Span) -> *mut libc::c_void {
+    span.addr as *mut libc::c_void
+}
+
+fn length(span: Span) -> usize {
+    span.bytes() as usize
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Other parts of the kernel that hold pages of a peer, or watch them.
+
+use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::fd::FromRawFd;
+use std::os::fd::OwnedFd;
+
+use io_uring::opcode;
+use io_uring::types;
+use io_uring::IoUring;
+
+use super::spawn::check;
+use crate::content;
+use crate::content::Ids;
+use crate::content::PAGE_SIZE;
+use crate::content::WORDS;
+use crate::Span;
+
+/// A pipe that was given pages.
+pub(super) struct Spliced {
+    reader: File,
+    /// Keeps the pipe from ending.
+    _writer: File,
+}
+
+impl Spliced {
+    /// Gives the pages of a span to a new pipe; also returns how many bytes it took.
+    pub(super) fn new(span: Span) -> io::Result<(Self, u64)> {
+        let (reader, writer) = pipe()?;
+        let buffer = iovec(span);
+        // SAFETY: `buffer` is a valid iovec; its pages stay this process's own.
+        let given = check(unsafe {
+            libc::vmsplice(writer.as_raw_fd(), &buffer, 1, libc::SPLICE_F_NONBLOCK) as i64
+        })?;
+        let spliced = Spliced {
+            reader,
+            _writer: writer,
+        };
+        Ok((spliced, given))
+    }
+
+    /// Reads pages from the pipe and compares them.
+    pub(super) fn check(mut self, pages: u64, ids: Ids) -> Result<(), String> {
+        for index in 0..pages {
+            let mut page = vec![0; PAGE_SIZE as usize];
+            let read = self.reader.read_exact(&mut page);
+            read.map_err(|error| format!("page {index} of the pipe: {error}"))?;
+            check_page(&page, ids.of(index))
+                .map_err(|why| format!("page {index} of the pipe, {why}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn check_page(page: &[u8], id: u64) -> Result<(), String> {
+    let words = page
+        .chunks_exact(8)
+        .map(|chunk| u64::from_ne_bytes(chunk.try_into().expect("8 bytes")));
+    let differs = words
+        .enumerate()
+        .find(|&(index, word)| word != content::word(id, index));
+    match differs {
+        Some((index, word)) => Err(format!(
+            "word {index} of {WORDS}: not of content {id}: {word:#x}"
+        )),
+        None => Ok(()),
+    }
+}
+
+fn pipe() -> io::Result<(File, File)> {
+    let mut ends = [0; 2];
+    // SAFETY: `ends` has room for the two.
+    check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }.into())?;
+    // SAFETY: The call made both descriptors, for us alone.
+    Ok(unsafe { (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1])) })
+}
+
+fn iovec(span: Span) -> libc::iovec {
+    libc::iovec {
+        iov_base: span.addr as *mut libc::c_void,
+        iov_len: span.bytes() as usize,
+    }
+}
+
+/// An io_uring with a registered buffer, whose pages are pinned for as long as it lives.
+pub(super) struct Pinned(IoUring);
+
+impl Pinned {
+    /// Pins the pages of a span.
+    pub(super) fn new(span: Span) -> io::Result<Self> {
+        let ring = IoUring::new(4)?;
+        // SAFETY: The pages belong to the test, which does not mind what is read into them.
+        unsafe { ring.submitter().register_buffers(&[iovec(span)]) }?;
+        Ok(Pinned(ring))
+    }
+
+    /// Unpins the pages. Closing the ring does so, too, but at some later time.
+    pub(super) fn release(self) -> io::Result<()> {
+        self.0.submitter().unregister_buffers()
+    }
+
+    /// Writes a word to an address of the buffer, through its pinned page.
+    pub(super) fn write(&mut self, addr: u64, value: u64) -> io::Result<()> {
+        let (reader, mut writer) = pipe()?;
+        writer.write_all(&value.to_ne_bytes())?;
+        let read = opcode::ReadFixed::new(types::Fd(reader.as_raw_fd()), addr as *mut u8, 8, 0);
+        // SAFETY: The buffer outlives the ring, and `reader` the request, which ends below.
+        unsafe { self.0.submission().push(&read.build()) }.map_err(io::Error::other)?;
+        self.0.submit_and_wait(1)?;
+        let done = self.0.completion().next().map(|entry| entry.result());
+        match done {
+            Some(8) => Ok(()),
+            other => Err(io::Error::other(format!(
+                "the read into the buffer: {other:?}"
+            ))),
+        }
+    }
+}
+
+/// `struct uffdio_api` of include/uapi/linux/userfaultfd.h.
+#[repr(C)]
+struct UffdioApi {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+/// `struct uffdio_register`.
+#[repr(C)]
+struct UffdioRegister {
+    start: u64,
+    len: u64,
+    mode: u64,
+    ioctls: u64,
+}
+
+const UFFD_USER_MODE_ONLY: i32 = 1;
+const UFFD_API: u64 = 0xaa;
+/// `_IOWR(0xAA, 0x3F, struct uffdio_api)`
+const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
+/// `_IOWR(0xAA, 0x00, struct uffdio_register)`
+const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
+
+/// A userfaultfd that watches a span.
+pub(super) struct Watched {
+    /// Closing it ends the watch.
+    _fd: OwnedFd,
+}
+
+impl Watched {
+    /// Watches a span for faults of some mode.
+    pub(super) fn new(span: Span, mode: u64) -> io::Result<Self> {
+        let flags = libc::O_CLOEXEC | UFFD_USER_MODE_ONLY;
+        // SAFETY: The call takes flags only.
+        let fd = check(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })? as i32;
+        // SAFETY: The call made the descriptor, for us alone.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let mut api = UffdioApi {
+            api: UFFD_API,
+            features: 0,
+            ioctls: 0,
+        };
+        // SAFETY: The request is defined with this structure.
+        check(unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_API, &mut api) }.into())?;
+        let mut register = UffdioRegister {
+            start: span.addr,
+            len: span.bytes(),
+            mode,
+            ioctls: 0,
+        };
+        // SAFETY: The request is defined with this structure.
+        check(unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_REGISTER, &mut register) }.into())?;
+        Ok(Watched { _fd: fd })
+    }
+}

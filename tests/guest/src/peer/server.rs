@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The peer's side: it reads requests, carries them out and answers.
+//!
+//! It uses little memory of its own, so that little of it is merged.
+
+use std::io;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Write;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use super::churn;
+use super::memory;
+use super::memory::Kind;
+use super::pins::Pinned;
+use super::pins::Spliced;
+use super::pins::Watched;
+use super::spawn;
+use super::spawn::check;
+use crate::content::Ids;
+use crate::content::PAGE_SIZE;
+use crate::Span;
+
+/// The first argument of a program that is to be a peer; the second is the socket's name.
+pub const ARGUMENT: &str = "--peer";
+
+/// The only argument of a program that is to end at once.
+pub const NOTHING: &str = "--nothing";
+
+/// Pages of the stack that a test may ask for.
+pub const STACK_PAGES: u64 = 32;
+const STACK_BYTES: usize = (STACK_PAGES * PAGE_SIZE) as usize;
+
+/// What a request comes to: a number, or why not.
+type Answer = Result<u64, String>;
+
+/// What a peer holds on to.
+struct Peer {
+    socket: String,
+    stream: BufReader<UnixStream>,
+    spliced: Option<Spliced>,
+    pinned: Option<Pinned>,
+    watched: Option<Watched>,
+}
+
+/// Connects to the socket and serves until it closes.
+pub fn run(socket: &str) -> io::Result<()> {
+    die_with_parent()?;
+    Peer {
+        socket: socket.to_owned(),
+        stream: connect(socket)?,
+        spliced: None,
+        pinned: None,
+        watched: None,
+    }
+    .serve()
+}
+
+fn connect(socket: &str) -> io::Result<BufReader<UnixStream>> {
+    let address = SocketAddr::from_abstract_name(socket)?;
+    let stream = UnixStream::connect_addr(&address)?;
+    Ok(BufReader::with_capacity(256, stream))
+}
+
+/// A test that ends in whatever way takes its peers along.
+fn die_with_parent() -> io::Result<()> {
+    // SAFETY: Takes numbers only.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }.into()).map(drop)
+}
+
+fn span(arguments: &[u64]) -> Span {
+    Span::new(arguments[0], arguments[1])
+}
+
+fn ids(arguments: &[u64]) -> Ids {
+    Ids {
+        first: arguments[0],
+        stride: arguments[1],
+    }
+}
+
+fn done(result: io::Result<()>) -> Answer {
+    result.map(|()| 0).map_err(|error| error.to_string())
+}
+
+fn text(error: io::Error) -> String {
+    error.to_string()
+}
+
+impl Peer {
+    fn serve(&mut self) -> io::Result<()> {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if self.stream.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            let mut words = line.split_whitespace();
+            let verb = words.next().unwrap_or("");
+            let arguments: Vec<u64> = words.filter_map(|word| word.parse().ok()).collect();
+            if verb == "stack" {
+                return self.serve_on_stack();
+            }
+            let answer = self.answer(verb, &arguments);
+            self.reply(&answer)?;
+        }
+    }
+
+    fn reply(&mut self, answer: &Answer) -> io::Result<()> {
+        let line = match answer {
+            Ok(value) => format!("ok {value}\n"),
+            Err(why) => format!("failed {}\n", why.replace('\n', " ")),
+        };
+        self.stream.get_mut().write_all(line.as_bytes())
+    }
+
+    /// Goes on with pages of the stack that the test may use.
+    #[inline(never)]
+    fn serve_on_stack(&mut self) -> io::Result<()> {
+        let mut room = [0u8; STACK_BYTES + PAGE_SIZE as usize];
+        let addr = std::hint::black_box(&mut room).as_ptr() as u64;
+        self.reply(&Ok(addr.next_multiple_of(PAGE_SIZE)))?;
+        let served = self.serve();
+        std::hint::black_box(&mut room);
+        served
+    }
+
+    fn answer(&mut self, verb: &str, arguments: &[u64]) -> Answer {
+        match verb {
+            "splice" | "check_pipe" | "pin" | "unpin" | "pinned_write" | "watch" | "unwatch" => {
+                self.hold(verb, arguments)
+            }
+            "dumpable" | "user" | "user_namespace" | "fork" | "exec" | "exit" => {
+                self.process(verb, arguments)
+            }
+            "churn" => churn::run(arguments[0], arguments[1]),
+            _ => use_memory(verb, arguments),
+        }
+    }
+
+    fn hold(&mut self, verb: &str, arguments: &[u64]) -> Answer {
+        match verb {
+            "splice" => {
+                let (spliced, given) = Spliced::new(span(arguments)).map_err(text)?;
+                self.spliced = Some(spliced);
+                return Ok(given);
+            }
+            "check_pipe" => {
+                let spliced = self.spliced.take().ok_or("no pipe has pages")?;
+                spliced.check(arguments[0], ids(&arguments[1..]))?;
+            }
+            "pin" => self.pinned = Some(Pinned::new(span(arguments)).map_err(text)?),
+            "unpin" => {
+                let pinned = self.pinned.take().ok_or("no buffer is pinned")?;
+                pinned.release().map_err(text)?;
+            }
+            "pinned_write" => {
+                let pinned = self.pinned.as_mut().ok_or("no buffer is pinned")?;
+                pinned.write(arguments[0], arguments[1]).map_err(text)?;
+            }
+            "watch" => {
+                self.watched = Some(Watched::new(span(arguments), arguments[2]).map_err(text)?);
+            }
+            _ => self.watched = None,
+        }
+        Ok(0)
+    }
+
+    fn process(&mut self, verb: &str, arguments: &[u64]) -> Answer {
+        match verb {
+            "dumpable" => done(set_dumpable(arguments[0])),
+            "user" => done(spawn::become_user(arguments[0] as u32)),
+            "user_namespace" => done(enter_user_namespace(arguments[0])),
+            "fork" => self.fork(),
+            "exec" => Err(exec(&self.socket).to_string()),
+            _ => std::process::exit(0),
+        }
+    }
+
+    /// Forks; the child connects anew and serves on.
+    fn fork(&mut self) -> Answer {
+        // SAFETY: This process has one thread: its child may do whatever it could.
+        let pid = check(unsafe { libc::fork() }.into()).map_err(text)?;
+        if pid == 0 {
+            let served = self.serve_in_child();
+            std::process::exit(i32::from(served.is_err()));
+        }
+        Ok(pid)
+    }
+
+    fn serve_in_child(&mut self) -> io::Result<()> {
+        die_with_parent()?;
+        self.stream = connect(&self.socket)?;
+        self.serve()
+    }
+}
+
+fn use_memory(verb: &str, arguments: &[u64]) -> Answer {
+    match verb {
+        "heap" => return memory::heap(arguments[0]).map_err(text),
+        "poke" => {
+            memory::poke(arguments[0], arguments[1]);
+            return Ok(0);
+        }
+        "peek" => return Ok(memory::peek(arguments[0])),
+        "mlockall" => return done(memory::lock_all()),
+        _ => {}
+    }
+    let (span, rest) = (span(arguments), &arguments[2..]);
+    match verb {
+        "map" => done(Kind::from_number(rest[0]).and_then(|kind| memory::map(span, kind))),
+        "fill" => {
+            memory::fill(span, ids(rest));
+            Ok(0)
+        }
+        "check" => memory::check_contents(span, ids(rest)).map(|()| 0),
+        "madvise" => done(memory::advise(span, rest[0])),
+        "mprotect" => done(memory::protect(span, rest[0])),
+        "mlock" => done(memory::lock(span)),
+        "mlock_onfault" => done(memory::lock_on_fault(span)),
+        "shadow_stack" => done(memory::map_shadow_stack(span)),
+        "touch" => {
+            memory::touch(span);
+            Ok(0)
+        }
+        "munlock" => done(memory::unlock(span)),
+        "munmap" => done(memory::unmap(span)),
+        "mremap" => done(memory::remap(span, rest[0])),
+        _ => Err(format!("unknown request {verb}")),
+    }
+}
+
+fn set_dumpable(dumpable: u64) -> io::Result<()> {
+    // SAFETY: Takes numbers only.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, dumpable, 0, 0, 0) }.into()).map(drop)
+}
+
+/// In the new namespace, the user is called `inside`.
+fn enter_user_namespace(inside: u64) -> io::Result<()> {
+    // SAFETY: Takes no argument.
+    let outside = unsafe { libc::getuid() };
+    // SAFETY: Takes flags only.
+    check(unsafe { libc::unshare(libc::CLONE_NEWUSER) }.into())?;
+    std::fs::write("/proc/self/uid_map", format!("{inside} {outside} 1"))
+}
+
+/// Replaces the program; returns only if that failed.
+fn exec(socket: &str) -> io::Error {
+    Command::new(spawn::SELF).args([ARGUMENT, socket]).exec()
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Starting a process and getting its connection.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::poll::poll;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::PollTimeout;
+
+use super::server;
+use crate::Context;
+use crate::Result;
+
+/// This program, wherever it lies.
+pub(super) const SELF: &str = "/proc/self/exe";
+
+/// Starts this program as a peer that connects to the socket `name`.
+pub(super) fn start(uid: u32, cgroup: Option<String>, name: &str) -> Result<i32> {
+    let mut command = Command::new(SELF);
+    command.env_clear().args([server::ARGUMENT, name]);
+    let setup = move || {
+        if let Some(procs) = &cgroup {
+            fs::write(procs, "0")?;
+        }
+        become_user(uid)
+    };
+    // SAFETY: The closure runs in the forked child of a process with one thread, so that it may
+    // do whatever its parent could.
+    unsafe { command.pre_exec(setup) };
+    let child = command.spawn().context(|| "starting a process")?;
+    Ok(child.id() as i32)
+}
+
+/// Makes the calling process one of the user and of the group of the same number.
+pub(super) fn become_user(uid: u32) -> io::Result<()> {
+    // SAFETY: No groups are passed, hence no pointer is used.
+    check(unsafe { libc::setgroups(0, std::ptr::null()) }.into())?;
+    // SAFETY: Takes numbers only.
+    check(unsafe { libc::setresgid(uid, uid, uid) }.into())?;
+    // SAFETY: Takes numbers only.
+    check(unsafe { libc::setresuid(uid, uid, uid) }.into())?;
+    Ok(())
+}
+
+/// The result of a system call: negative means that `errno` says why.
+pub(super) fn check(result: i64) -> io::Result<u64> {
+    u64::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Waits for a connection.
+pub(super) fn accept(listener: &UnixListener, timeout: Duration) -> io::Result<UnixStream> {
+    let mut waiting = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+    if poll(&mut waiting, timeout)? == 0 {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    listener.accept().map(|(stream, _)| stream)
+}
+
+/// Makes this program executable and readable for every user: a process whose program its user
+/// can't read is not dumpable, and its memory is left alone.
+pub fn open_program_to_all() -> io::Result<()> {
+    fs::set_permissions(SELF, fs::Permissions::from_mode(0o755))
+}

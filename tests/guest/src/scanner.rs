@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Making the module scan, and waiting for what it did.
+
+use std::sync::atomic::AtomicI64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::census;
+use crate::census::Census;
+use crate::expect;
+use crate::knob;
+use crate::Result;
+
+/// How long a pass may take, with all else that runs in a slow guest.
+const PASS_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Passes that find every pair of equal pages if one sighting is enough: the rest of the pass
+/// that is under way, and two whole ones.
+pub const ENOUGH_PASSES: u64 = 3;
+
+/// Lets the module scan.
+pub fn start() -> Result {
+    knob::set("run", 1)
+}
+
+/// Stops it.
+pub fn stop() -> Result {
+    knob::set("run", 0)
+}
+
+/// Stops it and takes all merged pages apart.
+pub fn unmerge() -> Result {
+    knob::set("run", 2)
+}
+
+/// Waits for `count` more passes to end.
+pub fn wait_passes(count: u64) -> Result {
+    let target = knob::number("full_scans")? + count;
+    let start = Instant::now();
+    loop {
+        let found = knob::number("full_scans")?;
+        if found >= target {
+            return Ok(());
+        }
+        expect::that(start.elapsed() < PASS_TIMEOUT, || {
+            format!("full_scans: expected {target} within {PASS_TIMEOUT:?}, found {found}")
+        })?;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Scans for `count` passes, and stops.
+pub fn scan(count: u64) -> Result {
+    start()?;
+    wait_passes(count)?;
+    stop()
+}
+
+/// Scans until everything is merged that can be, and stops.
+pub fn merge() -> Result {
+    scan(ENOUGH_PASSES)
+}
+
+/// The settings most tests want: as fast as it can, merging at the second sighting.
+pub fn settle_knobs() -> Result {
+    unmerge()?;
+    stop()?;
+    knob::set("scope", "all")?;
+    knob::set("domain", "user")?;
+    knob::set("promote_after", 1)?;
+    knob::set("scan_rate", 10_000)?;
+    knob::set("sleep_ms", 0)?;
+    DRIFT.store(
+        zero_pages()? - census::zero_pages() as i64,
+        Ordering::Relaxed,
+    );
+    Ok(())
+}
+
+/// What `zero_pages` says while there is none, where an earlier test made it wrong: one test is
+/// to fail for that, not all that follow.
+static DRIFT: AtomicI64 = AtomicI64::new(0);
+
+/// The count of zero pages; the kernel's own may be negative.
+fn zero_pages() -> Result<i64> {
+    let text = knob::read("zero_pages")?;
+    text.trim()
+        .parse()
+        .map_err(|_| format!("zero_pages: expected a number, found {text:?}").into())
+}
+
+/// The counts of merged pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Merged frames.
+    pub shared: u64,
+    /// Mappings beyond the first of each.
+    pub sharing: u64,
+    /// Pages of zeros merged into the kernel's own.
+    pub zero: i64,
+}
+
+impl Counts {
+    /// What the module says.
+    pub fn read() -> Result<Self> {
+        Ok(Counts {
+            shared: knob::number("pages_shared")?,
+            sharing: knob::number("pages_sharing")?,
+            zero: zero_pages()? - DRIFT.load(Ordering::Relaxed),
+        })
+    }
+
+    /// What the page tables say.
+    pub fn truth() -> Result<Self> {
+        let census = Census::take()?;
+        Ok(Counts {
+            shared: census.shared(),
+            sharing: census.sharing(),
+            zero: census::zero_pages() as i64,
+        })
+    }
+}
+
+/// Expects the module's counts to be exact: call it while the module is stopped, and while no
+/// process does anything.
+///
+/// A process that has just answered may still write to a merged page of its stack: what does not
+/// settle within a second is a failure.
+pub fn expect_exact_counts(when: &str) -> Result<Counts> {
+    let start = Instant::now();
+    loop {
+        let exact = compare_counts(when);
+        if exact.is_ok() || start.elapsed() > Duration::from_secs(1) {
+            return exact;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn compare_counts(when: &str) -> Result<Counts> {
+    let (found, truth) = (Counts::read()?, Counts::truth()?);
+    expect::eq(
+        format!("counts {when}, against the page tables"),
+        truth,
+        found,
+    )?;
+    expect::eq(
+        format!("merge_ratio_x100 {when}, from {found:?}"),
+        (found.sharing * 100).checked_div(found.shared).unwrap_or(0),
+        knob::number("merge_ratio_x100")?,
+    )?;
+    Ok(found)
+}

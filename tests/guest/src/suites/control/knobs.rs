@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the knobs take and what they refuse.
+
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::io;
+
+use guest::content::Ids;
+use guest::expect;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pages;
+use guest::peer::User;
+use guest::scanner;
+use guest::Context;
+use guest::Result;
+use nix::unistd::seteuid;
+use nix::unistd::Uid;
+
+pub(super) const TESTS: &[Test] = &[
+    ("run_takes_0_1_and_2", run_values),
+    ("scan_rate_takes_its_whole_range", scan_rate_values),
+    ("scan_rate_of_0_means_1", scan_rate_zero),
+    ("sleep_ms_takes_its_whole_range", sleep_values),
+    ("promote_after_takes_its_whole_range", promote_values),
+    ("scope_takes_its_words", scope_words),
+    ("domain_takes_its_words", domain_words),
+    ("run_refuses_bad_input", bad_run),
+    ("scan_rate_refuses_bad_input", bad_scan_rate),
+    ("sleep_ms_refuses_bad_input", bad_sleep_ms),
+    ("promote_after_refuses_bad_input", bad_promote_after),
+    ("scope_refuses_bad_input", bad_scope),
+    ("domain_refuses_bad_input", bad_domain),
+    ("an_empty_write_changes_nothing", empty),
+    ("counts_cannot_be_written", read_only),
+    ("users_can_read_and_not_write", users),
+    ("domain_is_fixed_while_pages_are_merged", busy_domain),
+    ("scope_can_change_while_pages_are_merged", free_scope),
+];
+
+/// Writes each text, with and without a newline, and expects to read `shown`.
+fn takes(name: &str, written: &str, shown: &str) -> Result {
+    for end in ["", "\n"] {
+        let text = format!("{written}{end}");
+        knob::try_write(name, text.as_bytes()).context(|| format!("writing {text:?} to {name}"))?;
+        expect::eq(
+            format!("{name} after writing {text:?}"),
+            format!("{shown}\n"),
+            knob::read(name)?,
+        )?;
+    }
+    Ok(())
+}
+
+fn takes_numbers(name: &str, values: &[&str]) -> Result {
+    values
+        .iter()
+        .try_for_each(|value| takes(name, value, value))
+}
+
+fn run_values(_: &Lab) -> Result {
+    takes_numbers("run", &["1", "2", "0", "2", "1", "0"])
+}
+
+fn scan_rate_values(_: &Lab) -> Result {
+    takes_numbers("scan_rate", &["1", "2", "100", "2147483648", "4294967295"])
+}
+
+fn scan_rate_zero(_: &Lab) -> Result {
+    takes("scan_rate", "0", "1")
+}
+
+fn sleep_values(_: &Lab) -> Result {
+    takes_numbers("sleep_ms", &["0", "1", "200", "2147483648", "4294967295"])
+}
+
+fn promote_values(_: &Lab) -> Result {
+    takes_numbers("promote_after", &["1", "2", "3", "127", "128", "255"])
+}
+
+fn scope_words(_: &Lab) -> Result {
+    takes("scope", "registered", "all [registered]")?;
+    takes("scope", "all", "[all] registered")
+}
+
+fn domain_words(_: &Lab) -> Result {
+    takes("domain", "process", "user [process] cgroup global")?;
+    takes("domain", "cgroup", "user process [cgroup] global")?;
+    takes("domain", "global", "user process cgroup [global]")?;
+    takes("domain", "user", "[user] process cgroup global")
+}
+
+/// Text that is no number, whatever the range.
+fn no_numbers() -> Vec<Vec<u8>> {
+    let texts = [
+        "\n",
+        "\n\n",
+        " ",
+        "\t\n",
+        "word",
+        "-",
+        "+",
+        "-1",
+        "-1\n",
+        "-0",
+        "+1",
+        "1 ",
+        " 1",
+        "1x",
+        "x1",
+        "1\n\n",
+        "1\n1",
+        "1 1",
+        "1,1",
+        "1.0",
+        "0x1",
+        "1e3",
+        "1\0",
+        "1\n\0",
+        // The first one is 0 and the second one is 1 if bits beyond the 64th are lost.
+        "18446744073709551616",
+        "18446744073709551617",
+        "36893488147419103233",
+        "99999999999999999999999999999999999999999",
+    ];
+    let mut all: Vec<Vec<u8>> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+    all.push(vec![b'1'; 4096]);
+    all.push(vec![b'x'; 4096]);
+    all.push(vec![b' '; 4096]);
+    all.push(vec![b'\n'; 4096]);
+    all.push(vec![0xff; 8]);
+    all
+}
+
+fn refuses(name: &str, kept: &str, texts: &[Vec<u8>]) -> Result {
+    knob::set(name, kept)?;
+    let before = knob::read(name)?;
+    for text in texts {
+        let shown = String::from_utf8_lossy(&text[..text.len().min(48)]).into_owned();
+        let what = format!("writing {} bytes, {shown:?}, to {name}", text.len());
+        expect::errno(&what, libc::EINVAL, knob::try_write(name, text))?;
+        expect::eq(format!("{name} after {what}"), &before, &knob::read(name)?)?;
+    }
+    Ok(())
+}
+
+fn refuses_numbers(name: &str, kept: &str, beyond: &[&str]) -> Result {
+    let mut texts = no_numbers();
+    texts.extend(beyond.iter().map(|text| text.as_bytes().to_vec()));
+    refuses(name, kept, &texts)
+}
+
+fn bad_run(_: &Lab) -> Result {
+    refuses_numbers(
+        "run",
+        "0",
+        &["3", "4", "255", "256", "257", "4294967296", "4294967297"],
+    )?;
+    refuses_numbers("run", "1", &["3", "4294967296", "4294967298"])
+}
+
+fn bad_scan_rate(_: &Lab) -> Result {
+    refuses_numbers(
+        "scan_rate",
+        "77",
+        &["4294967296", "4294967297", "18446744073709551615"],
+    )
+}
+
+fn bad_sleep_ms(_: &Lab) -> Result {
+    refuses_numbers(
+        "sleep_ms",
+        "77",
+        &["4294967296", "4294967297", "18446744073709551615"],
+    )
+}
+
+fn bad_promote_after(_: &Lab) -> Result {
+    refuses_numbers(
+        "promote_after",
+        "77",
+        &["0", "256", "257", "511", "4294967297"],
+    )
+}
+
+/// Text that is none of the words, though close to some.
+fn no_words(words: &[&str]) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for word in words {
+        let texts = [
+            word[..word.len() - 1].to_owned(),
+            format!("{word}x"),
+            format!(" {word}"),
+            format!("{word} "),
+            format!("{word}\n\n"),
+            format!("{word}\0"),
+            format!("[{word}]"),
+            word.to_uppercase(),
+            format!("{word} {}", words[0]),
+        ];
+        all.extend(texts.map(String::into_bytes));
+    }
+    all.extend(["\n", " ", "none", "0", "1", "-1"].map(|text| text.as_bytes().to_vec()));
+    all.push(vec![b'a'; 4096]);
+    all.push(words[0].repeat(4096).into_bytes()[..4096].to_vec());
+    all
+}
+
+fn bad_scope(_: &Lab) -> Result {
+    refuses("scope", "registered", &no_words(&["all", "registered"]))
+}
+
+fn bad_domain(_: &Lab) -> Result {
+    refuses(
+        "domain",
+        "cgroup",
+        &no_words(&["user", "process", "cgroup", "global"]),
+    )
+}
+
+/// The kernel does not even ask the module about a write of no bytes.
+fn empty(_: &Lab) -> Result {
+    for name in knob::WRITABLE {
+        let before = knob::read(name)?;
+        knob::try_write(name, b"").context(|| format!("writing nothing to {name}"))?;
+        expect::eq(
+            format!("{name} after writing nothing"),
+            before,
+            knob::read(name)?,
+        )?;
+    }
+    Ok(())
+}
+
+fn open_for_writing(name: &str) -> io::Result<File> {
+    OpenOptions::new().write(true).open(knob::path(name))
+}
+
+fn read_only(_: &Lab) -> Result {
+    for name in knob::READ_ONLY {
+        let opened = open_for_writing(name);
+        expect::errno(
+            format!("the superuser's opening {name} for writing"),
+            libc::EACCES,
+            opened,
+        )?;
+    }
+    Ok(())
+}
+
+/// Acts as another user until it is dropped.
+struct Acting;
+
+impl Acting {
+    fn as_user(user: User) -> Result<Self> {
+        seteuid(Uid::from_raw(user.id())).context(|| format!("acting as {user:?}"))?;
+        Ok(Acting)
+    }
+}
+
+impl Drop for Acting {
+    fn drop(&mut self) {
+        seteuid(Uid::from_raw(0)).expect("the real user is root");
+    }
+}
+
+fn users(_: &Lab) -> Result {
+    let _alice = Acting::as_user(User::Alice)?;
+    for name in knob::WRITABLE.iter().chain(&knob::READ_ONLY) {
+        knob::read(name)?;
+        let opened = open_for_writing(name);
+        expect::errno(
+            format!("Alice's opening {name} for writing"),
+            libc::EACCES,
+            opened,
+        )?;
+    }
+    Ok(())
+}
+
+/// Two processes with merged pages.
+fn merged_pair(lab: &Lab) -> Result<(guest::peer::Peer, guest::peer::Peer)> {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(8, Ids::each(1))?, b.anon(8, Ids::each(1))?);
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    Ok((a, b))
+}
+
+fn busy_domain(lab: &Lab) -> Result {
+    let _pair = merged_pair(lab)?;
+    for word in ["process", "cgroup", "global"] {
+        let written = knob::try_write("domain", word.as_bytes());
+        expect::errno(
+            format!("domain {word} with merged pages"),
+            libc::EBUSY,
+            written,
+        )?;
+        expect::eq("domain", "user", knob::choice("domain")?.as_str())?;
+    }
+    takes("domain", "user", "[user] process cgroup global")?;
+    scanner::unmerge()?;
+    takes("domain", "global", "user process cgroup [global]")
+}
+
+fn free_scope(lab: &Lab) -> Result {
+    let _pair = merged_pair(lab)?;
+    let before = scanner::expect_exact_counts("before the change")?;
+    takes("scope", "registered", "all [registered]")?;
+    expect::eq("counts after the change", before, scanner::Counts::read()?)
+}

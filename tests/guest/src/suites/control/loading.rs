@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Loading and unloading, and what the module provides while it is loaded.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use guest::expect;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::module;
+use guest::procfs;
+use guest::task;
+use guest::Context;
+use guest::Result;
+
+pub(super) const TESTS: &[Test] = &[
+    ("has_the_documented_files_and_no_others", files),
+    ("files_have_the_right_modes", modes),
+    ("every_file_is_readable_and_one_line", lines),
+    ("defaults_are_the_documented_ones", defaults),
+    ("starts_with_counts_of_zero", fresh_counts),
+    ("cannot_be_loaded_twice", twice),
+    ("unloading_leaves_nothing_behind", unload),
+    ("loads_again_after_unloading", again),
+    ("takes_the_bytewise_hash_parameter", parameter),
+    ("refuses_an_unusable_parameter", bad_parameter),
+];
+
+fn documented() -> BTreeSet<String> {
+    knob::WRITABLE
+        .iter()
+        .chain(&knob::READ_ONLY)
+        .map(|name| name.to_string())
+        .collect()
+}
+
+fn files(_: &Lab) -> Result {
+    let entries = fs::read_dir(knob::DIR).context(|| knob::DIR)?;
+    let found: BTreeSet<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        // Files with mainline's names, which may come later.
+        .filter(|name| name != "compat")
+        .collect();
+    expect::eq(format!("files in {}", knob::DIR), documented(), found)
+}
+
+fn modes(_: &Lab) -> Result {
+    for name in documented() {
+        let path = knob::path(&name);
+        let metadata = fs::metadata(&path).context(|| path.clone())?;
+        let writable = knob::WRITABLE.contains(&name.as_str());
+        let expected = (if writable { 0o644 } else { 0o444 }, 0, 0);
+        let found = (metadata.mode() & 0o7777, metadata.uid(), metadata.gid());
+        expect::eq(format!("mode, owner and group of {path}"), expected, found)?;
+    }
+    Ok(())
+}
+
+fn lines(_: &Lab) -> Result {
+    for name in documented() {
+        let text = knob::read(&name)?;
+        expect::that(text.ends_with('\n') && text.lines().count() == 1, || {
+            format!("{name}: expected one line, found {text:?}")
+        })?;
+    }
+    for name in knob::READ_ONLY.iter().chain(&knob::WRITABLE[..4]) {
+        knob::number(name)?;
+    }
+    Ok(())
+}
+
+fn defaults(_: &Lab) -> Result {
+    module::reload("")?;
+    let expected = [
+        ("run", "0\n"),
+        ("scan_rate", "100\n"),
+        ("sleep_ms", "200\n"),
+        ("promote_after", "3\n"),
+        ("scope", "[all] registered\n"),
+        ("domain", "[user] process cgroup global\n"),
+    ];
+    for (name, text) in expected {
+        expect::eq(name, text, knob::read(name)?.as_str())?;
+    }
+    Ok(())
+}
+
+fn fresh_counts(_: &Lab) -> Result {
+    module::reload("")?;
+    for name in knob::READ_ONLY {
+        // The thread ran for a moment to go to sleep, and the index may have some room.
+        if !["cpu_ns", "index_bytes"].contains(&name) {
+            expect::eq(name, 0, knob::number(name)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn twice(_: &Lab) -> Result {
+    expect::errno("loading it again", libc::EEXIST, module::try_load(""))?;
+    expect::that(module::is_loaded(), || {
+        "the loaded module should be there still"
+    })
+}
+
+/// Whether anything of the module is to be seen.
+fn traces() -> Vec<String> {
+    let mut found: Vec<String> = [knob::DIR, "/sys/module/ksm_v"]
+        .iter()
+        .filter(|path| Path::new(path).exists())
+        .map(|path| path.to_string())
+        .collect();
+    let modules = procfs::read("/proc/modules").unwrap_or_default();
+    found.extend(
+        modules
+            .lines()
+            .filter(|line| line.starts_with("ksm_v "))
+            .map(str::to_owned),
+    );
+    found.extend(
+        task::named(task::SCANNER)
+            .iter()
+            .map(|pid| format!("thread {pid}")),
+    );
+    let probes = procfs::read("/sys/kernel/debug/kprobes/list").unwrap_or_default();
+    found.extend(probes.lines().map(str::to_owned));
+    found
+}
+
+fn unload(_: &Lab) -> Result {
+    module::unload()?;
+    // The thread's number is given back a moment after it has ended.
+    let clean = task::wait_until(Duration::from_secs(2), || traces().is_empty());
+    expect::that(clean, || format!("left behind: {:?}", traces()))
+}
+
+fn again(_: &Lab) -> Result {
+    for _ in 0..5 {
+        module::unload()?;
+        module::load("")?;
+        task::scanner()?;
+    }
+    Ok(())
+}
+
+fn parameter(_: &Lab) -> Result {
+    for value in ["bytewise_hash=1", "bytewise_hash=0"] {
+        module::reload(value)?;
+        let used = procfs::read("/proc/modules")?;
+        expect::that(used.contains("ksm_v "), || {
+            format!("{value}: found no ksm_v in {used:?}")
+        })?;
+    }
+    module::reload("")
+}
+
+fn bad_parameter(_: &Lab) -> Result {
+    module::unload()?;
+    let loaded = module::try_load("bytewise_hash=many");
+    expect::errno("bytewise_hash=many", libc::EINVAL, loaded)?;
+    expect::eq(
+        "left behind after a refused load",
+        Vec::<String>::new(),
+        traces(),
+    )
+}

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The scanner's thread: when it runs, and when it does not.
+
+use std::thread::sleep;
+use std::time::Duration;
+use std::time::Instant;
+
+use guest::content::Ids;
+use guest::expect;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::SkippableTest;
+use guest::lab::Test;
+use guest::module;
+use guest::pages;
+use guest::procfs;
+use guest::scanner;
+use guest::task;
+use guest::Result;
+use libtest_mimic::Completion;
+
+pub(super) const TESTS: &[Test] = &[
+    ("is_one_kernel_thread_of_nice_5", identity),
+    ("does_not_wake_up_while_stopped", asleep),
+    ("does_not_wake_up_after_unmerging", asleep_after_unmerging),
+    ("runs_while_started", awake),
+    ("cpu_ns_is_its_run_time", cpu_time),
+    ("keeps_the_pause", pause),
+    ("keeps_the_scan_rate", rate),
+    ("stops_at_once_in_an_endless_cycle", endless_cycle),
+    ("starts_at_once_out_of_a_long_pause", long_pause),
+    ("unloads_at_once_out_of_a_long_pause", unload_in_pause),
+    ("unloads_at_once_out_of_an_endless_cycle", unload_in_cycle),
+];
+
+pub(super) const SKIPPABLE: &[SkippableTest] = &[("is_frozen_with_the_system", freezer)];
+
+/// How long anything may take that is to happen at once, in a slow guest.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+fn number(pid: i32, field: usize) -> Result<i64> {
+    let text = task::stat(pid, field)?;
+    text.parse()
+        .map_err(|_| format!("field {field} of stat: expected a number, found {text:?}").into())
+}
+
+fn identity(_: &Lab) -> Result {
+    let pid = task::scanner()?;
+    expect::eq("nice value", 5, number(pid, 19)?)?;
+    let flags = number(pid, 9)? as u64;
+    expect::that(flags & task::PF_KTHREAD != 0, || {
+        format!("flags: expected a kernel thread, found {flags:#x}")
+    })?;
+    expect::eq("PF_NOFREEZE", 0, flags & task::PF_NOFREEZE)
+}
+
+/// Expects the thread to do nothing for two seconds.
+fn expect_asleep(pid: i32) -> Result {
+    // It may be on its way to sleep.
+    sleep(Duration::from_millis(200));
+    let look = || -> Result<_> {
+        Ok((
+            task::switches(pid)?,
+            task::run_time_ns(pid)?,
+            knob::number("cpu_ns")?,
+        ))
+    };
+    let before = look()?;
+    sleep(Duration::from_secs(2));
+    expect::eq(
+        "switches, run time and cpu_ns after 2 s of sleep",
+        before,
+        look()?,
+    )?;
+    expect::eq("state of the thread", "S", strip_idle(&task::stat(pid, 3)?))
+}
+
+/// A sleep that does not count as load is as good.
+fn strip_idle(state: &str) -> &str {
+    if state == "I" {
+        "S"
+    } else {
+        state
+    }
+}
+
+fn asleep(_: &Lab) -> Result {
+    let pid = task::scanner()?;
+    expect_asleep(pid)?;
+    scanner::scan(2)?;
+    expect_asleep(pid)
+}
+
+fn asleep_after_unmerging(_: &Lab) -> Result {
+    scanner::start()?;
+    scanner::wait_passes(1)?;
+    scanner::unmerge()?;
+    expect_asleep(task::scanner()?)
+}
+
+fn awake(_: &Lab) -> Result {
+    let pid = task::scanner()?;
+    let before = (task::run_time_ns(pid)?, knob::number("cpu_ns")?);
+    scanner::scan(3)?;
+    let after = (task::run_time_ns(pid)?, knob::number("cpu_ns")?);
+    expect::that(after.0 > before.0 && after.1 > before.1, || {
+        format!("run time and cpu_ns: expected more than {before:?}, found {after:?}")
+    })
+}
+
+fn cpu_time(_: &Lab) -> Result {
+    let pid = task::scanner()?;
+    let look = || -> Result<_> { Ok((task::run_time_ns(pid)?, knob::number("cpu_ns")?)) };
+    let before = look()?;
+    scanner::start()?;
+    sleep(Duration::from_millis(500));
+    scanner::stop()?;
+    sleep(Duration::from_millis(100));
+    let after = look()?;
+    let (run_time, cpu_ns) = (after.0 - before.0, after.1 - before.1);
+    let slack = run_time / 4 + 2_000_000;
+    expect::within(
+        "cpu_ns of half a second, against the thread's run time",
+        run_time.saturating_sub(slack)..=run_time + slack,
+        cpu_ns,
+    )
+}
+
+/// Pages scanned in three seconds with these knobs.
+fn scanned(scan_rate: u32, sleep_ms: u32) -> Result<u64> {
+    knob::set("scan_rate", scan_rate)?;
+    knob::set("sleep_ms", sleep_ms)?;
+    scanner::start()?;
+    let before = knob::number("pages_scanned")?;
+    sleep(Duration::from_secs(3));
+    let after = knob::number("pages_scanned")?;
+    scanner::stop()?;
+    Ok(after - before)
+}
+
+fn pause(lab: &Lab) -> Result {
+    let peer = lab.alice()?;
+    peer.anon(256, Ids::each(1))?;
+    // 3 s hold 30 pauses of 100 ms; a cycle begins before the first and ends after the last.
+    expect::within(
+        "pages scanned, 20 every 100 ms, in 3 s",
+        10 * 20..=33 * 20,
+        scanned(20, 100)?,
+    )?;
+    // 3 s hold 3 pauses of a second.
+    expect::within(
+        "pages scanned, 20 every s, in 3 s",
+        2 * 20..=5 * 20,
+        scanned(20, 1000)?,
+    )
+}
+
+fn rate(lab: &Lab) -> Result {
+    let peer = lab.alice()?;
+    peer.anon(1024, Ids::each(1))?;
+    let (few, many) = (scanned(10, 100)?, scanned(50, 100)?);
+    expect::within(
+        "pages scanned at 10 a cycle, in 3 s",
+        10 * 10..=33 * 10,
+        few,
+    )?;
+    expect::within(
+        "pages scanned at 50 a cycle, in 3 s",
+        10 * 50..=33 * 50,
+        many,
+    )
+}
+
+/// Expects `action` to be done soon.
+fn at_once(what: &str, action: impl FnOnce() -> Result) -> Result {
+    let start = Instant::now();
+    action()?;
+    let took = start.elapsed();
+    expect::that(took < AT_ONCE, || {
+        format!("{what}: expected to take less than {AT_ONCE:?}, found {took:?}")
+    })
+}
+
+fn begin_endless_cycle() -> Result {
+    knob::set("scan_rate", u32::MAX)?;
+    knob::set("sleep_ms", 0)?;
+    scanner::start()?;
+    sleep(Duration::from_millis(500));
+    Ok(())
+}
+
+fn endless_cycle(_: &Lab) -> Result {
+    begin_endless_cycle()?;
+    at_once("stopping", scanner::stop)?;
+    expect_asleep(task::scanner()?)?;
+    begin_endless_cycle()?;
+    at_once("unmerging", scanner::unmerge)?;
+    expect_asleep(task::scanner()?)
+}
+
+fn begin_long_pause() -> Result {
+    knob::set("sleep_ms", u32::MAX)?;
+    scanner::start()?;
+    sleep(Duration::from_millis(500));
+    Ok(())
+}
+
+fn long_pause(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    begin_long_pause()?;
+    let (in_a, in_b) = (a.anon(8, Ids::each(1))?, b.anon(8, Ids::each(1))?);
+    knob::set("sleep_ms", 0)?;
+    at_once("three passes", || scanner::wait_passes(3))?;
+    scanner::stop()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    begin_long_pause()?;
+    at_once("stopping", scanner::stop)
+}
+
+fn unload_in_pause(_: &Lab) -> Result {
+    begin_long_pause()?;
+    at_once("unloading", module::unload)
+}
+
+fn unload_in_cycle(_: &Lab) -> Result {
+    begin_endless_cycle()?;
+    at_once("unloading", module::unload)
+}
+
+/// Freezes all tasks, in the kernel's own test of suspending, for two seconds.
+fn freezer(lab: &Lab) -> Result<Completion> {
+    let states = procfs::read("/sys/power/state").unwrap_or_default();
+    if !states.split_whitespace().any(|state| state == "freeze") {
+        return Ok(Completion::ignored_with("the kernel can't suspend"));
+    }
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(8, Ids::each(1))?, b.anon(8, Ids::each(1))?);
+    procfs::write("/sys/power/pm_test", "freezer")?;
+    procfs::write("/sys/module/suspend/parameters/pm_test_delay", "2")?;
+    scanner::start()?;
+    let pid = task::scanner()?;
+    let before = task::run_time_ns(pid)?;
+    let frozen = procfs::write("/sys/power/state", "freeze");
+    let ran = task::run_time_ns(pid)? - before;
+    procfs::write("/sys/power/pm_test", "none")?;
+    frozen?;
+    expect::within("nanoseconds run while frozen for 2 s", 0..=400_000_000, ran)?;
+    scanner::wait_passes(3)?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    Ok(Completion::Completed)
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Other parts of the kernel that refer to merged pages.
+
+use guest::expect;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pages;
+use guest::scanner;
+use guest::Result;
+
+use super::Trio;
+use super::IDS;
+use super::NEW;
+use super::PAGES;
+
+pub(super) const TESTS: &[Test] = &[
+    ("a_pipe_keeps_what_it_was_given", splice),
+    ("a_pinned_buffer_is_a_copy", pin),
+    ("writes_to_a_pinned_buffer_reach_its_owner", pinned_write),
+    (
+        "a_pinned_buffer_stays_pinned_while_scanning",
+        pinned_while_scanning,
+    ),
+];
+
+/// The pipe refers to the merged frames; a write by their owner must not show in it.
+fn splice(lab: &Lab) -> Result {
+    let trio = Trio::new(lab)?;
+    trio.a.splice(trio.in_a)?;
+    scanner::expect_exact_counts("with merged pages in a pipe")?;
+    trio.a.fill(trio.in_a, NEW)?;
+    scanner::merge()?;
+    trio.expect_others_unchanged()?;
+    trio.a.check_pipe(PAGES, IDS)?;
+    trio.expect_private_copy(trio.in_a, NEW, "after the pipe was emptied")
+}
+
+fn pin(lab: &Lab) -> Result {
+    let trio = Trio::new(lab)?;
+    trio.a.pin(trio.in_a)?;
+    trio.expect_private_copy(trio.in_a, IDS, "after pinning")?;
+    let pinned = trio.a.frames(trio.in_a)?;
+    scanner::merge()?;
+    pages::expect_frames("pinned pages after a pass", (&trio.a, trio.in_a), &pinned)?;
+    trio.a.unpin()?;
+    scanner::merge()?;
+    pages::expect_frames(
+        "unpinned pages after a pass",
+        (&trio.a, trio.in_a),
+        &trio.frames,
+    )
+}
+
+fn pinned_write(lab: &Lab) -> Result {
+    let trio = Trio::new(lab)?;
+    trio.a.pin(trio.in_a)?;
+    for index in 0..PAGES {
+        let addr = trio.in_a.page(index).addr + 8 * index;
+        trio.a.pinned_write(addr, 0xfeed + index)?;
+        expect::eq(
+            "word written through the pin",
+            0xfeed + index,
+            trio.a.peek(addr)?,
+        )?;
+    }
+    trio.expect_others_unchanged()
+}
+
+/// Were a pinned page replaced, writes through the pin would go to a page that nobody sees.
+fn pinned_while_scanning(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
+    a.pin(in_a)?;
+    let in_c = b.anon(PAGES, IDS)?;
+    scanner::start()?;
+    for round in 1..50 {
+        let addr = in_a.page(round % PAGES).addr + 16;
+        a.pinned_write(addr, round)?;
+        expect::eq("word written through the pin", round, a.peek(addr)?)?;
+        a.fill(in_a, IDS)?;
+    }
+    scanner::stop()?;
+    b.check(in_b, IDS)?;
+    pages::expect_merged(&[(&b, in_b), (&b, in_c)]).map(drop)
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reclaim, compaction and huge pages beside merged pages.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use guest::content::Ids;
+use guest::expect;
+use guest::lab::Lab;
+use guest::lab::SkippableTest;
+use guest::lab::Test;
+use guest::module;
+use guest::pagemap;
+use guest::pages;
+use guest::peer::Peer;
+use guest::procfs;
+use guest::scanner;
+use guest::task;
+use guest::Context;
+use guest::Result;
+use guest::Span;
+use libtest_mimic::Completion;
+
+use super::Trio;
+use super::IDS;
+use super::PAGES;
+
+pub(super) const TESTS: &[Test] = &[
+    ("compaction_leaves_merged_pages_valid", compaction),
+    ("collapsing_leaves_merged_pages_merged", collapse),
+    ("page_out_spares_merged_pages", page_out),
+    ("drop_caches_spares_merged_pages", drop_caches),
+];
+
+pub(super) const SKIPPABLE: &[SkippableTest] = &[
+    ("neighbours_are_swapped_out_and_back", swap),
+    ("pages_that_were_swapped_in_are_merged", swapped_in),
+];
+
+fn compaction(lab: &Lab) -> Result {
+    let trio = Trio::new(lab)?;
+    for _ in 0..3 {
+        procfs::write("/proc/sys/vm/compact_memory", "1")?;
+    }
+    trio.a.check(trio.in_a, IDS)?;
+    trio.b.check(trio.in_b, IDS)?;
+    trio.c.check(trio.in_c, IDS)?;
+    scanner::expect_exact_counts("after compaction")?;
+    let all = [
+        (&trio.a, trio.in_a),
+        (&trio.b, trio.in_b),
+        (&trio.c, trio.in_c),
+    ];
+    pages::expect_merged(&all).map(drop)
+}
+
+/// A huge page made of merged ones would take the memory again that merging saved.
+fn collapse(lab: &Lab) -> Result {
+    const HUGE: u64 = 512;
+    const MADV_COLLAPSE: i32 = 25;
+    let ids = Ids::each(10_000);
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(HUGE, ids)?, b.anon(HUGE, ids)?);
+    scanner::merge()?;
+    let frames = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    let collapsed = a.advise(in_a, MADV_COLLAPSE);
+    expect::that(collapsed.is_err(), || {
+        "MADV_COLLAPSE: expected to fail, found success"
+    })?;
+    pages::expect_frames("after MADV_COLLAPSE", (&a, in_a), &frames)?;
+    a.check(in_a, ids)?;
+    b.check(in_b, ids)?;
+    scanner::expect_exact_counts("after MADV_COLLAPSE").map(drop)
+}
+
+fn page_out(lab: &Lab) -> Result {
+    let trio = Trio::new(lab)?;
+    for advice in [libc::MADV_COLD, libc::MADV_PAGEOUT] {
+        trio.a.advise(trio.in_a, advice)?;
+        pages::expect_frames("after advice", (&trio.a, trio.in_a), &trio.frames)?;
+    }
+    trio.a.check(trio.in_a, IDS)?;
+    trio.expect_others_unchanged()
+}
+
+fn drop_caches(lab: &Lab) -> Result {
+    let trio = Trio::new(lab)?;
+    procfs::write("/proc/sys/vm/drop_caches", "3")?;
+    pages::expect_frames("after dropping caches", (&trio.a, trio.in_a), &trio.frames)?;
+    trio.expect_others_unchanged()
+}
+
+/// Swap space on compressed memory, the only disk of the guest.
+struct Swap;
+
+impl Swap {
+    const DISK: &'static str = "/dev/zram0";
+
+    /// `None`, and why, where the driver is not there.
+    fn open() -> Result<std::result::Result<Self, String>> {
+        if !Path::new(Self::DISK).exists() {
+            if let Err(why) = load_driver() {
+                return Ok(Err(why));
+            }
+        }
+        procfs::write("/sys/block/zram0/disksize", "64M")?;
+        let made = Command::new("busybox")
+            .args(["mkswap", Self::DISK])
+            .output();
+        let made = made.context(|| "mkswap")?;
+        expect::that(made.status.success(), || format!("mkswap: {made:?}"))?;
+        swap_call(libc::swapon).context(|| "swapon")?;
+        Ok(Ok(Swap))
+    }
+}
+
+type SwapCall = unsafe extern "C" fn(*const libc::c_char, libc::c_int) -> libc::c_int;
+
+fn swap_call(call: SwapCall) -> io::Result<()> {
+    let path = CString::new(Swap::DISK)?;
+    // SAFETY: The path is a string that ends with a zero.
+    match unsafe { call(path.as_ptr(), 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// `swapoff` takes no flags.
+unsafe extern "C" fn swap_off(path: *const libc::c_char, _: libc::c_int) -> libc::c_int {
+    // SAFETY: As the caller says.
+    unsafe { libc::swapoff(path) }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        let closed = swap_call(swap_off).and_then(|()| fs::write("/sys/block/zram0/reset", "1"));
+        if let Err(error) = closed {
+            eprintln!("swap could not be taken down: {error}");
+        }
+    }
+}
+
+/// The driver and what it needs have to lie beside the tests, packed or not.
+fn load_driver() -> std::result::Result<(), String> {
+    for name in ["lz4hc_compress", "zram"] {
+        let candidates = [format!("{name}.ko"), format!("{name}.ko.xz")];
+        let Some(file) = candidates.iter().find(|file| Path::new(file).exists()) else {
+            return Err(format!("there is no {name}.ko here"));
+        };
+        module::load_file(file, "").map_err(|error| format!("loading {file}: {error}"))?;
+    }
+    let there = task::wait_until(Duration::from_secs(5), || Path::new(Swap::DISK).exists());
+    if there {
+        Ok(())
+    } else {
+        Err(format!("{} did not appear", Swap::DISK))
+    }
+}
+
+/// Swaps pages out, and waits until they are.
+fn swap_out(peer: &Peer, span: Span) -> Result {
+    let is_out = || {
+        peer.advise(span, libc::MADV_PAGEOUT).is_ok()
+            && pagemap::entries(peer.pid(), span)
+                .is_ok_and(|entries| entries.iter().all(|entry| entry.swapped()))
+    };
+    let out = task::wait_until(Duration::from_secs(10), is_out);
+    expect::that(out, || {
+        format!(
+            "expected {span:?} to be swapped out, found {:?}",
+            pagemap::entries(peer.pid(), span)
+        )
+    })
+}
+
+fn swap(lab: &Lab) -> Result<Completion> {
+    let _swap = match Swap::open()? {
+        Ok(swap) => swap,
+        Err(why) => return Ok(Completion::ignored_with(why)),
+    };
+    let trio = Trio::new(lab)?;
+    let neighbours = trio.a.anon(PAGES, Ids::each(5000))?;
+    trio.a.advise(trio.in_a, libc::MADV_PAGEOUT)?;
+    swap_out(&trio.a, neighbours)?;
+    pages::expect_frames(
+        "while neighbours are out",
+        (&trio.a, trio.in_a),
+        &trio.frames,
+    )?;
+    scanner::expect_exact_counts("while neighbours are out")?;
+    scanner::merge()?;
+    trio.a.check(neighbours, Ids::each(5000))?;
+    trio.a.check(trio.in_a, IDS)?;
+    trio.expect_others_unchanged()?;
+    scanner::expect_exact_counts("after neighbours came back")?;
+    Ok(Completion::Completed)
+}
+
+/// Pages read back may still be in the swap cache, which refers to them, too.
+fn swapped_in(lab: &Lab) -> Result<Completion> {
+    let _swap = match Swap::open()? {
+        Ok(swap) => swap,
+        Err(why) => return Ok(Completion::ignored_with(why)),
+    };
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
+    swap_out(&a, in_a)?;
+    scanner::merge()?;
+    a.check(in_a, IDS)?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    a.check(in_a, IDS)?;
+    b.check(in_b, IDS)?;
+    scanner::expect_exact_counts("after pages were swapped in and merged")?;
+    Ok(Completion::Completed)
+}

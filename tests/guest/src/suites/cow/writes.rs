@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Writes, by the process itself and by others on its behalf.
+
+use std::fs::OpenOptions;
+use std::io::IoSlice;
+use std::os::unix::fs::FileExt;
+
+use guest::content;
+use guest::content::Ids;
+use guest::content::PAGE_SIZE;
+use guest::content::WORDS;
+use guest::expect;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pages;
+use guest::scanner;
+use guest::Context;
+use guest::Result;
+use nix::sys::ptrace;
+use nix::sys::uio::process_vm_writev;
+use nix::sys::uio::RemoteIoVec;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+
+use super::Trio;
+use super::IDS;
+use super::NEW;
+use super::PAGES;
+
+pub(super) const TESTS: &[Test] = &[
+    ("a_writer_gets_a_copy_and_others_keep_theirs", one_writes),
+    ("a_write_to_one_page_leaves_the_others_merged", one_page),
+    ("all_sharers_write_in_turn", all_write),
+    ("writes_of_the_same_bytes_count_as_writes", same_bytes),
+    ("written_pages_merge_again_once_they_are_equal", again),
+    ("the_last_sharer_keeps_the_page", last_sharer),
+    ("writes_while_scanning_are_never_lost", while_scanning),
+    ("process_vm_writev_writes_to_a_copy", vm_write),
+    ("proc_pid_mem_writes_to_a_copy", proc_mem),
+    ("ptrace_writes_to_a_copy", poke_traced),
+    (
+        "ptrace_writes_to_a_copy_of_read_only_memory",
+        poke_traced_read_only,
+    ),
+];
+
+fn one_writes(lab: &Lab) -> Result {
+    let trio = Trio::new(lab)?;
+    trio.a.fill(trio.in_a, NEW)?;
+    trio.expect_private_copy(trio.in_a, NEW, "after one wrote")
+}
+
+fn one_page(lab: &Lab) -> Result {
+    let trio = Trio::new(lab)?;
+    trio.a.fill(trio.in_a.page(3), Ids::same(900))?;
+    pages::expect_not_merged((&trio.a, trio.in_a.page(3)))?;
+    pages::expect_frames(
+        "before it",
+        (&trio.a, trio.in_a.part(0, 3)),
+        &trio.frames[..3],
+    )?;
+    pages::expect_frames(
+        "behind it",
+        (&trio.a, trio.in_a.part(4, 4)),
+        &trio.frames[4..],
+    )?;
+    trio.expect_others_unchanged()?;
+    scanner::expect_exact_counts("after one page was written").map(drop)
+}
+
+fn all_write(lab: &Lab) -> Result {
+    let trio = Trio::new(lab)?;
+    let all = [
+        (&trio.a, trio.in_a),
+        (&trio.b, trio.in_b),
+        (&trio.c, trio.in_c),
+    ];
+    for (index, &(peer, span)) in all.iter().enumerate() {
+        peer.fill(span, Ids::each(1000 * (index as u64 + 1)))?;
+        scanner::expect_exact_counts(&format!("after {} of 3 wrote", index + 1))?;
+        for &(other, kept) in &all[index + 1..] {
+            other.check(kept, IDS)?;
+            pages::expect_frames("those yet to write", (other, kept), &trio.frames)?;
+        }
+    }
+    for (index, &(peer, span)) in all.iter().enumerate() {
+        peer.check(span, Ids::each(1000 * (index as u64 + 1)))?;
+        pages::expect_not_merged((peer, span))?;
+    }
+    for frame in &trio.frames {
+        let flags = frame.flags()?;
+        expect::that(!flags.ksm(), || {
+            format!(
+                "{frame:?}, which nobody maps: expected not to be a merged one, found {flags:?}"
+            )
+        })?;
+    }
+    Ok(())
+}
+
+fn same_bytes(lab: &Lab) -> Result {
+    let trio = Trio::new(lab)?;
+    trio.a.fill(trio.in_a, IDS)?;
+    trio.expect_private_copy(trio.in_a, IDS, "after the same bytes were written")
+}
+
+fn again(lab: &Lab) -> Result {
+    let trio = Trio::new(lab)?;
+    trio.a.fill(trio.in_a, NEW)?;
+    scanner::merge()?;
+    trio.expect_private_copy(trio.in_a, NEW, "after another pass")?;
+    trio.a.fill(trio.in_a, IDS)?;
+    scanner::merge()?;
+    pages::expect_frames("pages written back", (&trio.a, trio.in_a), &trio.frames)?;
+    trio.expect_others_unchanged()?;
+    scanner::expect_exact_counts("after merging again").map(drop)
+}
+
+/// What is left of a merged page stays valid, and stays one to merge with.
+fn last_sharer(lab: &Lab) -> Result {
+    let trio = Trio::new(lab)?;
+    trio.a.fill(trio.in_a, NEW)?;
+    trio.b.fill(trio.in_b, Ids::each(2000))?;
+    pages::expect_frames("the last sharer", (&trio.c, trio.in_c), &trio.frames)?;
+    let alone = scanner::expect_exact_counts("with one sharer")?;
+    scanner::merge()?;
+    let passed = scanner::expect_exact_counts("with one sharer, after a pass")?;
+    expect::that(passed.shared >= PAGES, || {
+        format!("pages_shared: expected the {PAGES} pages still mapped, found {passed:?}, {alone:?} before")
+    })?;
+    trio.b.fill(trio.in_b, IDS)?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&trio.b, trio.in_b), (&trio.c, trio.in_c)])?;
+    trio.c.fill(trio.in_c, NEW)?;
+    trio.b.check(trio.in_b, IDS)?;
+    trio.c.check(trio.in_c, NEW)
+}
+
+fn while_scanning(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(16, IDS)?, b.anon(16, IDS)?);
+    scanner::start()?;
+    for round in 0..60 {
+        // Half of them are equal, which pages are so changes.
+        let mine = Ids::each(100 + round % 2 * 8);
+        a.fill(in_a, mine)?;
+        a.poke(in_a.page(round % 16).addr, round)?;
+        b.check(in_b, IDS)?;
+        expect::eq(
+            "the word written",
+            round,
+            a.peek(in_a.page(round % 16).addr)?,
+        )?;
+        a.check(in_a.part(0, round % 16), mine)?;
+        if round % 10 == 9 {
+            b.fill(in_b, IDS)?;
+        }
+    }
+    scanner::stop()
+}
+
+/// The bytes of new contents.
+fn new_bytes() -> Vec<u8> {
+    let words =
+        (0..PAGES).flat_map(|page| (0..WORDS).map(move |word| content::word(NEW.of(page), word)));
+    words.flat_map(u64::to_ne_bytes).collect()
+}
+
+fn vm_write(lab: &Lab) -> Result {
+    let trio = Trio::new(lab)?;
+    let (bytes, length) = (new_bytes(), (PAGES * PAGE_SIZE) as usize);
+    let remote = RemoteIoVec {
+        base: trio.in_a.addr as usize,
+        len: length,
+    };
+    let pid = Pid::from_raw(trio.a.pid());
+    let written = process_vm_writev(pid, &[IoSlice::new(&bytes)], &[remote]);
+    let written = written.context(|| "process_vm_writev")?;
+    expect::eq("bytes written", length, written)?;
+    trio.expect_private_copy(trio.in_a, NEW, "after process_vm_writev")
+}
+
+fn proc_mem(lab: &Lab) -> Result {
+    let trio = Trio::new(lab)?;
+    let path = format!("/proc/{}/mem", trio.a.pid());
+    OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|file| file.write_all_at(&new_bytes(), trio.in_a.addr))
+        .context(|| format!("writing {path}"))?;
+    trio.expect_private_copy(trio.in_a, NEW, "after a write to /proc/PID/mem")
+}
+
+fn poke_traced(lab: &Lab) -> Result {
+    let trio = Trio::new(lab)?;
+    trace_and_write(&trio)?;
+    trio.expect_private_copy(trio.in_a, NEW, "after ptrace")
+}
+
+fn poke_traced_read_only(lab: &Lab) -> Result {
+    let trio = Trio::new(lab)?;
+    trio.a.protect(trio.in_a, libc::PROT_READ)?;
+    trace_and_write(&trio)?;
+    trio.expect_private_copy(trio.in_a, NEW, "after ptrace")
+}
+
+/// Writes new contents with `PTRACE_POKEDATA`, as debuggers do.
+fn trace_and_write(trio: &Trio) -> Result {
+    let pid = Pid::from_raw(trio.a.pid());
+    ptrace::attach(pid).context(|| "ptrace")?;
+    waitpid(pid, None).context(|| "waiting for the traced process")?;
+    let words = new_bytes();
+    let written = words
+        .chunks_exact(8)
+        .enumerate()
+        .try_for_each(|(index, word)| {
+            let addr = (trio.in_a.addr + index as u64 * 8) as ptrace::AddressType;
+            ptrace::write(
+                pid,
+                addr,
+                i64::from_ne_bytes(word.try_into().expect("8 bytes")),
+            )
+        });
+    ptrace::detach(pid, None).context(|| "ptrace")?;
+    written.context(|| "PTRACE_POKEDATA")
+}

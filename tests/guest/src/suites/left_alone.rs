@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Whose pages are not merged, or not with whose.
+
+use guest::lab;
+use libtest_mimic::Trial;
+
+mod domains;
+mod ranges;
+mod registered;
+
+/// The tests.
+pub fn trials() -> Vec<Trial> {
+    let tests = [ranges::TESTS, domains::TESTS, registered::TESTS];
+    let mut trials: Vec<Trial> = tests
+        .iter()
+        .flat_map(|tests| lab::trials("left_alone", tests))
+        .collect();
+    trials.extend(lab::skippable_trials("left_alone", ranges::SKIPPABLE));
+    trials
+}

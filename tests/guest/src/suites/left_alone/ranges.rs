@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Ranges and processes that did not ask for merging and have a reason to be left alone.
+//!
+//! Each test has three processes with the same pages. Two are ordinary, and their being merged
+//! proves that the scanner was there; the third one has what is to be left alone, and keeps its
+//! frames. Where the reason can end, the test ends it, and then all three are merged: so it was
+//! the reason, and nothing else.
+
+use guest::content::Ids;
+use guest::expect;
+use guest::lab::Lab;
+use guest::lab::SkippableTest;
+use guest::lab::Test;
+use guest::pagemap;
+use guest::pages;
+use guest::peer::Kind;
+use guest::peer::Peer;
+use guest::peer::User;
+use guest::procfs;
+use guest::scanner;
+use guest::Result;
+use guest::Span;
+use libtest_mimic::Completion;
+
+pub(super) const TESTS: &[Test] = &[
+    ("locked_memory", locked),
+    ("memory_locked_on_fault", locked_on_fault),
+    ("memory_of_a_process_that_locks_all", locked_process),
+    ("memory_wiped_on_fork", wiped),
+    ("memory_not_dumped", not_dumped),
+    ("droppable_memory", droppable),
+    ("memory_watched_for_missing_pages", watched_missing),
+    ("memory_watched_for_writes", watched_writes),
+    ("shared_anonymous_memory", shared_anon),
+    ("shared_files", shared_file),
+    ("hugetlb_memory", hugetlb),
+    ("mappings_of_addresses", special),
+    ("processes_that_are_not_dumpable", undumpable),
+    ("buffers_pinned_by_io_uring", pinned),
+    ("pages_given_to_a_pipe", spliced),
+    ("the_vdso", vdso),
+    ("zeros_of_memory_left_alone", zeros),
+];
+
+pub(super) const SKIPPABLE: &[SkippableTest] = &[("shadow_stacks", shadow_stack)];
+
+const PAGES: u64 = 8;
+const IDS: Ids = Ids::each(100);
+
+/// Ends the reason to be left alone.
+type Release = fn(&Peer, Span) -> Result;
+
+/// Expects what `make` makes in a process of `user` to be left alone, until `release`.
+fn expect_left_alone(
+    lab: &Lab,
+    user: User,
+    make: impl FnOnce(&Peer) -> Result<Span>,
+    release: Option<Release>,
+) -> Result {
+    let (a, other, b) = (lab.peer(user)?, lab.peer(user)?, lab.peer(user)?);
+    // The one in question may be the first to be seen, or the last.
+    let in_a = a.anon(PAGES, IDS)?;
+    let span = make(&other)?;
+    let in_b = b.anon(PAGES, IDS)?;
+    let before = pagemap::entries(other.pid(), span)?;
+    scanner::scan(6)?;
+    let merged = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    let after = pagemap::entries(other.pid(), span)?;
+    expect::eq("page table entries to be left alone", before, after)?;
+    // This sees, too, what /proc/PID/pagemap does not show.
+    pages::expect_mappings(&merged, 2)?;
+    scanner::expect_exact_counts("with pages left alone")?;
+    if let Some(release) = release {
+        release(&other, span)?;
+        scanner::merge()?;
+        pages::expect_frames("pages no longer to be left alone", (&other, span), &merged)?;
+    }
+    other.check(span, IDS)
+}
+
+fn alice(lab: &Lab, make: impl FnOnce(&Peer) -> Result<Span>, release: Option<Release>) -> Result {
+    expect_left_alone(lab, User::Alice, make, release)
+}
+
+/// Ordinary pages with some advice, and the advice that takes it back.
+fn advised(lab: &Lab, advice: i32, release: Release) -> Result {
+    let make = |peer: &Peer| {
+        let span = peer.anon(PAGES, IDS)?;
+        peer.advise(span, advice)?;
+        Ok(span)
+    };
+    alice(lab, make, Some(release))
+}
+
+fn locked(lab: &Lab) -> Result {
+    let make = |peer: &Peer| {
+        let span = peer.anon(PAGES, IDS)?;
+        peer.lock(span)?;
+        Ok(span)
+    };
+    alice(lab, make, Some(Peer::unlock))
+}
+
+fn locked_on_fault(lab: &Lab) -> Result {
+    let make = |peer: &Peer| {
+        let span = peer.anon(PAGES, IDS)?;
+        peer.lock_on_fault(span)?;
+        Ok(span)
+    };
+    alice(lab, make, Some(Peer::unlock))
+}
+
+fn locked_process(lab: &Lab) -> Result {
+    let make = |peer: &Peer| {
+        peer.lock_all()?;
+        peer.anon(PAGES, IDS)
+    };
+    alice(lab, make, Some(Peer::unlock))
+}
+
+fn wiped(lab: &Lab) -> Result {
+    advised(lab, libc::MADV_WIPEONFORK, |peer, span| {
+        peer.advise(span, libc::MADV_KEEPONFORK)
+    })
+}
+
+fn not_dumped(lab: &Lab) -> Result {
+    advised(lab, libc::MADV_DONTDUMP, |peer, span| {
+        peer.advise(span, libc::MADV_DODUMP)
+    })
+}
+
+fn droppable(lab: &Lab) -> Result {
+    alice(lab, |peer| peer.filled(Kind::Droppable, PAGES, IDS), None)
+}
+
+/// `UFFDIO_REGISTER_MODE_MISSING` and `UFFDIO_REGISTER_MODE_WP`.
+const MISSING: u64 = 1;
+const WRITES: u64 = 2;
+
+fn watched(lab: &Lab, mode: u64) -> Result {
+    let make = |peer: &Peer| {
+        let span = peer.anon(PAGES, IDS)?;
+        peer.watch(span, mode)?;
+        Ok(span)
+    };
+    alice(lab, make, Some(|peer, _| peer.unwatch()))
+}
+
+fn watched_missing(lab: &Lab) -> Result {
+    watched(lab, MISSING)
+}
+
+fn watched_writes(lab: &Lab) -> Result {
+    watched(lab, WRITES)
+}
+
+fn shared_anon(lab: &Lab) -> Result {
+    alice(lab, |peer| peer.filled(Kind::SharedAnon, PAGES, IDS), None)
+}
+
+fn shared_file(lab: &Lab) -> Result {
+    alice(lab, |peer| peer.filled(Kind::SharedFile, PAGES, IDS), None)
+}
+
+/// Reserves huge pages for hugetlbfs while it lives.
+struct HugePages;
+
+impl HugePages {
+    const KNOB: &'static str = "/proc/sys/vm/nr_hugepages";
+
+    fn reserve(count: u64) -> Result<Self> {
+        procfs::write(Self::KNOB, &count.to_string())?;
+        let found = procfs::number(Self::KNOB)?;
+        expect::that(found >= count, || {
+            format!("huge pages: expected {count}, found {found}")
+        })?;
+        Ok(HugePages)
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        if procfs::write(Self::KNOB, "0").is_err() {
+            eprintln!("the huge pages could not be given back");
+        }
+    }
+}
+
+fn hugetlb(lab: &Lab) -> Result {
+    let _pages = HugePages::reserve(2)?;
+    let make = |peer: &Peer| {
+        let span = peer.map(Kind::Huge, 512)?.part(0, PAGES);
+        peer.fill(span, IDS)?;
+        Ok(span)
+    };
+    alice(lab, make, None)
+}
+
+/// Written pages of a private mapping of addresses are ordinary pages, where no others may be.
+fn special(lab: &Lab) -> Result {
+    let make = |peer: &Peer| {
+        let span = peer.filled(Kind::Special, PAGES, IDS)?;
+        let flags = procfs::vma_flags(peer.pid(), span.addr)?;
+        expect::that(flags.iter().any(|flag| flag == "pf"), || {
+            format!("flags of a mapping of /dev/mem: expected pf among them, found {flags:?}")
+        })?;
+        Ok(span)
+    };
+    expect_left_alone(lab, User::Root, make, None)
+}
+
+fn undumpable(lab: &Lab) -> Result {
+    let make = |peer: &Peer| {
+        peer.set_dumpable(false)?;
+        peer.anon(PAGES, IDS)
+    };
+    alice(lab, make, Some(|peer, _| peer.set_dumpable(true)))
+}
+
+fn pinned(lab: &Lab) -> Result {
+    let make = |peer: &Peer| {
+        let span = peer.anon(PAGES, IDS)?;
+        peer.pin(span)?;
+        Ok(span)
+    };
+    alice(lab, make, Some(|peer, _| peer.unpin()))
+}
+
+fn spliced(lab: &Lab) -> Result {
+    let make = |peer: &Peer| {
+        let span = peer.anon(PAGES, IDS)?;
+        peer.splice(span)?;
+        Ok(span)
+    };
+    alice(lab, make, Some(|peer, _| peer.check_pipe(PAGES, IDS)))
+}
+
+/// Pages of the kernel that every process maps.
+fn vdso(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let controls = (a.anon(1, IDS)?, b.anon(1, IDS)?);
+    let find = |peer: &Peer| -> Result<Span> {
+        let maps = procfs::read(&format!("/proc/{}/maps", peer.pid()))?;
+        let line = maps.lines().find(|line| line.ends_with("[vdso]"));
+        let range = line.and_then(procfs::mapping);
+        range
+            .map(|range| Span::new(range.start, (range.end - range.start) / 4096))
+            .ok_or_else(|| format!("process {} has no vdso", peer.pid()).into())
+    };
+    let (in_a, in_b) = (find(&a)?, find(&b)?);
+    let look = || -> Result<_> {
+        Ok((
+            pagemap::entries(a.pid(), in_a)?,
+            pagemap::entries(b.pid(), in_b)?,
+        ))
+    };
+    let before = look()?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, controls.0), (&b, controls.1)])?;
+    expect::eq("entries of the vdso", before, look()?)
+}
+
+/// Zeros need no partner, and are left alone for the same reasons.
+fn zeros(lab: &Lab) -> Result {
+    let peer = lab.alice()?;
+    let control = peer.anon(1, Ids::ZERO)?;
+    let make: [fn(&Peer, Span) -> Result; 4] = [
+        |peer, span| peer.lock(span),
+        |peer, span| peer.advise(span, libc::MADV_DONTDUMP),
+        |peer, span| peer.advise(span, libc::MADV_WIPEONFORK),
+        |peer, span| peer.pin(span),
+    ];
+    let mut spans = Vec::new();
+    for make in make {
+        let span = peer.anon(PAGES, Ids::ZERO)?;
+        make(&peer, span)?;
+        spans.push((span, peer.frames(span)?));
+    }
+    scanner::merge()?;
+    pages::expect_zero_page((&peer, control))?;
+    for (span, before) in spans {
+        pages::expect_frames("zeros to be left alone", (&peer, span), &before)?;
+    }
+    Ok(())
+}
+
+fn shadow_stack(lab: &Lab) -> Result<Completion> {
+    let peer = lab.alice()?;
+    let place = peer.free_place(PAGES);
+    match peer.map_shadow_stack(place) {
+        Ok(()) => {}
+        Err(_) => {
+            return Ok(Completion::ignored_with(
+                "this machine has no shadow stacks",
+            ))
+        }
+    }
+    // All its pages but the first are zeros.
+    let before = pagemap::entries(peer.pid(), place)?;
+    let control = peer.anon(1, Ids::ZERO)?;
+    scanner::merge()?;
+    pages::expect_zero_page((&peer, control))?;
+    expect::eq(
+        "entries of the shadow stack",
+        before,
+        pagemap::entries(peer.pid(), place)?,
+    )?;
+    Ok(Completion::Completed)
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory that was registered (`MADV_MERGEABLE`) has opted in: mainline's own rules hold for it.
+
+use guest::content::Ids;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pages;
+use guest::peer::Kind;
+use guest::peer::Peer;
+use guest::peer::User;
+use guest::scanner;
+use guest::Result;
+use guest::Span;
+
+pub(super) const TESTS: &[Test] = &[
+    (
+        "scope_registered_takes_registered_memory_only",
+        only_registered,
+    ),
+    ("scope_registered_leaves_zeros_of_others", zeros),
+    ("scope_registered_keeps_users_apart", users),
+    ("scope_registered_ends_with_the_registration", unregistered),
+    ("registered_memory_may_be_locked", locked),
+    ("registered_memory_may_be_kept_from_dumps", not_dumped),
+    ("registered_memory_may_be_wiped_on_fork", wiped),
+    (
+        "registered_memory_may_be_of_undumpable_processes",
+        undumpable,
+    ),
+    ("registered_memory_is_left_alone_while_pinned", pinned),
+    ("shared_memory_cannot_be_registered", shared),
+    ("droppable_memory_cannot_be_registered", droppable),
+];
+
+const PAGES: u64 = 8;
+const IDS: Ids = Ids::each(100);
+
+fn register(peer: &Peer, span: Span) -> Result {
+    peer.advise(span, libc::MADV_MERGEABLE)
+}
+
+fn registered(peer: &Peer) -> Result<Span> {
+    let span = peer.anon(PAGES, IDS)?;
+    register(peer, span)?;
+    Ok(span)
+}
+
+/// Two processes with registered pages.
+fn registered_pair(lab: &Lab) -> Result<[(Peer, Span); 2]> {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (registered(&a)?, registered(&b)?);
+    Ok([(a, in_a), (b, in_b)])
+}
+
+fn only_registered(lab: &Lab) -> Result {
+    knob::set("scope", "registered")?;
+    let [(a, in_a), (b, in_b)] = registered_pair(lab)?;
+    let c = lab.alice()?;
+    let (plain, in_c) = (a.anon(PAGES, IDS)?, c.anon(PAGES, IDS)?);
+    let before = (a.frames(plain)?, c.frames(in_c)?);
+    scanner::scan(6)?;
+    let frames = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    pages::expect_frames("pages not registered", (&a, plain), &before.0)?;
+    pages::expect_frames("pages not registered", (&c, in_c), &before.1)?;
+    pages::expect_mappings(&frames, 2)?;
+    let counts = scanner::expect_exact_counts("of registered memory only")?;
+    guest::expect::eq(
+        "pages_shared and pages_sharing",
+        (PAGES, PAGES),
+        (counts.shared, counts.sharing),
+    )?;
+    knob::set("scope", "all")?;
+    scanner::merge()?;
+    pages::expect_frames("once scope is all", (&a, plain), &frames)?;
+    pages::expect_frames("once scope is all", (&c, in_c), &frames)
+}
+
+fn zeros(lab: &Lab) -> Result {
+    knob::set("scope", "registered")?;
+    let peer = lab.alice()?;
+    let (plain, span) = (peer.anon(PAGES, Ids::ZERO)?, peer.anon(PAGES, Ids::ZERO)?);
+    register(&peer, span)?;
+    let before = peer.frames(plain)?;
+    scanner::merge()?;
+    pages::expect_zero_page((&peer, span))?;
+    pages::expect_frames("zeros not registered", (&peer, plain), &before)
+}
+
+fn users(lab: &Lab) -> Result {
+    knob::set("scope", "registered")?;
+    let [(a, in_a), (b, in_b)] = registered_pair(lab)?;
+    let bob = lab.peer(User::Bob)?;
+    let in_bob = registered(&bob)?;
+    let before = bob.frames(in_bob)?;
+    scanner::scan(6)?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    pages::expect_frames("Bob's pages", (&bob, in_bob), &before)
+}
+
+fn unregistered(lab: &Lab) -> Result {
+    knob::set("scope", "registered")?;
+    let [(a, in_a), (b, in_b)] = registered_pair(lab)?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    a.advise(in_a, libc::MADV_UNMERGEABLE)?;
+    let before = pages::expect_not_merged((&a, in_a))?;
+    scanner::scan(6)?;
+    pages::expect_frames("pages no longer registered", (&a, in_a), &before)?;
+    a.check(in_a, IDS)?;
+    scanner::expect_exact_counts("after MADV_UNMERGEABLE").map(drop)
+}
+
+/// In either scope, registered pages are merged although `also` is a reason to leave them alone.
+fn expect_opted_in(lab: &Lab, also: impl Fn(&Peer, Span) -> Result) -> Result {
+    for scope in ["registered", "all"] {
+        scanner::settle_knobs()?;
+        knob::set("scope", scope)?;
+        let [(a, in_a), (b, in_b)] = registered_pair(lab)?;
+        also(&a, in_a)?;
+        scanner::merge()?;
+        pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+        a.check(in_a, IDS)?;
+        a.fill(in_a, Ids::each(900))?;
+        b.check(in_b, IDS)?;
+    }
+    Ok(())
+}
+
+fn locked(lab: &Lab) -> Result {
+    expect_opted_in(lab, Peer::lock)
+}
+
+fn not_dumped(lab: &Lab) -> Result {
+    expect_opted_in(lab, |peer, span| peer.advise(span, libc::MADV_DONTDUMP))
+}
+
+fn wiped(lab: &Lab) -> Result {
+    expect_opted_in(lab, |peer, span| peer.advise(span, libc::MADV_WIPEONFORK))
+}
+
+fn undumpable(lab: &Lab) -> Result {
+    expect_opted_in(lab, |peer, _| peer.set_dumpable(false))
+}
+
+fn pinned(lab: &Lab) -> Result {
+    let [(a, in_a), (b, in_b)] = registered_pair(lab)?;
+    let c = lab.alice()?;
+    let in_c = registered(&c)?;
+    c.pin(in_c)?;
+    let before = c.frames(in_c)?;
+    scanner::scan(6)?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    pages::expect_frames("pinned pages", (&c, in_c), &before)
+}
+
+/// Mainline ignores the advice for such memory, and so the module has to leave it alone.
+fn expect_not_registrable(lab: &Lab, kind: Kind) -> Result {
+    for scope in ["registered", "all"] {
+        knob::set("scope", scope)?;
+        let [(a, in_a), (b, in_b)] = registered_pair(lab)?;
+        let c = lab.alice()?;
+        let span = c.filled(kind, PAGES, IDS)?;
+        register(&c, span)?;
+        let before = c.frames(span)?;
+        scanner::scan(6)?;
+        pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+        pages::expect_frames(&format!("{kind:?}"), (&c, span), &before)?;
+    }
+    Ok(())
+}
+
+fn shared(lab: &Lab) -> Result {
+    expect_not_registrable(lab, Kind::SharedAnon)
+}
+
+fn droppable(lab: &Lab) -> Result {
+    expect_not_registrable(lab, Kind::Droppable)
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is merged, when, and what becomes of it.
+
+use guest::lab;
+use libtest_mimic::Trial;
+
+mod accounting;
+mod basic;
+mod decision;
+mod huge;
+mod kinds;
+
+/// The tests.
+pub fn trials() -> Vec<Trial> {
+    let tests = [
+        basic::TESTS,
+        decision::TESTS,
+        kinds::TESTS,
+        huge::TESTS,
+        accounting::TESTS,
+    ];
+    tests
+        .iter()
+        .flat_map(|tests| lab::trials("merge", tests))
+        .collect()
+}

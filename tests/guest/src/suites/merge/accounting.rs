@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory cgroups, and the memory the system has.
+
+use guest::cgroup::Cgroup;
+use guest::content::Ids;
+use guest::content::PAGE_SIZE;
+use guest::expect;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pages;
+use guest::peer::User;
+use guest::procfs;
+use guest::scanner;
+use guest::Result;
+
+pub(super) const TESTS: &[Test] = &[
+    ("shared_pages_are_charged_to_one_of_their_cgroups", charge),
+    ("charges_end_with_the_last_sharer", uncharge),
+    ("merging_frees_memory", memory_is_freed),
+];
+
+/// Enough for the kernel's batches of charges not to matter.
+const PAGES: u64 = 2048;
+/// What these batches may come to, for two cgroups on few CPUs.
+const SLACK: u64 = 400;
+
+fn in_pages(bytes: u64) -> u64 {
+    bytes / PAGE_SIZE
+}
+
+fn charge(lab: &Lab) -> Result {
+    let (one, other) = (Cgroup::new("one")?, Cgroup::new("other")?);
+    let (a, b) = (
+        lab.peer_in(User::Alice, &one)?,
+        lab.peer_in(User::Alice, &other)?,
+    );
+    let ids = Ids::each(10_000);
+    let (in_a, in_b) = (a.anon(PAGES, ids)?, b.anon(PAGES, ids)?);
+    let charged = || -> Result<_> {
+        let current = in_pages(one.current_bytes()? + other.current_bytes()?);
+        Ok((current, in_pages(one.anon_bytes()? + other.anon_bytes()?)))
+    };
+    let before = charged()?;
+    scanner::merge()?;
+    let frames = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    let after = charged()?;
+    let fall = |before: u64, after: u64| before as i64 - after as i64;
+    let expected = (PAGES - SLACK) as i64..=(PAGES + SLACK) as i64;
+    expect::within(
+        "fall of memory.current, pages",
+        expected.clone(),
+        fall(before.0, after.0),
+    )?;
+    expect::within(
+        "fall of anon in memory.stat, pages",
+        expected,
+        fall(before.1, after.1),
+    )?;
+    let members = [one.inode()?, other.inode()?];
+    for frame in frames.iter().step_by(16) {
+        let owner = frame.cgroup()?;
+        expect::that(members.contains(&owner), || {
+            format!("cgroup of {frame:?}: expected one of {members:?}, found {owner}")
+        })?;
+    }
+    Ok(())
+}
+
+fn uncharge(lab: &Lab) -> Result {
+    let (one, other) = (Cgroup::new("one")?, Cgroup::new("other")?);
+    let (a, b) = (
+        lab.peer_in(User::Alice, &one)?,
+        lab.peer_in(User::Alice, &other)?,
+    );
+    let empty = in_pages(one.current_bytes()? + other.current_bytes()?);
+    let (in_a, in_b) = (a.anon(PAGES, Ids::each(1))?, b.anon(PAGES, Ids::each(1))?);
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    a.unmap(in_a)?;
+    b.unmap(in_b)?;
+    let after = in_pages(one.current_bytes()? + other.current_bytes()?);
+    expect::within(
+        "memory.current without the pages, in pages",
+        0..=empty + SLACK,
+        after,
+    )
+}
+
+fn memory_is_freed(lab: &Lab) -> Result {
+    let available = || procfs::number_in("/proc/meminfo", "MemFree");
+    let peers = lab.alices(4)?;
+    for peer in &peers {
+        peer.anon(PAGES, Ids::each(10_000))?;
+    }
+    let before = available()?;
+    scanner::merge()?;
+    let after = available()?;
+    let freed = (after as i64 - before as i64) / 4;
+    // Pages wait on lists of CPUs before they count as free.
+    let expected = (3 * PAGES - 1500) as i64..=(3 * PAGES + 1500) as i64;
+    expect::within(
+        "pages that became free, of four equal sets of 2048",
+        expected,
+        freed,
+    )
+}

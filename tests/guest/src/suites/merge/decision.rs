@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! When pages are merged: how often they have to be seen, and that bytes decide, not the hash.
+
+use std::collections::HashMap;
+use std::time::Duration;
+use std::time::Instant;
+
+use engine::HashKind;
+use guest::content;
+use guest::content::Ids;
+use guest::content::WORDS;
+use guest::expect;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::module;
+use guest::pages;
+use guest::peer::Peer;
+use guest::procfs;
+use guest::rng::Rng;
+use guest::scanner;
+use guest::Result;
+use guest::Span;
+
+pub(super) const TESTS: &[Test] = &[
+    ("unknown_pages_wait_for_their_promotion", promotion),
+    ("pages_in_flux_are_not_merged", flux),
+    ("known_pages_are_merged_at_first_sight", known),
+    ("zeros_are_merged_at_first_sight", zeros),
+    ("nearly_zero_pages_are_no_zeros", nearly_zero),
+    ("bytes_decide_where_wide_hashes_collide", wide_collision),
+    (
+        "bytes_decide_where_bytewise_hashes_collide",
+        bytewise_collision,
+    ),
+    ("bytewise_hash_merges", bytewise),
+    ("pages_written_between_passes_stay_correct", rewritten),
+];
+
+/// Scans slowly enough for us to watch: one pass in 50 ms, as all memory is less than a cycle.
+fn scan_slowly() -> Result {
+    knob::set("sleep_ms", 50)?;
+    scanner::start()
+}
+
+/// Two pages are two sightings a pass: 20 take ten passes, not fewer and not many more.
+fn promotion(lab: &Lab) -> Result {
+    knob::set("promote_after", 20)?;
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(1, Ids::same(1))?, b.anon(1, Ids::same(1))?);
+    scan_slowly()?;
+    let (start, begun) = (Instant::now(), knob::number("full_scans")?);
+    while a.frames(in_a)? != b.frames(in_b)? {
+        expect::that(start.elapsed() < Duration::from_secs(30), || {
+            format!(
+                "expected the pages to be merged, found {:?}",
+                a.frames(in_a)
+            )
+        })?;
+    }
+    let passes = knob::number("full_scans")? - begun;
+    scanner::stop()?;
+    expect::within(
+        "whole passes until 20 sightings of two pages",
+        9..=13,
+        passes,
+    )
+}
+
+/// Pages that stay equal, but change faster than they are promoted, are not worth merging.
+fn flux(lab: &Lab) -> Result {
+    knob::set("promote_after", 20)?;
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(4, Ids::each(1))?, b.anon(4, Ids::each(1))?);
+    let before = (a.frames(in_a)?, b.frames(in_b)?);
+    for round in 2..8 {
+        let ids = Ids::each(round * 100);
+        a.fill(in_a, ids)?;
+        b.fill(in_b, ids)?;
+        scan_slowly()?;
+        scanner::wait_passes(4)?;
+        scanner::stop()?;
+        pages::expect_frames("pages in flux", (&a, in_a), &before.0)?;
+        pages::expect_frames("pages in flux", (&b, in_b), &before.1)?;
+    }
+    scanner::scan(12)?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
+}
+
+fn known(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(8, Ids::each(1))?, b.anon(8, Ids::each(1))?);
+    scanner::merge()?;
+    let frames = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    knob::set("promote_after", 255)?;
+    let (c, d) = lab.pair()?;
+    let (in_c, in_d) = (c.anon(8, Ids::each(1))?, d.anon(8, Ids::each(1001))?);
+    let of_d = d.frames(in_d)?;
+    scanner::scan(2)?;
+    pages::expect_frames("a third process's equal pages", (&c, in_c), &frames)?;
+    pages::expect_frames("pages that are not known", (&d, in_d), &of_d)?;
+    pages::expect_mappings(&frames, 3)
+}
+
+fn zeros(lab: &Lab) -> Result {
+    knob::set("promote_after", 255)?;
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(8, Ids::ZERO)?, b.anon(8, Ids::ZERO)?);
+    pages::expect_not_merged((&a, in_a))?;
+    scanner::scan(2)?;
+    pages::expect_zero_page((&a, in_a))?;
+    pages::expect_zero_page((&b, in_b))?;
+    let found = scanner::expect_exact_counts("with pages of zeros")?;
+    let kernel = procfs::number(&format!("{}/ksm_zero_pages", knob::MAINLINE))?;
+    expect::eq(
+        "zero_pages, as mainline counts them",
+        kernel,
+        knob::number("zero_pages")?,
+    )?;
+    expect::that(found.zero >= 16, || {
+        format!("zero_pages: expected 16 or more, found {found:?}")
+    })?;
+    a.check(in_a, Ids::ZERO)?;
+    a.fill(in_a, Ids::each(1))?;
+    a.check(in_a, Ids::each(1))?;
+    b.check(in_b, Ids::ZERO)?;
+    let after = scanner::expect_exact_counts("after eight were written")?;
+    expect::eq(
+        "zero_pages after eight were written",
+        found.zero - 8,
+        after.zero,
+    )?;
+    drop((a, b));
+    scanner::expect_exact_counts("after the processes ended").map(drop)
+}
+
+fn nearly_zero(lab: &Lab) -> Result {
+    let peer = lab.alice()?;
+    let span = peer.anon(4, Ids::ZERO)?;
+    let offsets = [0, 8, 2048, 4088];
+    for (index, offset) in offsets.into_iter().enumerate() {
+        let value = if offset == 0 { 1 } else { 1 << 63 };
+        peer.poke(span.page(index as u64).addr + offset, value)?;
+    }
+    let zero = peer.anon(1, Ids::ZERO)?;
+    let before = peer.frames(span)?;
+    scanner::merge()?;
+    pages::expect_zero_page((&peer, zero))?;
+    pages::expect_frames("pages with one bit set", (&peer, span), &before)
+}
+
+/// A page of which one word, or two, are changed.
+#[derive(Clone, Copy)]
+struct Changed<'a>(u64, &'a [(usize, u64)]);
+
+impl Changed<'_> {
+    fn words(self) -> [u64; WORDS] {
+        let mut words = *content::page(self.0);
+        for &(index, value) in self.1 {
+            words[index] = value;
+        }
+        words
+    }
+
+    fn hash(self, kind: HashKind) -> u64 {
+        let mut bytes = [0; content::PAGE_SIZE as usize];
+        for (place, word) in bytes.chunks_exact_mut(8).zip(self.words()) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
+        kind.page(&bytes)
+    }
+
+    fn map(self, peer: &Peer) -> Result<Span> {
+        let span = peer.anon(1, Ids::same(self.0))?;
+        for &(index, value) in self.1 {
+            peer.poke(span.addr + index as u64 * 8, value)?;
+        }
+        Ok(span)
+    }
+
+    fn check(self, peer: &Peer, span: Span) -> Result {
+        for &(index, value) in self.1 {
+            let found = peer.peek(span.addr + index as u64 * 8)?;
+            expect::eq(
+                format!("word {index} of a page whose hash another has"),
+                value,
+                found,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Two pages of one hash must not share a frame, whatever is seen first and how often.
+fn expect_bytes_decide(lab: &Lab, kind: HashKind, one: Changed, other: Changed) -> Result {
+    expect::eq(
+        "hash of the pages made to collide",
+        one.hash(kind),
+        other.hash(kind),
+    )?;
+    expect::ne(
+        "words of the pages made to collide",
+        one.words(),
+        other.words(),
+    )?;
+    let peers = lab.alices(4)?;
+    let variants = [one, other, one, other];
+    let mut spans = Vec::new();
+    for (peer, variant) in peers.iter().zip(variants) {
+        spans.push(variant.map(peer)?);
+    }
+    let controls = (
+        peers[0].anon(1, Ids::same(9))?,
+        peers[1].anon(1, Ids::same(9))?,
+    );
+    scanner::scan(8)?;
+    pages::expect_merged(&[(&peers[0], controls.0), (&peers[1], controls.1)])?;
+    for index in 0..4 {
+        variants[index].check(&peers[index], spans[index])?;
+        for unequal in [(index + 1) % 4, (index + 3) % 4] {
+            let (frame, of_unequal) = (
+                peers[index].frames(spans[index])?,
+                peers[unequal].frames(spans[unequal])?,
+            );
+            expect::ne("frame of a page whose hash another has", frame, of_unequal)?;
+        }
+    }
+    Ok(())
+}
+
+/// Words `i` and `i + 8` enter the same lane, one after the other: a change of the first can be
+/// made up for with the second.
+fn wide_collision(lab: &Lab) -> Result {
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    let id = 5;
+    let (first, second) = (content::word(id, 0), content::word(id, 8));
+    let changed = first ^ 0xff00;
+    let state = |word: u64| (BASIS ^ word).wrapping_mul(PRIME);
+    let made_up = second ^ state(first) ^ state(changed);
+    let one = [(0, first), (8, second)];
+    let other = [(0, changed), (8, made_up)];
+    expect_bytes_decide(lab, HashKind::Wide, Changed(id, &one), Changed(id, &other))
+}
+
+/// Two last words that lead from the same 32-bit state to the same one, found by trying.
+fn colliding_last_words(id: u64) -> (u64, u64) {
+    const PRIME: u32 = 0x0100_0193;
+    let step = |hash: u32, octet: u8| (hash ^ u32::from(octet)).wrapping_mul(PRIME);
+    let words = (0..WORDS - 1).map(|index| content::word(id, index));
+    let state = words.flat_map(u64::to_ne_bytes).fold(0x811c_9dc5, step);
+    let (mut seen, mut rng) = (HashMap::new(), Rng::new(1));
+    loop {
+        let word = rng.number();
+        let hash = word.to_ne_bytes().into_iter().fold(state, step);
+        match seen.insert(hash, word) {
+            Some(other) if other != word => return (other, word),
+            _ => {}
+        }
+    }
+}
+
+fn bytewise_collision(lab: &Lab) -> Result {
+    reload_bytewise()?;
+    let (one, other) = colliding_last_words(5);
+    let (one, other) = ([(WORDS - 1, one)], [(WORDS - 1, other)]);
+    let result = expect_bytes_decide(
+        lab,
+        HashKind::Bytewise,
+        Changed(5, &one),
+        Changed(5, &other),
+    );
+    module::reload("")?;
+    result
+}
+
+fn reload_bytewise() -> Result {
+    module::reload("bytewise_hash=1")?;
+    scanner::settle_knobs()
+}
+
+fn bytewise(lab: &Lab) -> Result {
+    reload_bytewise()?;
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(16, Ids::each(1))?, b.anon(16, Ids::each(1))?);
+    let zeros = b.anon(4, Ids::ZERO)?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    pages::expect_zero_page((&b, zeros))?;
+    scanner::expect_exact_counts("with the bytewise hash")?;
+    module::reload("")
+}
+
+/// What was equal when it was hashed need not be when it is merged.
+fn rewritten(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(32, Ids::each(1))?, b.anon(32, Ids::each(1))?);
+    scanner::start()?;
+    for round in 1..40 {
+        let (of_a, of_b) = (Ids::each(round * 50), Ids::each((round + round % 2) * 50));
+        a.fill(in_a, of_a)?;
+        b.fill(in_b, of_b)?;
+        a.check(in_a, of_a)?;
+        b.check(in_b, of_b)?;
+    }
+    scanner::stop()
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Transparent huge pages: seen by their parts, split only where a part is really merged.
+
+use guest::content::Ids;
+use guest::expect;
+use guest::expect::FailureContext;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pages;
+use guest::peer::Peer;
+use guest::procfs;
+use guest::scanner;
+use guest::Result;
+use guest::Span;
+
+pub(super) const TESTS: &[Test] = &[
+    ("unique_huge_pages_stay_huge", unique),
+    ("equal_parts_are_merged_out_of_huge_pages", equal_part),
+    ("equal_huge_pages_are_merged", equal_whole),
+    ("zeros_are_merged_out_of_huge_pages", zeros),
+    ("huge_pages_shared_by_fork_stay_correct", forked),
+    ("huge_pages_of_other_domains_stay_huge", other_domain),
+];
+
+/// 4 KiB pages of a huge page.
+const HUGE: u64 = 512;
+
+/// A region that is huge pages indeed.
+fn huge(peer: &Peer, count: u64, ids: Ids) -> Result<Span> {
+    procfs::write("/sys/kernel/mm/transparent_hugepage/enabled", "always")
+        .map_err(|_| "the kernel has no transparent huge pages")?;
+    let span = peer.anon(count * HUGE, ids)?;
+    expect_huge(peer, span, count)?;
+    Ok(span)
+}
+
+fn expect_huge(peer: &Peer, span: Span, count: u64) -> Result {
+    let found = peer.smaps_pages(span, "AnonHugePages")?;
+    expect::eq(
+        format!("huge pages of {span:?}, by their parts"),
+        count * HUGE,
+        found,
+    )
+}
+
+/// Merges, and proves with two small pages that something was.
+fn merge_with_control(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(1, Ids::same(7))?, b.anon(1, Ids::same(7))?);
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
+}
+
+fn unique(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (
+        huge(&a, 1, Ids::each(10_000))?,
+        huge(&b, 2, Ids::each(20_000))?,
+    );
+    let before = (a.frames(in_a)?, b.frames(in_b)?);
+    merge_with_control(lab)?;
+    merge_with_control(lab)?;
+    expect_huge(&a, in_a, 1)?;
+    expect_huge(&b, in_b, 2)?;
+    expect::eq("frames", before, (a.frames(in_a)?, b.frames(in_b)?))
+}
+
+fn equal_part(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let ids = Ids::each(10_000);
+    let span = huge(&a, 2, ids)?;
+    // Equal to the part 7 of the first huge page, the second one stays.
+    let small = b.anon(1, Ids::same(10_007))?;
+    let before = a.frames(span)?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, span.page(7)), (&b, small)])?;
+    expect_huge(&a, span, 1).during(|| "after a part of the first of two huge pages was merged")?;
+    pages::expect_frames("parts before it", (&a, span.part(0, 7)), &before[..7])?;
+    let rest = span.part(8, 2 * HUGE - 8);
+    pages::expect_frames("parts behind it", (&a, rest), &before[8..])?;
+    a.check(span, ids)?;
+    b.poke(small.addr, 1)?;
+    a.check(span, ids)
+}
+
+fn equal_whole(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let ids = Ids::each(10_000);
+    let (in_a, in_b) = (huge(&a, 1, ids)?, huge(&b, 1, ids)?);
+    scanner::merge()?;
+    let frames = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    pages::expect_mappings(&frames[..8], 2)?;
+    a.fill(in_a.part(100, 8), Ids::each(1))?;
+    b.check(in_b, ids)?;
+    scanner::expect_exact_counts("with two huge pages merged").map(drop)
+}
+
+fn zeros(lab: &Lab) -> Result {
+    let peer = lab.alice()?;
+    let span = huge(&peer, 1, Ids::each(10_000))?;
+    let zeros = span.part(100, 200);
+    peer.fill(zeros, Ids::ZERO)?;
+    expect_huge(&peer, span, 1)?;
+    scanner::merge()?;
+    pages::expect_zero_page((&peer, zeros))?;
+    peer.check(span.part(0, 100), Ids::each(10_000))?;
+    peer.check(span.part(300, 212), Ids::each(10_300))?;
+    peer.check(zeros, Ids::ZERO)?;
+    scanner::expect_exact_counts("with zeros of a huge page").map(drop)
+}
+
+fn forked(lab: &Lab) -> Result {
+    let (parent, other) = lab.pair()?;
+    let ids = Ids::each(10_000);
+    let span = huge(&parent, 1, ids)?;
+    let child = parent.fork()?;
+    let small = other.anon(4, Ids::each(10_100))?;
+    scanner::merge()?;
+    pages::expect_merged(&[
+        (&parent, span.part(100, 4)),
+        (&child, span.part(100, 4)),
+        (&other, small),
+    ])?;
+    child.fill(span.part(98, 8), Ids::each(1))?;
+    child.check(span.part(98, 8), Ids::each(1))?;
+    parent.check(span, ids)?;
+    other.check(small, Ids::each(10_100))?;
+    scanner::expect_exact_counts("with a forked huge page").map(drop)
+}
+
+fn other_domain(lab: &Lab) -> Result {
+    let (alice, bob) = (lab.alice()?, lab.peer(guest::peer::User::Bob)?);
+    let ids = Ids::each(10_000);
+    let (in_a, in_b) = (huge(&alice, 1, ids)?, huge(&bob, 1, ids)?);
+    merge_with_control(lab)?;
+    expect_huge(&alice, in_a, 1)?;
+    expect_huge(&bob, in_b, 1)
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The kinds of private memory that are merged.
+
+use guest::content::Ids;
+use guest::expect;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pages;
+use guest::peer::Kind;
+use guest::procfs;
+use guest::scanner;
+use guest::Result;
+
+pub(super) const TESTS: &[Test] = &[
+    ("written_pages_of_private_files_are_merged", private_file),
+    ("clean_pages_of_private_files_stay", clean_file),
+    ("heaps_are_merged", heap),
+    ("stacks_are_merged", stack),
+    ("read_only_memory_is_merged", read_only),
+    ("pages_shared_by_fork_are_merged_as_one", forked),
+    (
+        "pages_shared_by_fork_are_not_merged_with_themselves",
+        forked_alone,
+    ),
+    ("registered_memory_is_merged_too", registered),
+    ("ksmd_keeps_its_pages", ksmd),
+];
+
+fn private_file(lab: &Lab) -> Result {
+    let ids = Ids::each(1);
+    let (a, b) = lab.pair()?;
+    let in_a = a.filled(Kind::PrivateFile, 8, ids)?;
+    let in_b = b.anon(8, ids)?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    a.check(in_a, ids)
+}
+
+/// Each process has a file of its own, with the same contents.
+fn clean_file(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.map(Kind::PrivateFile, 8)?, b.map(Kind::PrivateFile, 8)?);
+    let controls = (a.anon(1, Ids::same(1))?, b.anon(1, Ids::same(1))?);
+    for index in 0..8 {
+        let (one, other) = (
+            a.peek(in_a.page(index).addr)?,
+            b.peek(in_b.page(index).addr)?,
+        );
+        expect::eq("first words of the files", one, other)?;
+    }
+    let before = (a.frames(in_a)?, b.frames(in_b)?);
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, controls.0), (&b, controls.1)])?;
+    expect::eq(
+        "frames of the files",
+        before,
+        (a.frames(in_a)?, b.frames(in_b)?),
+    )
+}
+
+fn heap(lab: &Lab) -> Result {
+    let ids = Ids::each(1);
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.heap(16)?, b.heap(16)?);
+    a.fill(in_a, ids)?;
+    b.fill(in_b, ids)?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    a.check(in_a, ids)
+}
+
+fn stack(lab: &Lab) -> Result {
+    let ids = Ids::each(1);
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.stack()?, b.stack()?);
+    a.fill(in_a, ids)?;
+    b.fill(in_b, ids)?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    a.check(in_a, ids)?;
+    a.poke(in_a.addr, 1)?;
+    b.check(in_b, ids)
+}
+
+fn read_only(lab: &Lab) -> Result {
+    let ids = Ids::each(1);
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(8, ids)?, b.anon(8, ids)?);
+    a.protect(in_a, libc::PROT_READ)?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    a.check(in_a, ids)?;
+    a.protect(in_a, libc::PROT_READ | libc::PROT_WRITE)?;
+    a.fill(in_a, Ids::each(100))?;
+    a.check(in_a, Ids::each(100))?;
+    b.check(in_b, ids)
+}
+
+fn forked(lab: &Lab) -> Result {
+    let ids = Ids::each(1);
+    let (parent, other) = lab.pair()?;
+    let span = parent.anon(8, ids)?;
+    let child = parent.fork()?;
+    pages::expect_frames(
+        "pages of a forked child",
+        (&child, span),
+        &parent.frames(span)?,
+    )?;
+    let in_other = other.anon(8, ids)?;
+    scanner::merge()?;
+    let frames = pages::expect_merged(&[(&parent, span), (&child, span), (&other, in_other)])?;
+    pages::expect_mappings(&frames, 3)?;
+    child.fill(span, Ids::each(100))?;
+    parent.check(span, ids)?;
+    other.check(in_other, ids)?;
+    scanner::expect_exact_counts("after the child wrote").map(drop)
+}
+
+fn forked_alone(lab: &Lab) -> Result {
+    let parent = lab.alice()?;
+    let span = parent.anon(8, Ids::each(1))?;
+    let child = parent.fork()?;
+    let control = parent.anon(2, Ids::same(100))?;
+    let before = parent.frames(span)?;
+    scanner::scan(6)?;
+    pages::expect_merged(&[(&parent, control)])?;
+    pages::expect_frames("pages of the parent", (&parent, span), &before)?;
+    pages::expect_frames("pages of the child", (&child, span), &before)
+}
+
+fn registered(lab: &Lab) -> Result {
+    let ids = Ids::each(1);
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(8, ids)?, b.anon(8, ids)?);
+    a.advise(in_a, libc::MADV_MERGEABLE)?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
+}
+
+/// Sets a knob of mainline's KSM.
+fn mainline(name: &str, value: u32) -> Result {
+    procfs::write(&format!("{}/{name}", knob::MAINLINE), &value.to_string())
+}
+
+/// Stops ksmd and gives its pages back, whatever happens.
+struct Ksmd;
+
+impl Drop for Ksmd {
+    fn drop(&mut self) {
+        let stopped = mainline("run", 2).and_then(|()| mainline("run", 0));
+        if stopped.is_err() {
+            eprintln!("ksmd could not be stopped");
+        }
+    }
+}
+
+fn ksmd(lab: &Lab) -> Result {
+    const PAGES: u64 = 16;
+    let ids = Ids::each(1);
+    let peers = lab.alices(4)?;
+    let mut spans = Vec::new();
+    for peer in &peers[..2] {
+        let span = peer.anon(PAGES, ids)?;
+        peer.advise(span, libc::MADV_MERGEABLE)?;
+        spans.push(span);
+    }
+    let _ksmd = Ksmd;
+    mainline("sleep_millisecs", 1)?;
+    mainline("run", 1)?;
+    let (shared, all) = (format!("{}/pages_sharing", knob::MAINLINE), PAGES);
+    let merged = guest::task::wait_until(std::time::Duration::from_secs(30), || {
+        procfs::number(&shared).is_ok_and(|found| found == all)
+    });
+    mainline("run", 0)?;
+    expect::that(merged, || format!("ksmd: expected to merge {PAGES} pages"))?;
+    let theirs = pages::expect_same_ksm(&[(&peers[0], spans[0]), (&peers[1], spans[1])])?;
+    for peer in &peers[2..] {
+        spans.push(peer.anon(PAGES, ids)?);
+    }
+    scanner::merge()?;
+    let ours = pages::expect_merged(&[(&peers[2], spans[2]), (&peers[3], spans[3])])?;
+    pages::expect_frames("pages merged by ksmd", (&peers[0], spans[0]), &theirs)?;
+    pages::expect_frames("pages merged by ksmd", (&peers[1], spans[1]), &theirs)?;
+    pages::expect_disjoint("frames of ksmd and of the module", &theirs, &ours)?;
+    let counted = scanner::Counts::read()?;
+    let truth = scanner::Counts::truth()?;
+    expect::eq(
+        "pages_shared, without ksmd's",
+        truth.shared - PAGES,
+        counted.shared,
+    )?;
+    expect::eq(
+        "pages_sharing, without ksmd's",
+        truth.sharing - PAGES,
+        counted.sharing,
+    )?;
+    scanner::unmerge()?;
+    pages::expect_frames("ksmd's pages after run=2", (&peers[0], spans[0]), &theirs)?;
+    pages::expect_not_merged((&peers[2], spans[2])).map(drop)
+}

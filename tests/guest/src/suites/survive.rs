@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A scanner that runs flat out beside processes that do all they can to their memory.
+//!
+//! Everything random comes from the seed that the program prints; `KSM_V_SEED` replays it.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use guest::content::Ids;
+use guest::expect;
+use guest::expect::FailureContext;
+use guest::kmsg::QuietConsole;
+use guest::knob;
+use guest::lab;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pages;
+use guest::peer::Peer;
+use guest::peer::User;
+use guest::procfs;
+use guest::rng;
+use guest::rng::Rng;
+use guest::scanner;
+use guest::task;
+use guest::Result;
+use libtest_mimic::Trial;
+
+const TESTS: &[Test] = &[
+    ("processes_that_work_on_their_memory", churn),
+    ("processes_that_work_while_knobs_change", churn_and_knobs),
+    ("processes_that_work_beside_ksmd", churn_and_ksmd),
+    ("processes_that_come_and_go", come_and_go),
+    ("processes_that_run_new_programs", new_programs),
+    ("nobody_waits_long_for_the_scanner", latency),
+    ("many_small_mappings", many_mappings),
+    ("a_little_memory_left", little_memory),
+];
+
+/// The tests.
+pub fn trials() -> Vec<Trial> {
+    lab::trials("survive", TESTS)
+}
+
+/// Processes that work for some time, seeded from `seed`.
+fn start_churn(lab: &Lab, seed: u64, count: u64, time: Duration) -> Result<Vec<Peer>> {
+    let mut workers = Vec::new();
+    for index in 0..count {
+        let user = if index % 4 == 3 {
+            User::Bob
+        } else {
+            User::Alice
+        };
+        let worker = lab.peer(user)?;
+        worker.churn(seed.wrapping_add(index), time)?;
+        workers.push(worker);
+    }
+    Ok(workers)
+}
+
+/// Waits for the workers, which fail where a page was not what it had to be.
+fn finish_churn(workers: Vec<Peer>, seed: u64) -> Result {
+    let mut steps = 0;
+    for worker in &workers {
+        steps += worker.churned().during(|| format!("KSM_V_SEED={seed}"))?;
+    }
+    let least = workers.len() as u64 * 20;
+    expect::that(steps >= least, || {
+        format!("steps done: expected at least {least}, found {steps}")
+    })
+}
+
+/// Some of what they do has to have been merged.
+fn expect_merges_since(before: u64) -> Result {
+    let after = knob::number("pages_scanned")?;
+    expect::that(after > before, || {
+        format!("pages_scanned: expected more than {before}, found {after}")
+    })
+}
+
+fn churn(lab: &Lab) -> Result {
+    let seed = rng::seed();
+    let scanned = knob::number("pages_scanned")?;
+    scanner::start()?;
+    let workers = start_churn(lab, seed, 4, Duration::from_secs(12))?;
+    let mut most = 0;
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(11) {
+        most = most.max(knob::number("pages_sharing")?);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    finish_churn(workers, seed)?;
+    scanner::stop()?;
+    expect_merges_since(scanned)?;
+    expect::that(most >= 20, || {
+        format!("pages_sharing: expected 20 or more meanwhile, found {most}")
+    })?;
+    scanner::expect_exact_counts("after the work")?;
+    scanner::unmerge()
+}
+
+/// Changes some knob.
+fn change_a_knob(rng: &mut Rng) -> Result {
+    let scan_rates = [1, 10, 100, 10_000, u64::from(u32::MAX)];
+    match rng.below(10) {
+        0 => knob::set("run", 0),
+        1 => knob::set("run", 2),
+        2 => knob::set("sleep_ms", rng.below(5)),
+        3 => knob::set("scan_rate", rng.pick(&scan_rates)),
+        4 => knob::set("promote_after", 1 + rng.below(4)),
+        5 => knob::set("scope", rng.pick(&["all", "registered"])),
+        6 => change_domain(rng),
+        _ => knob::set("run", 1),
+    }
+}
+
+fn change_domain(rng: &mut Rng) -> Result {
+    knob::set("run", 2)?;
+    knob::set("domain", rng.pick(&["user", "process", "cgroup", "global"]))
+}
+
+fn churn_and_knobs(lab: &Lab) -> Result {
+    let seed = rng::seed();
+    let mut rng = Rng::new(seed);
+    scanner::start()?;
+    let workers = start_churn(lab, seed, 4, Duration::from_secs(12))?;
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(11) {
+        change_a_knob(&mut rng).during(|| format!("KSM_V_SEED={seed}"))?;
+        for name in knob::READ_ONLY {
+            knob::read(name)?;
+        }
+        std::thread::sleep(Duration::from_millis(rng.below(60)));
+    }
+    scanner::stop()?;
+    finish_churn(workers, seed)?;
+    scanner::expect_exact_counts("after the work").map(drop)
+}
+
+/// ksmd merges what the workers register, and so does the module.
+fn churn_and_ksmd(lab: &Lab) -> Result {
+    let mainline =
+        |name: &str, value: &str| procfs::write(&format!("{}/{name}", knob::MAINLINE), value);
+    let seed = rng::seed();
+    mainline("sleep_millisecs", "1")?;
+    mainline("run", "1")?;
+    scanner::start()?;
+    let workers = start_churn(lab, seed, 4, Duration::from_secs(8))?;
+    let finished = finish_churn(workers, seed);
+    scanner::stop()?;
+    mainline("run", "2")?;
+    mainline("run", "0")?;
+    finished
+}
+
+/// Processes with common pages are made and killed, at any moment of their being scanned.
+fn come_and_go(lab: &Lab) -> Result {
+    let mut rng = Rng::new(rng::seed());
+    let resident = lab.alice()?;
+    let span = resident.anon(32, Ids::each(100))?;
+    scanner::start()?;
+    let (start, mut peers) = (Instant::now(), Vec::new());
+    while start.elapsed() < Duration::from_secs(6) {
+        let peer = lab.alice()?;
+        let own = peer.anon(32, Ids::each(100))?;
+        if rng.below(2) == 0 {
+            peers.push(peer.fork()?);
+        }
+        if rng.below(2) == 0 {
+            peer.unmap(own.part(rng.below(16), 16))?;
+        }
+        peers.push(peer);
+        while peers.len() > 6 {
+            drop(peers.swap_remove(rng.below(peers.len() as u64) as usize));
+        }
+        resident.check(span, Ids::each(100))?;
+    }
+    drop(peers);
+    scanner::stop()?;
+    resident.check(span, Ids::each(100))?;
+    scanner::expect_exact_counts("after all had gone").map(drop)
+}
+
+fn new_programs(lab: &Lab) -> Result {
+    let peers = lab.alices(3)?;
+    scanner::start()?;
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(4) {
+        for peer in &peers {
+            let span = peer.anon(16, Ids::each(100))?;
+            peer.check(span, Ids::each(100))?;
+            peer.exec()?;
+        }
+    }
+    scanner::stop()?;
+    scanner::expect_exact_counts("after many programs").map(drop)
+}
+
+/// Mapping, faulting and unmapping take a lock that the scanner takes, too.
+fn latency(lab: &Lab) -> Result {
+    let peer = lab.alice()?;
+    peer.anon(4096, Ids::each(10_000))?;
+    peer.anon(4096, Ids::each(10_000))?;
+    knob::set("scan_rate", u32::MAX)?;
+    scanner::start()?;
+    let (start, mut worst) = (Instant::now(), Duration::ZERO);
+    while start.elapsed() < Duration::from_secs(4) {
+        let begun = Instant::now();
+        let span = peer.anon(4, Ids::each(1))?;
+        peer.protect(span, libc::PROT_READ)?;
+        peer.unmap(span)?;
+        worst = worst.max(begun.elapsed());
+    }
+    scanner::stop()?;
+    expect::within(
+        "longest wait",
+        Duration::ZERO..=Duration::from_millis(1500),
+        worst,
+    )
+}
+
+/// Every other page has another protection: as many mappings as pages.
+fn many_mappings(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let ids = Ids::each(100);
+    let (in_a, in_b) = (a.anon(600, ids)?, b.anon(600, ids)?);
+    for index in (0..600).step_by(2) {
+        a.protect(in_a.page(index), libc::PROT_READ)?;
+    }
+    scanner::start()?;
+    scanner::wait_passes(1)?;
+    for index in (0..600).step_by(3) {
+        a.unmap(in_a.page(index))?;
+    }
+    scanner::wait_passes(scanner::ENOUGH_PASSES)?;
+    scanner::stop()?;
+    for index in (0..600).filter(|index| index % 3 != 0) {
+        a.check(in_a.page(index), Ids::same(ids.of(index)))?;
+    }
+    b.check(in_b, ids)?;
+    pages::expect_merged(&[(&a, in_a.part(1, 2)), (&b, in_b.part(1, 2))])?;
+    scanner::expect_exact_counts("with many mappings").map(drop)
+}
+
+/// The module needs memory to give memory back. Without any it has to wait, not to fail.
+fn little_memory(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(2048, Ids::each(100))?, b.anon(2048, Ids::each(100))?);
+    let hog = lab.alice()?;
+    hog.set_dumpable(false)?;
+    let free = procfs::number_in("/proc/meminfo", "MemAvailable")? / 4;
+    let held = hog.map(guest::peer::Kind::Anon, free.saturating_sub(4096))?;
+    // The kernel may end the one that takes the most, and that is this one.
+    procfs::write(&format!("/proc/{}/oom_score_adj", hog.pid()), "1000")?;
+    let _quiet = QuietConsole::begin()?;
+    scanner::start()?;
+    let filled = hog.touch(held);
+    scanner::wait_passes(scanner::ENOUGH_PASSES)?;
+    scanner::stop()?;
+    expect::that(filled.is_ok() || task::ended(hog.pid()), || {
+        format!("the process that takes all memory: {:?}", filled.err())
+    })?;
+    drop(hog);
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    a.check(in_a, Ids::each(100))?;
+    scanner::expect_exact_counts("after memory was short").map(drop)
+}

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `run=2` takes apart all that was merged, everywhere, before the write returns.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use guest::census::Census;
+use guest::cgroup::Cgroup;
+use guest::content::Ids;
+use guest::expect;
+use guest::expect::FailureContext;
+use guest::kmsg::QuietConsole;
+use guest::knob;
+use guest::lab;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pages;
+use guest::peer::Kind;
+use guest::peer::Peer;
+use guest::peer::User;
+use guest::procfs;
+use guest::rng;
+use guest::scanner;
+use guest::scanner::Counts;
+use guest::Result;
+use guest::Span;
+use libtest_mimic::Trial;
+
+const TESTS: &[Test] = &[
+    ("breaks_all_merged_pages_of_all_processes", all),
+    ("breaks_zero_pages", zeros),
+    ("leaves_zero_pages_that_were_never_merged", other_zeros),
+    ("breaks_pages_of_all_users_and_domains", users),
+    ("breaks_pages_shared_by_fork", forked),
+    ("breaks_moved_pages", moved),
+    ("breaks_protected_pages", protected),
+    ("breaks_pages_of_private_files", private_file),
+    (
+        "breaks_pages_of_processes_that_became_undumpable",
+        undumpable,
+    ),
+    ("breaks_pages_that_were_excluded_since", excluded),
+    ("breaks_the_last_mapping_of_a_shared_page", last_mapping),
+    ("breaks_pages_merged_under_another_scope", other_scope),
+    ("can_be_repeated", repeated),
+    ("merging_starts_again", restart),
+    ("does_not_merge_until_restarted", no_restart),
+    ("works_while_processes_fork_and_end", busy),
+    ("ends_in_a_full_cgroup", full_cgroup),
+];
+
+/// The tests.
+pub fn trials() -> Vec<Trial> {
+    lab::trials("unmerge", TESTS)
+}
+
+const PAGES: u64 = 16;
+const IDS: Ids = Ids::each(100);
+
+/// Expects that nothing is merged any more, by the counts and by the page tables.
+fn expect_nothing_merged() -> Result {
+    let zero = Counts {
+        shared: 0,
+        sharing: 0,
+        zero: 0,
+    };
+    expect::eq("counts after run=2", zero, Counts::read()?)?;
+    expect::eq(
+        "merge_ratio_x100 after run=2",
+        0,
+        knob::number("merge_ratio_x100")?,
+    )?;
+    let census = Census::take()?;
+    let left: Vec<_> = census.frames().take(4).collect();
+    expect::that(left.is_empty(), || {
+        format!(
+            "expected no merged page after run=2, found {}, as {left:?}",
+            census.shared()
+        )
+    })
+}
+
+/// Two processes with merged pages of [`IDS`].
+fn merged_pair(lab: &Lab) -> Result<[(Peer, Span); 2]> {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    Ok([(a, in_a), (b, in_b)])
+}
+
+/// Unmerges and expects every page to be its owner's alone.
+fn expect_unmerged(all: &[pages::Pages<'_>], ids: Ids) -> Result {
+    scanner::unmerge()?;
+    expect_nothing_merged()?;
+    for &(peer, span) in all {
+        pages::expect_mappings(&pages::expect_not_merged((peer, span))?, 1)?;
+        peer.check(span, ids)?;
+    }
+    Ok(())
+}
+
+fn all(lab: &Lab) -> Result {
+    let peers = lab.alices(5)?;
+    let mut spans = Vec::new();
+    for peer in &peers {
+        spans.push((peer, peer.anon(64, IDS)?));
+        peer.anon(64, Ids::same(7))?;
+    }
+    scanner::merge()?;
+    pages::expect_merged(&spans)?;
+    expect_unmerged(&spans, IDS)?;
+    expect::eq("run", "2\n", knob::read("run")?.as_str())?;
+    for (index, &(peer, span)) in spans.iter().enumerate() {
+        peer.fill(span, Ids::each(1000 * index as u64))?;
+    }
+    for (index, &(peer, span)) in spans.iter().enumerate() {
+        peer.check(span, Ids::each(1000 * index as u64))?;
+    }
+    Ok(())
+}
+
+fn zeros(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(PAGES, Ids::ZERO)?, b.anon(PAGES, Ids::ZERO)?);
+    scanner::merge()?;
+    pages::expect_zero_page((&a, in_a))?;
+    pages::expect_zero_page((&b, in_b))?;
+    expect_unmerged(&[(&a, in_a), (&b, in_b)], Ids::ZERO)?;
+    expect::eq(
+        "mainline's ksm_zero_pages after run=2",
+        "0\n",
+        &procfs::read(&format!("{}/ksm_zero_pages", knob::MAINLINE))?,
+    )
+}
+
+/// Memory that was only read has the kernel's page of zeros, too: it is not the module's.
+fn other_zeros(lab: &Lab) -> Result {
+    let peer = lab.alice()?;
+    let span = peer.map(Kind::Anon, PAGES)?;
+    peer.check(span, Ids::ZERO)?;
+    pages::expect_zero_page((&peer, span))?;
+    scanner::merge()?;
+    scanner::unmerge()?;
+    expect_nothing_merged()?;
+    pages::expect_zero_page((&peer, span))
+}
+
+fn users(lab: &Lab) -> Result {
+    knob::set("domain", "global")?;
+    let mut peers = Vec::new();
+    for user in [User::Root, User::Alice, User::Bob] {
+        let peer = lab.peer(user)?;
+        let span = peer.anon(PAGES, IDS)?;
+        peers.push((peer, span));
+    }
+    let spans: Vec<_> = peers.iter().map(|(peer, span)| (peer, *span)).collect();
+    scanner::merge()?;
+    pages::expect_merged(&spans)?;
+    expect_unmerged(&spans, IDS)
+}
+
+fn forked(lab: &Lab) -> Result {
+    let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
+    let child = a.fork()?;
+    let grandchild = child.fork()?;
+    expect_unmerged(
+        &[(&a, in_a), (&child, in_a), (&grandchild, in_a), (&b, in_b)],
+        IDS,
+    )
+}
+
+fn moved(lab: &Lab) -> Result {
+    let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
+    let moved = a.remap(in_a)?;
+    expect_unmerged(&[(&a, moved), (&b, in_b)], IDS)
+}
+
+fn protected(lab: &Lab) -> Result {
+    let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
+    a.protect(in_a, libc::PROT_READ)?;
+    b.protect(in_b, libc::PROT_NONE)?;
+    scanner::unmerge()?;
+    expect_nothing_merged()?;
+    b.protect(in_b, libc::PROT_READ | libc::PROT_WRITE)?;
+    expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)
+}
+
+fn private_file(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (
+        a.filled(Kind::PrivateFile, PAGES, IDS)?,
+        b.anon(PAGES, IDS)?,
+    );
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)
+}
+
+fn undumpable(lab: &Lab) -> Result {
+    let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
+    a.set_dumpable(false)?;
+    expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)
+}
+
+/// No longer scanned is not the same as not merged.
+fn excluded(lab: &Lab) -> Result {
+    let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
+    a.advise(in_a.part(0, 8), libc::MADV_DONTDUMP)?;
+    a.advise(in_a.part(8, 8), libc::MADV_WIPEONFORK)?;
+    b.watch(in_b, 1)?;
+    expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)
+}
+
+fn last_mapping(lab: &Lab) -> Result {
+    let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
+    b.fill(in_b, Ids::each(5000))?;
+    expect_unmerged(&[(&a, in_a)], IDS)
+}
+
+fn other_scope(lab: &Lab) -> Result {
+    let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
+    knob::set("scope", "registered")?;
+    scanner::scan(2)?;
+    expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)
+}
+
+fn repeated(lab: &Lab) -> Result {
+    let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
+    for _ in 0..3 {
+        expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)?;
+    }
+    Ok(())
+}
+
+fn restart(lab: &Lab) -> Result {
+    let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
+    for _ in 0..3 {
+        expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)?;
+        scanner::merge()?;
+        pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+        a.check(in_a, IDS)?;
+        scanner::expect_exact_counts("after merging again")?;
+    }
+    Ok(())
+}
+
+fn no_restart(lab: &Lab) -> Result {
+    let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
+    expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)?;
+    let scanned = knob::number("pages_scanned")?;
+    std::thread::sleep(Duration::from_millis(700));
+    expect::eq(
+        "pages_scanned after run=2",
+        scanned,
+        knob::number("pages_scanned")?,
+    )?;
+    expect_nothing_merged()
+}
+
+/// Unmerging races with everything that makes or ends a mapping.
+fn busy(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(256, IDS)?, b.anon(256, IDS)?);
+    let workers = lab.alices(3)?;
+    for (index, worker) in workers.iter().enumerate() {
+        worker.churn(
+            rng::seed().wrapping_add(index as u64),
+            Duration::from_secs(8),
+        )?;
+    }
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(7) {
+        scanner::start()?;
+        scanner::wait_passes(2)?;
+        scanner::unmerge()?;
+        pages::expect_not_merged((&a, in_a))?;
+        pages::expect_not_merged((&b, in_b))?;
+    }
+    for worker in &workers {
+        worker
+            .churned()
+            .during(|| format!("KSM_V_SEED={}", rng::seed()))?;
+    }
+    scanner::unmerge()?;
+    expect_nothing_merged()?;
+    a.check(in_a, IDS)?;
+    b.check(in_b, IDS)
+}
+
+/// Four times two MiB are one when merged, and do not fit when taken apart: the kernel has to
+/// end some process of the cgroup, or `run=2` has to fail. It must not hang, nor lose a byte.
+fn full_cgroup(lab: &Lab) -> Result {
+    const MANY: u64 = 512;
+    let cgroup = Cgroup::new("full")?;
+    let mut all = Vec::new();
+    for _ in 0..4 {
+        let peer = lab.peer_in(User::Alice, &cgroup)?;
+        let span = peer.anon(MANY, IDS)?;
+        all.push((peer, span));
+    }
+    scanner::merge()?;
+    let spans: Vec<_> = all.iter().map(|(peer, span)| (peer, *span)).collect();
+    pages::expect_merged(&spans)?;
+    cgroup.limit(cgroup.current_bytes()? + (1 << 20))?;
+    // The kernel tells at length whom it ended and why.
+    let _quiet = QuietConsole::begin()?;
+    let start = Instant::now();
+    let unmerged = scanner::unmerge();
+    expect::within(
+        "time of run=2",
+        Duration::ZERO..=Duration::from_secs(60),
+        start.elapsed(),
+    )?;
+    cgroup.unlimit()?;
+    for (peer, span) in &all {
+        if !guest::task::ended(peer.pid()) {
+            peer.check(*span, IDS)?;
+        }
+    }
+    if unmerged.is_ok() {
+        expect_nothing_merged()?;
+    }
+    scanner::expect_exact_counts("after run=2 in a full cgroup").map(drop)
+}
