@@ -35,7 +35,11 @@ bool ksm_v_pte_soft_dirty(pte_t pte)
 
 bool ksm_v_pte_uffd(pte_t pte)
 {
+#ifdef KSM_V_HAVE_PTE_UFFD
 	return pte_uffd(pte);
+#else
+	return pte_uffd_wp(pte);
+#endif
 }
 
 pte_t ksm_v_pte_mksoft_dirty(pte_t pte)
