@@ -8,10 +8,10 @@
 
 use crate::letters::Letter;
 use crate::letters::ZERO;
-use engine::Sight;
 use engine::Domain;
 use engine::Frame;
 use engine::KsmStats;
+use engine::Sight;
 use engine::Target;
 use std::collections::HashMap;
 

@@ -6,12 +6,12 @@ use crate::letters::Letter;
 use crate::memory::Memory;
 use crate::memory::Plan;
 use engine::hash::mix;
-use engine::Sight;
 use engine::Domain;
 use engine::Frame;
 use engine::HashKind;
 use engine::Key;
 use engine::KsmScanner;
+use engine::Sight;
 use engine::Target;
 use engine::Verdict;
 use engine::PAGE_SIZE;
@@ -425,6 +425,19 @@ fn the_index_grows_with_what_is_seen_and_shrinks_when_it_is_forgotten() {
     scanner.end_pass(|_| None);
     assert_eq!(scanner.index_bytes(), 0);
     assert_eq!(scanner.index_failures(), 0);
+}
+
+#[test]
+fn frames_that_are_gone_give_their_memory_back() {
+    let mut scanner = scanner(3);
+    for frame in 0..500 {
+        scanner.sight_shared(Frame(frame), D, 2);
+    }
+    assert_eq!(scanner.get_stats().pages_shared, 500);
+    assert!(scanner.index_bytes() > 0);
+    scanner.end_pass(|_| None);
+    assert_eq!(scanner.get_stats().pages_shared, 0);
+    assert_eq!(scanner.index_bytes(), 0);
 }
 
 #[test]

@@ -338,7 +338,12 @@ fn shrinking_leaves_room_to_grow_again() {
     assert_eq!(pair.slots(), 4 * FIRST);
     pair.shrink();
     assert_eq!(pair.slots(), 4 * FIRST, "two thirds are in use");
-    for key in 10..KEYS {
+    for key in 200..KEYS {
+        pair.remove(key);
+    }
+    pair.shrink();
+    assert_eq!(pair.slots(), 4 * FIRST, "the first block would be crowded");
+    for key in 10..200 {
         pair.remove(key);
     }
     pair.memory.set_plan(Plan::Only(0));

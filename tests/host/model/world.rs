@@ -16,12 +16,12 @@ use crate::property;
 use crate::reference::Answer;
 use crate::reference::Reference;
 use crate::reference::What;
-use engine::Sight;
 use engine::Domain;
 use engine::Frame;
 use engine::HashKind;
 use engine::Key;
 use engine::KsmScanner;
+use engine::Sight;
 use engine::Target;
 use engine::Verdict;
 use proptest::collection::vec;
@@ -448,12 +448,14 @@ impl<'a> World<'a> {
     }
 
     fn pass(&mut self, outcome: Outcome) {
+        let whole = !self.slots.iter().flatten().any(|mapping| mapping.met);
         for slot in 0..SLOTS {
             self.scan(slot, outcome);
         }
         self.end_pass();
-        // A whole pass has met every shared frame, so that all of them are counted.
-        if matches!(self.setting.plan, Plan::Ample) {
+        // A whole pass has met every shared frame, so that all of them are counted: also one that
+        // was forgotten when a write was reported, because a fork had gone unnoticed.
+        if whole && matches!(self.setting.plan, Plan::Ample) {
             let shared = self.pages.iter().filter(|(_, page)| page.shared);
             let mappings: Vec<u32> = shared.map(|(&frame, _)| self.mappings(frame)).collect();
             let sharing: u32 = mappings.iter().map(|count| count - 1).sum();
@@ -606,7 +608,7 @@ fn tell(cases: u32, plan: impl Strategy<Value = Plan>) -> Events {
 
 #[test]
 fn engine_agrees_with_the_reference_and_the_machine() {
-    let events = tell(300, Just(Plan::Ample));
+    let events = tell(200, Just(Plan::Ample));
     assert_eq!(events.failures, 0);
     for (name, count) in [
         ("waits", events.waits),
@@ -630,7 +632,7 @@ fn engine_agrees_with_the_reference_while_memory_fails() {
         2 => vec(any::<bool>(), 1..9).prop_map(Plan::Repeat),
         3 => (0..4usize).prop_map(Plan::Only),
     ];
-    let events = tell(150, plan);
+    let events = tell(100, plan);
     assert!(events.failures >= 100, "{} failures", events.failures);
     assert!(events.full_index >= 100, "{} when full", events.full_index);
     assert!(events.merged_twins >= 20 && events.adopted >= 20);
