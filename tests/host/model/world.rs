@@ -34,6 +34,8 @@ use std::collections::BTreeMap;
 
 /// Virtual pages of the machine.
 const SLOTS: usize = 10;
+/// First frame of the machine: the last ones that a physical address can have.
+const FIRST_FRAME: u64 = (1 << 48) - 4096;
 /// First frame of the pages of [`Op::Flood`].
 const FLOOD_FRAMES: u64 = 1 << 40;
 
@@ -281,7 +283,7 @@ impl<'a> World<'a> {
     /// Takes the lowest free frame.
     fn allocate(&mut self, letter: Letter) -> Frame {
         let is_free = |frame: &Frame| !self.pages.contains_key(frame);
-        let frame = (0..).map(Frame).find(is_free).unwrap();
+        let frame = (FIRST_FRAME..).map(Frame).find(is_free).unwrap();
         let page = Page {
             letter,
             shared: false,
