@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from report import PAGE
 
 ENTRY = 8
+CHUNK = ENTRY << 17
 PRESENT = 1 << 63
 FRAME = (1 << 55) - 1
 KPF_ANON = 1 << 12
@@ -82,9 +83,9 @@ class Frames:
 
 
 def _read_all(path: str) -> bytes:
+    # The kernel takes only reads of whole entries.
     with open(path, "rb", buffering=0) as file:
-        data = file.read()
-    return data[: len(data) // ENTRY * ENTRY]
+        return b"".join(iter(lambda: file.read(CHUNK), b""))
 
 
 def _private_areas(pid: int) -> Iterator[tuple[int, int]]:
@@ -130,17 +131,17 @@ class Comparison:
     """Compares the anonymous pages of processes, whole content by whole content."""
 
     def __init__(self) -> None:
-        self._flags = Frames()
         self._frames: set[int] = set()
         self._contents: set[bytes] = set()
         self._zero = 0
 
     def add(self, pid: int) -> None:
         """Takes in the pages of a process."""
+        flags = Frames()
         mem = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
         try:
             for address, frame in _present(pid):
-                if frame not in self._frames and self._flags.of(frame) & KPF_ANON:
+                if frame not in self._frames and flags.of(frame) & KPF_ANON:
                     self._frames.add(frame)
                     self._add_content(os.pread(mem, PAGE, address))
         finally:

@@ -32,12 +32,18 @@ import xmlrpc.client
 import zipfile
 
 
+def place_of(code: types.CodeType) -> tuple[str, int, str]:
+    """Where some code comes from."""
+    return code.co_filename, code.co_firstlineno, code.co_qualname
+
+
 def code_of(module: types.ModuleType) -> list[types.CodeType]:
     """The code of a module's functions and methods, in the order of their names."""
     things = list(vars(module).values())
-    things += [part for thing in things if isinstance(thing, type) for part in vars(thing).values()]
+    classes = [thing for thing in things if isinstance(thing, type)]
+    things += [part for one in classes for part in vars(one).values()]
     functions = [thing for thing in things if isinstance(thing, types.FunctionType)]
-    return sorted({f.__code__ for f in functions}, key=lambda c: (c.co_filename, c.co_firstlineno, c.co_qualname))
+    return sorted({function.__code__ for function in functions}, key=place_of)
 
 
 def fingerprint() -> str:
@@ -64,4 +70,5 @@ def main() -> None:
         print(eval(line), flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -8,16 +8,23 @@ import subprocess
 import sys
 from pathlib import Path
 
-from resp import Redis
+from resp import Redis, RedisError
 
 USER = 1000
 FIRST_PORT = 6379
 INTERPRETER = Path(__file__).with_name("interpreter.py")
 
 
-def _start(*command: str, **pipes: int) -> subprocess.Popen[str]:
+def _start(*command: str, pipe: int | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command, user=USER, group=USER, extra_groups=[], cwd="/tmp", text=True, **pipes
+        command,
+        user=USER,
+        group=USER,
+        extra_groups=[],
+        cwd="/tmp",
+        text=True,
+        stdin=pipe,
+        stdout=pipe,
     )
 
 
@@ -26,10 +33,11 @@ class Server:
 
     def __init__(self, number: int) -> None:
         self.port = FIRST_PORT + number
+        self.log = Path(f"/tmp/redis-{self.port}.log")
         self.name = f"Redis {self.port}"
         self.process = _start(
             "redis-server", "--port", str(self.port), "--bind", "127.0.0.1",
-            "--save", "", "--appendonly", "no", "--logfile", f"/tmp/redis-{self.port}.log",
+            "--save", "", "--appendonly", "no", "--logfile", str(self.log),
             "--loglevel", "warning",
         )  # fmt: skip
         self.pid = self.process.pid
@@ -38,7 +46,11 @@ class Server:
     def connect(self) -> Redis:
         """The connection, made when first asked for."""
         if self.client is None:
-            self.client = Redis(self.port)
+            try:
+                self.client = Redis(self.port)
+            except RedisError as error:
+                log = self.log.read_text() if self.log.exists() else "none"
+                raise RedisError(f"{error}; its log: {log}") from None
         return self.client
 
 
@@ -47,9 +59,9 @@ class Interpreter:
 
     def __init__(self, number: int) -> None:
         self.name = f"Python {number + 1}"
-        self.process = _start(
-            sys.executable, str(INTERPRETER), stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        self.process = _start(sys.executable, str(INTERPRETER), pipe=subprocess.PIPE)
+        assert self.process.stdin and self.process.stdout
+        self._questions, self._answers = self.process.stdin, self.process.stdout
         self.pid = self.process.pid
 
     def wait(self) -> None:
@@ -60,9 +72,9 @@ class Interpreter:
 
     def evaluate(self, expression: str) -> str:
         """The value of an expression."""
-        self.process.stdin.write(expression + "\n")
-        self.process.stdin.flush()
+        self._questions.write(expression + "\n")
+        self._questions.flush()
         return self._read()
 
     def _read(self) -> str:
-        return self.process.stdout.readline().strip()
+        return self._answers.readline().strip()

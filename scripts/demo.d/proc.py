@@ -7,7 +7,11 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from report import PAGE
+
 KNOBS = Path("/sys/kernel/mm/ksm_v")
+KHUGEPAGED_SLEEP = Path("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs")
+LONG_MS = 1 << 30
 PR_SET_DUMPABLE = 4
 
 
@@ -37,6 +41,11 @@ def hide_from_scanner() -> None:
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
+def pause_khugepaged() -> None:
+    """Lets nobody make huge pages of small ones: that adds empty pages to a process."""
+    KHUGEPAGED_SLEEP.write_text(f"{LONG_MS}\n")
+
+
 def _field(path: str, name: str) -> int:
     """A line "Name:  N kB" of a file, in KiB; 0 if it is not there."""
     match = re.search(rf"^{name}:\s+(\d+) kB$", Path(path).read_text(), re.MULTILINE)
@@ -46,6 +55,12 @@ def _field(path: str, name: str) -> int:
 def available() -> int:
     """MemAvailable, in KiB."""
     return _field("/proc/meminfo", "MemAvailable")
+
+
+def on_free_lists() -> int:
+    """Free pages on the lists of the CPUs, in KiB, which MemAvailable leaves out."""
+    counts = re.findall(r"^\s+count:\s+(\d+)$", Path("/proc/zoneinfo").read_text(), re.MULTILINE)
+    return sum(map(int, counts)) * PAGE // 1024
 
 
 def summed(name: str, pids: Iterable[int]) -> int:

@@ -13,9 +13,11 @@ from collections.abc import Iterable, Iterator
 DATA_SIZE = 16 << 20
 SMALLEST = 1000
 LARGEST = 12000
-KEYS_AT_ONCE = 32
+KEYS_AT_ONCE = 128
+BUFFER = 1 << 18
 
 Data = dict[bytes, bytes]
+Value = bytes | None
 
 
 def data_set(seed: int = 1, size: int = DATA_SIZE) -> Data:
@@ -53,39 +55,43 @@ class Redis:
     def __init__(self, port: int, patience: float = 60) -> None:
         self.port = port
         self._socket = _connect(port, patience)
-        self._answers = self._socket.makefile("rb")
+        self._answers = self._socket.makefile("rb", buffering=BUFFER)
 
-    def call(self, *words: bytes) -> bytes | int | list[bytes | None] | None:
-        """Sends a command and waits for its answer."""
-        self._socket.sendall(encode(*words))
-        return self._answer()
+    def size(self) -> int:
+        """How many keys it has."""
+        self._socket.sendall(encode(b"DBSIZE"))
+        return self._number(b":")
 
     def run(self, commands: bytes, count: int) -> None:
         """Sends commands that were encoded before; each must answer without error."""
         self._socket.sendall(commands)
         for _ in range(count):
-            self._answer()
+            self._head()
 
-    def read_back(self, keys: Iterable[bytes]) -> Iterator[bytes | None]:
+    def read_back(self, keys: Iterable[bytes]) -> Iterator[Value]:
         """The values of keys."""
         keys = list(keys)
         for start in range(0, len(keys), KEYS_AT_ONCE):
-            yield from self.call(b"MGET", *keys[start : start + KEYS_AT_ONCE])
+            self._socket.sendall(encode(b"MGET", *keys[start : start + KEYS_AT_ONCE]))
+            for _ in range(self._number(b"*")):
+                yield self._value()
 
-    def _answer(self) -> bytes | int | list[bytes | None] | None:
-        head = self._answers.readline()
-        kind, rest = head[:1], head[1:-2]
-        if kind == b"$":
-            return self._bulk(int(rest))
-        if kind == b"*":
-            return [self._answer() for _ in range(int(rest))]
-        if kind == b":":
-            return int(rest)
-        if kind == b"+":
-            return rest
-        raise RedisError(f"port {self.port}: {head.decode(errors='replace').strip() or 'gone'}")
+    def _head(self) -> tuple[bytes, bytes]:
+        """The first line of an answer: its kind and what follows that."""
+        line = self._answers.readline()
+        if not line or line.startswith(b"-"):
+            text = line.decode(errors="replace").strip() or "closed"
+            raise RedisError(f"the Redis of port {self.port} answers: {text}")
+        return line[:1], line[1:-2]
 
-    def _bulk(self, length: int) -> bytes | None:
+    def _number(self, kind: bytes) -> int:
+        found, rest = self._head()
+        if found != kind:
+            raise RedisError(f"the Redis of port {self.port} answers {found!r} for {kind!r}")
+        return int(rest)
+
+    def _value(self) -> Value:
+        length = self._number(b"$")
         return None if length < 0 else self._answers.read(length + 2)[:-2]
 
 
