@@ -23,6 +23,20 @@ pub struct Place {
     pub addr: u64,
 }
 
+impl Place {
+    /// Process, name of its program, address and flags of the mapping.
+    fn describe(&self) -> String {
+        let Place { pid, addr } = *self;
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let flags = procfs::vma_flags(pid, addr).unwrap_or_default();
+        format!(
+            "{} {pid} at {addr:#x} ({})",
+            comm.trim_end(),
+            flags.join(" ")
+        )
+    }
+}
+
 /// All merged frames of the system and who maps them.
 ///
 /// The page of zeros is none of them.
@@ -66,6 +80,17 @@ impl Census {
         self.frames
             .iter()
             .map(|(&frame, places)| (frame, &places[..]))
+    }
+
+    /// Some of the frames, with who maps them and how often, to be read by people.
+    pub fn sample(&self) -> String {
+        let line = |(frame, places): (&Frame, &Vec<Place>)| {
+            let mappings = frame.mappings().unwrap_or(0);
+            let by: Vec<String> = places.iter().map(Place::describe).collect();
+            format!("  {frame:?}, mapped {mappings} times: {}", by.join(", "))
+        };
+        let lines: Vec<String> = self.frames.iter().take(12).map(line).collect();
+        lines.join("\n")
     }
 
     /// The processes that map a frame.

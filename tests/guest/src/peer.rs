@@ -378,6 +378,21 @@ impl Peer {
         crate::expect::that(ended, || format!("process {} did not end", self.pid))
     }
 
+    /// Goes on in a second thread, whose number is returned, after the end of the first.
+    pub fn leave_first_thread(&self) -> Result<i32> {
+        let thread = self.ask("thread", &[])? as i32;
+        let ended = task::wait_until(ANSWER_TIMEOUT, || task::ended(self.pid));
+        crate::expect::that(ended, || {
+            format!("the first thread of {} did not end", self.pid)
+        })?;
+        Ok(thread)
+    }
+
+    /// Registers all memory of the process, now and later (`PR_SET_MEMORY_MERGE`).
+    pub fn register_all(&self) -> Result {
+        self.ask("register_all", &[]).map(drop)
+    }
+
     /// Starts to work on memory of its own for a while, checking it; see [`Peer::churned`].
     pub fn churn(&self, seed: u64, time: Duration) -> Result {
         self.begin("churn", &[seed, time.as_millis() as u64])

@@ -114,12 +114,15 @@ impl Counts {
 
     /// What the page tables say.
     pub fn truth() -> Result<Self> {
-        let census = Census::take()?;
-        Ok(Counts {
+        Census::take().map(|census| Self::of(&census))
+    }
+
+    fn of(census: &Census) -> Self {
+        Counts {
             shared: census.shared(),
             sharing: census.sharing(),
             zero: census::zero_pages() as i64,
-        })
+        }
     }
 }
 
@@ -140,12 +143,15 @@ pub fn expect_exact_counts(when: &str) -> Result<Counts> {
 }
 
 fn compare_counts(when: &str) -> Result<Counts> {
-    let (found, truth) = (Counts::read()?, Counts::truth()?);
-    expect::eq(
-        format!("counts {when}, against the page tables"),
-        truth,
-        found,
-    )?;
+    let found = Counts::read()?;
+    let census = Census::take()?;
+    let truth = Counts::of(&census);
+    expect::that(truth == found, || {
+        format!(
+            "counts {when}: the page tables say {truth:?}, found {found:?}; merged are\n{}",
+            census.sample()
+        )
+    })?;
     expect::eq(
         format!("merge_ratio_x100 {when}, from {found:?}"),
         (found.sharing * 100).checked_div(found.shared).unwrap_or(0),

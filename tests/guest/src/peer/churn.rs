@@ -297,8 +297,8 @@ impl Churn {
         body: impl FnOnce(&mut Self) -> Result<(), String>,
     ) -> Result<(), String> {
         // SAFETY: This process has one thread: its child may do whatever it could.
-        let pid =
-            check(unsafe { libc::fork() }.into()).map_err(|error| format!("fork: {error}"))?;
+        let pid = unsafe { libc::fork() };
+        did("fork", check(pid.into()).map(drop))?;
         if pid == 0 {
             if let Err(why) = body(self) {
                 eprintln!("child: {why}");
@@ -308,7 +308,7 @@ impl Churn {
         }
         let mut status = 0;
         // SAFETY: `status` has room for the status.
-        let waited = unsafe { libc::waitpid(pid as i32, &mut status, 0) };
+        let waited = unsafe { libc::waitpid(pid, &mut status, 0) };
         did("waitpid", check(waited.into()).map(drop))?;
         match status {
             0 => Ok(()),

@@ -103,8 +103,10 @@ impl Peer {
             let mut words = line.split_whitespace();
             let verb = words.next().unwrap_or("");
             let arguments: Vec<u64> = words.filter_map(|word| word.parse().ok()).collect();
-            if verb == "stack" {
-                return self.serve_on_stack();
+            match verb {
+                "stack" => return self.serve_on_stack(),
+                "thread" => serve_in_thread(self.take()),
+                _ => {}
             }
             let answer = self.answer(verb, &arguments);
             self.reply(&answer)?;
@@ -117,6 +119,17 @@ impl Peer {
             Err(why) => format!("failed {}\n", why.replace('\n', " ")),
         };
         self.stream.get_mut().write_all(line.as_bytes())
+    }
+
+    /// Everything but the socket's name moves on.
+    fn take(&mut self) -> io::Result<Self> {
+        Ok(Peer {
+            socket: self.socket.clone(),
+            stream: BufReader::with_capacity(256, self.stream.get_ref().try_clone()?),
+            spliced: self.spliced.take(),
+            pinned: self.pinned.take(),
+            watched: self.watched.take(),
+        })
     }
 
     /// Goes on with pages of the stack that the test may use.
@@ -135,7 +148,7 @@ impl Peer {
             "splice" | "check_pipe" | "pin" | "unpin" | "pinned_write" | "watch" | "unwatch" => {
                 self.hold(verb, arguments)
             }
-            "dumpable" | "user" | "user_namespace" | "fork" | "exec" | "exit" => {
+            "dumpable" | "register_all" | "user" | "user_namespace" | "fork" | "exec" | "exit" => {
                 self.process(verb, arguments)
             }
             "churn" => churn::run(arguments[0], arguments[1]),
@@ -173,7 +186,8 @@ impl Peer {
 
     fn process(&mut self, verb: &str, arguments: &[u64]) -> Answer {
         match verb {
-            "dumpable" => done(set_dumpable(arguments[0])),
+            "dumpable" => done(set_process(libc::PR_SET_DUMPABLE, arguments[0])),
+            "register_all" => done(set_process(PR_SET_MEMORY_MERGE, 1)),
             "user" => done(spawn::become_user(arguments[0] as u32)),
             "user_namespace" => done(enter_user_namespace(arguments[0])),
             "fork" => self.fork(),
@@ -182,7 +196,7 @@ impl Peer {
         }
     }
 
-    /// Forks; the child connects anew and serves on.
+    /// Forks; the child connects anew and serves on, though its parent may end.
     fn fork(&mut self) -> Answer {
         // SAFETY: This process has one thread: its child may do whatever it could.
         let pid = check(unsafe { libc::fork() }.into()).map_err(text)?;
@@ -194,9 +208,26 @@ impl Peer {
     }
 
     fn serve_in_child(&mut self) -> io::Result<()> {
-        die_with_parent()?;
         self.stream = connect(&self.socket)?;
         self.serve()
+    }
+}
+
+/// Goes on in another thread, and ends the first one.
+fn serve_in_thread(peer: io::Result<Peer>) -> ! {
+    let serve = move || {
+        // SAFETY: Takes no argument.
+        let id = unsafe { libc::gettid() };
+        let served = peer.and_then(|mut peer| {
+            peer.reply(&Ok(id as u64))?;
+            peer.serve()
+        });
+        std::process::exit(i32::from(served.is_err()));
+    };
+    std::thread::spawn(serve);
+    loop {
+        // SAFETY: Ends this thread alone; nothing on its stack is used by the other one.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
     }
 }
 
@@ -235,9 +266,13 @@ fn use_memory(verb: &str, arguments: &[u64]) -> Answer {
     }
 }
 
-fn set_dumpable(dumpable: u64) -> io::Result<()> {
-    // SAFETY: Takes numbers only.
-    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, dumpable, 0, 0, 0) }.into()).map(drop)
+/// `PR_SET_MEMORY_MERGE` of include/uapi/linux/prctl.h.
+const PR_SET_MEMORY_MERGE: i32 = 67;
+
+/// `prctl` with a number.
+fn set_process(what: i32, value: u64) -> io::Result<()> {
+    // SAFETY: What is set takes numbers only.
+    check(unsafe { libc::prctl(what, value, 0, 0, 0) }.into()).map(drop)
 }
 
 /// In the new namespace, the user is called `inside`.

@@ -21,6 +21,10 @@ pub(super) const TESTS: &[Test] = &[
     ),
     ("scope_registered_leaves_zeros_of_others", zeros),
     ("scope_registered_keeps_users_apart", users),
+    (
+        "scope_registered_takes_registered_processes",
+        registered_process,
+    ),
     ("scope_registered_ends_with_the_registration", unregistered),
     ("registered_memory_may_be_locked", locked),
     ("registered_memory_may_be_kept_from_dumps", not_dumped),
@@ -75,6 +79,23 @@ fn only_registered(lab: &Lab) -> Result {
     scanner::merge()?;
     pages::expect_frames("once scope is all", (&a, plain), &frames)?;
     pages::expect_frames("once scope is all", (&c, in_c), &frames)
+}
+
+fn registered_process(lab: &Lab) -> Result {
+    knob::set("scope", "registered")?;
+    let (a, b) = lab.pair()?;
+    let c = lab.alice()?;
+    a.register_all()?;
+    b.register_all()?;
+    let (in_a, in_b, in_c) = (
+        a.anon(PAGES, IDS)?,
+        b.anon(PAGES, IDS)?,
+        c.anon(PAGES, IDS)?,
+    );
+    let before = c.frames(in_c)?;
+    scanner::scan(6)?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    pages::expect_frames("pages of a process not registered", (&c, in_c), &before)
 }
 
 fn zeros(lab: &Lab) -> Result {

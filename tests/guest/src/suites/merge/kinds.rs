@@ -7,6 +7,7 @@ use guest::expect;
 use guest::knob;
 use guest::lab::Lab;
 use guest::lab::Test;
+use guest::pagemap;
 use guest::pages;
 use guest::peer::Kind;
 use guest::procfs;
@@ -25,6 +26,7 @@ pub(super) const TESTS: &[Test] = &[
         forked_alone,
     ),
     ("registered_memory_is_merged_too", registered),
+    ("memory_outlives_the_first_thread", first_thread),
     ("ksmd_keeps_its_pages", ksmd),
 ];
 
@@ -137,6 +139,20 @@ fn registered(lab: &Lab) -> Result {
     a.advise(in_a, libc::MADV_MERGEABLE)?;
     scanner::merge()?;
     pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
+}
+
+/// A process whose first thread has ended has memory still, though its number has none.
+fn first_thread(lab: &Lab) -> Result {
+    let ids = Ids::each(1);
+    let (a, b) = lab.pair()?;
+    let thread = a.leave_first_thread()?;
+    let (in_a, in_b) = (a.anon(8, ids)?, b.anon(8, ids)?);
+    scanner::merge()?;
+    let frames = pages::expect_merged(&[(&b, in_b)])?;
+    expect::eq("frames of both", &frames, &pagemap::frames(thread, in_a)?)?;
+    a.fill(in_a, Ids::each(100))?;
+    a.check(in_a, Ids::each(100))?;
+    b.check(in_b, ids)
 }
 
 /// Sets a knob of mainline's KSM.
