@@ -85,7 +85,7 @@ fn unequal(lab: &Lab) -> Result {
     let controls = (a.anon(1, Ids::same(7))?, b.anon(1, Ids::same(7))?);
     for index in 0..64 {
         let addr = in_a.page(index).addr + index * 64 + index % 8 * 8;
-        let value = a.peek(addr)? ^ 1 << (index % 64);
+        let value = a.peek(addr)? ^ (1 << (index % 64));
         a.poke(addr, value)?;
     }
     let before = a.frames(in_a)?;
