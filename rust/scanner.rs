@@ -38,6 +38,8 @@ use kernel::mm::MmWithUserAsync;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::rcu;
+use kernel::time::delay::fsleep;
+use kernel::time::Delta;
 
 /// Pages looked at under one VMA lock: few, so that nobody waits long for it.
 const BATCH: usize = 64;
@@ -45,9 +47,11 @@ const BATCH: usize = 64;
 const TABLES: u32 = 16;
 /// Areas passed over in one step, where nothing in them may be merged.
 const AREAS: u32 = 64;
-/// Rounds over all processes after which unmerging gives up: each finds only what forks and
-/// exits hid from the one before.
-const UNMERGE_ROUNDS: u32 = 16;
+/// Rounds over all processes in a row that may find nothing to unmerge while pages are shared
+/// still: as long as exiting processes take to give up their memory.
+const IDLE_ROUNDS: u32 = 500;
+/// Pause after such a round.
+const IDLE_PAUSE: Delta = Delta::from_millis(10);
 
 /// A page that was looked at and is to be merged. No reference is held: references are what
 /// merging takes for a pin.
@@ -176,12 +180,24 @@ impl Scanner {
         result
     }
 
+    /// Goes over all processes until nothing is shared: a round may miss what forks and exits hid
+    /// from it.
     fn unmerge_rounds(&mut self) -> Result {
-        for _ in 0..UNMERGE_ROUNDS {
+        let mut idle = 0;
+        while idle < IDLE_ROUNDS {
             let broken = unmerge_all()?;
             self.recount();
-            if broken == 0 && self.engine.get_stats().pages_shared == 0 {
+            if broken > 0 {
+                idle = 0;
+                continue;
+            }
+            if self.engine.get_stats().pages_shared == 0 {
                 return Ok(());
+            }
+            idle += 1;
+            fsleep(IDLE_PAUSE);
+            if current!().signal_pending() {
+                return Err(EINTR);
             }
         }
         Err(EBUSY)

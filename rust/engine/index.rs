@@ -52,7 +52,7 @@ impl IndexEntry {
                 parity,
                 on_frame,
             } => {
-                u64::from(sightings) << SIGHTINGS_SHIFT
+                (u64::from(sightings) << SIGHTINGS_SHIFT)
                     | if parity { PARITY } else { 0 }
                     | if on_frame { ON_FRAME } else { 0 }
             }
@@ -74,7 +74,7 @@ impl IndexEntry {
             State::Stable
         } else {
             State::Unstable {
-                sightings: (self.packed >> SIGHTINGS_SHIFT & 0xff) as u8,
+                sightings: ((self.packed >> SIGHTINGS_SHIFT) & 0xff) as u8,
                 parity: self.packed & PARITY != 0,
                 on_frame: self.packed & ON_FRAME != 0,
             }
