@@ -31,7 +31,7 @@ impl Content for Letter {
             (4, 3) => 4,
             (4, 4) => 3,
             // As 2, but for the highest bit of the last word and of the first.
-            (5, 511) => counting | 1 << 63,
+            (5, 511) => counting | (1 << 63),
             (6, 0) => 1 << 63,
             (3..ALPHABET, _) => counting,
             // Any number of others, which begin alike.
