@@ -6,12 +6,18 @@ use guest::lab;
 use libtest_mimic::Trial;
 
 mod domains;
+mod forked;
 mod ranges;
 mod registered;
 
 /// The tests.
 pub fn trials() -> Vec<Trial> {
-    let tests = [ranges::TESTS, domains::TESTS, registered::TESTS];
+    let tests = [
+        ranges::TESTS,
+        forked::TESTS,
+        domains::TESTS,
+        registered::TESTS,
+    ];
     let mut trials: Vec<Trial> = tests
         .iter()
         .flat_map(|tests| lab::trials("left_alone", tests))

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A page that fork left in two processes, one of which wants to be left alone.
+//!
+//! The scanner meets the page in the other one, and all mappings of a page are replaced at once:
+//! each mapping has to be asked.
+
+use guest::content::Ids;
+use guest::expect;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pages;
+use guest::peer::Peer;
+use guest::scanner;
+
+use guest::Result;
+use guest::Span;
+
+pub(super) const TESTS: &[Test] = &[
+    ("pages_that_a_child_does_not_dump", not_dumped),
+    ("pages_that_a_child_locks", locked),
+    ("pages_of_a_child_that_is_not_dumpable", not_dumpable),
+];
+
+const PAGES: u64 = 8;
+const IDS: Ids = Ids::each(100);
+
+fn not_dumped(lab: &Lab) -> Result {
+    expect_child_left_alone(lab, |child, span| child.advise(span, libc::MADV_DONTDUMP))
+}
+
+fn locked(lab: &Lab) -> Result {
+    // On fault: locking at once would give the child pages of its own.
+    expect_child_left_alone(lab, |child, span| child.lock_on_fault(span))
+}
+
+fn not_dumpable(lab: &Lab) -> Result {
+    expect_child_left_alone(lab, |child, _| child.set_dumpable(false))
+}
+
+/// The parent's pages merge with another process's, the child's mappings of them stay.
+fn expect_child_left_alone(lab: &Lab, hide: impl Fn(&Peer, Span) -> Result) -> Result {
+    let parent = lab.alice()?;
+    let span = parent.anon(PAGES, IDS)?;
+    let child = parent.fork()?;
+    hide(&child, span)?;
+    let before = child.frames(span)?;
+    expect::eq("frames after the fork", &parent.frames(span)?, &before)?;
+    let other = lab.alice()?;
+    let in_other = other.anon(PAGES, IDS)?;
+    scanner::scan(8)?;
+    pages::expect_merged(&[(&parent, span), (&other, in_other)])?;
+    expect::eq("the child's frames", before, child.frames(span)?)?;
+    child.check(span, IDS)
+}
