@@ -23,6 +23,7 @@ pub mod rng;
 pub mod scanner;
 pub mod span;
 pub mod task;
+pub mod trace;
 
 pub use expect::Context;
 pub use expect::Result;

@@ -239,6 +239,12 @@ impl Peer {
         self.ask("poke", &[addr, value]).map(drop)
     }
 
+    /// Changes the first word of each page and restores it, over and over for a while, and
+    /// expects to read what it wrote.
+    pub fn flip(&self, span: Span, time: Duration) -> Result {
+        self.on("flip", span, &[time.as_millis() as u64]).map(drop)
+    }
+
     /// Reads one word.
     pub fn peek(&self, addr: u64) -> Result<u64> {
         self.ask("peek", &[addr])

@@ -9,6 +9,8 @@ use std::io::Seek;
 use std::io::SeekFrom;
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
+use std::time::Instant;
 
 use super::spawn::check;
 use crate::content;
@@ -222,6 +224,34 @@ pub(super) fn map_shadow_stack(span: Span) -> io::Result<()> {
         )
     };
     check(addr).map(drop)
+}
+
+/// Changes the first word of each page and restores it, for a while. What is written has to be
+/// there until the next write, one round later.
+pub(super) fn flip(span: Span, time: Duration) -> Result<(), String> {
+    let start = Instant::now();
+    let place = |index: u64| span.page(index).addr;
+    let original: Vec<u64> = (0..span.pages).map(|index| peek(place(index))).collect();
+    let mut written = original.clone();
+    let mut rounds = 0;
+    while start.elapsed() < time || rounds % 2 == 1 {
+        for (index, word) in written.iter_mut().enumerate() {
+            let found = peek(place(index as u64));
+            if found != *word {
+                return Err(format!(
+                    "page {index}, round {rounds}: expected {word:#x} as written, found {found:#x}"
+                ));
+            }
+            *word = if rounds % 2 == 0 {
+                !original[index]
+            } else {
+                original[index]
+            };
+            poke(place(index as u64), *word);
+        }
+        rounds += 1;
+    }
+    Ok(())
 }
 
 /// Writes a word to each page.

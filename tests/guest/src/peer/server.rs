@@ -13,6 +13,7 @@ use std::os::unix::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::Duration;
 
 use super::churn;
 use super::memory;
@@ -255,6 +256,7 @@ fn use_memory(verb: &str, arguments: &[u64]) -> Answer {
         "mlock" => done(memory::lock(span)),
         "mlock_onfault" => done(memory::lock_on_fault(span)),
         "shadow_stack" => done(memory::map_shadow_stack(span)),
+        "flip" => memory::flip(span, Duration::from_millis(rest[0])).map(|()| 0),
         "touch" => {
             memory::touch(span);
             Ok(0)

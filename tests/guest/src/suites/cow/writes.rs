@@ -5,22 +5,21 @@
 use std::fs::OpenOptions;
 use std::io::IoSlice;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use guest::content;
 use guest::content::Ids;
 use guest::content::PAGE_SIZE;
-use guest::content::WORDS;
 use guest::expect;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::pages;
 use guest::scanner;
+use guest::trace;
 use guest::Context;
 use guest::Result;
-use nix::sys::ptrace;
 use nix::sys::uio::process_vm_writev;
 use nix::sys::uio::RemoteIoVec;
-use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use super::Trio;
@@ -36,6 +35,7 @@ pub(super) const TESTS: &[Test] = &[
     ("written_pages_merge_again_once_they_are_equal", again),
     ("the_last_sharer_keeps_the_page", last_sharer),
     ("writes_while_scanning_are_never_lost", while_scanning),
+    ("writes_that_race_with_merging_are_never_lost", racing),
     ("process_vm_writev_writes_to_a_copy", vm_write),
     ("proc_pid_mem_writes_to_a_copy", proc_mem),
     ("ptrace_writes_to_a_copy", poke_traced),
@@ -160,11 +160,27 @@ fn while_scanning(lab: &Lab) -> Result {
     scanner::stop()
 }
 
-/// The bytes of new contents.
+/// A process makes its pages equal to another one's and unequal again as fast as it can, while
+/// the scanner merges those that are equal: between its comparing and its replacing a page, too.
+fn racing(lab: &Lab) -> Result {
+    const MANY: u64 = 64;
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(MANY, IDS)?, b.anon(MANY, IDS)?);
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    scanner::start()?;
+    a.flip(in_a, Duration::from_secs(6))?;
+    scanner::stop()?;
+    b.check(in_b, IDS)
+}
+
+/// The words of new contents.
+fn new_words() -> impl Iterator<Item = u64> {
+    (0..PAGES).flat_map(|page| *content::page(NEW.of(page)))
+}
+
 fn new_bytes() -> Vec<u8> {
-    let words =
-        (0..PAGES).flat_map(|page| (0..WORDS).map(move |word| content::word(NEW.of(page), word)));
-    words.flat_map(u64::to_ne_bytes).collect()
+    new_words().flat_map(u64::to_ne_bytes).collect()
 }
 
 fn vm_write(lab: &Lab) -> Result {
@@ -205,23 +221,8 @@ fn poke_traced_read_only(lab: &Lab) -> Result {
     trio.expect_private_copy(trio.in_a, NEW, "after ptrace")
 }
 
-/// Writes new contents with `PTRACE_POKEDATA`, as debuggers do.
+/// Writes new contents as debuggers do.
 fn trace_and_write(trio: &Trio) -> Result {
-    let pid = Pid::from_raw(trio.a.pid());
-    ptrace::attach(pid).context(|| "ptrace")?;
-    waitpid(pid, None).context(|| "waiting for the traced process")?;
-    let words = new_bytes();
-    let written = words
-        .chunks_exact(8)
-        .enumerate()
-        .try_for_each(|(index, word)| {
-            let addr = (trio.in_a.addr + index as u64 * 8) as ptrace::AddressType;
-            ptrace::write(
-                pid,
-                addr,
-                i64::from_ne_bytes(word.try_into().expect("8 bytes")),
-            )
-        });
-    ptrace::detach(pid, None).context(|| "ptrace")?;
-    written.context(|| "PTRACE_POKEDATA")
+    let words: Vec<u64> = new_words().collect();
+    trace::write(trio.a.pid(), trio.in_a.addr, &words)
 }

@@ -7,6 +7,7 @@
 //! frames. Where the reason can end, the test ends it, and then all three are merged: so it was
 //! the reason, and nothing else.
 
+use guest::content;
 use guest::content::Ids;
 use guest::expect;
 use guest::lab::Lab;
@@ -19,6 +20,7 @@ use guest::peer::Peer;
 use guest::peer::User;
 use guest::procfs;
 use guest::scanner;
+use guest::trace;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Completion;
@@ -39,8 +41,9 @@ pub(super) const TESTS: &[Test] = &[
     ("processes_that_are_not_dumpable", undumpable),
     ("buffers_pinned_by_io_uring", pinned),
     ("pages_given_to_a_pipe", spliced),
-    ("the_vdso", vdso),
+    ("written_pages_of_the_vdso", vdso),
     ("zeros_of_memory_left_alone", zeros),
+    ("pages_left_alone_are_no_partners", no_partners),
 ];
 
 pub(super) const SKIPPABLE: &[SkippableTest] = &[("shadow_stacks", shadow_stack)];
@@ -237,29 +240,20 @@ fn spliced(lab: &Lab) -> Result {
     alice(lab, make, Some(|peer, _| peer.check_pipe(PAGES, IDS)))
 }
 
-/// Pages of the kernel that every process maps.
+/// The kernel's code in a process: where a debugger wrote to it there are private pages, in a
+/// mapping that must not change.
 fn vdso(lab: &Lab) -> Result {
-    let (a, b) = lab.pair()?;
-    let controls = (a.anon(1, IDS)?, b.anon(1, IDS)?);
-    let find = |peer: &Peer| -> Result<Span> {
+    let make = |peer: &Peer| {
         let maps = procfs::read(&format!("/proc/{}/maps", peer.pid()))?;
         let line = maps.lines().find(|line| line.ends_with("[vdso]"));
         let range = line.and_then(procfs::mapping);
-        range
-            .map(|range| Span::new(range.start, (range.end - range.start) / 4096))
-            .ok_or_else(|| format!("process {} has no vdso", peer.pid()).into())
+        let start = range.ok_or("the process has no vdso")?.start;
+        let span = Span::new(start, 1);
+        trace::write(peer.pid(), span.addr, content::page(IDS.first).as_slice())?;
+        peer.check(span, IDS)?;
+        Ok(span)
     };
-    let (in_a, in_b) = (find(&a)?, find(&b)?);
-    let look = || -> Result<_> {
-        Ok((
-            pagemap::entries(a.pid(), in_a)?,
-            pagemap::entries(b.pid(), in_b)?,
-        ))
-    };
-    let before = look()?;
-    scanner::merge()?;
-    pages::expect_merged(&[(&a, controls.0), (&b, controls.1)])?;
-    expect::eq("entries of the vdso", before, look()?)
+    alice(lab, make, None)
 }
 
 /// Zeros need no partner, and are left alone for the same reasons.
@@ -282,6 +276,29 @@ fn zeros(lab: &Lab) -> Result {
     pages::expect_zero_page((&peer, control))?;
     for (span, before) in spans {
         pages::expect_frames("zeros to be left alone", (&peer, span), &before)?;
+    }
+    Ok(())
+}
+
+/// A page whose only equals are left alone stays as it is: it is not even replaced by a shared
+/// page of its own.
+fn no_partners(lab: &Lab) -> Result {
+    let reasons: [fn(&Peer, Span) -> Result; 4] = [
+        |peer, span| peer.lock(span),
+        |peer, span| peer.advise(span, libc::MADV_DONTDUMP),
+        |peer, span| peer.watch(span, MISSING),
+        |peer, _| peer.set_dumpable(false),
+    ];
+    for (index, reason) in reasons.into_iter().enumerate() {
+        let (a, other) = lab.pair()?;
+        let controls = a.anon(2, Ids::same(7))?;
+        let (in_a, span) = (a.anon(PAGES, IDS)?, other.anon(PAGES, IDS)?);
+        reason(&other, span)?;
+        let before = (a.frames(in_a)?, other.frames(span)?);
+        scanner::scan(6)?;
+        pages::expect_merged(&[(&a, controls)])?;
+        let after = (a.frames(in_a)?, other.frames(span)?);
+        expect::eq(format!("frames, for reason {index}"), before, after)?;
     }
     Ok(())
 }
