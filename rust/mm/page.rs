@@ -48,7 +48,7 @@ impl PageRef {
     pub(crate) fn get(frame: Frame) -> Option<Self> {
         let pfn = usize::try_from(frame.0).ok()?;
         // SAFETY: Any frame number may be asked for.
-        let page = NonNull::new(unsafe { shim::pfn_to_online_page(pfn) })?;
+        let page = NonNull::new(unsafe { shim::ksm_v_pfn_to_online_page(pfn) })?;
         // SAFETY: An online page has a `struct page`, and so a folio.
         let folio = unsafe { shim::ksm_v_page_folio(page.as_ptr()) };
         // SAFETY: As above; fails where the folio is free.

@@ -93,6 +93,13 @@ static const struct ksm_v_import imports[] = {
 
 DEFINE_STATIC_CALL_NULL(ksm_v_lookup, kallsyms_lookup_name);
 
+#ifdef CONFIG_LOCKDEP
+/* What mmu_notifier_invalidate_range_start() tells lockdep; here, of a class of its own. */
+struct lockdep_map __mmu_notifier_invalidate_range_start_map = {
+	.name = "mmu_notifier_invalidate_range_start"
+};
+#endif
+
 /* Data. Read through these only: the symbols themselves can't be linked. */
 static struct kobject **mm_kobj_symbol;
 static atomic_long_t *ksm_zero_pages_symbol;

@@ -115,6 +115,9 @@ bool ksm_v_vma_is_special(const struct vm_area_struct *vma);
 pgprot_t ksm_v_vma_page_prot(const struct vm_area_struct *vma);
 void ksm_v_vma_iter_init(struct vma_iterator *vmi, struct mm_struct *mm, unsigned long addr);
 
+/* <linux/memory_hotplug.h> */
+struct page *ksm_v_pfn_to_online_page(unsigned long pfn);
+
 /* <linux/mmu_notifier.h> */
 void ksm_v_mmu_notifier_range_init(struct mmu_notifier_range *range, struct mm_struct *mm,
 				   unsigned long start, unsigned long end);
