@@ -14,6 +14,7 @@ use guest::lab::SkippableTest;
 use guest::lab::Test;
 use guest::module;
 use guest::pages;
+use guest::peer::Kind;
 use guest::procfs;
 use guest::scanner;
 use guest::task;
@@ -190,13 +191,29 @@ fn begin_endless_cycle() -> Result {
     knob::set("scan_rate", u32::MAX)?;
     knob::set("sleep_ms", 0)?;
     scanner::start()?;
-    sleep(Duration::from_millis(500));
+    sleep(Duration::from_millis(200));
     Ok(())
 }
 
-fn endless_cycle(_: &Lab) -> Result {
+/// A pass over 160 MiB takes its time.
+fn endless_cycle(lab: &Lab) -> Result {
+    let peer = lab.alice()?;
+    peer.touch(peer.map(Kind::Anon, 40_000)?)?;
+    let passes = knob::number("full_scans")?;
     begin_endless_cycle()?;
     at_once("stopping", scanner::stop)?;
+    expect::eq(
+        "full_scans, in the first pass",
+        passes,
+        knob::number("full_scans")?,
+    )?;
+    let scanned = knob::number("pages_scanned")?;
+    sleep(Duration::from_millis(300));
+    expect::eq(
+        "pages_scanned after stopping",
+        scanned,
+        knob::number("pages_scanned")?,
+    )?;
     expect_asleep(task::scanner()?)?;
     begin_endless_cycle()?;
     at_once("unmerging", scanner::unmerge)?;

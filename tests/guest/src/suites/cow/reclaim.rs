@@ -162,6 +162,12 @@ fn load_driver() -> std::result::Result<(), String> {
     }
 }
 
+/// Swap space in use, in kB.
+fn swap_in_use() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    Some(procfs::field(&text, "SwapTotal")? - procfs::field(&text, "SwapFree")?)
+}
+
 /// Swaps pages out, and waits until they are.
 fn swap_out(peer: &Peer, span: Span) -> Result {
     let is_out = || {
@@ -217,5 +223,13 @@ fn swapped_in(lab: &Lab) -> Result<Completion> {
     a.check(in_a, IDS)?;
     b.check(in_b, IDS)?;
     scanner::expect_exact_counts("after pages were swapped in and merged")?;
+    // Nobody needs the old pages' room on the disk any more.
+    let freed = task::wait_until(Duration::from_secs(3), || swap_in_use() == Some(0));
+    expect::that(freed, || {
+        format!(
+            "swap space in use, in kB: expected 0, found {:?}",
+            swap_in_use()
+        )
+    })?;
     Ok(Completion::Completed)
 }
