@@ -289,8 +289,15 @@ fn no_partners(lab: &Lab) -> Result {
         |peer, span| peer.watch(span, MISSING),
         |peer, _| peer.set_dumpable(false),
     ];
-    for (index, reason) in reasons.into_iter().enumerate() {
-        let (a, other) = lab.pair()?;
+    for index in 0..2 * reasons.len() {
+        let reason = reasons[index / 2];
+        // The one left alone is met last, and first.
+        let (one, two) = lab.pair()?;
+        let (a, other) = if index % 2 == 0 {
+            (one, two)
+        } else {
+            (two, one)
+        };
         let controls = a.anon(2, Ids::same(7))?;
         let (in_a, span) = (a.anon(PAGES, IDS)?, other.anon(PAGES, IDS)?);
         reason(&other, span)?;
@@ -298,7 +305,7 @@ fn no_partners(lab: &Lab) -> Result {
         scanner::scan(6)?;
         pages::expect_merged(&[(&a, controls)])?;
         let after = (a.frames(in_a)?, other.frames(span)?);
-        expect::eq(format!("frames, for reason {index}"), before, after)?;
+        expect::eq(format!("frames, in case {index}"), before, after)?;
     }
     Ok(())
 }
