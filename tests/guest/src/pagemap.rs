@@ -31,11 +31,17 @@ impl Entry {
     const PRESENT: u64 = 1 << 63;
     const SWAPPED: u64 = 1 << 62;
     const FILE: u64 = 1 << 61;
+    const SOFT_DIRTY: u64 = 1 << 55;
     const FRAME: u64 = (1 << 55) - 1;
 
     /// The frame, where the page is present.
     pub fn frame(self) -> Option<Frame> {
         (self.0 & Self::PRESENT != 0).then_some(Frame(self.0 & Self::FRAME))
+    }
+
+    /// Whether it was written since `clear_refs`.
+    pub fn soft_dirty(self) -> bool {
+        self.0 & Self::SOFT_DIRTY != 0
     }
 
     /// Whether the page is swapped out.

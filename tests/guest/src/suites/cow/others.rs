@@ -2,12 +2,16 @@
 
 //! Other parts of the kernel that refer to merged pages.
 
+use guest::content::Ids;
 use guest::expect;
 use guest::lab::Lab;
 use guest::lab::Test;
+use guest::pagemap;
 use guest::pages;
+use guest::procfs;
 use guest::scanner;
 use guest::Result;
+use guest::Span;
 
 use super::Trio;
 use super::IDS;
@@ -15,6 +19,7 @@ use super::NEW;
 use super::PAGES;
 
 pub(super) const TESTS: &[Test] = &[
+    ("marks_of_written_pages_survive", soft_dirty),
     ("a_pipe_keeps_what_it_was_given", splice),
     ("a_pinned_buffer_is_a_copy", pin),
     ("writes_to_a_pinned_buffer_reach_its_owner", pinned_write),
@@ -23,6 +28,32 @@ pub(super) const TESTS: &[Test] = &[
         pinned_while_scanning,
     ),
 ];
+
+/// Checkpoints and debuggers track writes by these marks (soft-dirty bits): merging is no write,
+/// and must not hide one.
+fn soft_dirty(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
+    let zeros = a.anon(PAGES, Ids::ZERO)?;
+    procfs::write(&format!("/proc/{}/clear_refs", a.pid()), "4")?;
+    a.fill(in_a.part(0, 4), IDS)?;
+    a.fill(zeros.part(0, 4), Ids::ZERO)?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    pages::expect_zero_page((&a, zeros))?;
+    let marks = |span: Span| -> Result<Vec<bool>> {
+        let entries = pagemap::entries(a.pid(), span)?;
+        Ok(entries.iter().map(|entry| entry.soft_dirty()).collect())
+    };
+    let expected = [true, true, true, true, false, false, false, false];
+    expect::eq("marks of merged pages", &expected[..], &marks(in_a)?)?;
+    // Zero pages get the mark where they had none, too: as mainline's do.
+    expect::eq(
+        "marks of written zeros",
+        &[true; 4][..],
+        &marks(zeros)?[..4],
+    )
+}
 
 /// The pipe refers to the merged frames; a write by their owner must not show in it.
 fn splice(lab: &Lab) -> Result {

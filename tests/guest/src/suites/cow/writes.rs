@@ -169,7 +169,9 @@ fn racing(lab: &Lab) -> Result {
     scanner::merge()?;
     pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
     scanner::start()?;
-    a.flip(in_a, Duration::from_secs(6))?;
+    a.flip(in_a, Duration::from_secs(5))?;
+    let zeros = a.anon(MANY, Ids::ZERO)?;
+    a.flip(zeros, Duration::from_secs(3))?;
     scanner::stop()?;
     b.check(in_b, IDS)
 }

@@ -8,6 +8,7 @@ use guest::knob;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::pages;
+use guest::peer::Kind;
 use guest::procfs;
 use guest::scanner;
 use guest::scanner::Counts;
@@ -23,6 +24,7 @@ pub(super) const TESTS: &[Test] = &[
     ("counts_are_exact", counts),
     ("counts_are_recent_while_running", counts_while_running),
     ("pages_unshared_follows_unique_pages", unshared),
+    ("index_bytes_follows_unique_pages", index_bytes),
     ("pages_are_merged_as_they_come", as_they_come),
     ("nothing_is_merged_while_stopped", stopped),
 ];
@@ -197,6 +199,29 @@ fn unshared(lab: &Lab) -> Result {
         during - before,
     )?;
     expect::within("pages_unshared without them", before..=before + 20, after)
+}
+
+/// Memory of the index comes and goes with the pages it knows: some 16 bytes for each.
+fn index_bytes(lab: &Lab) -> Result {
+    const UNIQUE: u64 = 30_000;
+    let look = || -> Result<u64> {
+        scanner::merge()?;
+        knob::number("index_bytes")
+    };
+    let before = look()?;
+    let peer = lab.alice()?;
+    peer.touch(peer.map(Kind::Anon, UNIQUE)?)?;
+    let during = look()?;
+    drop(peer);
+    let after = look()?;
+    let least = before + 8 * UNIQUE;
+    expect::within(
+        "index_bytes with 30000 pages more",
+        least..=before + 80 * UNIQUE,
+        during,
+    )?;
+    expect::within("index_bytes without them", 0..=before + 4 * UNIQUE, after)?;
+    expect::eq("index_failures", 0, knob::number("index_failures")?)
 }
 
 fn as_they_come(lab: &Lab) -> Result {
