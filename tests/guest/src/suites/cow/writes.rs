@@ -170,8 +170,9 @@ fn racing(lab: &Lab) -> Result {
     pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
     scanner::start()?;
     a.flip(in_a, Duration::from_secs(5))?;
-    let zeros = a.anon(MANY, Ids::ZERO)?;
-    a.flip(zeros, Duration::from_secs(3))?;
+    // Few, for a write to come as soon as possible after a look.
+    let zeros = a.anon(2, Ids::ZERO)?;
+    a.flip(zeros, Duration::from_secs(4))?;
     scanner::stop()?;
     b.check(in_b, IDS)
 }

@@ -20,6 +20,7 @@ pub(super) const TESTS: &[Test] = &[
     ("equal_huge_pages_are_merged", equal_whole),
     ("zeros_are_merged_out_of_huge_pages", zeros),
     ("huge_pages_shared_by_fork_stay_correct", forked),
+    ("huge_pages_are_not_split_for_what_they_held", changed),
     ("huge_pages_of_other_domains_stay_huge", other_domain),
 ];
 
@@ -127,6 +128,19 @@ fn forked(lab: &Lab) -> Result {
     parent.check(span, ids)?;
     other.check(small, Ids::each(10_100))?;
     scanner::expect_exact_counts("with a forked huge page").map(drop)
+}
+
+/// The index knows what a part held in the last pass: it has to be looked at before the split.
+fn changed(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let span = huge(&a, 1, Ids::each(10_000))?;
+    merge_with_control(lab)?;
+    a.fill(span.part(7, 8), Ids::each(20_000))?;
+    let former = b.anon(8, Ids::each(10_007))?;
+    let before = b.frames(former)?;
+    merge_with_control(lab)?;
+    expect_huge(&a, span, 1)?;
+    pages::expect_frames("pages equal to former parts", (&b, former), &before)
 }
 
 fn other_domain(lab: &Lab) -> Result {
