@@ -63,6 +63,17 @@ pub(crate) enum Refusal {
     NoMemory,
 }
 
+impl Refusal {
+    /// What it means for the page to merge if its target refuses: one that will go on refusing is
+    /// as good as gone.
+    fn of_target(self) -> Self {
+        match self {
+            Refusal::Gone | Refusal::Pinned | Refusal::LeftAlone => Refusal::TargetGone,
+            other => other,
+        }
+    }
+}
+
 /// For whom pages are merged.
 pub(crate) struct Terms<'a> {
     /// The rules in force.
@@ -82,9 +93,12 @@ impl Terms<'_> {
             return Err(Refusal::Different);
         }
         let shared = SharedPage::copy_of(&page, self.mm).map_err(|_| Refusal::NoMemory)?;
-        self.replace_by(&page, &shared)?;
-        // If the twin refuses, the shared page has one sharer until the next equal page comes.
-        let _ = self.replace_by(&twin, &shared);
+        // The twin first: its frame may have come to someone who is left alone, of whose pages
+        // nothing must tell, not even that another's became a shared one.
+        self.replace_by(&twin, &shared)
+            .map_err(Refusal::of_target)?;
+        // If the page refuses, the twin is the only sharer until the next equal page comes.
+        let _ = self.replace_by(&page, &shared);
         Ok(shared)
     }
 
