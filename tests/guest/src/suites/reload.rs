@@ -4,6 +4,8 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -48,6 +50,8 @@ const TESTS: &[Test] = &[
     ("pages_of_two_domains_are_not_adopted", mixed_domains),
     ("is_unloaded_in_the_middle_of_a_scan", mid_scan),
     ("is_unloaded_while_its_files_are_open", open_files),
+    ("is_unloaded_while_its_files_are_read", readers),
+    ("is_unloaded_while_it_unmerges", while_unmerging),
     ("is_reloaded_twenty_times_under_load", twenty_times),
 ];
 
@@ -304,6 +308,53 @@ fn open_files(_: &Lab) -> Result {
         )?;
     }
     module::load("")
+}
+
+/// Readers see the files, or that they are gone.
+fn readers(_: &Lab) -> Result {
+    let done = AtomicBool::new(false);
+    let read_all = || {
+        while !done.load(Ordering::Relaxed) {
+            for name in knob::READ_ONLY.iter().chain(&knob::WRITABLE) {
+                // Any error will do, as long as it returns.
+                let _ = std::fs::read(knob::path(name));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads = [scope.spawn(read_all), scope.spawn(read_all)];
+        let cycled = (0..10).try_for_each(|_| {
+            unload_in_time()?;
+            load_and_set()?;
+            scanner::start()?;
+            std::thread::sleep(Duration::from_millis(30));
+            Ok(())
+        });
+        done.store(true, Ordering::Relaxed);
+        for thread in threads {
+            thread.join().map_err(|_| "a reader failed")?;
+        }
+        cycled
+    })
+}
+
+/// The file goes once the write to it has returned.
+fn while_unmerging(lab: &Lab) -> Result {
+    const MANY: u64 = 4000;
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(MANY, IDS)?, b.anon(MANY, IDS)?);
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(scanner::unmerge);
+        std::thread::sleep(Duration::from_millis(5));
+        let unloaded = unload_in_time();
+        writer.join().map_err(|_| "the writer failed")??;
+        unloaded
+    })?;
+    pages::expect_not_merged((&a, in_a))?;
+    a.check(in_a, IDS)?;
+    b.check(in_b, IDS)
 }
 
 fn twenty_times(lab: &Lab) -> Result {

@@ -35,6 +35,8 @@ const TESTS: &[Test] = &[
     ("nobody_waits_long_for_the_scanner", latency),
     ("many_small_mappings", many_mappings),
     ("a_little_memory_left", little_memory),
+    ("knobs_written_by_many_at_once", many_writers),
+    ("memory_that_fails", memory_failure),
 ];
 
 /// The tests.
@@ -217,6 +219,67 @@ fn latency(lab: &Lab) -> Result {
         Duration::ZERO..=Duration::from_millis(1500),
         worst,
     )
+}
+
+fn many_writers(lab: &Lab) -> Result {
+    let seed = rng::seed();
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(64, Ids::each(100))?, b.anon(64, Ids::each(100))?);
+    let write = |index: u64| -> Result {
+        let (mut rng, start) = (Rng::new(seed.wrapping_add(index)), Instant::now());
+        while start.elapsed() < Duration::from_secs(5) {
+            // Another writer may have had pages merged between the two writes.
+            if rng.below(10) == 0 {
+                let _ = change_domain(&mut rng);
+            } else {
+                change_a_knob(&mut rng).or_else(|failed| match failed.message() {
+                    Some(why) if why.contains("domain") => Ok(()),
+                    _ => Err(failed),
+                })?;
+            }
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let threads = [0, 1, 2].map(|index| scope.spawn(move || write(index)));
+        for thread in threads {
+            thread.join().map_err(|_| "a writer failed")??;
+        }
+        Result::Ok(())
+    })?;
+    a.check(in_a, Ids::each(100))?;
+    b.check(in_b, Ids::each(100))?;
+    scanner::settle_knobs()?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    scanner::expect_exact_counts("after many writers").map(drop)
+}
+
+/// The kernel is told that a merged page is failing, and that one has failed. It can't move such
+/// a page; all that counts is that nothing else breaks.
+fn memory_failure(lab: &Lab) -> Result {
+    const MADV_HWPOISON: i32 = 100;
+    const MADV_SOFT_OFFLINE: i32 = 101;
+    let ids = Ids::each(100);
+    let (a, b) = (lab.peer(User::Root)?, lab.peer(User::Root)?);
+    let (in_a, in_b) = (a.anon(8, ids)?, b.anon(8, ids)?);
+    scanner::merge()?;
+    let frames = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    let offline = a.advise(in_a.page(0), MADV_SOFT_OFFLINE);
+    expect::that(offline.is_err(), || {
+        "MADV_SOFT_OFFLINE: expected to fail, found success"
+    })?;
+    pages::expect_frames("after MADV_SOFT_OFFLINE", (&a, in_a), &frames)?;
+    // The kernel finds nobody who maps such a page, and says that it could not do anything.
+    let poisoned = a.advise(in_a.page(1), MADV_HWPOISON);
+    expect::that(poisoned.is_err(), || {
+        "MADV_HWPOISON: expected to fail, found success"
+    })?;
+    scanner::merge()?;
+    b.check(in_b.part(2, 6), Ids::each(102))?;
+    scanner::unmerge()?;
+    pages::expect_not_merged((&b, in_b.part(2, 6)))?;
+    b.check(in_b.part(2, 6), Ids::each(102))
 }
 
 /// Every other page has another protection: as many mappings as pages.

@@ -2,6 +2,7 @@
 
 //! `run=2` takes apart all that was merged, everywhere, before the write returns.
 
+use std::process::Command;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -23,6 +24,8 @@ use guest::procfs;
 use guest::rng;
 use guest::scanner;
 use guest::scanner::Counts;
+use guest::task;
+use guest::Context;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Trial;
@@ -48,6 +51,7 @@ const TESTS: &[Test] = &[
     ("does_not_merge_until_restarted", no_restart),
     ("works_while_processes_fork_and_end", busy),
     ("ends_in_a_full_cgroup", full_cgroup),
+    ("can_be_interrupted", interrupted),
 ];
 
 /// The tests.
@@ -287,6 +291,38 @@ fn busy(lab: &Lab) -> Result {
     expect_nothing_merged()?;
     a.check(in_a, IDS)?;
     b.check(in_b, IDS)
+}
+
+/// Whoever waits for it can be killed, which stops it half way, and can be made up for.
+fn interrupted(lab: &Lab) -> Result {
+    const MANY: u64 = 20_000;
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(MANY, IDS)?, b.anon(MANY, IDS)?);
+    scanner::merge()?;
+    let before = Counts::read()?;
+    expect::within("pages_shared", MANY..=u64::MAX, before.shared)?;
+    let path = knob::path("run");
+    let mut writer = Command::new("sh")
+        .args(["-c", &format!("exec printf 2 >{path}")])
+        .spawn()
+        .context(|| "starting a shell")?;
+    let begun = task::wait_until(Duration::from_secs(10), || {
+        Counts::read().is_ok_and(|counts| counts.shared < before.shared)
+            || pages::expect_not_merged((&a, in_a.page(0))).is_ok()
+    });
+    writer.kill().context(|| "killing the writer")?;
+    let killed = Instant::now();
+    writer.wait().context(|| "waiting for the writer")?;
+    let limit = Duration::from_secs(2);
+    expect::within(
+        "time to end when killed",
+        Duration::ZERO..=limit,
+        killed.elapsed(),
+    )?;
+    expect::that(begun, || "the shell: expected to begin unmerging")?;
+    scanner::merge()?;
+    scanner::expect_exact_counts("after an interrupted run=2 and a pass")?;
+    expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)
 }
 
 /// Four times two MiB are one when merged, and do not fit when taken apart: the kernel has to

@@ -20,6 +20,7 @@ pub(super) const TESTS: &[Test] = &[
     ("heaps_are_merged", heap),
     ("stacks_are_merged", stack),
     ("read_only_memory_is_merged", read_only),
+    ("inaccessible_memory_stays_correct", inaccessible),
     ("pages_shared_by_fork_are_merged_as_one", forked),
     (
         "pages_shared_by_fork_are_not_merged_with_themselves",
@@ -97,6 +98,27 @@ fn read_only(lab: &Lab) -> Result {
     a.protect(in_a, libc::PROT_READ | libc::PROT_WRITE)?;
     a.fill(in_a, Ids::each(100))?;
     a.check(in_a, Ids::each(100))?;
+    b.check(in_b, ids)
+}
+
+fn inaccessible(lab: &Lab) -> Result {
+    let ids = Ids::each(1);
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(8, ids)?, b.anon(8, ids)?);
+    let zeros = a.anon(8, Ids::ZERO)?;
+    a.protect(in_a, libc::PROT_NONE)?;
+    a.protect(zeros, libc::PROT_NONE)?;
+    scanner::merge()?;
+    scanner::expect_exact_counts("with memory that is not accessible")?;
+    for span in [in_a, zeros] {
+        a.protect(span, libc::PROT_READ | libc::PROT_WRITE)?;
+    }
+    a.check(in_a, ids)?;
+    a.check(zeros, Ids::ZERO)?;
+    a.fill(in_a, Ids::each(100))?;
+    a.fill(zeros, Ids::each(200))?;
+    a.check(in_a, Ids::each(100))?;
+    a.check(zeros, Ids::each(200))?;
     b.check(in_b, ids)
 }
 
