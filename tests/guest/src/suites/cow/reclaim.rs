@@ -34,6 +34,8 @@ pub(super) const TESTS: &[Test] = &[
     ("compaction_leaves_merged_pages_valid", compaction),
     ("collapsing_leaves_merged_pages_merged", collapse),
     ("page_out_spares_merged_pages", page_out),
+    ("page_out_spares_the_last_mapping", page_out_last),
+    ("lazy_free_of_the_last_mapping", lazy_free_last),
     ("drop_caches_spares_merged_pages", drop_caches),
 ];
 
@@ -86,6 +88,43 @@ fn page_out(lab: &Lab) -> Result {
     }
     trio.a.check(trio.in_a, IDS)?;
     trio.expect_others_unchanged()
+}
+
+/// A frame that only one process maps is not shared, as far as reclaim can see.
+fn alone(lab: &Lab) -> Result<Trio> {
+    let trio = Trio::new(lab)?;
+    trio.a.fill(trio.in_a, Ids::each(900))?;
+    trio.b.fill(trio.in_b, Ids::each(5000))?;
+    pages::expect_mappings(&trio.frames, 1)?;
+    Ok(trio)
+}
+
+fn page_out_last(lab: &Lab) -> Result {
+    let trio = alone(lab)?;
+    for advice in [libc::MADV_COLD, libc::MADV_PAGEOUT] {
+        trio.c.advise(trio.in_c, advice)?;
+        procfs::write("/proc/sys/vm/compact_memory", "1")?;
+        pages::expect_frames("after advice", (&trio.c, trio.in_c), &trio.frames)?;
+    }
+    trio.c.check(trio.in_c, IDS)?;
+    scanner::expect_exact_counts("after page-out of the last mapping").map(drop)
+}
+
+/// Each page holds what it held, or zeros, until it is written.
+fn lazy_free_last(lab: &Lab) -> Result {
+    let trio = alone(lab)?;
+    trio.c.advise(trio.in_c, libc::MADV_FREE)?;
+    procfs::write("/proc/sys/vm/drop_caches", "3")?;
+    scanner::merge()?;
+    for index in 0..PAGES {
+        let page = trio.in_c.page(index);
+        let held = trio.c.check(page, Ids::same(IDS.of(index)));
+        held.or_else(|_| trio.c.check(page, Ids::ZERO))?;
+    }
+    scanner::expect_exact_counts("after MADV_FREE of the last mapping")?;
+    trio.c.fill(trio.in_c, IDS)?;
+    scanner::merge()?;
+    trio.c.check(trio.in_c, IDS)
 }
 
 fn drop_caches(lab: &Lab) -> Result {
