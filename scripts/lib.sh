@@ -76,7 +76,7 @@ project_key() {
 make_places() {
 	mkdir -p "$CACHE" "$BUILD" "$KERNELS" "$LOG" "$CACHE/cargo" ||
 		die "cannot create the cache directory $CACHE" \
-			"set KSM_V_CACHE to a directory that is yours and has 8 GB free"
+			"set KSM_V_CACHE to a directory that is yours and has 16 GB free"
 }
 
 # --- the root -----------------------------------------------------------
@@ -90,6 +90,8 @@ ROOT_PACKAGES=(
 	make gcc libc6-dev bc bison flex libelf-dev libssl-dev libdw-dev dwarves
 	cpio rsync xz-utils zstd kmod patch
 	rustc rust-src rustfmt rust-clippy cargo bindgen
+	# debug kernel (Rust with KASAN needs clang), fuzzing and coverage
+	clang lld llvm g++
 	# guests
 	qemu-system-x86 busybox-static virtme-ng virtiofsd udev iproute2
 	# applications of the demo
