@@ -58,7 +58,7 @@ struct KsmVeridian {
 impl kernel::Module for KsmVeridian {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let imports = Imports::resolve()?;
-        let scanner = Scanner::new(hash_kind()?, mm::random_seed())?;
+        let scanner = Scanner::new(hash_kind()?, mm::random())?;
         let daemon = Daemon::new(scanner)?;
         let thread = Kthread::spawn(c"ksm_v_scand", SCANNER_NICE, daemon)?;
         Ok(KsmVeridian {

@@ -10,6 +10,7 @@ use crate::mm::merge::Terms;
 use crate::mm::page::Kind;
 use crate::mm::page::PageRef;
 use crate::mm::policy::Policy;
+use crate::mm::pool::Pool;
 use crate::mm::process::Cursor;
 use crate::mm::process::Owner;
 use crate::mm::shared;
@@ -83,6 +84,7 @@ pub(crate) struct Scanner {
     /// Decides, counts and holds the knobs that are documented for it.
     pub(crate) engine: KsmScanner<KernelStorage>,
     policy: Policy,
+    pool: Pool,
     cursor: Cursor,
     place: Option<Place>,
     at_start_of_pass: bool,
@@ -99,6 +101,7 @@ impl Scanner {
         Ok(Scanner {
             engine: KsmScanner::with(KernelStorage, hash, seed),
             policy: Policy::default(),
+            pool: Pool::new()?,
             cursor: Cursor::default(),
             place: None,
             at_start_of_pass: true,
@@ -165,7 +168,7 @@ impl Scanner {
         }
     }
 
-    /// Breaks every merged page in every process and forgets all contents.
+    /// Breaks every merged page in every process, forgets all contents, gives spare memory back.
     ///
     /// # Errors
     ///
@@ -177,6 +180,7 @@ impl Scanner {
         self.at_start_of_pass = true;
         let result = self.unmerge_rounds();
         self.engine.init();
+        self.pool.clear();
         result
     }
 
@@ -217,6 +221,7 @@ impl Scanner {
             policy: self.policy,
             domain,
             mm,
+            max_page_sharing: self.engine.max_page_sharing(),
         };
         while let Some(candidate) = self.batch.candidates.pop() {
             self.merge(&terms, candidate);
@@ -298,6 +303,7 @@ impl Scanner {
                     .merged(key, shared.frame(), terms.domain, mappings);
             }
             Err(Refusal::TargetGone) => self.engine.refuted(key, frame),
+            Err(Refusal::Full) => self.engine.retire(key, frame),
             Err(_) => (),
         }
     }
@@ -310,7 +316,8 @@ impl Scanner {
         frame: Frame,
         twin: Frame,
     ) -> Result<SharedPage, Refusal> {
-        let shared = terms.share(frame, twin).inspect_err(|&refusal| {
+        let shared = terms.share(&mut self.pool, frame, twin);
+        let shared = shared.inspect_err(|&refusal| {
             if refusal == Refusal::Different {
                 // The twin has changed since, or this one has: the latter was seen last.
                 self.engine.refuted(key, frame);

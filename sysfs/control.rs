@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the scanner does: `run`, `scan_rate`, `sleep_ms`, `promote_after`.
+//! What the scanner does: `run`, `scan_rate`, `sleep_ms`, `promote_after`, `max_page_sharing`.
 
 use super::number;
 use super::Scand;
@@ -60,6 +60,27 @@ pub(super) const PROMOTE_AFTER: Attribute<Scand> = Attribute::read_write(
         }
         scand.body().change(|scanner| {
             scanner.engine.set_promote_after(sightings);
+            Ok(())
+        })
+    },
+);
+
+pub(super) const MAX_PAGE_SHARING: Attribute<Scand> = Attribute::read_write(
+    c"max_page_sharing",
+    |scand, text| {
+        text.line(
+            scand
+                .body()
+                .read(|scanner| scanner.engine.max_page_sharing()),
+        )
+    },
+    |scand, text| {
+        let mappings = number(text, i32::MAX.unsigned_abs())?;
+        if mappings < 2 {
+            return Err(EINVAL);
+        }
+        scand.body().change(|scanner| {
+            scanner.engine.set_max_page_sharing(mappings);
             Ok(())
         })
     },

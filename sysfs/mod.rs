@@ -39,11 +39,12 @@ impl Knobs {
     }
 }
 
-static ATTRIBUTES: [Attribute<Scand>; 16] = [
+static ATTRIBUTES: [Attribute<Scand>; 17] = [
     control::RUN,
     control::SCAN_RATE,
     control::SLEEP_MS,
     control::PROMOTE_AFTER,
+    control::MAX_PAGE_SHARING,
     policy::SCOPE,
     policy::DOMAIN,
     counts::FULL_SCANS,

@@ -34,6 +34,7 @@ pub mod verdict;
 pub use content::Content;
 pub use content::PAGE_SIZE;
 pub use hash::HashKind;
+pub use hash::PageHash;
 pub use ids::Domain;
 pub use ids::Frame;
 pub use ids::Key;

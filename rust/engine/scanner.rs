@@ -5,6 +5,7 @@
 use crate::content::Content;
 use crate::hash::mix;
 use crate::hash::HashKind;
+use crate::hash::PageHash;
 use crate::ids::Domain;
 use crate::ids::Frame;
 use crate::ids::Key;
@@ -30,6 +31,8 @@ mod default {
     pub(super) const SLEEP_MS: u32 = 200;
     /// Sightings of an unknown content before it is merged.
     pub(super) const PROMOTE_AFTER: u8 = 3;
+    /// Page table entries that may map a shared frame.
+    pub(super) const MAX_PAGE_SHARING: u32 = 1 << 16;
 }
 
 /// The scanner: the stable set, the unstable set, the knobs and the counts.
@@ -37,12 +40,13 @@ mod default {
 /// `S` is where its tables are allocated. The owner serialises all calls.
 pub struct KsmScanner<S: Storage> {
     storage: S,
-    hash: HashKind,
+    hash: PageHash,
     seed: u64,
     enabled: bool,
     scan_rate: u32,
     sleep_ms: u32,
     promote_after: u8,
+    max_page_sharing: u32,
     /// Changes with every pass: marks the unstable entries that were seen in this one.
     parity: bool,
     index: Table<IndexEntry, S>,
@@ -140,15 +144,22 @@ impl<S: Storage> KsmScanner<S> {
         match self.target(key) {
             // The shared frame itself, still mapped where it was first seen.
             Some(Target::Shared(shared)) if shared == frame => false,
-            Some(Target::Shared(shared)) => {
-                self.shared.update(shared, |entry| {
-                    entry.mappings = entry.mappings.saturating_add(1);
-                });
-                true
-            }
+            Some(Target::Shared(shared)) => self.share_one_more(key, shared, frame),
             Some(Target::Twin(twin)) => self.merged(key, twin, domain, 2),
             None => false,
         }
+    }
+
+    /// Takes note that one more page maps `shared`, which has the content of `key`; false where
+    /// it has all the sharers that it may have.
+    fn share_one_more(&mut self, key: Key, shared: Frame, page: Frame) -> bool {
+        let mappings = self.shared.get(shared).map_or(0, |entry| entry.mappings);
+        if mappings >= self.max_page_sharing {
+            self.retire(key, page);
+            return false;
+        }
+        self.shared
+            .update(shared, |entry| entry.mappings = mappings.saturating_add(1))
     }
 
     /// Takes note that a mapping of a shared frame was broken by a write.
@@ -171,16 +182,18 @@ impl<S: Storage> KsmScanner<S> {
 
 /// What goes beyond the documented API: domains, merges that fail, passes, adoption.
 impl<S: Storage> KsmScanner<S> {
-    /// Makes a disabled scanner that hashes with `hash` and keys its index with `seed`.
+    /// Makes a disabled scanner that hashes with `hash`; whoever does not know `seed` can't tell
+    /// what its keys are.
     pub fn with(storage: S, hash: HashKind, seed: u64) -> Self {
         KsmScanner {
             storage,
-            hash,
+            hash: PageHash::new(hash, mix(seed ^ 1)),
             seed: mix(seed),
             enabled: false,
             scan_rate: default::SCAN_RATE,
             sleep_ms: default::SLEEP_MS,
             promote_after: default::PROMOTE_AFTER,
+            max_page_sharing: default::MAX_PAGE_SHARING,
             parity: false,
             index: Table::new(),
             unstable: 0,
@@ -199,6 +212,19 @@ impl<S: Storage> KsmScanner<S> {
     /// Sightings before an unknown content is merged.
     pub fn promote_after(&self) -> u8 {
         self.promote_after
+    }
+
+    /// Sets how many page table entries may be made to map a shared frame; below 2 means 2.
+    ///
+    /// A content with more sharers gets further frames. Frames that have more already keep them,
+    /// and a fork may add to any: the kernel asks nobody then.
+    pub fn set_max_page_sharing(&mut self, mappings: u32) {
+        self.max_page_sharing = mappings.max(2);
+    }
+
+    /// How many page table entries may be made to map a shared frame.
+    pub fn max_page_sharing(&self) -> u32 {
+        self.max_page_sharing
     }
 
     /// Completed passes over all memory.
@@ -258,12 +284,17 @@ impl<S: Storage> KsmScanner<S> {
         if let Some(Target::Shared(shared)) = self.target(key) {
             self.forget_shared(shared);
         }
-        let state = State::Unstable {
-            sightings: 1,
-            parity: self.parity,
-            on_frame: true,
-        };
-        self.replace(key, frame, state);
+        self.sight_anew(key, frame);
+    }
+
+    /// Takes note that the shared frame of `key` takes no more sharers, and that `page`, which
+    /// has its content, is therefore unshared. The next of that content get a further frame.
+    pub fn retire(&mut self, key: Key, page: Frame) {
+        if let Some(Target::Shared(full)) = self.target(key) {
+            self.shared
+                .update(full, |entry| entry.standing = Standing::Retired);
+            self.sight_anew(key, page);
+        }
     }
 
     /// Takes note of a freshly allocated shared frame: what was known of the number is stale.
@@ -284,6 +315,10 @@ impl<S: Storage> KsmScanner<S> {
         };
         let seen = match known.standing {
             Standing::Stable | Standing::Mixed => return Sight::Known,
+            Standing::Retired => {
+                self.reinstate(frame, mappings);
+                return Sight::Known;
+            }
             Standing::Found { seen } => seen,
         };
         let same = seen == 0 || known.domain == domain;
@@ -300,6 +335,22 @@ impl<S: Storage> KsmScanner<S> {
             Sight::Adoptable
         } else {
             Sight::Known
+        }
+    }
+
+    /// Takes a retired frame that has lost half of its sharers into the stable set again, unless
+    /// another has its place.
+    fn reinstate(&mut self, frame: Frame, mappings: u32) {
+        let Some(key) = self.shared.get(frame).map(|entry| entry.key) else {
+            return;
+        };
+        let vacant = !matches!(self.target(key), Some(Target::Shared(_)));
+        if mappings <= self.max_page_sharing / 2
+            && vacant
+            && self.replace(key, frame, State::Stable)
+        {
+            self.shared
+                .update(frame, |entry| entry.standing = Standing::Stable);
         }
     }
 
@@ -362,7 +413,7 @@ impl<S: Storage> KsmScanner<S> {
 
     /// The key of a content in a domain.
     fn key<C: Content + ?Sized>(&self, domain: Domain, content: &C) -> Key {
-        Key(mix(self.hash.page(content) ^ mix(domain.0 ^ self.seed)))
+        Key(mix(self.hash.of(content) ^ mix(domain.0 ^ self.seed)))
     }
 
     /// Counts one more sighting of `key`, on `frame`.
@@ -401,16 +452,24 @@ impl<S: Storage> KsmScanner<S> {
 
     /// Takes a new content into the unstable set.
     fn remember(&mut self, key: Key, frame: Frame) {
-        let state = State::Unstable {
+        let entry = IndexEntry::new(key, frame, self.first_sight());
+        let inserted = self.index.insert(&self.storage, entry);
+        self.count_failure(inserted.is_err());
+        self.unstable = self.unstable.saturating_add(u64::from(inserted.is_ok()));
+    }
+
+    /// The state of a content that was just seen for the first time.
+    fn first_sight(&self) -> State {
+        State::Unstable {
             sightings: 1,
             parity: self.parity,
             on_frame: true,
-        };
-        let inserted = self
-            .index
-            .insert(&self.storage, IndexEntry::new(key, frame, state));
-        self.count_failure(inserted.is_err());
-        self.unstable = self.unstable.saturating_add(u64::from(inserted.is_ok()));
+        }
+    }
+
+    /// Puts `frame` in the place of what the index has for `key`, as if seen for the first time.
+    fn sight_anew(&mut self, key: Key, frame: Frame) {
+        self.replace(key, frame, self.first_sight());
     }
 
     /// Sets what the index has for `key`; false where there is no memory for it.

@@ -27,6 +27,8 @@ pub enum Standing {
         /// Mappings seen in this pass.
         seen: u32,
     },
+    /// Was in the stable set until it had all the sharers it may have. Counted, not merged into.
+    Retired,
     /// Met in several domains. Counted, never merged into in this pass.
     Mixed,
 }
@@ -174,7 +176,7 @@ impl<S: Storage> Shared<S> {
                 return false;
             };
             entry.mappings = count;
-            if new_pass && entry.standing != Standing::Stable {
+            if new_pass && matches!(entry.standing, Standing::Found { .. } | Standing::Mixed) {
                 entry.standing = Standing::Found { seen: 0 };
             }
             shared = shared.saturating_add(1);

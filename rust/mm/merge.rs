@@ -25,6 +25,7 @@ use crate::mm::page::LockedPage;
 use crate::mm::page::MappedPage;
 use crate::mm::page::PageRef;
 use crate::mm::policy::Policy;
+use crate::mm::pool::Pool;
 use crate::mm::process::Owner;
 use crate::mm::pte::Cleared;
 use crate::mm::pte::Invalidation;
@@ -59,6 +60,8 @@ pub(crate) enum Refusal {
     Different,
     /// No mapping of it may be merged.
     LeftAlone,
+    /// The shared page would have more mappings than it may have.
+    Full,
     /// There is no memory for a shared page.
     NoMemory,
 }
@@ -82,17 +85,26 @@ pub(crate) struct Terms<'a> {
     pub(crate) domain: Domain,
     /// The address space that a new shared page is charged to.
     pub(crate) mm: &'a MmWithUser,
+    /// How many page table entries may be made to map a shared page.
+    pub(crate) max_page_sharing: u32,
 }
 
 impl Terms<'_> {
-    /// Merges `frame` and `twin` into a new shared page; returns it.
-    pub(crate) fn share(&self, frame: Frame, twin: Frame) -> Result<SharedPage, Refusal> {
+    /// Merges `frame` and `twin` into a new shared page out of `pool`; returns it.
+    pub(crate) fn share(
+        &self,
+        pool: &mut Pool,
+        frame: Frame,
+        twin: Frame,
+    ) -> Result<SharedPage, Refusal> {
         let page = candidate(frame).ok_or(Refusal::Gone)?;
         let twin = candidate(twin).ok_or(Refusal::TargetGone)?;
+        self.check_few(&page)?;
+        self.check_few(&twin).map_err(Refusal::of_target)?;
         if !same(&page.content(), &twin.content()) {
             return Err(Refusal::Different);
         }
-        let shared = SharedPage::copy_of(&page, self.mm).map_err(|_| Refusal::NoMemory)?;
+        let shared = SharedPage::copy_of(&page, self.mm, pool).map_err(|_| Refusal::NoMemory)?;
         // The twin first: its frame may have come to someone who is left alone, of whose pages
         // nothing must tell, not even that another's became a shared one.
         self.replace_by(&twin, &shared)
@@ -106,8 +118,22 @@ impl Terms<'_> {
     pub(crate) fn join(&self, frame: Frame, shared: Frame) -> Result<SharedPage, Refusal> {
         let page = candidate(frame).ok_or(Refusal::Gone)?;
         let shared = SharedPage::get(shared).ok_or(Refusal::TargetGone)?;
+        self.check_few(&page)?;
+        if page.mappings().saturating_add(shared.mappings()) > self.max_page_sharing {
+            return Err(Refusal::Full);
+        }
         self.replace_by(&page, &shared)?;
         Ok(shared)
+    }
+
+    /// Leaves pages alone that many processes share since a fork: two of them would be too many
+    /// mappings for one shared page. (A fork may add to them meanwhile, as to any shared page.)
+    fn check_few(&self, page: &PageRef) -> Result<(), Refusal> {
+        if page.mappings() <= self.max_page_sharing / 2 {
+            Ok(())
+        } else {
+            Err(Refusal::LeftAlone)
+        }
     }
 
     /// Merges `frame`, if it is full of zeroes, into the kernel's zero page.

@@ -5,7 +5,7 @@
 //! One type for each right held. Data flows one way: [`process`] finds address spaces, [`vma`]
 //! their areas, [`walk`] the pages that are mapped there; [`page`] is a page by its frame number;
 //! [`merge`] replaces all mappings of one by another, found through the kernel's rmap; and
-//! [`unmerge`] breaks them apart again. [`policy`] says what may be merged with what.
+//! [`unmerge`] breaks them apart again. Shared pages come out of a [`pool`]. [`policy`] says what may be merged with what.
 //!
 //! # Lock order
 //!
@@ -25,6 +25,7 @@
 pub(crate) mod merge;
 pub(crate) mod page;
 pub(crate) mod policy;
+pub(crate) mod pool;
 pub(crate) mod process;
 pub(crate) mod pte;
 pub(crate) mod shared;
@@ -34,8 +35,8 @@ pub(crate) mod vma;
 pub(crate) mod walk;
 pub(crate) mod zero;
 
-/// A number that nobody can guess, for the keys of the index.
-pub(crate) fn random_seed() -> u64 {
+/// A number that nobody can guess.
+pub(crate) fn random() -> u64 {
     // SAFETY: May be called at any time; waits for nothing.
     unsafe { kernel::bindings::get_random_u64() }
 }

@@ -7,14 +7,14 @@
 //! finds nothing (so the page is neither reclaimed nor moved). Nothing in it points to this
 //! module, which can therefore be unloaded at any time.
 //!
-//! It is always a freshly allocated frame, never a candidate's own: so nobody can prepare the
-//! frame on which others' data will end up (Flip Feng Shui).
+//! It is always on a frame drawn from the [`Pool`], never on a candidate's own: so nobody can
+//! prepare the frame on which others' data will end up (Flip Feng Shui).
 
 use crate::mm::page::Kind;
 use crate::mm::page::PageRef;
+use crate::mm::pool::Pool;
 use crate::shim;
 use core::ops::Deref;
-use core::ptr::NonNull;
 use engine::Frame;
 use kernel::bindings;
 use kernel::error::to_result;
@@ -39,21 +39,15 @@ impl SharedPage {
 
     /// Makes a new shared page with the content of `original`, mapped nowhere yet.
     ///
-    /// It is charged to the memory cgroup of `mm`, as any anonymous page of it; allocated
-    /// unmovable, since nothing could move it; and on no LRU list.
+    /// It is charged to the memory cgroup of `mm`, as any anonymous page of it, and on no LRU list.
     ///
     /// # Errors
     ///
     /// `ENOMEM`: no memory, or the cgroup has reached its limit. `EIO`: the original is poisoned.
-    pub(crate) fn copy_of(original: &PageRef, mm: &MmWithUser) -> Result<Self> {
-        // SAFETY: The scanner thread may sleep.
-        let folio = unsafe { shim::ksm_v_folio_alloc(shim::KSM_V_GFP_SHARED, 0) };
-        let folio = NonNull::new(folio).ok_or(ENOMEM)?;
-        // SAFETY: Just allocated.
-        let page = unsafe { PageRef::from_new(folio) };
-        let folio = folio.as_ptr();
-        // SAFETY: The folio is new and known to nobody else, the mm in use; both pages are
-        // referenced.
+    pub(crate) fn copy_of(original: &PageRef, mm: &MmWithUser, pool: &mut Pool) -> Result<Self> {
+        let page = pool.draw()?;
+        let folio = page.folio();
+        // SAFETY: The folio is known to nobody else, the mm in use; both pages are referenced.
         unsafe {
             to_result(shim::ksm_v_mem_cgroup_charge(
                 folio,

@@ -12,6 +12,7 @@ use kernel::bindings;
 use kernel::error::from_result;
 use kernel::error::to_result;
 use kernel::ffi::c_char;
+use kernel::ffi::c_int;
 use kernel::fmt;
 use kernel::prelude::*;
 use kernel::str::as_char_ptr_in_const_context;
@@ -49,7 +50,7 @@ impl<T> Attribute<T> {
         }
     }
 
-    /// A file that everybody may read and root may write.
+    /// A file that everybody may read, and root with `CAP_SYS_ADMIN` may write.
     pub(crate) const fn read_write(
         name: &'static CStr,
         show: fn(&T, &mut Text<'_>) -> Result,
@@ -237,6 +238,7 @@ impl<T: Send + Sync + 'static> Directory<T> {
         // SAFETY: sysfs passes `count` bytes, at most a page.
         let text = unsafe { core::slice::from_raw_parts(text, count) };
         from_result(|| {
+            check_privilege()?;
             attribute.store.ok_or(EACCES)?(&node.state, text)?;
             // No overflow: `count` is at most a page.
             Ok(count as isize)
@@ -249,6 +251,23 @@ impl<T: Send + Sync + 'static> Directory<T> {
     unsafe extern "C" fn release(kobj: *mut bindings::kobject) {
         // SAFETY: `drop` keeps the node until this has been waited for.
         unsafe { Self::node(kobj) }.released.complete_all();
+    }
+}
+
+/// Whether the calling process may change what concerns all users' memory.
+///
+/// The mode of a file is checked when it is opened; who opens it may hand it to anybody, and root
+/// may have given up its capabilities.
+///
+/// # Errors
+///
+/// `EPERM`: the writer does not have `CAP_SYS_ADMIN` in the initial user namespace.
+fn check_privilege() -> Result {
+    // SAFETY: Called by a process, of itself.
+    if unsafe { bindings::capable(bindings::CAP_SYS_ADMIN as c_int) } {
+        Ok(())
+    } else {
+        Err(EPERM)
     }
 }
 

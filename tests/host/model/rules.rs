@@ -11,6 +11,7 @@ use engine::Frame;
 use engine::HashKind;
 use engine::Key;
 use engine::KsmScanner;
+use engine::PageHash;
 use engine::Sight;
 use engine::Target;
 use engine::Verdict;
@@ -198,11 +199,10 @@ fn colliding_pages() -> ([u8; PAGE_SIZE], [u8; PAGE_SIZE]) {
 fn a_collision_is_refuted_and_forgotten() {
     let (one, other) = colliding_pages();
     assert_ne!(one, other);
-    assert_eq!(
-        HashKind::Bytewise.page(&one),
-        HashKind::Bytewise.page(&other)
-    );
-    assert_ne!(HashKind::Wide.page(&one), HashKind::Wide.page(&other));
+    let bytewise = PageHash::new(HashKind::Bytewise, 1);
+    let wide = PageHash::new(HashKind::Wide, 1);
+    assert_eq!(bytewise.of(&one), bytewise.of(&other));
+    assert_ne!(wide.of(&one), wide.of(&other));
 
     let mut scanner = KsmScanner::with(Memory::default(), HashKind::Bytewise, 1);
     scanner.set_promote_after(2);
@@ -237,8 +237,9 @@ fn wide_hash_spreads_high_bits() {
             }
         }
     }
+    let hash = PageHash::new(HashKind::Wide, 1);
     let slots: HashSet<u64> = (0..2048)
-        .map(|bits| HashKind::Wide.page(&HighBits(bits)) % 4096)
+        .map(|bits| hash.of(&HighBits(bits)) % 4096)
         .collect();
     // 1612 are to be expected of 2048 random ones, give or take 18.
     assert!(slots.len() > 1500, "{} slots of 4096", slots.len());
@@ -484,4 +485,64 @@ fn a_merge_that_can_not_be_remembered_is_counted_and_found_later() {
     scanner.adopt(Frame(10), D, &A);
     assert_eq!(scanner.target(key), Some(Target::Shared(Frame(10))));
     assert_eq!(scanner.get_stats().pages_unshared, 0);
+}
+
+// The limit of sharers.
+
+#[test]
+fn a_full_frame_takes_no_more_and_the_next_pages_get_a_further_one() {
+    let mut scanner = scanner(2);
+    scanner.set_max_page_sharing(3);
+    let key = merge_two(&mut scanner, D, A, 10);
+    assert_eq!(scanner.scan(Frame(3), D, &A), Verdict::Merge(key));
+    // The caller found that the frame would have too many mappings.
+    scanner.retire(key, Frame(3));
+    assert_eq!(scanner.target(key), Some(Target::Twin(Frame(3))));
+    assert_eq!(scanner.get_stats().pages_shared, 1);
+    assert_eq!(scanner.get_stats().pages_unshared, 1);
+    assert_eq!(scanner.scan(Frame(4), D, &A), Verdict::Merge(key));
+    assert!(scanner.merged(key, Frame(11), D, 2));
+    assert_eq!(scanner.target(key), Some(Target::Shared(Frame(11))));
+    assert_eq!(scanner.get_stats().pages_shared, 2);
+    // Nothing is left of it when both are gone.
+    scanner.end_pass(|_| None);
+    assert_eq!(scanner.target(key), None);
+    assert_eq!(scanner.get_stats().pages_shared, 0);
+}
+
+#[test]
+fn a_retired_frame_returns_when_half_of_its_sharers_have_left() {
+    let mut scanner = scanner(2);
+    scanner.set_max_page_sharing(8);
+    let key = merge_two(&mut scanner, D, A, 10);
+    scanner.retire(key, Frame(3));
+    scanner.sight_shared(Frame(10), D, 5);
+    assert_eq!(scanner.target(key), Some(Target::Twin(Frame(3))));
+    scanner.sight_shared(Frame(10), D, 4);
+    assert_eq!(scanner.target(key), Some(Target::Shared(Frame(10))));
+    assert_eq!(scanner.get_stats().pages_unshared, 0);
+}
+
+#[test]
+fn a_retired_frame_does_not_displace_its_successor() {
+    let mut scanner = scanner(2);
+    let key = merge_two(&mut scanner, D, A, 10);
+    scanner.retire(key, Frame(3));
+    assert!(scanner.merged(key, Frame(11), D, 2));
+    scanner.sight_shared(Frame(10), D, 1);
+    assert_eq!(scanner.target(key), Some(Target::Shared(Frame(11))));
+}
+
+#[test]
+fn the_documented_call_keeps_to_the_limit() {
+    let mut scanner = scanner(1);
+    scanner.set_max_page_sharing(0);
+    assert_eq!(scanner.max_page_sharing(), 2);
+    assert!(!scanner.scan_page(1, &A));
+    assert!(scanner.scan_page(2, &A));
+    // The third of them begins anew.
+    assert!(!scanner.scan_page(3, &A));
+    assert!(scanner.scan_page(4, &A));
+    assert_eq!(scanner.get_stats().pages_shared, 2);
+    assert_eq!(scanner.get_stats().pages_sharing, 2);
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 use std::time::Instant;
 
-use engine::HashKind;
+use engine::hash::fnv1a_32;
 use guest::content;
 use guest::content::Ids;
 use guest::content::WORDS;
@@ -29,7 +29,6 @@ pub(super) const TESTS: &[Test] = &[
     ("known_pages_are_merged_at_first_sight", known),
     ("zeros_are_merged_at_first_sight", zeros),
     ("nearly_zero_pages_are_no_zeros", nearly_zero),
-    ("bytes_decide_where_wide_hashes_collide", wide_collision),
     (
         "bytes_decide_where_bytewise_hashes_collide",
         bytewise_collision,
@@ -163,12 +162,13 @@ impl Changed<'_> {
         words
     }
 
-    fn hash(self, kind: HashKind) -> u64 {
+    /// The documented hash, which has no key.
+    fn hash(self) -> u64 {
         let mut bytes = [0; content::PAGE_SIZE as usize];
         for (place, word) in bytes.chunks_exact_mut(8).zip(self.words()) {
             place.copy_from_slice(&word.to_ne_bytes());
         }
-        kind.page(&bytes)
+        u64::from(fnv1a_32(&bytes))
     }
 
     fn map(self, peer: &Peer) -> Result<Span> {
@@ -193,11 +193,11 @@ impl Changed<'_> {
 }
 
 /// Two pages of one hash must not share a frame, whatever is seen first and how often.
-fn expect_bytes_decide(lab: &Lab, kind: HashKind, one: Changed, other: Changed) -> Result {
+fn expect_bytes_decide(lab: &Lab, one: Changed, other: Changed) -> Result {
     expect::eq(
         "hash of the pages made to collide",
-        one.hash(kind),
-        other.hash(kind),
+        one.hash(),
+        other.hash(),
     )?;
     expect::ne(
         "words of the pages made to collide",
@@ -229,21 +229,6 @@ fn expect_bytes_decide(lab: &Lab, kind: HashKind, one: Changed, other: Changed) 
     Ok(())
 }
 
-/// Words `i` and `i + 8` enter the same lane, one after the other: a change of the first can be
-/// made up for with the second.
-fn wide_collision(lab: &Lab) -> Result {
-    const PRIME: u64 = 0x0000_0100_0000_01b3;
-    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-    let id = 5;
-    let (first, second) = (content::word(id, 0), content::word(id, 8));
-    let changed = first ^ 0xff00;
-    let state = |word: u64| (BASIS ^ word).wrapping_mul(PRIME);
-    let made_up = second ^ state(first) ^ state(changed);
-    let one = [(0, first), (8, second)];
-    let other = [(0, changed), (8, made_up)];
-    expect_bytes_decide(lab, HashKind::Wide, Changed(id, &one), Changed(id, &other))
-}
-
 /// Two last words that lead from the same 32-bit state to the same one, found by trying.
 fn colliding_last_words(id: u64) -> (u64, u64) {
     const PRIME: u32 = 0x0100_0193;
@@ -265,12 +250,7 @@ fn bytewise_collision(lab: &Lab) -> Result {
     reload_bytewise()?;
     let (one, other) = colliding_last_words(5);
     let (one, other) = ([(WORDS - 1, one)], [(WORDS - 1, other)]);
-    let result = expect_bytes_decide(
-        lab,
-        HashKind::Bytewise,
-        Changed(5, &one),
-        Changed(5, &other),
-    );
+    let result = expect_bytes_decide(lab, Changed(5, &one), Changed(5, &other));
     module::reload("")?;
     result
 }
