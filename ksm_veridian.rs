@@ -17,10 +17,12 @@
 
 use crate::daemon::Daemon;
 use crate::scanner::Scanner;
+use crate::sys::entry_probe::EntryProbe;
 use crate::sys::imports::Imports;
 use crate::sys::kthread::Kthread;
 use engine::HashKind;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
 #[path = "rust/daemon.rs"]
 mod daemon;
@@ -48,9 +50,13 @@ module! {
     },
 }
 
-/// The loaded module. Fields are dropped in order: the knobs go, then the thread behind them, and
-/// then what would need the module.
+/// Watches for memory that is to go offline.
+type Offlining = EntryProbe<Arc<Daemon>>;
+
+/// The loaded module. Fields are dropped in order: nobody watches any more, the knobs go, then the
+/// thread behind them, and then what would need the module.
 struct KsmVeridian {
+    _offlining: Option<Offlining>,
     _knobs: sysfs::Knobs,
     _marks: mm::zero::Marks,
 }
@@ -60,12 +66,25 @@ impl kernel::Module for KsmVeridian {
         let imports = Imports::resolve()?;
         let scanner = Scanner::new(hash_kind()?, mm::random())?;
         let daemon = Daemon::new(scanner)?;
-        let thread = Kthread::spawn(c"ksm_v_scand", SCANNER_NICE, daemon)?;
+        let thread = Kthread::spawn(c"ksm_v_scand", SCANNER_NICE, daemon.clone())?;
         Ok(KsmVeridian {
+            _offlining: watch_offlining(daemon),
             _knobs: sysfs::Knobs::new(imports, thread)?,
             _marks: mm::zero::Marks,
         })
     }
+}
+
+/// Watches for memory that is to go offline, where the kernel can do that at all.
+fn watch_offlining(daemon: Arc<Daemon>) -> Option<Offlining> {
+    if !cfg!(CONFIG_MEMORY_HOTREMOVE) {
+        return None;
+    }
+    EntryProbe::new(c"offline_pages", daemon)
+        .inspect_err(|_| {
+            pr_warn!("can't probe offline_pages: memory with merged pages stays online\n")
+        })
+        .ok()
 }
 
 /// As ksmd: scanning is worth less than anything an application does.

@@ -8,8 +8,10 @@
 use crate::mm::policy::Policy;
 use crate::scanner::Scanner;
 use crate::shim;
+use crate::sys::entry_probe::Watcher;
 use crate::sys::kthread::should_stop;
 use crate::sys::kthread::Body;
+use core::ops::Range;
 use engine::KsmStats;
 use kernel::new_condvar;
 use kernel::new_mutex;
@@ -138,6 +140,25 @@ impl Daemon {
         result
     }
 
+    /// Leaves frames whose memory is to go offline; see [`Scanner::evacuate`].
+    fn evacuate(&self, frames: Range<u64>) {
+        let mut state = self.state.lock();
+        self.publish(&state.scanner, true);
+        let result = state.scanner.evacuate(frames.clone());
+        self.publish(&state.scanner, false);
+        drop(state);
+        let (first, end) = (frames.start, frames.end);
+        match result {
+            Ok(0) => (),
+            Ok(pages) => pr_info!(
+                "{pages} pages unmerged, as memory is to go offline (frames {first} to {end})\n"
+            ),
+            Err(_) => {
+                pr_warn!("no memory to unmerge what is to go offline (frames {first} to {end})\n")
+            }
+        }
+    }
+
     /// The counts, as of the last pass where others than the scanner change them.
     pub(crate) fn counts(&self) -> Counts {
         self.counts_after(|_| ())
@@ -243,6 +264,14 @@ impl Daemon {
             // Woken by time or by a knob: the next cycle comes either way.
             let _ = self.changed.wait_interruptible_timeout(&mut state, jiffies);
         }
+    }
+}
+
+/// Told of `offline_pages()`, which looks for unmovable pages before it tells anybody of its plans.
+impl Watcher for Arc<Daemon> {
+    fn called(&self, [first, pages]: [usize; 2]) {
+        let first = first as u64;
+        self.evacuate(first..first.saturating_add(pages as u64));
     }
 }
 

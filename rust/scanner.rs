@@ -17,6 +17,7 @@ use crate::mm::shared;
 use crate::mm::shared::SharedPage;
 use crate::mm::storage::KernelStorage;
 use crate::mm::unmerge::unmerge;
+use crate::mm::unmerge::Which;
 use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::walk;
 use crate::mm::walk::Held;
@@ -25,6 +26,7 @@ use crate::mm::walk::Visitor;
 use crate::mm::zero;
 use crate::shim;
 use core::ops::ControlFlow;
+use core::ops::Range;
 use engine::Domain;
 use engine::Frame;
 use engine::HashKind;
@@ -51,7 +53,9 @@ const AREAS: u32 = 64;
 /// Rounds over all processes in a row that may find nothing to unmerge while pages are shared
 /// still: as long as exiting processes take to give up their memory.
 const IDLE_ROUNDS: u32 = 500;
-/// Pause after such a round.
+/// Rounds over all processes, for what forks hid from the one before, until some frames are left.
+const EVACUATION_ROUNDS: u32 = 3;
+/// Pause after a round that found nothing.
 const IDLE_PAUSE: Delta = Delta::from_millis(10);
 
 /// A page that was looked at and is to be merged. No reference is held: references are what
@@ -184,12 +188,33 @@ impl Scanner {
         result
     }
 
+    /// Leaves `frames`, as far as shared pages go: breaks those that are merged there, gives spare
+    /// ones back, and takes none of them for a while. Returns how many pages were broken apart.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: no memory for the copies.
+    pub(crate) fn evacuate(&mut self, frames: Range<u64>) -> Result<u64> {
+        self.pool.bar(frames.clone());
+        let which = Which::On(frames);
+        let mut total = 0u64;
+        for _ in 0..EVACUATION_ROUNDS {
+            let broken = unmerge_all(&which)?;
+            total = total.saturating_add(broken);
+            if broken == 0 {
+                break;
+            }
+        }
+        self.recount();
+        Ok(total)
+    }
+
     /// Goes over all processes until nothing is shared: a round may miss what forks and exits hid
     /// from it.
     fn unmerge_rounds(&mut self) -> Result {
         let mut idle = 0;
         while idle < IDLE_ROUNDS {
-            let broken = unmerge_all()?;
+            let broken = unmerge_all(&Which::All)?;
             self.recount();
             if broken > 0 {
                 idle = 0;
@@ -330,13 +355,13 @@ impl Scanner {
 }
 
 /// Breaks what is merged in all processes; returns how many pages that were.
-fn unmerge_all() -> Result<u64> {
+fn unmerge_all(which: &Which) -> Result<u64> {
     let mut cursor = Cursor::default();
     let mut broken = 0u64;
     while let Some(mm) = cursor.next() {
         if let Some(mm) = mm.mmget_not_zero() {
             let mm = MmWithUser::into_mmput_async(mm);
-            broken = broken.saturating_add(unmerge(&mm)?);
+            broken = broken.saturating_add(unmerge(&mm, which)?);
         }
     }
     Ok(broken)

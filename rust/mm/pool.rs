@@ -14,6 +14,9 @@ use core::ops::Range;
 use core::ptr::NonNull;
 use engine::Frame;
 use kernel::prelude::*;
+use kernel::time::Delta;
+use kernel::time::Instant;
+use kernel::time::Monotonic;
 
 /// Frames in a full pool: 1 MiB. A power of two, so that a draw is fair.
 const SPARE: usize = 256;
@@ -22,12 +25,15 @@ const FEWEST: usize = SPARE / 2;
 /// Frames of a barred range that an allocation may meet before it gives up.
 const BARRED_TRIES: usize = 64;
 
+/// How long frames stay barred: time enough to try again to take their memory offline. Merging may
+/// come to rest meanwhile, as what was just freed there is what the kernel hands out first.
+const BARRED_FOR: Delta = Delta::from_millis(10_000);
+
 /// The pool. Empty until the first draw.
 pub(crate) struct Pool {
     /// Allocated, and known to nobody else.
     spare: KVec<PageRef>,
-    /// Frames that are to be given back: their memory is to go offline.
-    barred: Range<u64>,
+    barred: Barred,
 }
 
 impl Pool {
@@ -39,7 +45,7 @@ impl Pool {
     pub(crate) fn new() -> Result<Self> {
         Ok(Pool {
             spare: KVec::with_capacity(SPARE, GFP_KERNEL)?,
-            barred: 0..0,
+            barred: Barred::none(),
         })
     }
 
@@ -67,11 +73,14 @@ impl Pool {
         self.spare.clear();
     }
 
-    /// Gives the spare frames of `frames` back, and takes none of them until another range is
-    /// barred instead.
+    /// Gives the spare frames of `frames` back, and takes none of them for a while: their memory
+    /// is to go offline.
     pub(crate) fn bar(&mut self, frames: Range<u64>) {
         self.spare.retain(|page| !frames.contains(&page.frame().0));
-        self.barred = frames;
+        self.barred = Barred {
+            frames,
+            since: Instant::now(),
+        };
     }
 
     fn fill(&mut self) {
@@ -90,7 +99,7 @@ impl Pool {
         let mut unwanted = KVec::new();
         loop {
             let page = allocate()?;
-            if !self.barred.contains(&page.frame().0) {
+            if !self.barred.includes(page.frame()) {
                 return Some(page);
             }
             if unwanted.len() == BARRED_TRIES {
@@ -98,6 +107,27 @@ impl Pool {
             }
             unwanted.push(page, GFP_KERNEL).ok()?;
         }
+    }
+}
+
+/// Frames that are not to be taken.
+struct Barred {
+    frames: Range<u64>,
+    since: Instant<Monotonic>,
+}
+
+impl Barred {
+    fn none() -> Self {
+        Barred {
+            frames: 0..0,
+            since: Instant::now(),
+        }
+    }
+
+    /// Not for ever: memory that could not go offline after all, or is online again, is as good
+    /// as any.
+    fn includes(&self, frame: Frame) -> bool {
+        self.frames.contains(&frame.0) && self.since.elapsed() < BARRED_FOR
     }
 }
 

@@ -16,6 +16,7 @@ use crate::shim;
 use core::ops::ControlFlow;
 use core::ops::Range;
 use core::ptr::NonNull;
+use engine::Frame;
 use engine::PAGE_SIZE;
 use kernel::bindings;
 use kernel::ffi::c_uint;
@@ -25,17 +26,35 @@ use kernel::prelude::*;
 /// Faults after which the mmap lock is dropped, for those who wait to change the address space.
 const FAULTS_PER_LOCK: usize = 64;
 
-/// Breaks every merged page that `mm` maps. Returns how many there were.
+/// Which merged pages to break.
+#[derive(Clone)]
+pub(crate) enum Which {
+    /// All, those that were merged with the zero page too.
+    All,
+    /// Those whose shared page is on one of these frames.
+    On(Range<u64>),
+}
+
+impl Which {
+    fn includes(&self, frame: Frame) -> bool {
+        match self {
+            Which::All => true,
+            Which::On(frames) => frames.contains(&frame.0),
+        }
+    }
+}
+
+/// Breaks merged pages that `mm` maps. Returns how many there were.
 ///
 /// # Errors
 ///
 /// `ENOMEM`: no memory for the copies. `EINTR`: the caller has a signal pending.
-pub(crate) fn unmerge(mm: &MmWithUser) -> Result<u64> {
+pub(crate) fn unmerge(mm: &MmWithUser, which: &Which) -> Result<u64> {
     let mut broken = 0u64;
     let mut next = Some(0);
     while let Some(addr) = next {
         let before = broken;
-        next = unmerge_some(mm, addr, &mut broken)?;
+        next = unmerge_some(mm, which, addr, &mut broken)?;
         if broken == before && current!().signal_pending() {
             return Err(EINTR);
         }
@@ -46,7 +65,12 @@ pub(crate) fn unmerge(mm: &MmWithUser) -> Result<u64> {
 }
 
 /// Breaks some merged pages at and above `addr`, under the mmap lock; returns where to go on.
-fn unmerge_some(mm: &MmWithUser, addr: usize, broken: &mut u64) -> Result<Option<usize>> {
+fn unmerge_some(
+    mm: &MmWithUser,
+    which: &Which,
+    addr: usize,
+    broken: &mut u64,
+) -> Result<Option<usize>> {
     let _lock = mm.mmap_read_lock();
     // SAFETY: The mmap lock is held.
     let Some(vma) = NonNull::new(unsafe { bindings::find_vma(mm.as_raw(), addr) }) else {
@@ -64,7 +88,7 @@ fn unmerge_some(mm: &MmWithUser, addr: usize, broken: &mut u64) -> Result<Option
         return Ok(Some(range.end));
     }
     for _ in 0..FAULTS_PER_LOCK {
-        let Some(at) = find_merged(&vma, range.clone()) else {
+        let Some(at) = find_merged(&vma, which, range.clone()) else {
             return Ok(Some(range.end));
         };
         range.start = match unshare(&vma, at)? {
@@ -80,9 +104,9 @@ fn unmerge_some(mm: &MmWithUser, addr: usize, broken: &mut u64) -> Result<Option
     Ok(Some(range.start))
 }
 
-/// The first address in `range` at which a merged page is mapped.
-fn find_merged(vma: &StableVma<'_>, range: Range<usize>) -> Option<usize> {
-    let mut finder = Finder { found: None };
+/// The first address in `range` at which a page to break is mapped.
+fn find_merged(vma: &StableVma<'_>, which: &Which, range: Range<usize>) -> Option<usize> {
+    let mut finder = Finder { which, found: None };
     walk(vma, Held::MmapLock, range, &mut finder);
     finder.found
 }
@@ -115,21 +139,22 @@ fn unshare(vma: &StableVma<'_>, addr: usize) -> Result<Unshared> {
     })
 }
 
-/// Stops at the first merged page.
-struct Finder {
+/// Stops at the first page to break.
+struct Finder<'a> {
+    which: &'a Which,
     found: Option<usize>,
 }
 
-impl Finder {
+impl Finder<'_> {
     fn stop(&mut self, addr: usize) -> ControlFlow<()> {
         self.found = Some(addr);
         ControlFlow::Break(())
     }
 }
 
-impl Visitor for Finder {
+impl Visitor for Finder<'_> {
     fn page(&mut self, addr: usize, mapped: Mapped) -> ControlFlow<()> {
-        if mapped.kind == Kind::Merged {
+        if mapped.kind == Kind::Merged && self.which.includes(mapped.frame()) {
             self.stop(addr)
         } else {
             ControlFlow::Continue(())
@@ -137,6 +162,9 @@ impl Visitor for Finder {
     }
 
     fn merged_zero(&mut self, zero: MergedZero) -> ControlFlow<()> {
-        self.stop(zero.addr())
+        match self.which {
+            Which::All => self.stop(zero.addr()),
+            Which::On(_) => ControlFlow::Continue(()),
+        }
     }
 }

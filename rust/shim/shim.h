@@ -13,7 +13,9 @@
 
 #include <linux/cgroup.h>
 #include <linux/highmem.h>
+#include <linux/irq_work.h>
 #include <linux/kobject.h>
+#include <linux/kprobes.h>
 #include <linux/ksm.h>
 #include <linux/kthread.h>
 #include <linux/memcontrol.h>
@@ -25,6 +27,7 @@
 #include <linux/pagewalk.h>
 #include <linux/pid.h>
 #include <linux/pid_namespace.h>
+#include <linux/ptrace.h>
 #include <linux/rmap.h>
 #include <linux/sched.h>
 #include <linux/sched/coredump.h>
@@ -34,6 +37,7 @@
 #include <linux/slab.h>
 #include <linux/swap.h>
 #include <linux/userfaultfd_k.h>
+#include <linux/workqueue.h>
 
 #ifndef CONFIG_MEMCG
 #error "ksm_v needs CONFIG_MEMCG=y: mm->owner tells whose memory an mm is"
@@ -82,6 +86,9 @@ int ksm_v_copy_mc_highpage(struct page *to, struct page *from);
 /* <linux/huge_mm.h> */
 spinlock_t *ksm_v_pmd_trans_huge_lock(pmd_t *pmd, struct vm_area_struct *vma);
 int ksm_v_split_huge_page(struct page *page);
+
+/* <linux/irq_work.h> */
+void ksm_v_init_irq_work(struct irq_work *work, void (*func)(struct irq_work *));
 
 /* <linux/ksm.h> */
 bool ksm_v_is_ksm_zero_pte(pte_t pte);
@@ -157,6 +164,9 @@ struct page *ksm_v_pmd_page(pmd_t *pmd);
 struct pid *ksm_v_find_ge_pid(int nr);
 int ksm_v_pid_nr(struct pid *pid);
 
+/* <linux/ptrace.h> */
+unsigned long ksm_v_regs_get_kernel_argument(struct pt_regs *regs, unsigned int n);
+
 /* <linux/rmap.h> */
 void ksm_v_folio_vma_walk_init(struct page_vma_mapped_walk *walk, struct folio *folio,
 			       struct vm_area_struct *vma, unsigned long addr);
@@ -184,5 +194,9 @@ void ksm_v_spin_unlock(spinlock_t *lock);
 
 /* <linux/userfaultfd_k.h> */
 bool ksm_v_userfaultfd_armed(struct vm_area_struct *vma);
+
+/* <linux/workqueue.h> */
+void ksm_v_init_work(struct work_struct *work, work_func_t func);
+bool ksm_v_queue_work(struct workqueue_struct *wq, struct work_struct *work);
 
 #endif

@@ -16,11 +16,12 @@ pub const DIR: &str = "/sys/kernel/mm/ksm_v";
 pub const MAINLINE: &str = "/sys/kernel/mm/ksm";
 
 /// Files that can be written.
-pub const WRITABLE: [&str; 6] = [
+pub const WRITABLE: [&str; 7] = [
     "run",
     "scan_rate",
     "sleep_ms",
     "promote_after",
+    "max_page_sharing",
     "scope",
     "domain",
 ];

@@ -2,6 +2,8 @@
 
 //! What tests expect of the pages of peers.
 
+use std::fmt::Display;
+
 use crate::expect;
 use crate::pagemap::Frame;
 use crate::peer::Peer;
@@ -35,7 +37,7 @@ pub fn expect_same_ksm(all: &[Pages<'_>]) -> Result<Vec<Frame>> {
             peer.pid(),
             first.pid()
         );
-        expect::eq(what, &frames, &peer.frames(other)?)?;
+        expect_same(what, &frames, &peer.frames(other)?)?;
     }
     for &frame in &frames {
         let flags = frame.flags()?;
@@ -80,11 +82,22 @@ pub fn expect_zero_page((peer, span): Pages<'_>) -> Result {
 /// Expects a span to have the frames that it had before.
 pub fn expect_frames(what: &str, (peer, span): Pages<'_>, before: &[Frame]) -> Result {
     let found = peer.frames(span)?;
-    expect::eq(
-        format!("{what}: frames of process {}, {span:?}", peer.pid()),
-        before,
-        &found,
-    )
+    let what = format!("{what}: frames of process {}, {span:?}", peer.pid());
+    expect_same(what, before, &found)
+}
+
+/// Expects two lists of frames to be equal, and shows the first that are not.
+fn expect_same(what: impl Display, expected: &[Frame], found: &[Frame]) -> Result {
+    expect::eq(format!("number of {what}"), expected.len(), found.len())?;
+    let mut pairs = expected.iter().zip(found);
+    match pairs.position(|(expected, found)| expected != found) {
+        Some(index) => expect::eq(
+            format!("{what}: page {index}"),
+            expected[index],
+            found[index],
+        ),
+        None => Ok(()),
+    }
 }
 
 /// Expects every frame to be mapped this many times.

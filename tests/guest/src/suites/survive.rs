@@ -26,6 +26,8 @@ use guest::task;
 use guest::Result;
 use libtest_mimic::Trial;
 
+mod offline;
+
 const TESTS: &[Test] = &[
     ("processes_that_work_on_their_memory", churn),
     ("processes_that_work_while_knobs_change", churn_and_knobs),
@@ -41,7 +43,8 @@ const TESTS: &[Test] = &[
 
 /// The tests.
 pub fn trials() -> Vec<Trial> {
-    lab::trials("survive", TESTS)
+    let tests: Vec<Test> = [TESTS, offline::TESTS].concat();
+    lab::trials("survive", &tests)
 }
 
 /// Processes that work for some time, seeded from `seed`.

@@ -25,12 +25,14 @@ pub(super) const TESTS: &[Test] = &[
     ("scan_rate_of_0_means_1", scan_rate_zero),
     ("sleep_ms_takes_its_whole_range", sleep_values),
     ("promote_after_takes_its_whole_range", promote_values),
+    ("max_page_sharing_takes_its_whole_range", sharing_values),
     ("scope_takes_its_words", scope_words),
     ("domain_takes_its_words", domain_words),
     ("run_refuses_bad_input", bad_run),
     ("scan_rate_refuses_bad_input", bad_scan_rate),
     ("sleep_ms_refuses_bad_input", bad_sleep_ms),
     ("promote_after_refuses_bad_input", bad_promote_after),
+    ("max_page_sharing_refuses_bad_input", bad_max_page_sharing),
     ("scope_refuses_bad_input", bad_scope),
     ("domain_refuses_bad_input", bad_domain),
     ("an_empty_write_changes_nothing", empty),
@@ -78,6 +80,10 @@ fn sleep_values(_: &Lab) -> Result {
 
 fn promote_values(_: &Lab) -> Result {
     takes_numbers("promote_after", &["1", "2", "3", "127", "128", "255"])
+}
+
+fn sharing_values(_: &Lab) -> Result {
+    takes_numbers("max_page_sharing", &["2", "3", "65536", "2147483647"])
 }
 
 fn scope_words(_: &Lab) -> Result {
@@ -182,6 +188,14 @@ fn bad_promote_after(_: &Lab) -> Result {
         "promote_after",
         "77",
         &["0", "256", "257", "511", "4294967297"],
+    )
+}
+
+fn bad_max_page_sharing(_: &Lab) -> Result {
+    refuses_numbers(
+        "max_page_sharing",
+        "77",
+        &["0", "1", "2147483648", "4294967298"],
     )
 }
 

@@ -81,6 +81,7 @@ fn defaults(_: &Lab) -> Result {
         ("scan_rate", "100\n"),
         ("sleep_ms", "200\n"),
         ("promote_after", "3\n"),
+        ("max_page_sharing", "65536\n"),
         ("scope", "[all] registered\n"),
         ("domain", "[user] process cgroup global\n"),
     ];

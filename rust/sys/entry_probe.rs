@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tells of calls to a kernel function which tells nobody itself.
+//!
+//! C headers: [`include/linux/kprobes.h`](srctree/include/linux/kprobes.h),
+//! [`include/linux/irq_work.h`](srctree/include/linux/irq_work.h),
+//! [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
+//!
+//! A probe's handler may run in a context like that of an NMI, where nothing can be locked or
+//! woken. So it leaves a note of the arguments and raises an interrupt, which queues a work item,
+//! in which the watcher may sleep.
+
+use crate::shim;
+use core::mem::offset_of;
+use kernel::bindings;
+use kernel::error::to_result;
+use kernel::ffi::c_int;
+use kernel::prelude::*;
+use kernel::sync::atomic::Atomic;
+use kernel::sync::atomic::Relaxed;
+use kernel::types::Opaque;
+
+/// Whoever wants to know of calls.
+pub(crate) trait Watcher: Send + Sync {
+    /// The function was called a moment ago, with these as its first two arguments. Of several
+    /// calls in quick succession only the last is told. May sleep.
+    fn called(&self, arguments: [usize; 2]);
+}
+
+#[pin_data]
+struct Node<W> {
+    #[pin]
+    probe: Opaque<shim::kprobe>,
+    #[pin]
+    interrupt: Opaque<bindings::irq_work>,
+    #[pin]
+    work: Opaque<bindings::work_struct>,
+    arguments: [Atomic<usize>; 2],
+    watcher: W,
+}
+
+/// A probe on the entry of a function. Dropping it removes it, after the last call to the watcher.
+///
+/// # Invariants
+///
+/// The probe of `node` is registered.
+pub(crate) struct EntryProbe<W: Watcher + 'static> {
+    node: Pin<KBox<Node<W>>>,
+}
+
+// SAFETY: Probes may be removed from any thread.
+unsafe impl<W: Watcher> Send for EntryProbe<W> {}
+// SAFETY: There is nothing to reach through a shared reference.
+unsafe impl<W: Watcher> Sync for EntryProbe<W> {}
+
+impl<W: Watcher + 'static> EntryProbe<W> {
+    /// Watches the kernel function `symbol`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; those of `register_kprobe()`: `ENOENT` where there is no such function.
+    pub(crate) fn new(symbol: &'static CStr, watcher: W) -> Result<Self> {
+        let node = KBox::pin_init(
+            pin_init!(Node {
+                // All that is not set below is for the kernel to set.
+                probe <- pin_init::init_zeroed(),
+                interrupt <- pin_init::init_zeroed(),
+                work <- pin_init::init_zeroed(),
+                arguments: [Atomic::new(0), Atomic::new(0)],
+                watcher,
+            }),
+            GFP_KERNEL,
+        )?;
+        // SAFETY: The node is pinned and known to nobody else yet.
+        unsafe {
+            shim::ksm_v_init_irq_work(node.interrupt.get(), Some(Self::interrupt));
+            shim::ksm_v_init_work(node.work.get(), Some(Self::work));
+            let probe = node.probe.get();
+            (*probe).symbol_name = symbol.as_char_ptr();
+            (*probe).pre_handler = Some(Self::enter);
+            to_result(shim::register_kprobe(probe))?;
+        }
+        // INVARIANT: Just registered.
+        Ok(EntryProbe { node })
+    }
+
+    /// # Safety
+    ///
+    /// Called by kprobes, with the probe of a node.
+    unsafe extern "C" fn enter(probe: *mut shim::kprobe, regs: *mut bindings::pt_regs) -> c_int {
+        // SAFETY: The node lives until the probe is removed.
+        let node = unsafe { &*probe.byte_sub(offset_of!(Node<W>, probe)).cast::<Node<W>>() };
+        for (index, argument) in (0..).zip(&node.arguments) {
+            // SAFETY: The registers are those at the entry of the function.
+            let value = unsafe { shim::ksm_v_regs_get_kernel_argument(regs, index) };
+            argument.store(value, Relaxed);
+        }
+        // SAFETY: It was initialised; may be called in any context.
+        unsafe { bindings::irq_work_queue(node.interrupt.get()) };
+        0
+    }
+
+    /// # Safety
+    ///
+    /// Called by the kernel, with the `interrupt` of a node.
+    unsafe extern "C" fn interrupt(interrupt: *mut bindings::irq_work) {
+        // SAFETY: `drop` waits for this to return before the node goes.
+        let node = unsafe {
+            &*interrupt
+                .byte_sub(offset_of!(Node<W>, interrupt))
+                .cast::<Node<W>>()
+        };
+        // SAFETY: It was initialised.
+        unsafe { shim::ksm_v_queue_work(bindings::system_dfl_wq, node.work.get()) };
+    }
+
+    /// # Safety
+    ///
+    /// Called by a workqueue, with the `work` of a node.
+    unsafe extern "C" fn work(work: *mut bindings::work_struct) {
+        // SAFETY: As above.
+        let node = unsafe { &*work.byte_sub(offset_of!(Node<W>, work)).cast::<Node<W>>() };
+        let [first, second] = &node.arguments;
+        node.watcher
+            .called([first.load(Relaxed), second.load(Relaxed)]);
+    }
+}
+
+impl<W: Watcher + 'static> Drop for EntryProbe<W> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant it is registered. In this order none of the three can be
+        // started anew once it has been waited for.
+        unsafe {
+            shim::unregister_kprobe(self.node.probe.get());
+            bindings::irq_work_sync(self.node.interrupt.get());
+            bindings::cancel_work_sync(self.node.work.get());
+        }
+    }
+}
