@@ -9,6 +9,7 @@
 //! - [`mm`]: finds pages, merges and unmerges them; the unsafe layer
 //! - [`scanner`]: joins the two
 //! - [`daemon`]: the kernel thread, and what the knobs do to it
+//! - [`offline`]: has shared pages leave memory that is to go offline
 //! - [`sysfs`]: the knobs
 //! - [`sys`]: kernel services that the `kernel` crate does not wrap
 //! - [`shim`]: generated declarations of the C shims
@@ -16,18 +17,19 @@
 //! `Documentation/design.md` says how the parts fit, `Documentation/ABI` what the knobs do.
 
 use crate::daemon::Daemon;
+use crate::offline::Offlining;
 use crate::scanner::Scanner;
-use crate::sys::entry_probe::EntryProbe;
 use crate::sys::imports::Imports;
 use crate::sys::kthread::Kthread;
 use engine::HashKind;
 use kernel::prelude::*;
-use kernel::sync::Arc;
 
 #[path = "rust/daemon.rs"]
 mod daemon;
 #[path = "rust/mm/mod.rs"]
 mod mm;
+#[path = "rust/offline.rs"]
+mod offline;
 #[path = "rust/scanner.rs"]
 mod scanner;
 #[path = "rust/shim.rs"]
@@ -50,13 +52,10 @@ module! {
     },
 }
 
-/// Watches for memory that is to go offline.
-type Offlining = EntryProbe<Arc<Daemon>>;
-
 /// The loaded module. Fields are dropped in order: nobody watches any more, the knobs go, then the
 /// thread behind them, and then what would need the module.
 struct KsmVeridian {
-    _offlining: Option<Offlining>,
+    _offlining: Offlining,
     _knobs: sysfs::Knobs,
     _marks: mm::zero::Marks,
 }
@@ -68,23 +67,11 @@ impl kernel::Module for KsmVeridian {
         let daemon = Daemon::new(scanner)?;
         let thread = Kthread::spawn(c"ksm_v_scand", SCANNER_NICE, daemon.clone())?;
         Ok(KsmVeridian {
-            _offlining: watch_offlining(daemon),
+            _offlining: Offlining::watch(daemon),
             _knobs: sysfs::Knobs::new(imports, thread)?,
             _marks: mm::zero::Marks,
         })
     }
-}
-
-/// Watches for memory that is to go offline, where the kernel can do that at all.
-fn watch_offlining(daemon: Arc<Daemon>) -> Option<Offlining> {
-    if !cfg!(CONFIG_MEMORY_HOTREMOVE) {
-        return None;
-    }
-    EntryProbe::new(c"offline_pages", daemon)
-        .inspect_err(|_| {
-            pr_warn!("can't probe offline_pages: memory with merged pages stays online\n")
-        })
-        .ok()
 }
 
 /// As ksmd: scanning is worth less than anything an application does.

@@ -8,7 +8,6 @@
 use crate::mm::policy::Policy;
 use crate::scanner::Scanner;
 use crate::shim;
-use crate::sys::entry_probe::Watcher;
 use crate::sys::kthread::should_stop;
 use crate::sys::kthread::Body;
 use core::ops::Range;
@@ -141,7 +140,7 @@ impl Daemon {
     }
 
     /// Leaves frames whose memory is to go offline; see [`Scanner::evacuate`].
-    fn evacuate(&self, frames: Range<u64>) {
+    pub(crate) fn evacuate(&self, frames: Range<u64>) {
         let mut state = self.state.lock();
         self.publish(&state.scanner, true);
         let result = state.scanner.evacuate(frames.clone());
@@ -264,14 +263,6 @@ impl Daemon {
             // Woken by time or by a knob: the next cycle comes either way.
             let _ = self.changed.wait_interruptible_timeout(&mut state, jiffies);
         }
-    }
-}
-
-/// Told of `offline_pages()`, which looks for unmovable pages before it tells anybody of its plans.
-impl Watcher for Arc<Daemon> {
-    fn called(&self, [first, pages]: [usize; 2]) {
-        let first = first as u64;
-        self.evacuate(first..first.saturating_add(pages as u64));
     }
 }
 

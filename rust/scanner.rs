@@ -284,7 +284,7 @@ impl Scanner {
         for (frame, mappings) in self.batch.merged.drain_all() {
             let sight = self.engine.sight_shared(frame, domain, mappings);
             if sight == Sight::Adoptable {
-                if let Some(page) = SharedPage::get(frame) {
+                if let Some(page) = SharedPage::readable(frame) {
                     self.engine.adopt(frame, domain, &page.content());
                 }
             }
@@ -295,6 +295,9 @@ impl Scanner {
     /// batch's candidates. No page is referenced any more then.
     fn decide(&mut self, domain: Domain) {
         for page in self.batch.pages.drain_all() {
+            if page.is_poisoned() {
+                continue;
+            }
             let frame = page.frame();
             let key = match self.engine.scan(frame, domain, &page.content()) {
                 Verdict::Wait => continue,

@@ -117,7 +117,7 @@ impl Terms<'_> {
     /// Merges `frame` into the shared page on `shared`; returns that.
     pub(crate) fn join(&self, frame: Frame, shared: Frame) -> Result<SharedPage, Refusal> {
         let page = candidate(frame).ok_or(Refusal::Gone)?;
-        let shared = SharedPage::get(shared).ok_or(Refusal::TargetGone)?;
+        let shared = SharedPage::readable(shared).ok_or(Refusal::TargetGone)?;
         self.check_few(&page)?;
         if page.mappings().saturating_add(shared.mappings()) > self.max_page_sharing {
             return Err(Refusal::Full);
@@ -183,7 +183,7 @@ impl Terms<'_> {
 
 /// The page on `frame`, if it could be merged.
 fn candidate(frame: Frame) -> Option<PageRef> {
-    PageRef::get(frame).filter(|page| page.kind() == Kind::Anonymous)
+    PageRef::get(frame).filter(|page| page.kind() == Kind::Anonymous && !page.is_poisoned())
 }
 
 /// What a page is replaced by.

@@ -105,6 +105,12 @@ impl PageRef {
         unsafe { kind_of(NonNull::new_unchecked(self.folio())) }
     }
 
+    /// Whether its memory has failed: reading it may bring the machine down.
+    pub(crate) fn is_poisoned(&self) -> bool {
+        // SAFETY: By the type invariant.
+        unsafe { shim::ksm_v_page_hwpoison(self.page.as_ptr()) }
+    }
+
     /// How many page table entries map its folio.
     pub(crate) fn mappings(&self) -> u32 {
         // SAFETY: By the type invariant.

@@ -31,10 +31,16 @@ pub(crate) struct SharedPage(PageRef);
 
 impl SharedPage {
     /// Takes a reference to the shared page on `frame`, if there is one.
-    pub(crate) fn get(frame: Frame) -> Option<Self> {
+    fn get(frame: Frame) -> Option<Self> {
         let page = PageRef::get(frame)?;
         // INVARIANT: Checked here, with the reference held.
         (page.kind() == Kind::Merged).then_some(SharedPage(page))
+    }
+
+    /// As [`Self::get`], unless its memory has failed. The kernel can't take such a page from its
+    /// sharers, so it may be met.
+    pub(crate) fn readable(frame: Frame) -> Option<Self> {
+        Self::get(frame).filter(|page| !page.is_poisoned())
     }
 
     /// Makes a new shared page with the content of `original`, mapped nowhere yet.

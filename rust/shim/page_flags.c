@@ -57,3 +57,8 @@ void ksm_v_folio_set_swapbacked(struct folio *folio)
 {
 	__folio_set_swapbacked(folio);
 }
+
+bool ksm_v_page_hwpoison(const struct page *page)
+{
+	return PageHWPoison(page);
+}

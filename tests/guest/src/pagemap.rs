@@ -62,6 +62,7 @@ pub struct Flags(u64);
 impl Flags {
     const LRU: u32 = 5;
     const BUDDY: u32 = 10;
+    const HWPOISON: u32 = 19;
     const KSM: u32 = 21;
     const THP: u32 = 22;
     const ZERO_PAGE: u32 = 24;
@@ -93,6 +94,11 @@ impl Flags {
     /// The frame is the kernel's page of zeros.
     pub fn zero_page(self) -> bool {
         self.has(Self::ZERO_PAGE)
+    }
+
+    /// Its memory has failed, or is about to: nobody gets it any more.
+    pub fn poisoned(self) -> bool {
+        self.has(Self::HWPOISON)
     }
 }
 

@@ -14,14 +14,21 @@ use guest::lab::Test;
 use guest::pagemap::Frame;
 use guest::pages;
 use guest::peer::Peer;
+use guest::peer::User;
 use guest::procfs;
 use guest::scanner;
 use guest::Result;
 use guest::Span;
 
-pub(super) const TESTS: &[Test] = &[("merged_pages_leave_memory_that_goes_offline", leave)];
+pub(super) const TESTS: &[Test] = &[
+    ("merged_pages_leave_memory_that_goes_offline", leave),
+    (
+        "a_merged_page_leaves_a_frame_that_goes_offline",
+        leave_frame,
+    ),
+];
 
-const PAGES: u64 = 2000;
+const PAGES: u64 = 8000;
 const IDS: Ids = Ids::each(100);
 const PATIENCE: Duration = Duration::from_secs(20);
 /// For so long the module takes no frames of a block that was to go offline.
@@ -96,4 +103,38 @@ fn leave(lab: &Lab) -> Result {
         block.set_state("online")?;
     }
     Ok(())
+}
+
+/// A frame that has begun to fail is taken out of use, at the second attempt if not at the first.
+fn leave_frame(lab: &Lab) -> Result {
+    const MADV_SOFT_OFFLINE: i32 = 101;
+    let (a, b) = (lab.peer(User::Root)?, lab.peer(User::Root)?);
+    let (in_a, in_b) = (a.anon(8, IDS)?, b.anon(8, IDS)?);
+    scanner::merge()?;
+    let frames = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    let went = a.advise(in_a.page(3), MADV_SOFT_OFFLINE).is_ok();
+    let start = Instant::now();
+    while a.frame(in_a, 3)? == frames[3] || b.frame(in_b, 3)? == frames[3] {
+        expect::that(start.elapsed() < PATIENCE, || {
+            format!(
+                "{:?}: expected its sharers to leave it, found some",
+                frames[3]
+            )
+        })?;
+    }
+    pages::expect_frames("beside", (&b, in_b.part(4, 4)), &frames[4..])?;
+    let frame = format!("{:#x}", frames[3].0 * guest::content::PAGE_SIZE);
+    if !went {
+        procfs::write("/sys/devices/system/memory/soft_offline_page", &frame)?;
+    }
+    let flags = frames[3].flags()?;
+    expect::that(flags.poisoned(), || {
+        format!(
+            "{:?}: expected to be out of use, found {flags:?}",
+            frames[3]
+        )
+    })?;
+    a.check(in_a, IDS)?;
+    b.check(in_b, IDS)?;
+    scanner::expect_exact_counts("after a frame was left").map(drop)
 }
