@@ -4,7 +4,8 @@
 # a target shows up in `make help`.
 
 .DEFAULT_GOAL := module
-.PHONY: all module install clean help setup stock demo test bench fmt lint rust-analyzer
+.PHONY: all module install clean help setup stock debug demo test test-debug bench fmt lint \
+	rust-analyzer
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 SRC := $(CURDIR)
@@ -37,11 +38,18 @@ setup: ## make the root, the stock kernel's Rust metadata, the crates: once
 stock: setup ## build ksm_v.ko against Debian's stock kernel, without touching this host
 	@$(STOCK)
 
+debug: ## make a kernel that checks itself, once, and build ksm_v.ko against it
+	@scripts/setup --kernel debug
+	@scripts/build debug
+
 demo: stock ## see it save memory under real applications on a stock kernel
 	@scripts/demo
 
 test: setup ## host tests, lints and guest tests (SUITES=names for some of them)
 	@scripts/test $(SUITES)
+
+test-debug: setup ## all guest tests on the debug kernel, also those too slow for `make test`
+	@scripts/test debug
 
 bench: stock ## measure the scanner against mainline's ksmd
 	@scripts/bench

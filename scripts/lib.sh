@@ -128,13 +128,22 @@ in_namespace() {
 
 kernel_dir() { printf '%s/%s\n' "$KERNELS" "$1"; }
 
-# The compilers decide whether a prepared kernel tree is still usable.
-kernel_ready() {
-	local dir toolchain
-	dir=$(kernel_dir "$1")
-	toolchain=$2
-	[ -e "$dir/done" ] && cmp -s "$dir/done" "$toolchain"
+kernel_names() { find "$PROJECT/scripts/kernel" -type f -perm -100 -printf '%f\n' | sort; }
+
+is_kernel() { kernel_names | grep -xF -- "$1" >/dev/null; }
+
+# kernel_key NAME: decides whether a prepared kernel tree is still usable: the
+# root's compilers, and what the kernel's script says. For the host.
+kernel_key() {
+	cat "$(root_dir)$IN_ROOT_MARK"
+	"$PROJECT/scripts/root" "scripts/kernel/$1" --key
 }
+
+# kernel_ready NAME KEY
+kernel_ready() { [ "$(cat "$(kernel_dir "$1")/done" 2>/dev/null)" = "$2" ]; }
+
+# kernel_has NAME OPTION: whether it was built with CONFIG_OPTION=y.
+kernel_has() { grep -qx "CONFIG_$2=y" "$(kernel_dir "$1")/build/.config"; }
 
 kernel_release() {
 	local file
