@@ -106,7 +106,7 @@ impl Census {
 }
 
 /// Present pages of a process that are no pages of files; nothing if it just ended.
-fn private_pages(pid: i32) -> Vec<(Frame, Place)> {
+pub fn private_pages(pid: i32) -> Vec<(Frame, Place)> {
     let Ok(maps) = fs::read_to_string(format!("/proc/{pid}/maps")) else {
         return Vec::new();
     };

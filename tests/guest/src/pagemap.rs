@@ -67,6 +67,11 @@ impl Flags {
     const THP: u32 = 22;
     const ZERO_PAGE: u32 = 24;
 
+    /// An entry of the file.
+    pub fn new(entry: u64) -> Self {
+        Flags(entry)
+    }
+
     fn has(self, bit: u32) -> bool {
         self.0 & (1 << bit) != 0
     }

@@ -34,10 +34,10 @@ use crate::Result;
 use crate::Span;
 
 mod churn;
-mod memory;
+pub mod memory;
 mod pins;
 pub mod server;
-mod spawn;
+pub mod spawn;
 
 pub use memory::Kind;
 pub use spawn::open_program_to_all;

@@ -75,8 +75,24 @@ impl Kind {
     }
 }
 
+/// Maps private anonymous memory where the kernel finds room.
+pub fn map_anywhere(pages: u64) -> io::Result<Span> {
+    // SAFETY: The kernel chooses a place that is not in use.
+    let addr = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            Span::new(0, pages).bytes() as usize,
+            libc::PROT_READ | libc::PROT_WRITE,
+            Kind::Anon.flags(),
+            -1,
+            0,
+        )
+    };
+    check(addr as i64).map(|addr| Span::new(addr, pages))
+}
+
 /// Maps a span, at just that place.
-pub(super) fn map(span: Span, kind: Kind) -> io::Result<()> {
+pub fn map(span: Span, kind: Kind) -> io::Result<()> {
     let (file, offset) = match kind {
         Kind::SharedFile | Kind::PrivateFile => (Some(temporary_file(span)?), 0),
         Kind::Special => (Some(OpenOptions::new().read(true).open("/dev/mem")?), BIOS),
@@ -120,7 +136,7 @@ fn temporary_file(span: Span) -> io::Result<File> {
 }
 
 /// Extends the heap by pages of their own and returns the address of the first.
-pub(super) fn heap(pages: u64) -> io::Result<u64> {
+pub fn heap(pages: u64) -> io::Result<u64> {
     // SAFETY: Asking for the end of the heap changes nothing.
     let end = unsafe { libc::sbrk(0) } as u64;
     let gap = end.next_multiple_of(content::PAGE_SIZE) - end;
@@ -137,7 +153,7 @@ fn words(span: Span, index: u64) -> impl Iterator<Item = (usize, *mut u64)> {
 }
 
 /// Writes contents.
-pub(super) fn fill(span: Span, ids: Ids) {
+pub fn fill(span: Span, ids: Ids) {
     for index in 0..span.pages {
         for (word, place) in words(span, index) {
             // SAFETY: The test names spans of its own making; a wrong one is a fault, which ends
@@ -148,7 +164,7 @@ pub(super) fn fill(span: Span, ids: Ids) {
 }
 
 /// Compares contents, and says what differs.
-pub(super) fn check_contents(span: Span, ids: Ids) -> Result<(), String> {
+pub fn check_contents(span: Span, ids: Ids) -> Result<(), String> {
     for index in 0..span.pages {
         for (word, place) in words(span, index) {
             // SAFETY: As in `fill`.
@@ -167,51 +183,51 @@ pub(super) fn check_contents(span: Span, ids: Ids) -> Result<(), String> {
 }
 
 /// Writes a word.
-pub(super) fn poke(addr: u64, value: u64) {
+pub fn poke(addr: u64, value: u64) {
     // SAFETY: As in `fill`.
     unsafe { (addr as *mut u64).write_volatile(value) }
 }
 
 /// Reads a word.
-pub(super) fn peek(addr: u64) -> u64 {
+pub fn peek(addr: u64) -> u64 {
     // SAFETY: As in `fill`.
     unsafe { (addr as *const u64).read_volatile() }
 }
 
 /// `madvise`.
-pub(super) fn advise(span: Span, advice: u64) -> io::Result<()> {
+pub fn advise(span: Span, advice: u64) -> io::Result<()> {
     // SAFETY: What it does to contents is what the test wants to see.
     check(unsafe { libc::madvise(pointer(span), length(span), advice as i32) }.into()).map(drop)
 }
 
 /// `mprotect`.
-pub(super) fn protect(span: Span, protection: u64) -> io::Result<()> {
+pub fn protect(span: Span, protection: u64) -> io::Result<()> {
     // SAFETY: Touching it against its protection ends this process, nothing else.
     let result = unsafe { libc::mprotect(pointer(span), length(span), protection as i32) };
     check(result.into()).map(drop)
 }
 
 /// `mlock`.
-pub(super) fn lock(span: Span) -> io::Result<()> {
+pub fn lock(span: Span) -> io::Result<()> {
     // SAFETY: Contents stay as they are.
     check(unsafe { libc::mlock(pointer(span), length(span)) }.into()).map(drop)
 }
 
 /// `mlock2`, for pages as they come.
-pub(super) fn lock_on_fault(span: Span) -> io::Result<()> {
+pub fn lock_on_fault(span: Span) -> io::Result<()> {
     // SAFETY: Contents stay as they are.
     let result = unsafe { libc::mlock2(pointer(span), length(span), libc::MLOCK_ONFAULT) };
     check(result.into()).map(drop)
 }
 
 /// `mlockall`, for what is there and what will be.
-pub(super) fn lock_all() -> io::Result<()> {
+pub fn lock_all() -> io::Result<()> {
     // SAFETY: Takes flags only.
     check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) }.into()).map(drop)
 }
 
 /// `map_shadow_stack`, with a token at its end.
-pub(super) fn map_shadow_stack(span: Span) -> io::Result<()> {
+pub fn map_shadow_stack(span: Span) -> io::Result<()> {
     const SYS_MAP_SHADOW_STACK: libc::c_long = 453;
     const SHADOW_STACK_SET_TOKEN: u64 = 1;
     // SAFETY: The kernel maps new memory where nothing is mapped.
@@ -228,7 +244,7 @@ pub(super) fn map_shadow_stack(span: Span) -> io::Result<()> {
 
 /// Changes the first word of each page and restores it, for a while. What is written has to be
 /// there until the next write, one round later.
-pub(super) fn flip(span: Span, time: Duration) -> Result<(), String> {
+pub fn flip(span: Span, time: Duration) -> Result<(), String> {
     let start = Instant::now();
     let place = |index: u64| span.page(index).addr;
     let original: Vec<u64> = (0..span.pages).map(|index| peek(place(index))).collect();
@@ -255,26 +271,26 @@ pub(super) fn flip(span: Span, time: Duration) -> Result<(), String> {
 }
 
 /// Writes a word to each page.
-pub(super) fn touch(span: Span) {
+pub fn touch(span: Span) {
     for index in 0..span.pages {
         poke(span.page(index).addr, index);
     }
 }
 
 /// `munlock`.
-pub(super) fn unlock(span: Span) -> io::Result<()> {
+pub fn unlock(span: Span) -> io::Result<()> {
     // SAFETY: Contents stay as they are.
     check(unsafe { libc::munlock(pointer(span), length(span)) }.into()).map(drop)
 }
 
 /// `munmap`.
-pub(super) fn unmap(span: Span) -> io::Result<()> {
+pub fn unmap(span: Span) -> io::Result<()> {
     // SAFETY: Spans are of the test's making; nothing else lies there.
     check(unsafe { libc::munmap(pointer(span), length(span)) }.into()).map(drop)
 }
 
 /// `mremap` to `addr`, where nothing of use may be.
-pub(super) fn remap(span: Span, addr: u64) -> io::Result<()> {
+pub fn remap(span: Span, addr: u64) -> io::Result<()> {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
     let target = addr as *mut libc::c_void;
     // SAFETY: Both places are of the test's making; nothing else lies there.

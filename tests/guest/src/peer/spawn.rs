@@ -22,7 +22,7 @@ use crate::Context;
 use crate::Result;
 
 /// This program, wherever it lies.
-pub(super) const SELF: &str = "/proc/self/exe";
+pub const SELF: &str = "/proc/self/exe";
 
 /// Starts this program as a peer that connects to the socket `name`.
 pub(super) fn start(uid: u32, cgroup: Option<String>, name: &str) -> Result<i32> {
@@ -53,7 +53,7 @@ pub(super) fn become_user(uid: u32) -> io::Result<()> {
 }
 
 /// The result of a system call: negative means that `errno` says why.
-pub(super) fn check(result: i64) -> io::Result<u64> {
+pub fn check(result: i64) -> io::Result<u64> {
     u64::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 

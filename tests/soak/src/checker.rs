@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Asserts under every suite that no merged frame is mapped by processes of two users.
+//!
+//! Page tables are read one after the other while they change: what looks wrong is read again,
+//! A, B, A, B, and only wrong if both map the frame each time.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use guest::census;
+use guest::census::Place;
+use guest::pagemap;
+use guest::pagemap::FlagsOf;
+use guest::pagemap::Frame;
+use guest::procfs;
+use guest::task;
+use guest::Result;
+use guest::Span;
+
+use crate::clock;
+use crate::tally::Phase;
+use crate::worker::Worker;
+
+/// What a job calls the checker instead of a suite.
+pub const NAME: &str = "domain-checker";
+/// The sum of merged mappings that were looked at.
+pub const CHECKED: &str = "merged mappings checked for domains";
+
+/// Pauses for this many times as long as a round took: the suite wants the processors.
+const PAUSE: u32 = 3;
+
+/// A process that maps a frame, and its user.
+#[derive(Clone, Copy)]
+struct Mapper {
+    user: u64,
+    place: Place,
+}
+
+/// Checks, round by round, for as long as the suite works.
+pub fn run(worker: &Worker) -> Result {
+    nix::sys::prctl::set_dumpable(false)
+        .map_err(|error| format!("keeping the checker's own memory as it is: {error}"))?;
+    while worker.tally.phase() == Phase::Work {
+        let start = clock::now();
+        let checked = Round::default().check()?;
+        worker.tally.add(CHECKED, checked);
+        worker.tally.add("rounds of the domain checker", 1);
+        let pause = (clock::now() - start) * PAUSE;
+        std::thread::sleep(pause.min(worker.time_left()).max(Duration::from_millis(10)));
+    }
+    Ok(())
+}
+
+/// One look at all processes.
+#[derive(Default)]
+struct Round {
+    merged: HashMap<Frame, bool>,
+    mappers: HashMap<Frame, Mapper>,
+}
+
+impl Round {
+    /// Returns how many mappings of merged frames there were.
+    fn check(mut self) -> Result<u64> {
+        let (flags, mut checked) = (FlagsOf::open()?, 0);
+        for pid in task::all() {
+            let Some(user) = user_of(pid) else { continue };
+            for (frame, place) in census::private_pages(pid) {
+                if self.is_merged(frame, &flags)? {
+                    checked += 1;
+                    self.meet(frame, Mapper { user, place })?;
+                }
+            }
+        }
+        Ok(checked)
+    }
+
+    fn is_merged(&mut self, frame: Frame, flags: &FlagsOf) -> Result<bool> {
+        if let Some(&merged) = self.merged.get(&frame) {
+            return Ok(merged);
+        }
+        let merged = flags.get(frame)?.ksm();
+        self.merged.insert(frame, merged);
+        Ok(merged)
+    }
+
+    /// A frame was found to be mapped, maybe by another user's process before.
+    fn meet(&mut self, frame: Frame, mapper: Mapper) -> Result {
+        let before = self.mappers.insert(frame, mapper);
+        let Some(other) = before.filter(|other| other.user != mapper.user) else {
+            return Ok(());
+        };
+        for confirmed in [other, mapper, other, mapper] {
+            if !confirmed.maps_merged(frame) {
+                return Ok(());
+            }
+        }
+        Err(format!(
+            "merged {frame:?} is mapped by process {} of user {} at {:#x} and by process {} of \
+             user {} at {:#x}",
+            other.place.pid,
+            other.user,
+            other.place.addr,
+            mapper.place.pid,
+            mapper.user,
+            mapper.place.addr
+        )
+        .into())
+    }
+}
+
+impl Mapper {
+    /// Whether the process is of that user and maps the frame, a merged one, at this moment.
+    fn maps_merged(&self, frame: Frame) -> bool {
+        let Place { pid, addr } = self.place;
+        let entries = pagemap::entries(pid, Span::new(addr, 1)).unwrap_or_default();
+        let maps = entries.first().and_then(|entry| entry.frame()) == Some(frame);
+        maps && user_of(pid) == Some(self.user) && frame.flags().is_ok_and(|flags| flags.ksm())
+    }
+}
+
+/// The real user of a process; nothing if it has ended, or has no memory.
+fn user_of(pid: i32) -> Option<u64> {
+    let status = procfs::read(&format!("/proc/{pid}/status")).ok()?;
+    procfs::field(&status, "VmSize")?;
+    procfs::field(&status, "Uid")
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! That the module keeps nothing: no merged frame, no memory.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use guest::expect;
+use guest::pagemap::Flags;
+use guest::procfs;
+use guest::Context;
+use guest::Result;
+
+/// Where the kernel lists memory that nothing refers to, if it was built to look for it.
+const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
+/// How much free memory may differ before and after a suite, for the kernel's own caches, in KiB.
+const TOLERANCE_KIB: u64 = 24 << 10;
+
+/// Free memory before a suite.
+pub struct Baseline {
+    available_kib: u64,
+}
+
+impl Baseline {
+    /// Reads how much is free.
+    pub fn take() -> Result<Self> {
+        available_kib().map(|available_kib| Baseline { available_kib })
+    }
+
+    /// Expects about as much to be free again.
+    pub fn expect_back(&self) -> Result {
+        let now = available_kib()?;
+        expect::that(now + TOLERANCE_KIB >= self.available_kib, || {
+            format!(
+                "free memory: expected {} KiB or more, found {now} KiB",
+                self.available_kib - TOLERANCE_KIB
+            )
+        })
+    }
+}
+
+fn available_kib() -> Result<u64> {
+    procfs::write("/proc/sys/vm/drop_caches", "3")?;
+    procfs::number_in("/proc/meminfo", "MemAvailable")
+}
+
+/// Expects no frame of all memory to be a merged one.
+pub fn expect_no_merged_frame() -> Result {
+    let left = merged_frames()?;
+    expect::that(left.is_empty(), || {
+        format!(
+            "merged frames after everything was unmerged: expected none, found {}, first {:#x}",
+            left.len(),
+            left[0]
+        )
+    })
+}
+
+fn merged_frames() -> Result<Vec<u64>> {
+    let path = "/proc/kpageflags";
+    let file = File::open(path).context(|| path)?;
+    let (mut left, mut bytes, mut first) = (Vec::new(), vec![0; 64 << 10], 0);
+    loop {
+        let length = file.read_at(&mut bytes, first * 8).context(|| path)?;
+        if length == 0 {
+            return Ok(left);
+        }
+        let frames = bytes[..length].chunks_exact(8).zip(first..);
+        left.extend(frames.filter_map(|(entry, frame)| {
+            let flags = Flags::new(u64::from_ne_bytes(entry.try_into().ok()?));
+            flags.ksm().then_some(frame)
+        }));
+        first += length as u64 / 8;
+    }
+}
+
+/// Forgets what was lost before, if the kernel looks for lost memory.
+pub fn forget_old() {
+    if Path::new(KMEMLEAK).exists() {
+        scan().and_then(|_| procfs::write(KMEMLEAK, "clear")).ok();
+    }
+}
+
+/// Expects no memory to have been lost since. Returns false if this kernel does not look for it.
+pub fn expect_none() -> Result<bool> {
+    if !Path::new(KMEMLEAK).exists() {
+        return Ok(false);
+    }
+    // What was allocated in the last five seconds is not judged, and one scan may mistake what
+    // moves meanwhile.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    scan()?;
+    scan()?;
+    let lost = procfs::read(KMEMLEAK)?;
+    expect::that(lost.is_empty(), || {
+        let lines: Vec<&str> = lost.lines().take(40).collect();
+        format!("kmemleak:\n{}", lines.join("\n"))
+    })?;
+    Ok(true)
+}
+
+fn scan() -> Result {
+    procfs::write(KMEMLEAK, "scan")
+}

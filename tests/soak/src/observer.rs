@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the module did while a suite ran, from its files, sampled, and from the kernel's own
+//! count of broken pages.
+//!
+//! Merges are a lower bound, what came and went between two samples is missed; merged mappings
+//! that a fork copied are among them.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use guest::knob;
+use guest::procfs;
+
+use crate::tally::Tally;
+
+/// Mappings that were merged, at least.
+pub const MERGES: &str = "merges, at least";
+
+/// Writes to merged pages, each of which the kernel answered with a copy.
+const COPIES: &str = "merged pages copied for a write";
+
+/// Time between two samples.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// Samples until `stop` is set.
+pub fn observe(tally: &Tally, stop: &AtomicBool) {
+    let mut last = Sample::read(None);
+    while !stop.load(Relaxed) {
+        std::thread::sleep(INTERVAL);
+        let sample = Sample::read(last.as_ref());
+        if let (Some(before), Some(now)) = (&last, &sample) {
+            now.count(before, tally);
+        }
+        last = sample.or(last);
+    }
+}
+
+/// The counts of one moment.
+struct Sample {
+    /// Page table entries that map a merged page or a merged page of zeros.
+    mappings: u64,
+    /// Writes to merged pages that the kernel copied, since the system was started.
+    copies: u64,
+    passes: u64,
+    scanned: u64,
+}
+
+impl Sample {
+    /// Nothing if the module is not loaded.
+    fn read(last: Option<&Sample>) -> Option<Self> {
+        let number = |name| knob::number(name).ok();
+        // The kernel's own sum may be below 0 for a moment.
+        let zero = number("zero_pages").unwrap_or(0);
+        let copies = procfs::number_in("/proc/vmstat", "cow_ksm").ok();
+        Some(Sample {
+            mappings: number("pages_shared")? + number("pages_sharing")? + zero,
+            copies: copies.or(last.map(|last| last.copies))?,
+            passes: number("full_scans")?,
+            scanned: number("pages_scanned")?,
+        })
+    }
+
+    fn count(&self, before: &Sample, tally: &Tally) {
+        tally.add(MERGES, self.mappings.saturating_sub(before.mappings));
+        tally.add(COPIES, self.copies.saturating_sub(before.copies));
+        tally.add("passes", since(self.passes, before.passes));
+        tally.add("pages scanned", since(self.scanned, before.scanned));
+        tally.peak("most merged mappings", self.mappings);
+    }
+}
+
+/// The growth of a count that begins anew when the module is loaded.
+fn since(now: u64, before: u64) -> u64 {
+    now.checked_sub(before).unwrap_or(now)
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a page has to hold.
+//!
+//! Contents are computed, word by word, whenever they are needed: a copy kept in memory could
+//! itself be merged, and be wrong together with what it is to judge.
+
+use guest::content;
+use guest::content::WORDS;
+use guest::rng::Rng;
+
+/// Contents that all workers of all users have in common, besides the page of zeros.
+const LETTERS: u64 = 16;
+/// Words that may differ from the content of a page before it has to be filled anew.
+const POKES: usize = 16;
+
+/// The content of a whole page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Content {
+    /// All zeros.
+    #[default]
+    Zero,
+    /// One of those that everybody has.
+    Letter(u64),
+    /// As that letter, but for the last word.
+    Near(u64),
+    /// One that nobody else has.
+    Unique(u64),
+}
+
+impl Content {
+    /// Any content, often one that others have.
+    pub fn any(rng: &mut Rng) -> Self {
+        match rng.below(20) {
+            0..=11 => Content::letter(rng),
+            12 | 13 => Content::Zero,
+            14..=16 => Content::Near(1 + rng.below(LETTERS)),
+            _ => Content::Unique(rng.number() | 1 << 63),
+        }
+    }
+
+    /// A content that everybody has.
+    pub fn letter(rng: &mut Rng) -> Self {
+        Content::Letter(1 + rng.below(LETTERS))
+    }
+
+    /// Word `index` of it.
+    pub fn word(self, index: usize) -> u64 {
+        match self {
+            Content::Zero => 0,
+            Content::Near(id) if index == WORDS - 1 => !content::word(id, index),
+            Content::Letter(id) | Content::Near(id) | Content::Unique(id) => {
+                content::word(id, index)
+            }
+        }
+    }
+
+    /// The content that a word tells of, if it is one that many have.
+    pub fn of_word(index: usize, word: u64) -> Option<Self> {
+        let letters = (1..=LETTERS).flat_map(|id| [Content::Letter(id), Content::Near(id)]);
+        std::iter::once(Content::Zero)
+            .chain(letters)
+            .find(|content| content.word(index) == word)
+    }
+}
+
+/// A page: a content, and words of it that were changed since.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    content: Content,
+    pokes: Vec<(usize, u64)>,
+}
+
+impl Page {
+    /// A page filled with `content`.
+    pub fn of(content: Content) -> Self {
+        Page {
+            content,
+            pokes: Vec::new(),
+        }
+    }
+
+    /// What it was filled with.
+    pub fn content(&self) -> Content {
+        self.content
+    }
+
+    /// Whether one more word may be changed.
+    pub fn can_poke(&self) -> bool {
+        self.pokes.len() < POKES
+    }
+
+    /// Changes a word.
+    pub fn poke(&mut self, index: usize, value: u64) {
+        self.pokes.retain(|&(other, _)| other != index);
+        self.pokes.push((index, value));
+    }
+
+    /// Word `index`.
+    pub fn word(&self, index: usize) -> u64 {
+        let poked = self.pokes.iter().find(|&&(other, _)| other == index);
+        poked.map_or_else(|| self.content.word(index), |&(_, value)| value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_pages_differ_in_the_last_word_only() {
+        let (page, near) = (Page::of(Content::Letter(3)), Page::of(Content::Near(3)));
+        assert!((0..WORDS - 1).all(|index| page.word(index) == near.word(index)));
+        assert_ne!(page.word(WORDS - 1), near.word(WORDS - 1));
+    }
+
+    #[test]
+    fn the_last_poke_counts() {
+        let mut page = Page::of(Content::Zero);
+        page.poke(5, 1);
+        page.poke(5, 2);
+        assert_eq!([page.word(4), page.word(5)], [0, 2]);
+    }
+
+    #[test]
+    fn contents_are_told_by_a_word() {
+        let content = Content::Letter(7);
+        assert_eq!(Content::of_word(9, content.word(9)), Some(content));
+        assert_eq!(Content::of_word(9, 12_345), None);
+    }
+}

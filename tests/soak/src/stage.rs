@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One suite from loading the module to unloading it.
+
+use std::fs;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::time::Duration;
+use std::time::Instant;
+
+use guest::expect;
+use guest::expect::FailureContext;
+use guest::kmsg::Kmsg;
+use guest::knob;
+use guest::module;
+use guest::peer::User;
+use guest::rng::Rng;
+use guest::scanner;
+use guest::Result;
+
+use crate::checker;
+use crate::child;
+use crate::clock;
+use crate::crew::Crew;
+use crate::job::Job;
+use crate::leaks;
+use crate::leaks::Baseline;
+use crate::observer;
+use crate::report::Outcome;
+use crate::report::Verdict;
+use crate::suite::Suite;
+use crate::tally;
+use crate::tally::Phase;
+use crate::tally::Tally;
+use crate::worker;
+
+/// What stands for the harness among the processes that make random choices.
+const HARNESS: u64 = u64::MAX;
+/// Pages of a cycle: more than a guest has, so that the scanner hardly ever pauses.
+const SCAN_RATE: u64 = 1_000_000;
+
+/// A suite that is being run.
+pub struct Stage {
+    suite: &'static Suite,
+    seed: u64,
+    deadline: Duration,
+    /// What everybody counts.
+    pub tally: Tally,
+    path: String,
+    crew: Mutex<Crew>,
+}
+
+/// What a suite's `direct` may use.
+impl Stage {
+    /// The random choices of the harness in this suite.
+    pub fn rng(&self) -> Rng {
+        worker::rng_of(self.seed, self.suite.name, HARNESS)
+    }
+
+    /// Whether there is time left for work.
+    pub fn has_time(&self) -> bool {
+        clock::now() < self.deadline
+    }
+
+    /// Starts one more worker, beside the suite's crew, and returns its process. Indices below
+    /// 256 that the crew has not are free.
+    pub fn start_worker(&self, user: User, index: usize) -> Result<i32> {
+        self.start(user, self.suite.name, index)
+    }
+}
+
+/// Runs a suite, whose workers work for some seconds.
+pub fn run(suite: &'static Suite, seed: u64, seconds: u64) -> Outcome {
+    let start = Instant::now();
+    let mut counts = Vec::new();
+    let result = watched(|| {
+        module::reload("")?;
+        if let Some(why) = (suite.lacks)() {
+            module::unload()?;
+            return Ok(Verdict::Ignored(why));
+        }
+        let stage = Stage::open(suite, seed, seconds)?;
+        let result = all_of([stage.play(), stage.clear()]);
+        counts = stage.tally.counts();
+        result.map(|()| Verdict::Passed)
+    });
+    Outcome {
+        suite: suite.name,
+        seed,
+        verdict: result.unwrap_or_else(|failed| {
+            Verdict::Failed(failed.message().unwrap_or("failed").to_owned())
+        }),
+        time: start.elapsed(),
+        counts,
+    }
+}
+
+/// Does something that has to leave no memory used, and the kernel without complaint.
+fn watched(body: impl FnOnce() -> Result<Verdict>) -> Result<Verdict> {
+    let mut log = Kmsg::open()?;
+    let before = Baseline::take()?;
+    let result = body();
+    let surroundings = all_of([log.expect_quiet(), before.expect_back()]);
+    match result {
+        Ok(verdict) => surroundings.map(|()| verdict),
+        Err(failed) => all_of([Err(failed), surroundings]).map(|()| Verdict::Passed),
+    }
+}
+
+/// Fails with all the failures there are.
+fn all_of(results: impl IntoIterator<Item = Result>) -> Result {
+    let failures: Vec<String> = results
+        .into_iter()
+        .filter_map(Result::err)
+        .map(|failed| failed.message().unwrap_or("failed").to_owned())
+        .collect();
+    expect::that(failures.is_empty(), || failures.join("\n"))
+}
+
+impl Stage {
+    fn open(suite: &'static Suite, seed: u64, seconds: u64) -> Result<Self> {
+        let path = format!("/dev/shm/ksm_v_soak.{}.{}", std::process::id(), suite.name);
+        let tally = Tally::create(&path)?;
+        for name in [tally::BYTES_VERIFIED, tally::MISMATCHES] {
+            tally.add(name, 0);
+        }
+        scanner::settle_knobs()?;
+        let stage = Stage {
+            suite,
+            seed,
+            deadline: clock::now() + Duration::from_secs(seconds),
+            tally,
+            path,
+            crew: Mutex::new(Crew::new(tally, suite.kills_workers)),
+        };
+        knob::set("promote_after", 1 + stage.rng().below(2))?;
+        knob::set("scan_rate", SCAN_RATE)?;
+        Ok(stage)
+    }
+
+    /// The work, and the end of it: everything unmerged while the workers still have their
+    /// memory.
+    fn play(&self) -> Result {
+        scanner::start()?;
+        self.assemble()?;
+        let stop = AtomicBool::new(false);
+        let worked = std::thread::scope(|scope| {
+            scope.spawn(|| observer::observe(&self.tally, &stop));
+            let directed = (self.suite.direct)(self);
+            let left = self.deadline.saturating_sub(clock::now());
+            let arrived = self.crew().wait_arrived(left);
+            stop.store(true, Relaxed);
+            all_of([directed, arrived])
+        });
+        worked?;
+        module::ensure_loaded()?;
+        scanner::unmerge().during(|| "beside the workers")?;
+        self.tally.begin(Phase::Unmerged);
+        self.crew().wait_ended()?;
+        self.expect_done()
+    }
+
+    /// The crew is in order whatever a thread that had it did.
+    fn crew(&self) -> MutexGuard<'_, Crew> {
+        self.crew
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    fn assemble(&self) -> Result {
+        for (index, &user) in self.suite.crew.iter().enumerate() {
+            self.start(user, self.suite.name, index)?;
+        }
+        self.start(User::Root, checker::NAME, 0).map(drop)
+    }
+
+    fn start(&self, user: User, suite: &str, index: usize) -> Result<i32> {
+        let job = Job {
+            suite: suite.to_owned(),
+            index,
+            seed: self.seed,
+            deadline: self.deadline,
+            tally: self.path.clone(),
+        };
+        self.crew().start(user, job)
+    }
+
+    /// A suite that did nothing would pass.
+    fn expect_done(&self) -> Result {
+        let mut needed = vec![tally::BYTES_VERIFIED];
+        if !self.suite.may_merge_nothing {
+            needed.extend([observer::MERGES, checker::CHECKED]);
+        }
+        for name in needed {
+            expect::ne(name, 0, self.tally.sum(name))?;
+        }
+        expect::eq(tally::MISMATCHES, 0, self.tally.sum(tally::MISMATCHES))
+    }
+
+    /// Ends everything, whatever went wrong, and expects nothing to be left.
+    fn clear(&self) -> Result {
+        *self.crew() = Crew::new(self.tally, false);
+        child::end_all()?;
+        module::ensure_loaded()?;
+        scanner::unmerge().during(|| "after the workers")?;
+        for name in ["pages_shared", "pages_sharing"] {
+            expect::eq(
+                format!("{name} after everything was unmerged"),
+                0,
+                knob::number(name)?,
+            )?;
+        }
+        leaks::expect_no_merged_frame()?;
+        module::unload()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // A file of a tmpfs that this process made.
+        let _ = fs::remove_file(&self.path);
+    }
+}

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What all processes of a suite count, in shared memory: whoever is killed has lost nothing.
+//!
+//! A name is entered when it is counted first. Its slot is claimed by its hash; the name itself
+//! may be written by several at once, or again where a writer was killed: it is the same text.
+
+use std::fs;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::fs::Permissions;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::Release;
+
+use guest::peer::spawn::check;
+use guest::rng::mix;
+use guest::Context;
+use guest::Result;
+
+/// Bytes whose content was compared with what it had to be.
+pub const BYTES_VERIFIED: &str = "bytes verified";
+/// Pages that did not hold what they had to.
+pub const MISMATCHES: &str = "mismatches";
+/// Faults that were injected.
+pub const FAULTS_INJECTED: &str = "faults injected";
+
+/// Names that fit.
+const SLOTS: usize = 256;
+/// Bytes of a name.
+const NAME: usize = 47;
+/// Workers that fit.
+pub const WORKERS: usize = 256;
+
+/// What kind of number a count is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Kind {
+    /// How often something was done.
+    Operations = b'o',
+    /// A sum of something else.
+    Sum = b's',
+    /// The highest value there was.
+    Peak = b'p',
+}
+
+/// How far a suite is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Phase {
+    /// The workers work, until their deadline.
+    Work = 0,
+    /// Everything has been unmerged; the workers verify what they have once more, and end.
+    Unmerged = 1,
+}
+
+#[repr(C)]
+struct Slot {
+    /// 0: free.
+    hash: AtomicU64,
+    count: AtomicU64,
+    kind: AtomicU8,
+    name: [AtomicU8; NAME],
+}
+
+#[repr(C)]
+struct Shared {
+    phase: AtomicU32,
+    /// Workers that have done their work and wait for the next phase.
+    arrived: [AtomicBool; WORKERS],
+    slots: [Slot; SLOTS],
+}
+
+/// A count as it is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// What kind of number it is.
+    pub kind: Kind,
+    /// What was counted.
+    pub name: String,
+    /// The number.
+    pub value: u64,
+}
+
+/// The counts of a suite.
+#[derive(Clone, Copy)]
+pub struct Tally(&'static Shared);
+
+impl Tally {
+    /// Makes a tally that all users may count in.
+    pub fn create(path: &str) -> Result<Self> {
+        let make = || {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(path)?;
+            file.set_len(size_of::<Shared>() as u64)?;
+            fs::set_permissions(path, Permissions::from_mode(0o666))?;
+            map(&file)
+        };
+        make().context(|| path)
+    }
+
+    /// Opens one that is there.
+    pub fn open(path: &str) -> Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path);
+        file.and_then(|file| map(&file)).context(|| path)
+    }
+
+    /// Counts one operation of this name.
+    pub fn count(&self, operation: &str) {
+        self.slot(Kind::Operations, operation)
+            .count
+            .fetch_add(1, Relaxed);
+    }
+
+    /// Adds to a sum.
+    pub fn add(&self, name: &str, number: u64) {
+        self.slot(Kind::Sum, name).count.fetch_add(number, Relaxed);
+    }
+
+    /// Keeps the highest value.
+    pub fn peak(&self, name: &str, value: u64) {
+        self.slot(Kind::Peak, name).count.fetch_max(value, Relaxed);
+    }
+
+    /// The sum of this name; 0 if nothing was added.
+    pub fn sum(&self, name: &str) -> u64 {
+        self.slot(Kind::Sum, name).count.load(Relaxed)
+    }
+
+    /// All counts, by kind and name.
+    pub fn counts(&self) -> Vec<Count> {
+        let mut counts: Vec<Count> = self.0.slots.iter().filter_map(Slot::read).collect();
+        counts.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+        counts
+    }
+
+    /// How far the suite is.
+    pub fn phase(&self) -> Phase {
+        match self.0.phase.load(Acquire) {
+            0 => Phase::Work,
+            _ => Phase::Unmerged,
+        }
+    }
+
+    /// Begins a phase.
+    pub fn begin(&self, phase: Phase) {
+        self.0.phase.store(phase as u32, Release);
+    }
+
+    /// Says that the work of a worker is done.
+    pub fn arrive(&self, worker: usize) {
+        self.0.arrived[worker].store(true, Release);
+    }
+
+    /// Whether a worker said that.
+    pub fn has_arrived(&self, worker: usize) -> bool {
+        self.0.arrived[worker].load(Acquire)
+    }
+
+    fn slot(&self, kind: Kind, name: &str) -> &Slot {
+        let hash = hash_of(kind, name);
+        let place = |step: usize| &self.0.slots[(hash as usize).wrapping_add(step) % SLOTS];
+        let found = (0..SLOTS).map(place).find(|slot| slot.claim(hash));
+        let slot = found.expect("a suite counts fewer than 256 names");
+        if slot.name[0].load(Relaxed) == 0 {
+            slot.enter(kind, name);
+        }
+        slot
+    }
+}
+
+impl Slot {
+    /// Whether the slot is, or now became, that of the name with this hash.
+    fn claim(&self, hash: u64) -> bool {
+        let before = self.hash.load(Relaxed);
+        before == hash
+            || before == 0
+                && match self.hash.compare_exchange(0, hash, Relaxed, Relaxed) {
+                    Ok(_) => true,
+                    Err(other) => other == hash,
+                }
+    }
+
+    fn enter(&self, kind: Kind, name: &str) {
+        assert!(name.len() <= NAME, "{name:?} is too long a name");
+        self.kind.store(kind as u8, Relaxed);
+        // The first byte last: it says that the others are there.
+        for (place, &byte) in self.name.iter().zip(name.as_bytes()).rev() {
+            place.store(byte, Release);
+        }
+    }
+
+    fn read(&self) -> Option<Count> {
+        if self.hash.load(Relaxed) == 0 {
+            return None;
+        }
+        let bytes: Vec<u8> = self.name.iter().map(|byte| byte.load(Acquire)).collect();
+        let kind = match self.kind.load(Relaxed) {
+            b'o' => Kind::Operations,
+            b'p' => Kind::Peak,
+            _ => Kind::Sum,
+        };
+        Some(Count {
+            kind,
+            name: String::from_utf8_lossy(&bytes)
+                .trim_end_matches('\0')
+                .to_owned(),
+            value: self.count.load(Relaxed),
+        })
+    }
+}
+
+/// Never 0.
+fn hash_of(kind: Kind, name: &str) -> u64 {
+    let mut hash = kind as u64;
+    for &byte in name.as_bytes() {
+        hash = mix(hash ^ u64::from(byte));
+    }
+    hash | 1
+}
+
+fn map(file: &File) -> std::io::Result<Tally> {
+    // SAFETY: New memory where the kernel finds room.
+    let addr = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            size_of::<Shared>(),
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+            0,
+        )
+    };
+    let addr = check(addr as i64)?;
+    // SAFETY: The mapping is never taken away, the file is long enough and only used as this
+    // type, which consists of atomics, for which any bytes are valid.
+    Ok(Tally(unsafe { &*(addr as *const Shared) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_kept_by_kind_and_name() {
+        let path = format!("/tmp/ksm_v_tally.{}", std::process::id());
+        let (here, there) = (Tally::create(&path).unwrap(), Tally::open(&path).unwrap());
+        fs::remove_file(&path).unwrap();
+        here.count("fork");
+        there.count("fork");
+        there.add("fork", 5);
+        here.peak("most", 7);
+        here.peak("most", 3);
+        let counts: Vec<(Kind, String, u64)> = here
+            .counts()
+            .into_iter()
+            .map(|count| (count.kind, count.name, count.value))
+            .collect();
+        let expected = [
+            (Kind::Operations, "fork".to_owned(), 2),
+            (Kind::Peak, "most".to_owned(), 7),
+            (Kind::Sum, "fork".to_owned(), 5),
+        ];
+        assert_eq!(counts, expected);
+        assert_eq!(there.sum("fork"), 5);
+    }
+}

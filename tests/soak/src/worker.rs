@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A process of a suite: what it has, and how it works.
+
+use std::time::Duration;
+
+use guest::expect::FailureContext;
+use guest::rng::mix;
+use guest::rng::Rng;
+use guest::Result;
+
+use crate::checker;
+use crate::clock;
+use crate::job::Job;
+use crate::region::Region;
+use crate::suites;
+use crate::tally::Phase;
+use crate::tally::Tally;
+
+/// What a worker of a suite has.
+pub struct Worker {
+    /// Which one this is, counted from 0.
+    pub index: usize,
+    /// All its random choices: of the seed, the suite and its index.
+    pub rng: Rng,
+    /// What it counts.
+    pub tally: Tally,
+    deadline: Duration,
+}
+
+/// One of the things that a worker does at random: its name, how often it is chosen relative to
+/// the others, and how it is done to `S`, all that the worker has in memory.
+pub type Step<S> = (&'static str, u64, fn(&mut S, &mut Worker) -> Result);
+
+impl Worker {
+    fn new(job: &Job) -> Result<Self> {
+        Ok(Worker {
+            index: job.index,
+            rng: rng_of(job.seed, &job.suite, job.index as u64),
+            tally: Tally::open(&job.tally)?,
+            deadline: job.deadline,
+        })
+    }
+
+    /// Whether there is time left for work.
+    pub fn has_time(&self) -> bool {
+        clock::now() < self.deadline
+    }
+
+    /// How much time is left.
+    pub fn time_left(&self) -> Duration {
+        self.deadline.saturating_sub(clock::now())
+    }
+
+    /// Does random ones of `steps` until time is up, and counts each by its name.
+    pub fn work<S>(&mut self, state: &mut S, steps: &[Step<S>]) -> Result {
+        let weights: u64 = steps.iter().map(|(_, weight, _)| weight).sum();
+        let mut done = 0u64;
+        while self.has_time() {
+            let (name, step) = choose(steps, self.rng.below(weights));
+            step(state, self).during(|| format!("step {done}, {name}"))?;
+            self.tally.count(name);
+            done += 1;
+        }
+        Ok(())
+    }
+
+    /// To be called when the work is done: verifies the regions, waits until the harness has had
+    /// everything unmerged, and verifies them again.
+    pub fn finish<'a>(&self, regions: impl IntoIterator<Item = &'a Region>) -> Result {
+        let regions: Vec<&Region> = regions.into_iter().collect();
+        self.finish_by(|| {
+            regions
+                .iter()
+                .try_for_each(|region| region.verify_all(&self.tally))
+        })
+    }
+
+    /// As [`Worker::finish`], where there is something else to verify.
+    pub fn finish_by(&self, mut verify: impl FnMut() -> Result) -> Result {
+        verify().during(|| "after the work")?;
+        self.tally.arrive(self.index);
+        while self.tally.phase() == Phase::Work {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        verify().during(|| "after everything was unmerged")
+    }
+}
+
+fn choose<S>(
+    steps: &[Step<S>],
+    mut number: u64,
+) -> (&'static str, fn(&mut S, &mut Worker) -> Result) {
+    for &(name, weight, step) in steps {
+        if number < weight {
+            return (name, step);
+        }
+        number -= weight;
+    }
+    unreachable!("the number is below the sum of the weights");
+}
+
+/// The random choices of one process of a suite.
+pub fn rng_of(seed: u64, suite: &str, index: u64) -> Rng {
+    let suite = suite
+        .bytes()
+        .fold(seed, |hash, byte| mix(hash ^ u64::from(byte)));
+    Rng::new(mix(suite ^ index))
+}
+
+/// Does what the harness told this process to do.
+pub fn run(job: &Job) -> Result {
+    let mut worker = Worker::new(job)?;
+    if job.suite == checker::NAME {
+        return checker::run(&worker);
+    }
+    let suite = suites::find(&job.suite).ok_or_else(|| format!("no suite {}", job.suite))?;
+    (suite.work)(&mut worker)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_choose_differently_and_alike_when_replayed() {
+        let number = |seed, suite, index| rng_of(seed, suite, index).number();
+        assert_eq!(number(1, "writers", 0), number(1, "writers", 0));
+        assert_ne!(number(1, "writers", 0), number(2, "writers", 0));
+        assert_ne!(number(1, "writers", 0), number(1, "control", 0));
+        assert_ne!(number(1, "writers", 0), number(1, "writers", 1));
+    }
+}
