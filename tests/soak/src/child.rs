@@ -44,6 +44,11 @@ fn end(result: Result) -> ! {
 }
 
 impl Child {
+    /// A child that came to be by other means.
+    pub fn of(pid: i32) -> Self {
+        Child(Pid::from_raw(pid))
+    }
+
     /// Its number.
     pub fn pid(&self) -> i32 {
         self.0.as_raw()

@@ -40,6 +40,7 @@ mod worker;
 
 /// Stress of the ksm_veridian kernel module.
 #[derive(Parser)]
+#[command(version)]
 struct Arguments {
     /// The suites to run; all if none is named
     suites: Vec<String>,

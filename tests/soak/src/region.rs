@@ -24,6 +24,8 @@ use crate::tally::Tally;
 pub struct Region {
     addr: u64,
     pages: Vec<Page>,
+    /// What a page holds that was never written, or was discarded: zeros, or those of a file.
+    backing: Content,
 }
 
 /// Making and taking apart.
@@ -44,10 +46,21 @@ impl Region {
 
     /// Memory that is mapped already and all zeros.
     pub fn zeros(span: Span) -> Self {
+        Self::backed(span, Content::Zero)
+    }
+
+    /// Memory that is mapped already, of a file all pages of which have this content.
+    pub fn backed(span: Span, backing: Content) -> Self {
         Region {
             addr: span.addr,
-            pages: vec![Page::default(); span.pages as usize],
+            pages: vec![Page::of(backing); span.pages as usize],
+            backing,
         }
+    }
+
+    /// What a page of it holds that was never written, or was discarded.
+    pub fn backing(&self) -> Content {
+        self.backing
     }
 
     /// Where it is.
@@ -65,11 +78,18 @@ impl Region {
         self.pages.is_empty()
     }
 
+    /// A random run of its pages, at most `most`: the first, and how many. It must not be empty.
+    pub fn some(&self, rng: &mut Rng, most: u64) -> (u64, u64) {
+        let first = rng.below(self.len());
+        (first, 1 + rng.below((self.len() - first).min(most)))
+    }
+
     /// Splits off the pages from `index` on.
     pub fn split_off(&mut self, index: u64) -> Region {
         Region {
             addr: self.span().part(index, 0).addr,
             pages: self.pages.split_off(index as usize),
+            backing: self.backing,
         }
     }
 
@@ -78,9 +98,9 @@ impl Region {
         Region { addr, ..self }
     }
 
-    /// As many pages as `count`: new ones are zeros.
+    /// As many pages as `count`; new ones were never written.
     pub fn resized(mut self, count: u64) -> Region {
-        self.pages.resize(count as usize, Page::default());
+        self.pages.resize(count as usize, Page::of(self.backing));
         self
     }
 
@@ -124,9 +144,9 @@ impl Region {
         self.pages[index as usize].poke(word, value);
     }
 
-    /// Says that pages hold zeros now.
-    pub fn expect_zeros(&mut self, first: u64, count: u64) {
-        (first..first + count).for_each(|index| self.expect(index, Content::Zero));
+    /// Says that what was written to pages was discarded.
+    pub fn expect_discarded(&mut self, first: u64, count: u64) {
+        (first..first + count).for_each(|index| self.expect(index, self.backing));
     }
 
     /// Address of a word.

@@ -64,6 +64,11 @@ impl Stage {
         clock::now() < self.deadline
     }
 
+    /// Waits until time is up.
+    pub fn wait(&self) {
+        std::thread::sleep(self.deadline.saturating_sub(clock::now()));
+    }
+
     /// Starts one more worker, beside the suite's crew, and returns its process. Indices below
     /// 256 that the crew has not are free.
     pub fn start_worker(&self, user: User, index: usize) -> Result<i32> {

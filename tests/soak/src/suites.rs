@@ -4,10 +4,12 @@
 
 use crate::suite::Suite;
 
+mod address_space;
+mod life_cycle;
 mod writers;
 
 /// All suites, in the order in which they are run.
-pub const ALL: &[&Suite] = &[&writers::SUITE];
+pub const ALL: &[&Suite] = &[&life_cycle::SUITE, &address_space::SUITE, &writers::SUITE];
 
 /// The suite of this name.
 pub fn find(name: &str) -> Option<&'static Suite> {

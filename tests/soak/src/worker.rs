@@ -5,8 +5,10 @@
 use std::time::Duration;
 
 use guest::expect::FailureContext;
+use guest::peer::spawn::check;
 use guest::rng::mix;
 use guest::rng::Rng;
+use guest::Context;
 use guest::Result;
 
 use crate::checker;
@@ -40,6 +42,14 @@ impl Worker {
             tally: Tally::open(&job.tally)?,
             deadline: job.deadline,
         })
+    }
+
+    /// The same worker for a child or a thread, which makes other random choices.
+    pub fn fork(&mut self) -> Worker {
+        Worker {
+            rng: Rng::new(self.rng.number()),
+            ..*self
+        }
     }
 
     /// Whether there is time left for work.
@@ -115,7 +125,18 @@ pub fn run(job: &Job) -> Result {
         return checker::run(&worker);
     }
     let suite = suites::find(&job.suite).ok_or_else(|| format!("no suite {}", job.suite))?;
+    give_way()?;
     (suite.work)(&mut worker)
+}
+
+/// Workers are many and never idle: the scanner has to have the better of them.
+fn give_way() -> Result {
+    const NICE: i32 = 15;
+    // SAFETY: Takes numbers only.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+    check(result.into())
+        .map(drop)
+        .context(|| format!("setting nice to {NICE}"))
 }
 
 #[cfg(test)]

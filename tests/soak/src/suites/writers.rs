@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Writes to merged pages, all the time. No write is lost, and no neighbour sees one.
+//!
+//! One thread of a worker writes and verifies whole pages. The others ([`togglers`]) share a few
+//! pages, in which each owns some words.
 
 use guest::content::WORDS;
 use guest::Context;
@@ -12,15 +15,17 @@ use crate::suite::Suite;
 use crate::worker::Step;
 use crate::worker::Worker;
 
+mod togglers;
+
 /// The suite.
 pub const SUITE: Suite = Suite::new(
     "writers",
-    "pages written while they are merged; no write is lost or seen by a neighbour",
+    "threads write merged pages all the time; no write is lost or seen by a neighbour",
     work,
 );
 
-/// Pages of a worker.
-const PAGES: u64 = 384;
+/// Pages of the thread that has them for itself.
+const PAGES: u64 = 256;
 
 const STEPS: &[Step<Region>] = &[
     ("fill a page", 10, fill),
@@ -29,25 +34,28 @@ const STEPS: &[Step<Region>] = &[
 ];
 
 fn work(worker: &mut Worker) -> Result {
-    let mut region = Region::filled(PAGES, &mut worker.rng).context(|| "mmap")?;
-    worker.work(&mut region, STEPS)?;
-    worker.finish([&region])
+    let mut own = Region::filled(PAGES, &mut worker.rng).context(|| "mmap")?;
+    let shared = togglers::work_beside(worker, |worker| worker.work(&mut own, STEPS))?;
+    worker.finish([&own, &shared])
 }
 
-fn fill(region: &mut Region, worker: &mut Worker) -> Result {
+/// Fills a page with a content that others may have.
+pub fn fill(region: &mut Region, worker: &mut Worker) -> Result {
     let index = worker.rng.below(region.len());
     region.fill(index, Content::any(&mut worker.rng));
     Ok(())
 }
 
-fn poke(region: &mut Region, worker: &mut Worker) -> Result {
+/// Writes a random word to a page.
+pub fn poke(region: &mut Region, worker: &mut Worker) -> Result {
     let index = worker.rng.below(region.len());
     let word = worker.rng.below(WORDS as u64) as usize;
     region.poke(index, word, worker.rng.number());
     Ok(())
 }
 
-fn verify(region: &mut Region, worker: &mut Worker) -> Result {
+/// Compares a page with what it has to hold.
+pub fn verify(region: &mut Region, worker: &mut Worker) -> Result {
     let index = worker.rng.below(region.len());
     region.verify(index, &worker.tally)
 }

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Threads that write to the same pages, each to words of its own.
+//!
+//! A page has the content that many have whenever all its words are as they were at first. A
+//! word is changed and restored in quick succession, so that the scanner often finds the page
+//! equal to others, and different a moment later. Each change is an atomic operation that returns
+//! what was there: a change that was lost shows.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+
+use guest::content::WORDS;
+use guest::rng::Rng;
+use guest::Context;
+use guest::Result;
+
+use crate::clock;
+use crate::region::Region;
+use crate::shadow::Content;
+use crate::tally;
+use crate::worker::Worker;
+
+/// Threads beside the worker's first.
+const THREADS: usize = 3;
+/// Pages that they share.
+const PAGES: u64 = 24;
+/// Changes to a word before another one is chosen, at most.
+const BURST: u64 = 400;
+
+/// Lets the threads work beside `body`, until the worker's time is up; returns their pages.
+pub fn work_beside(
+    worker: &mut Worker,
+    body: impl FnOnce(&mut Worker) -> Result,
+) -> Result<Region> {
+    let mut region = Region::map(PAGES).context(|| "mmap")?;
+    for index in 0..PAGES {
+        region.fill(index, Content::Letter(1 + index % 4));
+    }
+    let togglers: Vec<Toggler> = (0..THREADS)
+        .map(|index| Toggler::new(index, &region, worker))
+        .collect();
+    thread::scope(|scope| {
+        let threads: Vec<_> = togglers
+            .into_iter()
+            .map(|mut toggler| scope.spawn(move || toggler.run()))
+            .collect();
+        let result = body(worker);
+        let join = |thread: thread::ScopedJoinHandle<Result>| {
+            thread.join().map_err(|_| "a thread panicked")?
+        };
+        threads.into_iter().try_for_each(join)?;
+        result
+    })?;
+    Ok(region)
+}
+
+struct Toggler<'a> {
+    index: usize,
+    region: &'a Region,
+    rng: Rng,
+    tally: tally::Tally,
+    deadline: std::time::Duration,
+}
+
+impl<'a> Toggler<'a> {
+    fn new(index: usize, region: &'a Region, worker: &mut Worker) -> Self {
+        Toggler {
+            index,
+            region,
+            rng: Rng::new(worker.rng.number()),
+            tally: worker.tally,
+            deadline: clock::now() + worker.time_left(),
+        }
+    }
+
+    fn run(&mut self) -> Result {
+        while clock::now() < self.deadline {
+            let page = self.rng.below(PAGES);
+            let word = self.own_word();
+            let count = 1 + self.rng.below(BURST);
+            self.toggle(page, word, count)?;
+            // While nobody does anything to it the page can be merged.
+            thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// Words belong to threads in turn.
+    fn own_word(&mut self) -> usize {
+        let words = (WORDS / THREADS) as u64;
+        self.rng.below(words) as usize * THREADS + self.index
+    }
+
+    /// Adds to a word and takes away again, `count` times.
+    fn toggle(&mut self, page: u64, word: usize, count: u64) -> Result {
+        let base = self.region.page(page).word(word);
+        // SAFETY: An aligned word of memory that stays mapped; all threads use it as an atomic.
+        let place = unsafe { AtomicU64::from_ptr(self.region.place(page, word) as *mut u64) };
+        for _ in 0..count {
+            self.expect(page, word, base, place.fetch_add(1, Relaxed))?;
+            let changed = base.wrapping_add(1);
+            self.expect(page, word, changed, place.fetch_sub(1, Relaxed))?;
+        }
+        self.tally.count("change a shared word and restore it");
+        self.tally.add(tally::BYTES_VERIFIED, count * 16);
+        Ok(())
+    }
+
+    fn expect(&self, page: u64, word: usize, expected: u64, found: u64) -> Result {
+        if found == expected {
+            return Ok(());
+        }
+        self.tally.add(tally::MISMATCHES, 1);
+        Err(format!(
+            "thread {}, page {page}, word {word}: expected {expected:#x} as this thread left it, \
+             found {found:#x}",
+            self.index
+        )
+        .into())
+    }
+}
