@@ -25,6 +25,9 @@ use crate::tally::Tally;
 /// How long a process may take to end after its time: a debug kernel is slow.
 const GRACE: Duration = Duration::from_secs(120);
 
+/// Workers that were killed on purpose.
+const KILLED: &str = "workers killed";
+
 /// The processes of a suite. They are killed when this is dropped.
 pub struct Crew {
     members: Vec<Member>,
@@ -96,6 +99,17 @@ impl Crew {
         }
     }
 
+    /// Kills the worker of this index and waits until it is gone.
+    pub fn kill_worker(&mut self, index: usize) -> Result {
+        let is_it = |member: &&mut Member| member.is_worker() && member.job.index == index;
+        let member = self.members.iter_mut().find(is_it);
+        let member = member.ok_or_else(|| format!("there is no worker {index}"))?;
+        member.process.kill().context(|| "killing a worker")?;
+        member.ended = Some(member.process.wait().context(|| "waiting for a worker")?);
+        self.tally.add(KILLED, 1);
+        Ok(())
+    }
+
     /// Fails with what failed processes had to say.
     pub fn expect_no_failure(&mut self) -> Result {
         let mut failures = Vec::new();
@@ -107,7 +121,7 @@ impl Crew {
                 continue;
             }
             if self.may_be_killed && member.was_killed(status) {
-                self.tally.add("workers killed", 1);
+                self.tally.add(KILLED, 1);
                 continue;
             }
             failures.push(member.failure(status));

@@ -11,7 +11,7 @@ use guest::Result;
 /// The option behind which the words of a job stand.
 pub const OPTION: &str = "worker";
 /// How many words those are.
-pub const WORDS: usize = 5;
+pub const WORDS: usize = 6;
 
 /// What a process is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct Job {
     pub index: usize,
     /// The seed of the run.
     pub seed: u64,
+    /// For how long the suite works in all.
+    pub time: Duration,
     /// When to end, in the time of [`crate::clock`].
     pub deadline: Duration,
     /// Where the tally is.
@@ -35,6 +37,7 @@ impl Job {
             self.suite.clone(),
             self.index.to_string(),
             self.seed.to_string(),
+            self.time.as_millis().to_string(),
             self.deadline.as_millis().to_string(),
             self.tally.clone(),
         ]
@@ -42,13 +45,14 @@ impl Job {
 
     /// Reads them back.
     pub fn from_words(words: &[String]) -> Result<Self> {
-        let [suite, index, seed, deadline, tally] = words else {
+        let [suite, index, seed, time, deadline, tally] = words else {
             return Err(format!("expected {WORDS} words, found {words:?}").into());
         };
         Ok(Job {
             suite: suite.clone(),
             index: number(index)?,
             seed: number(seed)?,
+            time: Duration::from_millis(number(time)?),
             deadline: Duration::from_millis(number(deadline)?),
             tally: tally.clone(),
         })
@@ -69,6 +73,7 @@ mod tests {
             suite: "writers".to_owned(),
             index: 3,
             seed: u64::MAX,
+            time: Duration::from_secs(4),
             deadline: Duration::from_millis(123_456),
             tally: "/dev/shm/tally".to_owned(),
         };

@@ -2,15 +2,13 @@
 
 //! That the module keeps nothing: no merged frame, no memory.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use guest::expect;
-use guest::pagemap::Flags;
 use guest::procfs;
-use guest::Context;
 use guest::Result;
+
+use crate::frames;
 
 /// Where the kernel lists memory that nothing refers to, if it was built to look for it.
 const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
@@ -47,32 +45,14 @@ fn available_kib() -> Result<u64> {
 
 /// Expects no frame of all memory to be a merged one.
 pub fn expect_no_merged_frame() -> Result {
-    let left = merged_frames()?;
+    let left = frames::merged()?;
     expect::that(left.is_empty(), || {
         format!(
-            "merged frames after everything was unmerged: expected none, found {}, first {:#x}",
+            "merged frames after everything was unmerged: expected none, found {}, first {:?}",
             left.len(),
             left[0]
         )
     })
-}
-
-fn merged_frames() -> Result<Vec<u64>> {
-    let path = "/proc/kpageflags";
-    let file = File::open(path).context(|| path)?;
-    let (mut left, mut bytes, mut first) = (Vec::new(), vec![0; 64 << 10], 0);
-    loop {
-        let length = file.read_at(&mut bytes, first * 8).context(|| path)?;
-        if length == 0 {
-            return Ok(left);
-        }
-        let frames = bytes[..length].chunks_exact(8).zip(first..);
-        left.extend(frames.filter_map(|(entry, frame)| {
-            let flags = Flags::new(u64::from_ne_bytes(entry.try_into().ok()?));
-            flags.ksm().then_some(frame)
-        }));
-        first += length as u64 / 8;
-    }
 }
 
 /// Forgets what was lost before, if the kernel looks for lost memory.

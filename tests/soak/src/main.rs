@@ -26,6 +26,7 @@ mod checker;
 mod child;
 mod clock;
 mod crew;
+mod frames;
 mod job;
 mod leaks;
 mod observer;

@@ -45,6 +45,7 @@ const SCAN_RATE: u64 = 1_000_000;
 pub struct Stage {
     suite: &'static Suite,
     seed: u64,
+    time: Duration,
     deadline: Duration,
     /// What everybody counts.
     pub tally: Tally,
@@ -64,15 +65,19 @@ impl Stage {
         clock::now() < self.deadline
     }
 
+    /// For how long the workers work in all.
+    pub fn time(&self) -> Duration {
+        self.time
+    }
+
     /// Waits until time is up.
     pub fn wait(&self) {
         std::thread::sleep(self.deadline.saturating_sub(clock::now()));
     }
 
-    /// Starts one more worker, beside the suite's crew, and returns its process. Indices below
-    /// 256 that the crew has not are free.
-    pub fn start_worker(&self, user: User, index: usize) -> Result<i32> {
-        self.start(user, self.suite.name, index)
+    /// Kills a worker of the crew, by its index, and waits until it is gone.
+    pub fn kill_worker(&self, index: usize) -> Result {
+        self.crew().kill_worker(index)
     }
 }
 
@@ -132,10 +137,12 @@ impl Stage {
             tally.add(name, 0);
         }
         scanner::settle_knobs()?;
+        let time = Duration::from_secs(seconds);
         let stage = Stage {
             suite,
             seed,
-            deadline: clock::now() + Duration::from_secs(seconds),
+            time,
+            deadline: clock::now() + time,
             tally,
             path,
             crew: Mutex::new(Crew::new(tally, suite.kills_workers)),
@@ -161,7 +168,10 @@ impl Stage {
         });
         worked?;
         module::ensure_loaded()?;
+        let start = Instant::now();
         scanner::unmerge().during(|| "beside the workers")?;
+        let milliseconds = start.elapsed().as_millis() as u64;
+        self.tally.peak("ms to unmerge everything", milliseconds);
         self.tally.begin(Phase::Unmerged);
         self.crew().wait_ended()?;
         self.expect_done()
@@ -186,6 +196,7 @@ impl Stage {
             suite: suite.to_owned(),
             index,
             seed: self.seed,
+            time: self.time,
             deadline: self.deadline,
             tally: self.path.clone(),
         };

@@ -5,11 +5,23 @@
 use crate::suite::Suite;
 
 mod address_space;
+mod control;
 mod life_cycle;
+mod many_sharers;
+mod sharing_limit;
+mod suspend;
 mod writers;
 
 /// All suites, in the order in which they are run.
-pub const ALL: &[&Suite] = &[&life_cycle::SUITE, &address_space::SUITE, &writers::SUITE];
+pub const ALL: &[&Suite] = &[
+    &life_cycle::SUITE,
+    &address_space::SUITE,
+    &writers::SUITE,
+    &control::SUITE,
+    &suspend::SUITE,
+    &many_sharers::SUITE,
+    &sharing_limit::SUITE,
+];
 
 /// The suite of this name.
 pub fn find(name: &str) -> Option<&'static Suite> {

@@ -28,8 +28,6 @@ use guest::Result;
 pub const BYTES_VERIFIED: &str = "bytes verified";
 /// Pages that did not hold what they had to.
 pub const MISMATCHES: &str = "mismatches";
-/// Faults that were injected.
-pub const FAULTS_INJECTED: &str = "faults injected";
 
 /// Names that fit.
 const SLOTS: usize = 256;

@@ -27,6 +27,7 @@ pub struct Worker {
     pub rng: Rng,
     /// What it counts.
     pub tally: Tally,
+    time: Duration,
     deadline: Duration,
 }
 
@@ -40,6 +41,7 @@ impl Worker {
             index: job.index,
             rng: rng_of(job.seed, &job.suite, job.index as u64),
             tally: Tally::open(&job.tally)?,
+            time: job.time,
             deadline: job.deadline,
         })
     }
@@ -55,6 +57,11 @@ impl Worker {
     /// Whether there is time left for work.
     pub fn has_time(&self) -> bool {
         clock::now() < self.deadline
+    }
+
+    /// For how long the suite works in all.
+    pub fn time(&self) -> Duration {
+        self.time
     }
 
     /// How much time is left.

@@ -27,7 +27,8 @@ pub const SUITE: Suite = Suite::new(
 /// Pages of the thread that has them for itself.
 const PAGES: u64 = 256;
 
-const STEPS: &[Step<Region>] = &[
+/// What a thread does to a region that it has for itself.
+pub const STEPS: &[Step<Region>] = &[
     ("fill a page", 10, fill),
     ("write a word", 40, poke),
     ("verify a page", 30, verify),
@@ -40,7 +41,7 @@ fn work(worker: &mut Worker) -> Result {
 }
 
 /// Fills a page with a content that others may have.
-pub fn fill(region: &mut Region, worker: &mut Worker) -> Result {
+fn fill(region: &mut Region, worker: &mut Worker) -> Result {
     let index = worker.rng.below(region.len());
     region.fill(index, Content::any(&mut worker.rng));
     Ok(())
@@ -55,7 +56,7 @@ pub fn poke(region: &mut Region, worker: &mut Worker) -> Result {
 }
 
 /// Compares a page with what it has to hold.
-pub fn verify(region: &mut Region, worker: &mut Worker) -> Result {
+fn verify(region: &mut Region, worker: &mut Worker) -> Result {
     let index = worker.rng.below(region.len());
     region.verify(index, &worker.tally)
 }

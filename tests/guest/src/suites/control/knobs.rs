@@ -13,6 +13,8 @@ use guest::lab::Lab;
 use guest::lab::Test;
 use guest::pages;
 use guest::peer::User;
+use guest::refused::no_numbers;
+use guest::refused::no_words;
 use guest::scanner;
 use guest::Context;
 use guest::Result;
@@ -98,48 +100,6 @@ fn domain_words(_: &Lab) -> Result {
     takes("domain", "user", "[user] process cgroup global")
 }
 
-/// Text that is no number, whatever the range.
-fn no_numbers() -> Vec<Vec<u8>> {
-    let texts = [
-        "\n",
-        "\n\n",
-        " ",
-        "\t\n",
-        "word",
-        "-",
-        "+",
-        "-1",
-        "-1\n",
-        "-0",
-        "+1",
-        "1 ",
-        " 1",
-        "1x",
-        "x1",
-        "1\n\n",
-        "1\n1",
-        "1 1",
-        "1,1",
-        "1.0",
-        "0x1",
-        "1e3",
-        "1\0",
-        "1\n\0",
-        // The first one is 0 and the second one is 1 if bits beyond the 64th are lost.
-        "18446744073709551616",
-        "18446744073709551617",
-        "36893488147419103233",
-        "99999999999999999999999999999999999999999",
-    ];
-    let mut all: Vec<Vec<u8>> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
-    all.push(vec![b'1'; 4096]);
-    all.push(vec![b'x'; 4096]);
-    all.push(vec![b' '; 4096]);
-    all.push(vec![b'\n'; 4096]);
-    all.push(vec![0xff; 8]);
-    all
-}
-
 fn refuses(name: &str, kept: &str, texts: &[Vec<u8>]) -> Result {
     knob::set(name, kept)?;
     let before = knob::read(name)?;
@@ -197,29 +157,6 @@ fn bad_max_page_sharing(_: &Lab) -> Result {
         "77",
         &["0", "1", "2147483648", "4294967298"],
     )
-}
-
-/// Text that is none of the words, though close to some.
-fn no_words(words: &[&str]) -> Vec<Vec<u8>> {
-    let mut all = Vec::new();
-    for word in words {
-        let texts = [
-            word[..word.len() - 1].to_owned(),
-            format!("{word}x"),
-            format!(" {word}"),
-            format!("{word} "),
-            format!("{word}\n\n"),
-            format!("{word}\0"),
-            format!("[{word}]"),
-            word.to_uppercase(),
-            format!("{word} {}", words[0]),
-        ];
-        all.extend(texts.map(String::into_bytes));
-    }
-    all.extend(["\n", " ", "none", "0", "1", "-1"].map(|text| text.as_bytes().to_vec()));
-    all.push(vec![b'a'; 4096]);
-    all.push(words[0].repeat(4096).into_bytes()[..4096].to_vec());
-    all
 }
 
 fn bad_scope(_: &Lab) -> Result {

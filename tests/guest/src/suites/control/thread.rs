@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use guest::content::Ids;
 use guest::expect;
+use guest::freezer;
 use guest::knob;
 use guest::lab::Lab;
 use guest::lab::SkippableTest;
@@ -15,7 +16,6 @@ use guest::lab::Test;
 use guest::module;
 use guest::pages;
 use guest::peer::Kind;
-use guest::procfs;
 use guest::scanner;
 use guest::task;
 use guest::Result;
@@ -242,34 +242,13 @@ fn unload_in_cycle(_: &Lab) -> Result {
     at_once("unloading", module::unload)
 }
 
-/// Freezes all tasks for a second, in the kernel's own test of suspending; false where it can't.
-fn freeze() -> Result<bool> {
-    let states = procfs::read("/sys/power/state").unwrap_or_default();
-    if !states.split_whitespace().any(|state| state == "freeze") {
-        return Ok(false);
-    }
-    procfs::write("/sys/power/pm_test", "freezer")?;
-    procfs::write("/sys/module/suspend/parameters/pm_test_delay", "1")?;
-    let pid = task::scanner()?;
-    let before = task::run_time_ns(pid)?;
-    let frozen = procfs::write("/sys/power/state", "freeze");
-    let ran = task::run_time_ns(pid)? - before;
-    procfs::write("/sys/power/pm_test", "none")?;
-    frozen?;
-    expect::within(
-        "nanoseconds run while frozen for a second",
-        0..=250_000_000,
-        ran,
-    )?;
-    Ok(true)
-}
-
 /// Freezes in some state of the scanner, and expects it to go on merging then.
 fn expect_freezes(lab: &Lab, begin: impl FnOnce() -> Result) -> Result<Completion> {
     begin()?;
-    if !freeze()? {
+    if !freezer::is_there() {
         return Ok(Completion::ignored_with("the kernel can't suspend"));
     }
+    freezer::freeze()?;
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(8, Ids::each(1))?, b.anon(8, Ids::each(1))?);
     knob::set("sleep_ms", 0)?;

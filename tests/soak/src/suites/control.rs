@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module is controlled by many at once, and loaded and unloaded, while it merges. Pages stay
+//! valid whatever happens to it.
+
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use guest::knob;
+use guest::module;
+use guest::rng::Rng;
+use guest::scanner;
+use guest::Context;
+use guest::Result;
+
+use super::writers;
+use crate::region::Region;
+use crate::stage::Stage;
+use crate::suite::Suite;
+use crate::worker::Worker;
+
+mod knobs;
+
+/// The suite.
+pub const SUITE: Suite = Suite {
+    direct,
+    ..Suite::new(
+        "control",
+        "knobs written by 8 threads, valid and not, and the module loaded and unloaded",
+        work,
+    )
+};
+
+/// Threads that write to knobs.
+const THREADS: usize = 8;
+/// Pages of a worker.
+const PAGES: u64 = 128;
+
+fn work(worker: &mut Worker) -> Result {
+    let mut region = Region::filled(PAGES, &mut worker.rng).context(|| "mmap")?;
+    worker.work(&mut region, writers::STEPS)?;
+    worker.finish([&region])
+}
+
+fn direct(stage: &Stage) -> Result {
+    let mut rng = stage.rng();
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let rng = Rng::new(rng.number());
+                scope.spawn(move || knobs::write(stage, rng))
+            })
+            .collect();
+        let reloaded = reload(stage, &mut rng);
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().map_err(|_| "a thread panicked")?)
+            .and(reloaded)
+    })
+}
+
+/// Unloads the module in the midst of whatever it does, and loads it again, over and over.
+fn reload(stage: &Stage, rng: &mut Rng) -> Result {
+    while stage.has_time() {
+        pause(rng, 250);
+        timed(stage, "rmmod", module::unload)?;
+        pause(rng, 20);
+        timed(stage, "insmod", || module::load(""))?;
+        knob::set("scan_rate", 100_000)?;
+        knob::set("sleep_ms", 0)?;
+        scanner::start()?;
+    }
+    Ok(())
+}
+
+/// Counts what is done, and how long it takes at most.
+fn timed(stage: &Stage, name: &str, action: impl FnOnce() -> Result) -> Result {
+    let start = Instant::now();
+    action()?;
+    let milliseconds = start.elapsed().as_millis() as u64;
+    stage.tally.count(name);
+    stage.tally.peak(&format!("ms of {name}"), milliseconds);
+    Ok(())
+}
+
+fn pause(rng: &mut Rng, most_milliseconds: u64) {
+    thread::sleep(Duration::from_millis(rng.below(most_milliseconds)));
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One content that a hundred thousand pages have. All end up on one frame if that is allowed,
+//! and neither exit, unmerging nor unloading takes longer for it than its work does.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use guest::expect;
+use guest::knob;
+use guest::peer::memory;
+use guest::peer::User;
+use guest::scanner;
+use guest::task;
+use guest::Context;
+use guest::Result;
+
+use crate::frames;
+use crate::region::Region;
+use crate::shadow::Content;
+use crate::stage::Stage;
+use crate::suite::Suite;
+use crate::worker::Step;
+use crate::worker::Worker;
+
+/// The suite.
+pub const SUITE: Suite = Suite {
+    crew: &[User::Alice; WORKERS],
+    direct,
+    kills_workers: true,
+    ..Suite::new(
+        "many_sharers",
+        "up to 100000 mappings of one frame; exit and unmerging are bounded in time",
+        work,
+    )
+};
+
+const WORKERS: usize = 25;
+/// Pages of a worker where there is time for so many.
+const MOST_PAGES: u64 = 4000;
+/// Pages that a worker can fill and have merged in a second, at least.
+const PAGES_A_SECOND: u64 = 100;
+/// Every so many pages there is one in a mapping of its own.
+const STRIDE: u64 = 128;
+/// How long merging all pages may take after the workers' time.
+const MERGE_TIME: Duration = Duration::from_secs(100);
+/// How long a process with all its pages on that frame may take to exit.
+const EXIT_TIME: Duration = Duration::from_secs(10);
+
+const STEPS: &[Step<Region>] = &[
+    ("verify pages", 8, verify),
+    ("write a word, and restore the page", 1, write_and_restore),
+];
+
+/// The content that all pages have.
+fn content() -> Content {
+    Content::Letter(1)
+}
+
+/// Pages of a worker that works for so long.
+fn pages_in(time: Duration) -> u64 {
+    (PAGES_A_SECOND * time.as_secs().max(1)).min(MOST_PAGES)
+}
+
+fn work(worker: &mut Worker) -> Result {
+    let mut region = fill(worker)?;
+    for index in (0..region.len()).step_by(STRIDE as usize) {
+        let page = region.span().page(index);
+        memory::protect(page, libc::PROT_READ as u64).context(|| "mprotect")?;
+    }
+    worker.work(&mut region, STEPS)?;
+    worker.finish([&region])
+}
+
+/// Memory full of pages with the content of all.
+fn fill(worker: &Worker) -> Result<Region> {
+    let pages = pages_in(worker.time());
+    let mut region = Region::map(pages).context(|| "mmap")?;
+    (0..pages).for_each(|index| region.fill(index, content()));
+    worker.tally.add("pages with one content", pages);
+    Ok(region)
+}
+
+fn verify(region: &mut Region, worker: &mut Worker) -> Result {
+    let (first, count) = region.some(&mut worker.rng, 8);
+    region.verify_some(first, count, &worker.tally)
+}
+
+fn write_and_restore(region: &mut Region, worker: &mut Worker) -> Result {
+    let index = worker.rng.below(region.len());
+    // Those can only be read.
+    if index % STRIDE == 0 {
+        return Ok(());
+    }
+    region.poke(index, 100, worker.rng.number());
+    region.verify(index, &worker.tally)?;
+    region.fill(index, content());
+    Ok(())
+}
+
+fn direct(stage: &Stage) -> Result {
+    knob::set("max_page_sharing", i32::MAX)?;
+    stage.wait();
+    let all = WORKERS as u64 * pages_in(stage.time());
+    wait_for_one_frame(stage, all)?;
+    let start = Instant::now();
+    (0..WORKERS / 2).try_for_each(|index| stage.kill_worker(index))?;
+    let took = start.elapsed() / (WORKERS / 2) as u32;
+    let milliseconds = took.as_millis() as u64;
+    stage
+        .tally
+        .peak("ms to exit with many sharers", milliseconds);
+    expect::within("exit of a sharer", Duration::ZERO..=EXIT_TIME, took)
+}
+
+/// Waits until nearly all pages are on one frame: each worker may be about to write one.
+fn wait_for_one_frame(stage: &Stage, all: u64) -> Result {
+    let (goal, mut found) = (all - WORKERS as u64, 0);
+    let merged = task::wait_until(MERGE_TIME, || {
+        // The workers still fill their memory, or the scanner has not come by.
+        let _ = scanner::wait_passes(1);
+        found = most_mappings().unwrap_or(0);
+        found >= goal
+    });
+    stage.tally.peak("most mappings of a frame", found);
+    expect::that(merged, || {
+        format!("mappings of one frame: expected {goal} or more of {all}, found {found}")
+    })
+}
+
+fn most_mappings() -> Result<u64> {
+    Ok(frames::mappings_of_merged()?.first().copied().unwrap_or(0))
+}

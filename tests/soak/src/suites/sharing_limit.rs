@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! No frame is mapped more often than `max_page_sharing` says, while pages come and go.
+
+use std::path::Path;
+
+use guest::expect;
+use guest::knob;
+use guest::peer::User;
+use guest::scanner;
+use guest::Context;
+use guest::Result;
+
+use crate::frames;
+use crate::region::Region;
+use crate::shadow::Content;
+use crate::stage::Stage;
+use crate::suite::Suite;
+use crate::worker::Step;
+use crate::worker::Worker;
+
+/// The suite. Its workers do not fork: what that adds to is not the module's.
+pub const SUITE: Suite = Suite {
+    crew: &[User::Alice, User::Alice, User::Alice, User::Bob],
+    direct,
+    lacks,
+    ..Suite::new(
+        "sharing_limit",
+        "no frame is mapped more often than max_page_sharing says",
+        work,
+    )
+};
+
+/// Pages of a worker.
+const PAGES: u64 = 512;
+/// The knob.
+const LIMIT: &str = "max_page_sharing";
+
+const STEPS: &[Step<Region>] = &[
+    ("verify pages", 8, verify),
+    ("write a word, and restore the page", 4, write_and_restore),
+    ("exchange the content of pages", 4, exchange),
+];
+
+fn lacks() -> Option<String> {
+    let is_there = Path::new(&knob::path(LIMIT)).exists();
+    (!is_there).then(|| format!("the module has no file {LIMIT}"))
+}
+
+/// Few contents, so that every one has more pages than may share a frame.
+fn content(worker: &mut Worker) -> Content {
+    Content::Letter(1 + worker.rng.below(2))
+}
+
+fn work(worker: &mut Worker) -> Result {
+    let mut region = Region::map(PAGES).context(|| "mmap")?;
+    for index in 0..PAGES {
+        region.fill(index, content(worker));
+    }
+    worker.work(&mut region, STEPS)?;
+    worker.finish([&region])
+}
+
+fn verify(region: &mut Region, worker: &mut Worker) -> Result {
+    let (first, count) = region.some(&mut worker.rng, 8);
+    region.verify_some(first, count, &worker.tally)
+}
+
+fn write_and_restore(region: &mut Region, worker: &mut Worker) -> Result {
+    let index = worker.rng.below(region.len());
+    region.poke(index, 100, worker.rng.number());
+    region.verify(index, &worker.tally)?;
+    region.fill(index, region.page(index).content());
+    Ok(())
+}
+
+fn exchange(region: &mut Region, worker: &mut Worker) -> Result {
+    let (first, count) = region.some(&mut worker.rng, 4);
+    for index in first..first + count {
+        region.fill(index, content(worker));
+    }
+    Ok(())
+}
+
+/// One limit after the other, each with everything merged afresh.
+fn direct(stage: &Stage) -> Result {
+    let mut rng = stage.rng();
+    let mut limit = 2;
+    loop {
+        scanner::unmerge()?;
+        knob::set(LIMIT, limit)?;
+        scanner::start()?;
+        scanner::wait_passes(scanner::ENOUGH_PASSES)?;
+        expect_kept(stage, limit)?;
+        limit = 2 + rng.below(60);
+        if !stage.has_time() {
+            return Ok(());
+        }
+    }
+}
+
+fn expect_kept(stage: &Stage, limit: u64) -> Result {
+    let mappings = frames::mappings_of_merged()?;
+    let most = mappings.first().copied().unwrap_or(0);
+    stage
+        .tally
+        .add("frames checked for their mappings", mappings.len() as u64);
+    stage.tally.count("set max_page_sharing");
+    expect::within(
+        format!("most mappings of a frame, {LIMIT} {limit}"),
+        2..=limit,
+        most,
+    )
+}
