@@ -4,7 +4,7 @@
 # a target shows up in `make help`.
 
 .DEFAULT_GOAL := module
-.PHONY: all module install clean help setup stock debug demo test test-debug bench fmt lint \
+.PHONY: all module install clean help setup stock debug demo test test-debug soak bench fmt lint \
 	rust-analyzer
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
@@ -50,6 +50,12 @@ test: setup ## host tests, lints and guest tests (SUITES=names for some of them)
 
 test-debug: setup ## all guest tests on the debug kernel, also those too slow for `make test`
 	@scripts/test debug
+
+# How long, on which kernel, and with which seed (of the clock if none is given).
+soak: SECONDS ?= 3600
+soak: KERNEL ?= stock
+soak: setup ## stress the module for an hour (SECONDS=3600 KERNEL=stock|debug SEED=number)
+	@scripts/soak --kernel $(KERNEL) --seconds $(SECONDS) $(addprefix --seed ,$(SEED))
 
 bench: stock ## measure the scanner against mainline's ksmd
 	@scripts/bench

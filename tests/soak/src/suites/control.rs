@@ -63,7 +63,7 @@ fn direct(stage: &Stage) -> Result {
 /// Unloads the module in the midst of whatever it does, and loads it again, over and over.
 fn reload(stage: &Stage, rng: &mut Rng) -> Result {
     while stage.has_time() {
-        pause(rng, 250);
+        pause(rng, 150);
         timed(stage, "rmmod", module::unload)?;
         pause(rng, 20);
         timed(stage, "insmod", || module::load(""))?;
