@@ -5,6 +5,8 @@
 
 use engine::parse::decimal;
 use engine::parse::word;
+use model::knob;
+use model::knob::WORDS;
 use proptest::collection::vec;
 use proptest::prelude::any;
 use proptest::prelude::Just;
@@ -14,8 +16,6 @@ use proptest::prop_assert_eq;
 use proptest::prop_oneof;
 use proptest::proptest;
 use proptest::sample::select;
-
-const WORDS: [&str; 4] = ["user", "process", "cgroup", "global"];
 
 #[test]
 fn decimal_accepts_digits_and_one_newline() {
@@ -148,15 +148,6 @@ fn word_refuses_everything_else() {
     assert_eq!(word(b"user", &[]), None);
 }
 
-/// What [`decimal`] does, said with the standard library, which only differs in that it takes a
-/// plus sign.
-fn expected(text: &[u8], max: u64) -> Option<u64> {
-    let text = std::str::from_utf8(text).ok()?;
-    let digits = text.strip_suffix('\n').unwrap_or(text);
-    let number: u64 = digits.parse().ok().filter(|_| !digits.starts_with('+'))?;
-    (number <= max).then_some(number)
-}
-
 /// Texts of about the length and the characters of a number.
 fn text() -> impl Strategy<Value = Vec<u8>> {
     let octet = prop_oneof![
@@ -186,7 +177,7 @@ proptest! {
         text in text(),
         max in prop_oneof![any::<u64>(), any::<u32>().prop_map(u64::from), Just(u64::MAX)],
     ) {
-        prop_assert_eq!(decimal(&text, max), expected(&text, max));
+        prop_assert_eq!(decimal(&text, max), knob::decimal(&text, max));
     }
 
     #[test]

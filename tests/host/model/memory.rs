@@ -30,6 +30,7 @@ struct State {
 pub struct Memory(Rc<RefCell<State>>);
 
 impl Memory {
+    /// Makes storage that behaves like this from the beginning.
     pub fn new(plan: Plan) -> Self {
         let memory = Memory::default();
         memory.set_plan(plan);

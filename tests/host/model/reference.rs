@@ -13,7 +13,13 @@ use engine::Frame;
 use engine::KsmStats;
 use engine::Sight;
 use engine::Target;
-use std::collections::HashMap;
+use std::collections::hash_map::Entry::Vacant;
+use std::collections::HashMap as SeededMap;
+use std::hash::BuildHasherDefault;
+use std::hash::DefaultHasher;
+
+/// A hash map that is the same in every run, so that a fuzzer sees the same twice.
+type HashMap<K, V> = SeededMap<K, V, BuildHasherDefault<DefaultHasher>>;
 
 /// What the engine calls a key: a content in a domain.
 pub type What = (Domain, Letter);
@@ -21,8 +27,11 @@ pub type What = (Domain, Letter);
 /// What the engine is to say of a page: a [`engine::Verdict`], with the target that it leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
+    /// [`engine::Verdict::Wait`].
     Wait,
+    /// [`engine::Verdict::Zero`].
     Zero,
+    /// [`engine::Verdict::Merge`].
     Merge(Target),
 }
 
@@ -50,6 +59,8 @@ struct Shared {
     /// What it was merged or adopted for.
     what: Option<What>,
     mappings: u32,
+    /// Whether it takes no more sharers.
+    retired: bool,
     /// The domains in which mappings of it were met in this pass, while it was not adopted.
     met_in: Vec<Domain>,
 }
@@ -65,31 +76,36 @@ pub struct Reference {
 }
 
 impl Reference {
+    /// Makes a scanner that promotes after so many sightings, at least one.
     pub fn new(promote_after: u8) -> Self {
         Reference {
             promote_after: promote_after.into(),
-            unstable: HashMap::new(),
-            stable: HashMap::new(),
-            shared: HashMap::new(),
+            unstable: HashMap::default(),
+            stable: HashMap::default(),
+            shared: HashMap::default(),
             pages_scanned: 0,
             full_scans: 0,
         }
     }
 
+    /// As `KsmScanner::init`.
     pub fn init(&mut self) {
         self.unstable.clear();
         self.stable.clear();
         self.shared.clear();
     }
 
+    /// As `KsmScanner::set_promote_after`.
     pub fn set_promote_after(&mut self, sightings: u8) {
         self.promote_after = sightings.max(1).into();
     }
 
+    /// As `KsmScanner::full_scans`.
     pub fn full_scans(&self) -> u64 {
         self.full_scans
     }
 
+    /// As `KsmScanner::get_stats`.
     pub fn stats(&self) -> KsmStats {
         let mapped = || self.shared.values().filter(|shared| shared.mappings > 0);
         let pages_shared = mapped().count() as u64;
@@ -106,6 +122,7 @@ impl Reference {
         }
     }
 
+    /// As `KsmScanner::scan`.
     pub fn scan(&mut self, frame: Frame, what: What, remembered: bool) -> Answer {
         self.pages_scanned += 1;
         if what.1 == ZERO {
@@ -130,6 +147,7 @@ impl Reference {
         }
     }
 
+    /// As `KsmScanner::merged`.
     pub fn merged(&mut self, what: What, frame: Frame, mappings: u32, remembered: bool) {
         if let Some(shared) = self.shared.get_mut(&frame) {
             shared.mappings = mappings;
@@ -137,6 +155,7 @@ impl Reference {
             let shared = Shared {
                 what: Some(what),
                 mappings,
+                retired: false,
                 met_in: Vec::new(),
             };
             self.shared.insert(frame, shared);
@@ -145,6 +164,7 @@ impl Reference {
         }
     }
 
+    /// As `KsmScanner::refuted`.
     pub fn refuted(&mut self, what: What, frame: Frame) {
         if let Some(&shared) = self.stable.get(&what) {
             self.forget_shared(shared);
@@ -152,6 +172,15 @@ impl Reference {
         self.unstable.insert(what, Unstable::new(frame));
     }
 
+    /// As `KsmScanner::retire`.
+    pub fn retire(&mut self, what: What, frame: Frame) {
+        if let Some(full) = self.stable.remove(&what) {
+            self.shared.get_mut(&full).unwrap().retired = true;
+            self.unstable.insert(what, Unstable::new(frame));
+        }
+    }
+
+    /// As `KsmScanner::forget_shared`.
     pub fn forget_shared(&mut self, frame: Frame) {
         let what = self.shared.remove(&frame).and_then(|shared| shared.what);
         if let Some(what) = what.filter(|what| self.stable.get(what) == Some(&frame)) {
@@ -159,11 +188,13 @@ impl Reference {
         }
     }
 
+    /// As `KsmScanner::sight_shared`. `few`: half as many mappings as there may be, or fewer.
     pub fn sight_shared(
         &mut self,
         frame: Frame,
         domain: Domain,
         mappings: u32,
+        few: bool,
         remembered: bool,
     ) -> Sight {
         self.pages_scanned += 1;
@@ -173,8 +204,16 @@ impl Reference {
         let shared = self.shared.entry(frame).or_insert(Shared {
             what: None,
             mappings,
+            retired: false,
             met_in: Vec::new(),
         });
+        if let Some(what) = shared.what.filter(|_| shared.retired && few) {
+            if let Vacant(place) = self.stable.entry(what) {
+                place.insert(frame);
+                self.unstable.remove(&what);
+                shared.retired = false;
+            }
+        }
         shared.met_in.push(domain);
         let one_domain = shared.met_in.iter().all(|&other| other == domain);
         if shared.what.is_none() && one_domain && shared.met_in.len() >= mappings as usize {
@@ -184,6 +223,7 @@ impl Reference {
         }
     }
 
+    /// As `KsmScanner::adopt`.
     pub fn adopt(&mut self, frame: Frame, what: What, remembered: bool) {
         if remembered && !self.stable.contains_key(&what) {
             self.unstable.remove(&what);
@@ -192,6 +232,7 @@ impl Reference {
         }
     }
 
+    /// As `KsmScanner::unmerge_page`.
     pub fn unmerge_page(&mut self, frame: Frame) -> bool {
         let Some(shared) = self.shared.get_mut(&frame) else {
             return false;
@@ -204,6 +245,7 @@ impl Reference {
         true
     }
 
+    /// As `KsmScanner::recount`.
     pub fn recount(&mut self, mappings: impl Fn(Frame) -> Option<u32>) {
         let frames: Vec<Frame> = self.shared.keys().copied().collect();
         for frame in frames {
@@ -214,6 +256,7 @@ impl Reference {
         }
     }
 
+    /// As `KsmScanner::end_pass`.
     pub fn end_pass(&mut self, mappings: impl Fn(Frame) -> Option<u32>) {
         self.full_scans += 1;
         self.recount(mappings);

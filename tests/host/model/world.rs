@@ -1,108 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Random stories of a machine: processes that map, write, fork and exit while the scanner works.
+//! A machine on which stories happen, with a scanner and the model of that.
 //!
-//! The machine does what the module does around the engine: it asks, compares, merges onto fresh
+//! It does what the module does around the engine: it asks, compares, merges onto fresh
 //! frames, and reports. Frame numbers are used again as soon as they are free, so that what the
 //! engine remembers of a frame is often out of date. After every step, what the engine said and
 //! counts is compared with the [`Reference`]; what it wants merged is compared with the machine.
 
 use crate::letters::Letter;
 use crate::letters::ALPHABET;
-use crate::letters::ZERO;
 use crate::memory::Memory;
-use crate::memory::Plan;
-use crate::property;
 use crate::reference::Answer;
 use crate::reference::Reference;
 use crate::reference::What;
+use crate::story::Op;
+use crate::story::Outcome;
+use crate::story::Setting;
+use crate::story::SLOTS;
 use engine::Domain;
 use engine::Frame;
-use engine::HashKind;
 use engine::Key;
 use engine::KsmScanner;
 use engine::Sight;
 use engine::Target;
 use engine::Verdict;
-use proptest::collection::vec;
-use proptest::prelude::any;
-use proptest::prelude::Just;
-use proptest::prelude::Strategy;
-use proptest::prop_oneof;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-/// Virtual pages of the machine.
-const SLOTS: usize = 10;
 /// First frame of the machine: the last ones that a physical address can have.
 const FIRST_FRAME: u64 = (1 << 48) - 4096;
 /// First frame of the pages of [`Op::Flood`].
 const FLOOD_FRAMES: u64 = 1 << 40;
-
-/// What becomes of a merge that the engine asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    /// The pages are merged where they are equal.
-    Merge,
-    /// The page is pinned, or a lock is held: nothing happens.
-    Fail,
-    /// As `Merge`, but onto a fresh frame even where there is a shared one.
-    Fresh,
-}
-
-/// A step of a story.
-#[derive(Clone, Debug)]
-enum Op {
-    /// Processes of `domain` have new pages of content `letter` in `count` slots from `first`.
-    Map {
-        first: usize,
-        count: usize,
-        domain: Domain,
-        letter: Letter,
-    },
-    /// The process writes: the content becomes `letter`, in a private copy where need be. The
-    /// engine hears of a broken mapping where `report` is true.
-    Write {
-        slot: usize,
-        letter: Letter,
-        report: bool,
-    },
-    /// The page in `from` is mapped in `to` too; the new process has changed to `domain`.
-    Fork {
-        from: usize,
-        to: usize,
-        domain: Option<Domain>,
-    },
-    /// The process exits.
-    Unmap { slot: usize },
-    /// All processes that map the page in `slot` exit.
-    Free { slot: usize },
-    /// The scanner looks at a page.
-    Scan { slot: usize, outcome: Outcome },
-    /// The scanner looks at all pages and ends its pass.
-    Pass { outcome: Outcome },
-    /// The scanner ends its pass early.
-    EndPass,
-    /// The counts are brought up to date.
-    Recount,
-    /// The module is unloaded and loaded again.
-    Reload,
-    /// The scanner forgets everything.
-    Init,
-    /// The knob is set.
-    PromoteAfter(u8),
-    /// The scanner looks at so many pages of contents that nobody else has.
-    Flood(u16),
-}
-
-/// How a story begins.
-#[derive(Clone, Debug)]
-struct Setting {
-    hash: HashKind,
-    seed: u64,
-    plan: Plan,
-    promote_after: u8,
-}
 
 /// A page table entry.
 #[derive(Clone, Copy)]
@@ -126,23 +54,37 @@ struct Page {
 
 /// How often things happened, to see that the stories are about something.
 #[derive(Default)]
-struct Events {
-    waits: u32,
-    zeros: u32,
-    merged_twins: u32,
-    merged_into_shared: u32,
-    refuted_twins: u32,
-    refuted_shared: u32,
-    adopted: u32,
-    mixed: u32,
-    unmerged: u32,
-    failures: u32,
-    full_index: u32,
-    exact_counts: u32,
+pub struct Events {
+    /// The engine wanted nothing done.
+    pub waits: u32,
+    /// A page was full of zeros.
+    pub zeros: u32,
+    /// Two pages became a shared one.
+    pub merged_twins: u32,
+    /// A page was merged into a shared one.
+    pub merged_into_shared: u32,
+    /// The other page to merge with had changed or gone.
+    pub refuted_twins: u32,
+    /// The shared page to merge into had gone.
+    pub refuted_shared: u32,
+    /// A shared page that was found went into the stable set.
+    pub adopted: u32,
+    /// A shared page was met that is mapped in several domains.
+    pub mixed: u32,
+    /// A shared page had all the sharers that it may have.
+    pub retired: u32,
+    /// The engine was told of a broken mapping.
+    pub unmerged: u32,
+    /// The engine had no memory for something.
+    pub failures: u32,
+    /// As `failures`, with a table in use.
+    pub full_index: u32,
+    /// The counts were compared with those of the whole machine.
+    pub exact_counts: u32,
 }
 
 /// The machine, its scanner, and the model of that.
-struct World<'a> {
+pub struct World<'a> {
     setting: Setting,
     memory: Memory,
     engine: KsmScanner<Memory>,
@@ -154,7 +96,8 @@ struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    fn new(setting: Setting, events: &'a RefCell<Events>) -> Self {
+    /// Makes a machine without pages, which counts what happens in `events`.
+    pub fn new(setting: Setting, events: &'a RefCell<Events>) -> Self {
         let memory = Memory::new(setting.plan.clone());
         let mut world = World {
             engine: KsmScanner::with(memory.clone(), setting.hash, setting.seed),
@@ -170,7 +113,12 @@ impl<'a> World<'a> {
         world
     }
 
-    fn step(&mut self, op: &Op) {
+    /// Lets `op` happen.
+    ///
+    /// # Panics
+    ///
+    /// Where the engine, its model and the machine disagree.
+    pub fn step(&mut self, op: &Op) {
         match *op {
             Op::Map {
                 first,
@@ -193,10 +141,17 @@ impl<'a> World<'a> {
             Op::Reload => self.reload(),
             Op::Init => self.init(),
             Op::PromoteAfter(sightings) => self.set_promote_after(sightings),
+            Op::MaxPageSharing(mappings) => self.engine.set_max_page_sharing(mappings),
             Op::Flood(pages) => self.flood(pages),
+            Op::Memory(ref plan) => self.memory.set_plan(plan.clone()),
         }
         assert_eq!(self.engine.get_stats(), self.model.stats());
         assert_eq!(self.engine.full_scans(), self.model.full_scans());
+    }
+
+    /// What the engine could not remember.
+    pub fn index_failures(&self) -> u64 {
+        self.engine.index_failures()
     }
 
     /// Calls the engine; also returns whether it had the memory that it needed.
@@ -314,7 +269,8 @@ impl<'a> World<'a> {
             return self.sight(slot);
         }
         let what = (domain, page.letter);
-        let (verdict, remembered) = self.ask(|engine| engine.scan(frame, domain, &page.letter));
+        let (verdict, remembered) =
+            self.ask(|engine| engine.scan(frame, domain, &page.letter.page()));
         let answer = match verdict {
             Verdict::Wait => Answer::Wait,
             Verdict::Zero => Answer::Zero,
@@ -336,9 +292,21 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Compares a page with its target, and merges it or says that they differ.
+    /// Compares a page with its target, and merges it or says that they differ. A page with many
+    /// mappings is left alone; one that is too much for its target retires that.
     fn merge(&mut self, frame: Frame, what: What, key: Key, outcome: Outcome) {
+        let most = self.engine.max_page_sharing();
+        let is_small = |frame| self.mappings(frame) <= most / 2;
+        if !is_small(frame) {
+            return;
+        }
         match self.engine.target(key) {
+            Some(Target::Shared(shared))
+                if self.holds(shared, what, true)
+                    && self.mappings(frame) + self.mappings(shared) > most =>
+            {
+                self.retire(key, frame, what);
+            }
             Some(Target::Shared(shared)) if self.holds(shared, what, true) => {
                 assert_eq!(
                     self.pages[&shared].home,
@@ -352,7 +320,7 @@ impl<'a> World<'a> {
                 self.remap(frame, shared, what.0);
                 self.report_merged(key, shared, what);
             }
-            Some(Target::Twin(twin)) if self.holds(twin, what, false) => {
+            Some(Target::Twin(twin)) if is_small(twin) && self.holds(twin, what, false) => {
                 self.events.borrow_mut().merged_twins += 1;
                 self.merge_onto_fresh_frame(&[frame, twin], what, key);
             }
@@ -368,6 +336,13 @@ impl<'a> World<'a> {
                 self.model.refuted(what, frame);
             }
         }
+    }
+
+    fn retire(&mut self, key: Key, frame: Frame, what: What) {
+        let ((), remembered) = self.ask(|engine| engine.retire(key, frame));
+        assert!(remembered, "there is room where a content just was");
+        self.model.retire(what, frame);
+        self.events.borrow_mut().retired += 1;
     }
 
     /// Whether `frame` is in use, shared or not as asked for, and holds this content; also,
@@ -423,7 +398,10 @@ impl<'a> World<'a> {
         let Mapping { frame, domain, .. } = *mapping;
         let mappings = self.mappings(frame);
         let (sight, remembered) = self.ask(|e| e.sight_shared(frame, domain, mappings));
-        let expected = self.model.sight_shared(frame, domain, mappings, remembered);
+        let few = mappings <= self.engine.max_page_sharing() / 2;
+        let expected = self
+            .model
+            .sight_shared(frame, domain, mappings, few, remembered);
         assert_eq!(sight, expected);
         match sight {
             Sight::Adoptable => self.adopt(frame, domain),
@@ -441,7 +419,7 @@ impl<'a> World<'a> {
             let elsewhere = |m: &Mapping| m.frame == frame && (m.domain != domain || !m.met);
             assert_eq!(self.mappings_where(elsewhere), 0, "adopted too early");
         }
-        let ((), remembered) = self.ask(|engine| engine.adopt(frame, domain, &page.letter));
+        let ((), remembered) = self.ask(|engine| engine.adopt(frame, domain, &page.letter.page()));
         self.model.adopt(frame, (domain, page.letter), remembered);
         if remembered {
             self.pages.get_mut(&frame).unwrap().home = Some(domain);
@@ -451,21 +429,27 @@ impl<'a> World<'a> {
 
     fn pass(&mut self, outcome: Outcome) {
         let whole = !self.slots.iter().flatten().any(|mapping| mapping.met);
+        let failures = self.engine.index_failures();
         for slot in 0..SLOTS {
             self.scan(slot, outcome);
         }
         self.end_pass();
-        // A whole pass has met every shared frame, so that all of them are counted: also one that
-        // was forgotten when a write was reported, because a fork had gone unnoticed.
-        if whole && matches!(self.setting.plan, Plan::Ample) {
-            let shared = self.pages.iter().filter(|(_, page)| page.shared);
-            let mappings: Vec<u32> = shared.map(|(&frame, _)| self.mappings(frame)).collect();
-            let sharing: u32 = mappings.iter().map(|count| count - 1).sum();
-            let stats = self.engine.get_stats();
-            assert_eq!(stats.pages_shared, mappings.len() as u64);
-            assert_eq!(stats.pages_sharing, u64::from(sharing));
-            self.events.borrow_mut().exact_counts += 1;
+        if whole && self.engine.index_failures() == failures {
+            self.check_exact_counts();
         }
+    }
+
+    /// A whole pass for which there was memory has met every shared frame, so that all of them are
+    /// counted: also one that was forgotten when a write was reported, because a fork had gone
+    /// unnoticed.
+    fn check_exact_counts(&self) {
+        let shared = self.pages.iter().filter(|(_, page)| page.shared);
+        let mappings: Vec<u32> = shared.map(|(&frame, _)| self.mappings(frame)).collect();
+        let sharing: u32 = mappings.iter().map(|count| count - 1).sum();
+        let stats = self.engine.get_stats();
+        assert_eq!(stats.pages_shared, mappings.len() as u64);
+        assert_eq!(stats.pages_sharing, u64::from(sharing));
+        self.events.borrow_mut().exact_counts += 1;
     }
 
     fn end_pass(&mut self) {
@@ -493,7 +477,9 @@ impl<'a> World<'a> {
     fn reload(&mut self) {
         let Setting { hash, seed, .. } = self.setting;
         let promote_after = self.engine.promote_after();
+        let max_page_sharing = self.engine.max_page_sharing();
         self.engine = KsmScanner::with(self.memory.clone(), hash, !seed);
+        self.engine.set_max_page_sharing(max_page_sharing);
         self.model = Reference::new(promote_after);
         self.set_promote_after(promote_after);
         self.forget_homes();
@@ -525,7 +511,8 @@ impl<'a> World<'a> {
             let letter = Letter(ALPHABET + self.flooded);
             let frame = Frame(FLOOD_FRAMES + u64::from(self.flooded));
             let domain = Domain(0);
-            let (verdict, remembered) = self.ask(|engine| engine.scan(frame, domain, &letter));
+            let (verdict, remembered) =
+                self.ask(|engine| engine.scan(frame, domain, &letter.page()));
             assert_eq!(verdict, Verdict::Wait);
             self.model.scan(frame, (domain, letter), remembered);
         }
@@ -541,121 +528,4 @@ fn count(pages: &BTreeMap<Frame, Page>, slots: &[Option<Mapping>], frame: Frame)
         Some(_) => None,
         None => (frame.0 & 1 == 0).then_some(0),
     }
-}
-
-fn domain() -> impl Strategy<Value = Domain> {
-    prop_oneof![6 => Just(1), 2 => Just(2), 1 => Just(u64::MAX)].prop_map(Domain)
-}
-
-fn letter() -> impl Strategy<Value = Letter> {
-    prop_oneof![5 => 2..4u32, 2 => 0..ALPHABET].prop_map(Letter)
-}
-
-fn outcome() -> impl Strategy<Value = Outcome> {
-    prop_oneof![6 => Just(Outcome::Merge), 1 => Just(Outcome::Fail), 1 => Just(Outcome::Fresh)]
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let slot = || 0..SLOTS;
-    prop_oneof![
-        14 => (slot(), 1..5usize, domain(), letter()).prop_map(|(first, count, domain, letter)| {
-            Op::Map { first, count, domain, letter }
-        }),
-        10 => (slot(), letter(), any::<bool>()).prop_map(|(slot, letter, report)| Op::Write {
-            slot,
-            letter,
-            report
-        }),
-        8 => (slot(), slot(), proptest::option::weighted(0.3, domain()))
-            .prop_map(|(from, to, domain)| Op::Fork { from, to, domain }),
-        4 => slot().prop_map(|slot| Op::Unmap { slot }),
-        8 => slot().prop_map(|slot| Op::Free { slot }),
-        40 => (slot(), outcome()).prop_map(|(slot, outcome)| Op::Scan { slot, outcome }),
-        16 => outcome().prop_map(|outcome| Op::Pass { outcome }),
-        3 => Just(Op::EndPass),
-        3 => Just(Op::Recount),
-        2 => Just(Op::Reload),
-        1 => Just(Op::Init),
-        1 => (0..6u8).prop_map(Op::PromoteAfter),
-        1 => (1..300u16).prop_map(Op::Flood),
-    ]
-}
-
-fn setting(plan: impl Strategy<Value = Plan>) -> impl Strategy<Value = Setting> {
-    let hash = prop_oneof![15 => Just(HashKind::Wide), 1 => Just(HashKind::Bytewise)];
-    (hash, any::<u64>(), plan, 1..5u8).prop_map(|(hash, seed, plan, promote_after)| Setting {
-        hash,
-        seed,
-        plan,
-        promote_after,
-    })
-}
-
-/// Checks `cases` random stories on machines whose memory behaves as `plan` says, and returns
-/// what happened in them.
-fn tell(cases: u32, plan: impl Strategy<Value = Plan>) -> Events {
-    let events = RefCell::new(Events::default());
-    property::holds(
-        cases,
-        (setting(plan), vec(op(), 1..160)),
-        |(setting, ops)| {
-            let mut world = World::new(setting, &events);
-            for op in &ops {
-                world.step(op);
-            }
-        },
-    );
-    events.into_inner()
-}
-
-#[test]
-fn engine_agrees_with_the_reference_and_the_machine() {
-    let events = tell(200, Just(Plan::Ample));
-    assert_eq!(events.failures, 0);
-    for (name, count) in [
-        ("waits", events.waits),
-        ("zeros", events.zeros),
-        ("merged twins", events.merged_twins),
-        ("merged into shared", events.merged_into_shared),
-        ("refuted twins", events.refuted_twins),
-        ("refuted shared", events.refuted_shared),
-        ("adopted", events.adopted),
-        ("mixed", events.mixed),
-        ("unmerged", events.unmerged),
-        ("exact counts", events.exact_counts),
-    ] {
-        assert!(count >= 20, "{count} {name}: the stories say little");
-    }
-}
-
-#[test]
-fn engine_agrees_with_the_reference_while_memory_fails() {
-    let plan = prop_oneof![
-        2 => vec(any::<bool>(), 1..9).prop_map(Plan::Repeat),
-        3 => (0..4usize).prop_map(Plan::Only),
-    ];
-    let events = tell(100, plan);
-    assert!(events.failures >= 100, "{} failures", events.failures);
-    assert!(events.full_index >= 100, "{} when full", events.full_index);
-    assert!(events.merged_twins >= 20 && events.adopted >= 20);
-}
-
-#[test]
-fn zero_pages_are_never_indexed() {
-    let events = RefCell::default();
-    let setting = Setting {
-        hash: HashKind::Wide,
-        seed: 0,
-        plan: Plan::Only(0),
-        promote_after: 1,
-    };
-    let mut world = World::new(setting, &events);
-    for slot in 0..SLOTS {
-        world.map(slot, Domain(1), ZERO);
-    }
-    world.step(&Op::Pass {
-        outcome: Outcome::Fail,
-    });
-    assert_eq!(events.borrow().zeros, SLOTS as u32);
-    assert_eq!(world.engine.index_failures(), 0);
 }

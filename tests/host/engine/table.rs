@@ -3,13 +3,13 @@
 //! The hash table against `HashMap`, with keys that collide, runs of entries that reach around
 //! the end, and storage that fails.
 
-use crate::memory::Memory;
-use crate::memory::Plan;
 use crate::property;
 use engine::hash::mix;
 use engine::table::Entry;
 use engine::table::Full;
 use engine::table::Table;
+use model::memory::Memory;
+use model::memory::Plan;
 use proptest::collection::vec;
 use proptest::prelude::any;
 use proptest::prelude::Just;

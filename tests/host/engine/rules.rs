@@ -2,9 +2,6 @@
 
 //! The rules beyond the documented API, each in the smallest story that shows it.
 
-use crate::letters::Letter;
-use crate::memory::Memory;
-use crate::memory::Plan;
 use engine::hash::mix;
 use engine::Domain;
 use engine::Frame;
@@ -16,6 +13,9 @@ use engine::Sight;
 use engine::Target;
 use engine::Verdict;
 use engine::PAGE_SIZE;
+use model::letters::Letter;
+use model::memory::Memory;
+use model::memory::Plan;
 use std::collections::HashMap;
 use std::collections::HashSet;
 

@@ -2,12 +2,12 @@
 
 //! The documented API of `KsmScanner`, as someone who has read only its documentation uses it.
 
-use crate::letters::Letter;
-use crate::letters::ZERO;
-use crate::memory::Memory;
 use engine::stats::merge_ratio_x100;
 use engine::KsmStats;
 use engine::PAGE_SIZE;
+use model::letters::Letter;
+use model::letters::ZERO;
+use model::memory::Memory;
 
 type KsmScanner = engine::KsmScanner<Memory>;
 

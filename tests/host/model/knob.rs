@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the knobs read from a text, said with the standard library.
+
+/// The words of the knob `domain`.
+pub const WORDS: [&str; 4] = ["user", "process", "cgroup", "global"];
+
+/// What [`engine::parse::decimal`] is to return. The standard library's parser only differs in
+/// that it takes a plus sign.
+pub fn decimal(text: &[u8], max: u64) -> Option<u64> {
+    let digits = bare(text)?;
+    let number: u64 = digits.parse().ok().filter(|_| !digits.starts_with('+'))?;
+    (number <= max).then_some(number)
+}
+
+/// What [`engine::parse::word`] is to return for [`WORDS`].
+pub fn word(text: &[u8]) -> Option<usize> {
+    let text = bare(text)?;
+    WORDS.iter().position(|&word| word == text)
+}
+
+/// The text without the newline that may end it.
+fn bare(text: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(text).ok()?;
+    Some(text.strip_suffix('\n').unwrap_or(text))
+}
