@@ -7,10 +7,13 @@
 //! - [`stories`]: random stories of a whole machine, where every answer is checked against a plain
 //!   scanner of hash maps, and against the machine itself
 //! - [`table`]: the hash table against `HashMap`
+//! - [`flooding`]: pages that somebody makes to collide
 //! - [`property`]: how properties are run
 
 #[path = "engine/api.rs"]
 mod api;
+#[path = "engine/flooding.rs"]
+mod flooding;
 #[path = "engine/property.rs"]
 mod property;
 #[path = "engine/rules.rs"]

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages that somebody makes to collide who knows the code, but not the seed.
+//!
+//! Each family is made so that many of its pages have one hash in a hash that is weak in one way,
+//! whatever that starts from: word-wise FNV-1a, a sum or an exclusive or of words, lanes that can
+//! be exchanged. In the scanner's index, each must have a key of its own, and be found as fast as
+//! pages of random words.
+
+use crate::property;
+use engine::content::WORDS;
+use engine::hash::mix;
+use engine::table::Entry;
+use engine::table::Table;
+use engine::Domain;
+use engine::Frame;
+use engine::HashKind;
+use engine::KsmScanner;
+use engine::PageHash;
+use engine::Verdict;
+use model::letters::Page;
+use model::memory::Memory;
+use proptest::prelude::any;
+use std::cell::Cell;
+use std::collections::HashSet;
+
+/// Pages of a family.
+const PAGES: u64 = 1 << BITS;
+/// Choices that a page of most families is made of: each is made or not.
+const BITS: u32 = 9;
+/// Lanes of the wide hash: word `i` goes into lane `i % LANES`.
+const LANES: usize = 8;
+/// Seeds that are tried in a run, drawn anew in each.
+const SEEDS: u32 = 6;
+
+/// The words of a page, by its number in the family.
+type Family = fn(u64) -> [u64; WORDS];
+
+const FAMILIES: [(&str, Family); 12] = [
+    ("random words", random),
+    ("highest bits of two words of a lane", highest_bits),
+    ("highest bits of two lanes", highest_bits_across),
+    ("multiples of a high power of two", high_multiples),
+    ("words of a lane exchanged", exchanged_in_lane),
+    ("lanes exchanged", exchanged_lanes),
+    ("rows exchanged", exchanged_rows),
+    ("changes made up for in FNV-1a", made_up_for),
+    ("changes made up for in a sum", made_up_in_sum),
+    ("words inverted", inverted),
+    ("one value everywhere", constant),
+    ("one word that is not zero", single),
+];
+
+/// A page that nothing is special about, and its words.
+fn base() -> [u64; WORDS] {
+    std::array::from_fn(|index| mix(index as u64 + 1))
+}
+
+fn chosen(page: u64) -> impl Iterator<Item = usize> {
+    (0..BITS as usize).filter(move |bit| (page >> bit) & 1 == 1)
+}
+
+/// The base, where `change` has been made for each choice of the page.
+fn changed(page: u64, change: impl Fn(&mut [u64; WORDS], usize)) -> [u64; WORDS] {
+    let mut words = base();
+    chosen(page).for_each(|choice| change(&mut words, choice));
+    words
+}
+
+fn random(page: u64) -> [u64; WORDS] {
+    std::array::from_fn(|index| mix((page << 32) | index as u64))
+}
+
+/// Two changes of the highest bit cancel out where only the low half of a product is kept.
+fn highest_bits(page: u64) -> [u64; WORDS] {
+    changed(page, |words, choice| {
+        words[2 * choice * LANES] ^= 1 << 63;
+        words[(2 * choice + 1) * LANES] ^= 1 << 63;
+    })
+}
+
+fn highest_bits_across(page: u64) -> [u64; WORDS] {
+    changed(page, |words, choice| {
+        words[choice * LANES] ^= 1 << 63;
+        words[choice * LANES + 1] ^= 1 << 63;
+    })
+}
+
+/// What is added at the top stays at the top, and is taken away there again.
+fn high_multiples(page: u64) -> [u64; WORDS] {
+    changed(page, |words, choice| {
+        let change = 3 << 60;
+        let (first, second) = (2 * choice * LANES, (2 * choice + 1) * LANES);
+        words[first] = words[first].wrapping_add(change);
+        words[second] = words[second].wrapping_sub(change);
+    })
+}
+
+fn exchanged_in_lane(page: u64) -> [u64; WORDS] {
+    changed(page, |words, choice| {
+        words.swap(2 * choice * LANES + 1, (2 * choice + 1) * LANES + 1);
+    })
+}
+
+/// Two whole lanes change places, three choices each being one of eight orders.
+fn exchanged_lanes(page: u64) -> [u64; WORDS] {
+    changed(page, |words, choice| {
+        let (from, to) = (choice % LANES, (choice * choice + 1) % LANES);
+        // Only from some row on, so that no two choices undo each other.
+        for row in choice..WORDS / LANES {
+            words.swap(row * LANES + from, row * LANES + to);
+        }
+    })
+}
+
+fn exchanged_rows(page: u64) -> [u64; WORDS] {
+    changed(page, |words, choice| {
+        for lane in 0..LANES {
+            words.swap(2 * choice * LANES + lane, (2 * choice + 1) * LANES + lane);
+        }
+    })
+}
+
+/// Collisions of FNV-1a with its public basis and prime: the state after the two first words of
+/// a lane is that of the base.
+fn made_up_for(page: u64) -> [u64; WORDS] {
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    let state = |word: u64| (BASIS ^ word).wrapping_mul(PRIME);
+    let mut words = base();
+    let before = state(words[0]);
+    words[0] ^= page;
+    words[LANES] ^= before ^ state(words[0]);
+    words
+}
+
+fn made_up_in_sum(page: u64) -> [u64; WORDS] {
+    let mut words = base();
+    words[3 * LANES] = words[3 * LANES].wrapping_add(page);
+    words[5 * LANES] = words[5 * LANES].wrapping_sub(page);
+    words
+}
+
+/// Also the two's complement of what a product is made of, up to one.
+fn inverted(page: u64) -> [u64; WORDS] {
+    changed(page, |words, choice| {
+        words[2 * choice * LANES] = !words[2 * choice * LANES];
+        words[(2 * choice + 1) * LANES] = !words[(2 * choice + 1) * LANES];
+    })
+}
+
+fn constant(page: u64) -> [u64; WORDS] {
+    [page + 1; WORDS]
+}
+
+fn single(page: u64) -> [u64; WORDS] {
+    let mut words = [0; WORDS];
+    words[page as usize % WORDS] = 1 << (page * 7 % 64);
+    words
+}
+
+fn pages(family: Family) -> impl Iterator<Item = Page> {
+    (0..PAGES).map(move |page| Page(family(page)))
+}
+
+#[test]
+fn the_pages_of_a_family_differ() {
+    for (name, family) in FAMILIES {
+        let different: HashSet<[u64; WORDS]> = (0..PAGES).map(family).collect();
+        assert_eq!(different.len() as u64, PAGES, "{name}");
+    }
+}
+
+/// With promotion at first sight, a key that is known on another frame is to be merged.
+#[test]
+fn no_two_pages_have_one_key() {
+    property::holds(SEEDS, any::<u64>(), |seed| {
+        for (name, family) in FAMILIES {
+            let mut scanner = KsmScanner::with(Memory::default(), HashKind::Wide, seed);
+            scanner.set_promote_after(1);
+            for (frame, page) in pages(family).enumerate() {
+                let verdict = scanner.scan(Frame(frame as u64), Domain(7), &page);
+                assert_eq!(verdict, Verdict::Wait, "{name}: page {frame}");
+            }
+        }
+    });
+}
+
+thread_local! {
+    /// How often the key of an entry was looked at.
+    static PROBES: Cell<u32> = const { Cell::new(0) };
+}
+
+/// An entry that is found as those of the index are, and counts how often it is looked at.
+#[derive(Clone, Copy, Default)]
+struct Probe {
+    key: u64,
+    used: bool,
+}
+
+impl Entry for Probe {
+    fn is_vacant(&self) -> bool {
+        PROBES.set(PROBES.get() + 1);
+        !self.used
+    }
+
+    fn key(&self) -> u64 {
+        self.key
+    }
+
+    fn hash(key: u64) -> u64 {
+        key
+    }
+}
+
+/// Slots that are looked at until all pages of a family are in a table and were found again.
+fn probes(seed: u64, family: Family) -> u32 {
+    let hash = PageHash::new(HashKind::Wide, seed);
+    let mut table = Table::<Probe, Memory>::new();
+    PROBES.set(0);
+    for page in pages(family) {
+        let key = hash.of(&page);
+        let probe = Probe { key, used: true };
+        table.insert(&Memory::default(), probe).unwrap();
+        assert!(table.get(key).is_some());
+    }
+    PROBES.get()
+}
+
+#[test]
+fn finding_a_page_costs_at_most_twice_the_normal() {
+    property::holds(SEEDS, any::<u64>(), |seed| {
+        let normal = probes(seed, random);
+        for (name, family) in FAMILIES {
+            let cost = probes(seed, family);
+            assert!(
+                cost <= 2 * normal,
+                "{name}: {cost} probes, normally {normal}"
+            );
+        }
+    });
+}
