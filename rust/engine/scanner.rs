@@ -141,9 +141,11 @@ impl<S: Storage> KsmScanner<S> {
         let Verdict::Merge(key) = self.scan(frame, domain, content) else {
             return false;
         };
+        // A shared frame of this content itself, still mapped where it was first seen.
+        if self.shared.get(frame).is_some_and(|known| known.key == key) {
+            return false;
+        }
         match self.target(key) {
-            // The shared frame itself, still mapped where it was first seen.
-            Some(Target::Shared(shared)) if shared == frame => false,
             Some(Target::Shared(shared)) => self.share_one_more(key, shared, frame),
             Some(Target::Twin(twin)) => self.merged(key, twin, domain, 2),
             None => false,

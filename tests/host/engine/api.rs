@@ -100,6 +100,22 @@ fn a_shared_page_is_not_merged_with_itself() {
     assert_eq!(after.pages_sharing, before.pages_sharing);
 }
 
+/// It was taken for one more page of its content once it was full and another had begun anew.
+#[test]
+fn a_full_shared_page_is_not_merged_with_the_next_of_its_content() {
+    let mut scanner = KsmScanner::new();
+    scanner.set_promote_after(1);
+    scanner.set_max_page_sharing(2);
+    scanner.scan_page(1, &A);
+    assert!(scanner.scan_page(2, &A));
+    assert!(!scanner.scan_page(3, &A), "the first is full");
+    let before = scanner.get_stats();
+    assert!(!scanner.scan_page(1, &A), "the full one itself");
+    let after = scanner.get_stats();
+    assert_eq!(after.pages_shared, before.pages_shared);
+    assert_eq!(after.pages_sharing, before.pages_sharing);
+}
+
 #[test]
 fn promote_after_is_the_number_of_sightings() {
     for promote_after in [2, 3, 7, 254, 255] {
