@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Functions and data which the kernel declares in its headers but does not
- * export to modules.
+ * Functions and data which the kernel declares in its headers but may not
+ * export to modules. What it does export (with patches/mm-export.patch, say) is
+ * linked: Kbuild looks up each name below in Module.symvers and defines
+ * KSM_V_EXPORTED_name.
  *
- * Each function below is the module's own definition of the declared name: one
+ * Each other function is the module's own definition of the declared name: one
  * jump, patched at load (a static call) into a direct jump to the kernel's
  * function. So inline functions of the kernel's headers that need one work as
  * they are, prototypes are checked by the compiler, and nothing is ever called
@@ -13,6 +15,7 @@
 
 #include <linux/kallsyms.h>
 #include <linux/kprobes.h>
+#include <linux/module.h>
 #include <linux/static_call.h>
 #include "shim.h"
 
@@ -34,8 +37,6 @@
 	X(pte_offset_map_lock, pte_t *,							\
 	  (struct mm_struct *mm, pmd_t *pmd, unsigned long addr, spinlock_t **ptlp),	\
 	  (mm, pmd, addr, ptlp))							\
-	X(__pmd_trans_huge_lock, spinlock_t *,						\
-	  (pmd_t *pmd, struct vm_area_struct *vma), (pmd, vma))				\
 	X(vm_normal_page, struct page *,						\
 	  (struct vm_area_struct *vma, unsigned long addr, pte_t pte),			\
 	  (vma, addr, pte))								\
@@ -58,21 +59,37 @@
 	  (folio, page, nr, vma))							\
 	X(mm_trace_rss_stat, void, (struct mm_struct *mm, int member), (mm, member))	\
 	X(folio_free_swap, bool, (struct folio *folio), (folio))			\
-	X(__split_huge_page_to_list_to_order, int,					\
-	  (struct page *page, struct list_head *list, unsigned int new_order),		\
-	  (page, list, new_order))							\
 	X(__mem_cgroup_charge, int,							\
 	  (struct folio *folio, struct mm_struct *mm, gfp_t gfp), (folio, mm, gfp))	\
 	X(lru_add_drain_all, void, (void), ())
 
-#define KSM_V_DEFINE_IMPORT(name, type, params, args)		\
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+#define KSM_V_HUGE_IMPORTS(X)								\
+	X(__pmd_trans_huge_lock, spinlock_t *,						\
+	  (pmd_t *pmd, struct vm_area_struct *vma), (pmd, vma))				\
+	X(__split_huge_page_to_list_to_order, int,					\
+	  (struct page *page, struct list_head *list, unsigned int new_order),		\
+	  (page, list, new_order))
+#else
+#define KSM_V_HUGE_IMPORTS(X)
+#endif
+
+#define KSM_V_ALL_IMPORTS(X) KSM_V_IMPORTS(X) KSM_V_HUGE_IMPORTS(X)
+
+/* macro_0 of what is not exported, macro_1 of what is. */
+#define KSM_V_BY_EXPORT(macro, name, ...) \
+	CONCATENATE(macro, __is_defined(KSM_V_EXPORTED_##name))(name, ##__VA_ARGS__)
+
+#define KSM_V_DEFINE_1(name, ...)
+#define KSM_V_DEFINE_0(name, type, params, args)		\
 	DEFINE_STATIC_CALL_NULL(ksm_v_import_##name, name);	\
 	type name params					\
 	{							\
 		return static_call(ksm_v_import_##name) args;	\
 	}
+#define KSM_V_DEFINE(name, ...) KSM_V_BY_EXPORT(KSM_V_DEFINE_, name, __VA_ARGS__)
 
-KSM_V_IMPORTS(KSM_V_DEFINE_IMPORT)
+KSM_V_ALL_IMPORTS(KSM_V_DEFINE)
 
 struct ksm_v_import {
 	const char *name;
@@ -80,29 +97,51 @@ struct ksm_v_import {
 	void *trampoline;
 };
 
-#define KSM_V_LIST_IMPORT(fn, type, params, args)				\
+#define KSM_V_LIST_1(name, ...)
+#define KSM_V_LIST_0(fn, type, params, args)					\
 	{									\
 		.name = #fn,							\
 		.key = &STATIC_CALL_KEY(ksm_v_import_##fn),			\
 		.trampoline = STATIC_CALL_TRAMP_ADDR(ksm_v_import_##fn),	\
 	},
+#define KSM_V_LIST(name, ...) KSM_V_BY_EXPORT(KSM_V_LIST_, name, __VA_ARGS__)
 
 static const struct ksm_v_import imports[] = {
-	KSM_V_IMPORTS(KSM_V_LIST_IMPORT)
+	KSM_V_ALL_IMPORTS(KSM_V_LIST)
 };
 
-DEFINE_STATIC_CALL_NULL(ksm_v_lookup, kallsyms_lookup_name);
-
-#ifdef CONFIG_LOCKDEP
+#if defined(CONFIG_LOCKDEP) && !defined(KSM_V_EXPORTED___mmu_notifier_invalidate_range_start_map)
 /* What mmu_notifier_invalidate_range_start() tells lockdep; here, of a class of its own. */
 struct lockdep_map __mmu_notifier_invalidate_range_start_map = {
 	.name = "mmu_notifier_invalidate_range_start"
 };
 #endif
 
-/* Data. Read through these only: the symbols themselves can't be linked. */
-static struct kobject **mm_kobj_symbol;
-static atomic_long_t *ksm_zero_pages_symbol;
+DEFINE_STATIC_CALL_NULL(ksm_v_lookup, kallsyms_lookup_name);
+
+/* Data: D(name, type). Read through the pointers only: not all can be linked. */
+#define KSM_V_DATA(D)			\
+	D(mm_kobj, struct kobject *)	\
+	D(ksm_zero_pages, atomic_long_t)
+
+#define KSM_V_POINTER_1(name, type) static type *name##_symbol = &name;
+#define KSM_V_POINTER_0(name, type) static type *name##_symbol;
+#define KSM_V_POINTER(name, ...) KSM_V_BY_EXPORT(KSM_V_POINTER_, name, __VA_ARGS__)
+
+KSM_V_DATA(KSM_V_POINTER)
+
+struct ksm_v_datum {
+	const char *name;
+	void **pointer;
+};
+
+#define KSM_V_DATUM_1(name, type)
+#define KSM_V_DATUM_0(datum, type) { .name = #datum, .pointer = (void **)&datum##_symbol },
+#define KSM_V_DATUM(name, ...) KSM_V_BY_EXPORT(KSM_V_DATUM_, name, __VA_ARGS__)
+
+static const struct ksm_v_datum data[] = {
+	KSM_V_DATA(KSM_V_DATUM)
+};
 
 struct kobject *ksm_v_mm_kobj(void)
 {
@@ -115,37 +154,44 @@ atomic_long_t *ksm_v_ksm_zero_pages(void)
 }
 
 /* Finds kallsyms_lookup_name(), itself not exported, by putting a probe on it. */
+#ifdef CONFIG_KPROBES
 static int resolve_lookup(void)
 {
 	struct kprobe probe = { .symbol_name = "kallsyms_lookup_name" };
 	int err = register_kprobe(&probe);
 
 	if (err) {
-		pr_err("ksm_v: can't probe kallsyms_lookup_name (%d): is CONFIG_KPROBES on?\n", err);
+		pr_err("ksm_v: can't probe kallsyms_lookup_name (%d)\n", err);
 		return -ENOENT;
 	}
 	static_call_update(ksm_v_lookup, (void *)probe.addr);
 	unregister_kprobe(&probe);
 	return 0;
 }
+#else
+static int resolve_lookup(void)
+{
+	pr_err("ksm_v: this kernel has no kprobes, and does not export all that merging needs\n");
+	return -ENOENT;
+}
+#endif
 
-/* Address of a kernel symbol; complains by name where there is none. */
+/*
+ * Address of a kernel symbol; complains by name where there is none. The names of
+ * modules are looked up too, and this one defines functions of the same names.
+ */
 static void *lookup(const char *name)
 {
-	void *addr = (void *)static_call(ksm_v_lookup)(name);
+	unsigned long addr = static_call(ksm_v_lookup)(name);
 
-	if (!addr)
-		pr_err("ksm_v: this kernel has no symbol %s, which merging needs\n", name);
-	return addr;
+	if (addr && !within_module(addr, THIS_MODULE))
+		return (void *)addr;
+	pr_err("ksm_v: this kernel has no symbol %s, which merging needs\n", name);
+	return NULL;
 }
 
-/* Makes every import callable. Returns -ENOENT, having named it, if one is missing. */
-int ksm_v_imports_resolve(void)
+static int resolve_functions(void)
 {
-	int err = resolve_lookup();
-
-	if (err)
-		return err;
 	for (size_t i = 0; i < ARRAY_SIZE(imports); i++) {
 		void *addr = lookup(imports[i].name);
 
@@ -153,7 +199,23 @@ int ksm_v_imports_resolve(void)
 			return -ENOENT;
 		__static_call_update(imports[i].key, imports[i].trampoline, addr);
 	}
-	mm_kobj_symbol = lookup("mm_kobj");
-	ksm_zero_pages_symbol = lookup("ksm_zero_pages");
-	return mm_kobj_symbol && ksm_zero_pages_symbol ? 0 : -ENOENT;
+	return 0;
+}
+
+static int resolve_data(void)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(data); i++) {
+		*data[i].pointer = lookup(data[i].name);
+		if (!*data[i].pointer)
+			return -ENOENT;
+	}
+	return 0;
+}
+
+/* Makes every import usable. Returns -ENOENT, having named it, if one is missing. */
+int ksm_v_imports_resolve(void)
+{
+	if (!ARRAY_SIZE(imports) && !ARRAY_SIZE(data))
+		return 0;
+	return resolve_lookup() ?: resolve_functions() ?: resolve_data();
 }
