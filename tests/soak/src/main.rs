@@ -30,6 +30,7 @@ mod frames;
 mod job;
 mod leaks;
 mod observer;
+mod priority;
 mod region;
 mod report;
 mod shadow;

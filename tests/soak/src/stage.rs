@@ -28,6 +28,7 @@ use crate::job::Job;
 use crate::leaks;
 use crate::leaks::Baseline;
 use crate::observer;
+use crate::priority;
 use crate::report::Outcome;
 use crate::report::Verdict;
 use crate::suite::Suite;
@@ -155,6 +156,7 @@ impl Stage {
     /// The work, and the end of it: everything unmerged while the workers still have their
     /// memory.
     fn play(&self) -> Result {
+        priority::prefer_scanner()?;
         scanner::start()?;
         self.assemble()?;
         let stop = AtomicBool::new(false);

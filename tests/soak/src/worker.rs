@@ -5,15 +5,14 @@
 use std::time::Duration;
 
 use guest::expect::FailureContext;
-use guest::peer::spawn::check;
 use guest::rng::mix;
 use guest::rng::Rng;
-use guest::Context;
 use guest::Result;
 
 use crate::checker;
 use crate::clock;
 use crate::job::Job;
+use crate::priority;
 use crate::region::Region;
 use crate::suites;
 use crate::tally::Phase;
@@ -128,22 +127,12 @@ pub fn rng_of(seed: u64, suite: &str, index: u64) -> Rng {
 /// Does what the harness told this process to do.
 pub fn run(job: &Job) -> Result {
     let mut worker = Worker::new(job)?;
+    priority::give_way()?;
     if job.suite == checker::NAME {
         return checker::run(&worker);
     }
     let suite = suites::find(&job.suite).ok_or_else(|| format!("no suite {}", job.suite))?;
-    give_way()?;
     (suite.work)(&mut worker)
-}
-
-/// Workers are many and never idle: the scanner has to have the better of them.
-fn give_way() -> Result {
-    const NICE: i32 = 15;
-    // SAFETY: Takes numbers only.
-    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
-    check(result.into())
-        .map(drop)
-        .context(|| format!("setting nice to {NICE}"))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use guest::Context;
 use guest::Result;
 
 use super::writers;
+use crate::priority;
 use crate::region::Region;
 use crate::stage::Stage;
 use crate::suite::Suite;
@@ -67,6 +68,7 @@ fn reload(stage: &Stage, rng: &mut Rng) -> Result {
         timed(stage, "rmmod", module::unload)?;
         pause(rng, 20);
         timed(stage, "insmod", || module::load(""))?;
+        priority::prefer_scanner()?;
         knob::set("scan_rate", 100_000)?;
         knob::set("sleep_ms", 0)?;
         scanner::start()?;

@@ -25,7 +25,7 @@ pub const SUITE: Suite = Suite::new(
 );
 
 /// Pages of the thread that has them for itself.
-const PAGES: u64 = 256;
+const PAGES: u64 = 64;
 
 /// What a thread does to a region that it has for itself.
 pub const STEPS: &[Step<Region>] = &[

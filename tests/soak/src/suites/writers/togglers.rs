@@ -7,6 +7,7 @@
 //! equal to others, and different a moment later. Each change is an atomic operation that returns
 //! what was there: a change that was lost shows.
 
+use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
@@ -26,8 +27,8 @@ use crate::worker::Worker;
 const THREADS: usize = 3;
 /// Pages that they share.
 const PAGES: u64 = 24;
-/// Changes to a word before another one is chosen, at most.
-const BURST: u64 = 400;
+/// How often words are changed before others are chosen, at most.
+const ROUNDS: u64 = 1000;
 
 /// Lets the threads work beside `body`, until the worker's time is up; returns their pages.
 pub fn work_beside(
@@ -77,11 +78,15 @@ impl<'a> Toggler<'a> {
 
     fn run(&mut self) -> Result {
         while clock::now() < self.deadline {
-            let page = self.rng.below(PAGES);
+            let (first, count) = self.region.some(&mut self.rng, PAGES);
             let word = self.own_word();
-            let count = 1 + self.rng.below(BURST);
-            self.toggle(page, word, count)?;
-            // While nobody does anything to it the page can be merged.
+            let rounds = 1 + self.rng.below(ROUNDS);
+            for _ in 0..rounds {
+                self.toggle(first..first + count, word)?;
+            }
+            self.tally.count("change shared words and restore them");
+            self.tally.add(tally::BYTES_VERIFIED, rounds * count * 16);
+            // While nobody does anything to them, the pages can be merged.
             thread::yield_now();
         }
         Ok(())
@@ -93,19 +98,28 @@ impl<'a> Toggler<'a> {
         self.rng.below(words) as usize * THREADS + self.index
     }
 
-    /// Adds to a word and takes away again, `count` times.
-    fn toggle(&mut self, page: u64, word: usize, count: u64) -> Result {
-        let base = self.region.page(page).word(word);
-        // SAFETY: An aligned word of memory that stays mapped; all threads use it as an atomic.
-        let place = unsafe { AtomicU64::from_ptr(self.region.place(page, word) as *mut u64) };
-        for _ in 0..count {
-            self.expect(page, word, base, place.fetch_add(1, Relaxed))?;
-            let changed = base.wrapping_add(1);
-            self.expect(page, word, changed, place.fetch_sub(1, Relaxed))?;
+    /// Adds to a word of each page, and then takes away again from each: all of them may be looked
+    /// at while they are equal to others, and replaced when they are not any more.
+    fn toggle(&self, pages: Range<u64>, word: usize) -> Result {
+        for page in pages.clone() {
+            let before = self.place(page, word).fetch_add(1, Relaxed);
+            self.expect(page, word, self.base(page, word), before)?;
         }
-        self.tally.count("change a shared word and restore it");
-        self.tally.add(tally::BYTES_VERIFIED, count * 16);
+        for page in pages {
+            let before = self.place(page, word).fetch_sub(1, Relaxed);
+            self.expect(page, word, self.base(page, word).wrapping_add(1), before)?;
+        }
         Ok(())
+    }
+
+    /// What a word holds while nobody has changed it.
+    fn base(&self, page: u64, word: usize) -> u64 {
+        self.region.page(page).word(word)
+    }
+
+    fn place(&self, page: u64, word: usize) -> &AtomicU64 {
+        // SAFETY: An aligned word of memory that stays mapped; all threads use it as an atomic.
+        unsafe { AtomicU64::from_ptr(self.region.place(page, word) as *mut u64) }
     }
 
     fn expect(&self, page: u64, word: usize, expected: u64, found: u64) -> Result {

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who gets the processors. Workers are many and never idle: the scanner runs flat out only if it
+//! has the better of them.
+
+use guest::peer::spawn::check;
+use guest::task;
+use guest::Context;
+use guest::Result;
+
+/// The nice value of workers and of the checker.
+const WORKER: i32 = 15;
+/// The nice value of the scanner's thread, which it gives itself another of when it starts.
+const SCANNER: i32 = -10;
+
+/// Makes this process give way to others.
+pub fn give_way() -> Result {
+    set(0, WORKER)
+}
+
+/// Lets the scanner have a processor to itself, nearly.
+pub fn prefer_scanner() -> Result {
+    set(task::scanner()?, SCANNER)
+}
+
+fn set(pid: i32, nice: i32) -> Result {
+    // SAFETY: Takes numbers only.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, pid as libc::id_t, nice) };
+    check(result.into())
+        .map(drop)
+        .context(|| format!("setting the nice value of {pid} to {nice}"))
+}
