@@ -24,6 +24,7 @@ pub mod refused;
 pub mod rng;
 pub mod scanner;
 pub mod span;
+pub mod swap;
 pub mod task;
 pub mod trace;
 

@@ -50,6 +50,21 @@ pub fn load_file(path: &str, parameters: &str) -> io::Result<()> {
     Ok(kmod::finit_module(File::open(path)?, &parameters, flags)?)
 }
 
+/// Loads a driver that lies in the current directory, packed or not, unless it is loaded; says
+/// why it can't.
+pub fn load_beside(name: &str) -> std::result::Result<(), String> {
+    let candidates = [format!("{name}.ko"), format!("{name}.ko.xz")];
+    let Some(file) = candidates.iter().find(|file| Path::new(file).exists()) else {
+        return Err(format!("there is no {name}.ko here"));
+    };
+    match load_file(file, "") {
+        Err(error) if error.raw_os_error() != Some(libc::EEXIST) => {
+            Err(format!("loading {file}: {error}"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Unloads the module and tells how that went.
 pub fn try_unload() -> io::Result<()> {
     let name = CString::new(NAME)?;

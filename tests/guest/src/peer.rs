@@ -35,7 +35,7 @@ use crate::Span;
 
 mod churn;
 pub mod memory;
-mod pins;
+pub mod pins;
 pub mod server;
 pub mod spawn;
 

@@ -9,16 +9,28 @@ use nix::unistd::Pid;
 use crate::Context;
 use crate::Result;
 
-/// Stops a process and writes words from `addr` on with `PTRACE_POKEDATA`, which also writes to
-/// memory that the process itself may only read.
-pub fn write(pid: i32, addr: u64, words: &[u64]) -> Result {
+/// Stops a process, does something to it as its debugger, and lets it go on.
+pub fn attached<T>(pid: i32, body: impl FnOnce() -> Result<T>) -> Result<T> {
     let pid = Pid::from_raw(pid);
     ptrace::attach(pid).context(|| "ptrace")?;
     waitpid(pid, None).context(|| "waiting for the traced process")?;
-    let written = words.iter().enumerate().try_for_each(|(index, &word)| {
-        let addr = (addr + index as u64 * 8) as ptrace::AddressType;
-        ptrace::write(pid, addr, word as i64)
-    });
+    let result = body();
     ptrace::detach(pid, None).context(|| "ptrace")?;
+    result
+}
+
+/// Writes words from `addr` on with `PTRACE_POKEDATA`, which also writes to memory that the
+/// process itself may only read. The process must be [`attached`].
+pub fn poke(pid: i32, addr: u64, words: &[u64]) -> Result {
+    let write = |(index, &word): (usize, &u64)| {
+        let addr = (addr + index as u64 * 8) as ptrace::AddressType;
+        ptrace::write(Pid::from_raw(pid), addr, word as i64)
+    };
+    let written = words.iter().enumerate().try_for_each(write);
     written.context(|| "PTRACE_POKEDATA")
+}
+
+/// Stops a process and writes as [`poke`].
+pub fn write(pid: i32, addr: u64, words: &[u64]) -> Result {
+    attached(pid, || poke(pid, addr, words))
 }

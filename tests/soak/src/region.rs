@@ -127,16 +127,26 @@ impl Region {
 
     /// Writes a word; fills the page anew instead where many words were written.
     pub fn poke(&mut self, index: u64, word: usize, value: u64) {
+        self.make_room(index);
+        memory::poke(self.place(index, word), value);
+        self.expect_word(index, word, value);
+    }
+
+    /// Fills the page anew where no further word of it may be changed.
+    pub fn make_room(&mut self, index: u64) {
         if !self.page(index).can_poke() {
             self.fill(index, self.page(index).content());
         }
-        memory::poke(self.place(index, word), value);
-        self.expect_word(index, word, value);
     }
 
     /// Says what page `index` holds now, by other means than this region's.
     pub fn expect(&mut self, index: u64, content: Content) {
         self.pages[index as usize] = Page::of(content);
+    }
+
+    /// As [`Region::expect`], for what another page held.
+    pub fn expect_page(&mut self, index: u64, page: Page) {
+        self.pages[index as usize] = page;
     }
 
     /// Says what a word holds now. There may be 16 in a page.

@@ -8,6 +8,7 @@ mod address_space;
 mod control;
 mod life_cycle;
 mod many_sharers;
+mod pins;
 mod sharing_limit;
 mod suspend;
 mod writers;
@@ -17,6 +18,7 @@ pub const ALL: &[&Suite] = &[
     &life_cycle::SUITE,
     &address_space::SUITE,
     &writers::SUITE,
+    &pins::SUITE,
     &control::SUITE,
     &suspend::SUITE,
     &many_sharers::SUITE,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Other parts of the kernel that hold pages of a peer, or watch them.
+//! Other parts of the kernel that hold pages of a process, or watch them.
 
 use std::fs::File;
 use std::io;
@@ -22,7 +22,7 @@ use crate::content::WORDS;
 use crate::Span;
 
 /// A pipe that was given pages.
-pub(super) struct Spliced {
+pub struct Spliced {
     reader: File,
     /// Keeps the pipe from ending.
     _writer: File,
@@ -30,7 +30,7 @@ pub(super) struct Spliced {
 
 impl Spliced {
     /// Gives the pages of a span to a new pipe; also returns how many bytes it took.
-    pub(super) fn new(span: Span) -> io::Result<(Self, u64)> {
+    pub fn new(span: Span) -> io::Result<(Self, u64)> {
         let (reader, writer) = pipe()?;
         let buffer = iovec(span);
         // SAFETY: `buffer` is a valid iovec; its pages stay this process's own.
@@ -44,12 +44,18 @@ impl Spliced {
         Ok((spliced, given))
     }
 
+    /// Reads the next page from the pipe.
+    pub fn read_page(&mut self) -> io::Result<Vec<u8>> {
+        let mut page = vec![0; PAGE_SIZE as usize];
+        self.reader.read_exact(&mut page)?;
+        Ok(page)
+    }
+
     /// Reads pages from the pipe and compares them.
     pub(super) fn check(mut self, pages: u64, ids: Ids) -> Result<(), String> {
         for index in 0..pages {
-            let mut page = vec![0; PAGE_SIZE as usize];
-            let read = self.reader.read_exact(&mut page);
-            read.map_err(|error| format!("page {index} of the pipe: {error}"))?;
+            let page = self.read_page();
+            let page = page.map_err(|error| format!("page {index} of the pipe: {error}"))?;
             check_page(&page, ids.of(index))
                 .map_err(|why| format!("page {index} of the pipe, {why}"))?;
         }
@@ -88,11 +94,11 @@ fn iovec(span: Span) -> libc::iovec {
 }
 
 /// An io_uring with a registered buffer, whose pages are pinned for as long as it lives.
-pub(super) struct Pinned(IoUring);
+pub struct Pinned(IoUring);
 
 impl Pinned {
     /// Pins the pages of a span.
-    pub(super) fn new(span: Span) -> io::Result<Self> {
+    pub fn new(span: Span) -> io::Result<Self> {
         let ring = IoUring::new(4)?;
         // SAFETY: The pages belong to the test, which does not mind what is read into them.
         unsafe { ring.submitter().register_buffers(&[iovec(span)]) }?;
@@ -100,12 +106,12 @@ impl Pinned {
     }
 
     /// Unpins the pages. Closing the ring does so, too, but at some later time.
-    pub(super) fn release(self) -> io::Result<()> {
+    pub fn release(self) -> io::Result<()> {
         self.0.submitter().unregister_buffers()
     }
 
     /// Writes a word to an address of the buffer, through its pinned page.
-    pub(super) fn write(&mut self, addr: u64, value: u64) -> io::Result<()> {
+    pub fn write(&mut self, addr: u64, value: u64) -> io::Result<()> {
         let (reader, mut writer) = pipe()?;
         writer.write_all(&value.to_ne_bytes())?;
         let read = opcode::ReadFixed::new(types::Fd(reader.as_raw_fd()), addr as *mut u8, 8, 0);

@@ -2,11 +2,6 @@
 
 //! Reclaim, compaction and huge pages beside merged pages.
 
-use std::ffi::CString;
-use std::fs;
-use std::io;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use guest::content::Ids;
@@ -14,14 +9,14 @@ use guest::expect;
 use guest::lab::Lab;
 use guest::lab::SkippableTest;
 use guest::lab::Test;
-use guest::module;
 use guest::pagemap;
 use guest::pages;
 use guest::peer::Peer;
 use guest::procfs;
 use guest::scanner;
+use guest::swap;
+use guest::swap::Swap;
 use guest::task;
-use guest::Context;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Completion;
@@ -134,78 +129,8 @@ fn drop_caches(lab: &Lab) -> Result {
     trio.expect_others_unchanged()
 }
 
-/// Swap space on compressed memory, the only disk of the guest.
-struct Swap;
-
-impl Swap {
-    const DISK: &'static str = "/dev/zram0";
-
-    /// `None`, and why, where the driver is not there.
-    fn open() -> Result<std::result::Result<Self, String>> {
-        if !Path::new(Self::DISK).exists() {
-            if let Err(why) = load_driver() {
-                return Ok(Err(why));
-            }
-        }
-        procfs::write("/sys/block/zram0/disksize", "64M")?;
-        let made = Command::new("busybox")
-            .args(["mkswap", Self::DISK])
-            .output();
-        let made = made.context(|| "mkswap")?;
-        expect::that(made.status.success(), || format!("mkswap: {made:?}"))?;
-        swap_call(libc::swapon).context(|| "swapon")?;
-        Ok(Ok(Swap))
-    }
-}
-
-type SwapCall = unsafe extern "C" fn(*const libc::c_char, libc::c_int) -> libc::c_int;
-
-fn swap_call(call: SwapCall) -> io::Result<()> {
-    let path = CString::new(Swap::DISK)?;
-    // SAFETY: The path is a string that ends with a zero.
-    match unsafe { call(path.as_ptr(), 0) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// `swapoff` takes no flags.
-unsafe extern "C" fn swap_off(path: *const libc::c_char, _: libc::c_int) -> libc::c_int {
-    // SAFETY: As the caller says.
-    unsafe { libc::swapoff(path) }
-}
-
-impl Drop for Swap {
-    fn drop(&mut self) {
-        let closed = swap_call(swap_off).and_then(|()| fs::write("/sys/block/zram0/reset", "1"));
-        if let Err(error) = closed {
-            eprintln!("swap could not be taken down: {error}");
-        }
-    }
-}
-
-/// The driver and what it needs have to lie beside the tests, packed or not.
-fn load_driver() -> std::result::Result<(), String> {
-    for name in ["lz4hc_compress", "zram"] {
-        let candidates = [format!("{name}.ko"), format!("{name}.ko.xz")];
-        let Some(file) = candidates.iter().find(|file| Path::new(file).exists()) else {
-            return Err(format!("there is no {name}.ko here"));
-        };
-        module::load_file(file, "").map_err(|error| format!("loading {file}: {error}"))?;
-    }
-    let there = task::wait_until(Duration::from_secs(5), || Path::new(Swap::DISK).exists());
-    if there {
-        Ok(())
-    } else {
-        Err(format!("{} did not appear", Swap::DISK))
-    }
-}
-
-/// Swap space in use, in kB.
-fn swap_in_use() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    Some(procfs::field(&text, "SwapTotal")? - procfs::field(&text, "SwapFree")?)
-}
+/// Swap space that is enough for the tests.
+const SWAP_MIB: u64 = 64;
 
 /// Swaps pages out, and waits until they are.
 fn swap_out(peer: &Peer, span: Span) -> Result {
@@ -224,7 +149,7 @@ fn swap_out(peer: &Peer, span: Span) -> Result {
 }
 
 fn swap(lab: &Lab) -> Result<Completion> {
-    let _swap = match Swap::open()? {
+    let _swap = match Swap::open(SWAP_MIB)? {
         Ok(swap) => swap,
         Err(why) => return Ok(Completion::ignored_with(why)),
     };
@@ -248,7 +173,7 @@ fn swap(lab: &Lab) -> Result<Completion> {
 
 /// Pages read back may still be in the swap cache, which refers to them, too.
 fn swapped_in(lab: &Lab) -> Result<Completion> {
-    let _swap = match Swap::open()? {
+    let _swap = match Swap::open(SWAP_MIB)? {
         Ok(swap) => swap,
         Err(why) => return Ok(Completion::ignored_with(why)),
     };
@@ -263,11 +188,11 @@ fn swapped_in(lab: &Lab) -> Result<Completion> {
     b.check(in_b, IDS)?;
     scanner::expect_exact_counts("after pages were swapped in and merged")?;
     // Nobody needs the old pages' room on the disk any more.
-    let freed = task::wait_until(Duration::from_secs(3), || swap_in_use() == Some(0));
+    let freed = task::wait_until(Duration::from_secs(3), || swap::in_use() == Some(0));
     expect::that(freed, || {
         format!(
             "swap space in use, in kB: expected 0, found {:?}",
-            swap_in_use()
+            swap::in_use()
         )
     })?;
     Ok(Completion::Completed)

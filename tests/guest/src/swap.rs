@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Swap space on compressed memory, the only disk of a guest.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::expect;
+use crate::module;
+use crate::procfs;
+use crate::task;
+use crate::Context;
+use crate::Result;
+
+/// Swap space that is in use until this is dropped.
+pub struct Swap;
+
+impl Swap {
+    const DISK: &'static str = "/dev/zram0";
+
+    /// Makes swap space of so many MiB. `Err`, and why, where the driver is not there.
+    pub fn open(mebibytes: u64) -> Result<std::result::Result<Self, String>> {
+        if let Err(why) = Self::load_driver() {
+            return Ok(Err(why));
+        }
+        procfs::write("/sys/block/zram0/disksize", &format!("{mebibytes}M"))?;
+        let made = Command::new("busybox")
+            .args(["mkswap", Self::DISK])
+            .output();
+        let made = made.context(|| "mkswap")?;
+        expect::that(made.status.success(), || format!("mkswap: {made:?}"))?;
+        Self::on()?;
+        Ok(Ok(Swap))
+    }
+
+    /// Loads the driver, unless it is there, and says why it can't.
+    pub fn load_driver() -> std::result::Result<(), String> {
+        if Path::new(Self::DISK).exists() {
+            return Ok(());
+        }
+        ["lz4hc_compress", "zram"]
+            .into_iter()
+            .try_for_each(module::load_beside)?;
+        let there = task::wait_until(Duration::from_secs(5), || Path::new(Self::DISK).exists());
+        if there {
+            Ok(())
+        } else {
+            Err(format!("{} did not appear", Self::DISK))
+        }
+    }
+
+    /// Takes everything back from it, and has it used no more (`swapoff`).
+    pub fn off(&self) -> Result {
+        call(|path| {
+            // SAFETY: The path is a string that ends with a zero.
+            unsafe { libc::swapoff(path) }
+        })
+        .context(|| "swapoff")
+    }
+
+    /// Has it used again.
+    pub fn on_again(&self) -> Result {
+        Self::on()
+    }
+
+    fn on() -> Result {
+        call(|path| {
+            // SAFETY: The path is a string that ends with a zero.
+            unsafe { libc::swapon(path, 0) }
+        })
+        .context(|| "swapon")
+    }
+}
+
+fn call(call: impl FnOnce(*const libc::c_char) -> libc::c_int) -> io::Result<()> {
+    let path = CString::new(Swap::DISK)?;
+    match call(path.as_ptr()) {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        // It may be off already.
+        let _ = self.off();
+        if let Err(error) = fs::write("/sys/block/zram0/reset", "1") {
+            eprintln!("swap could not be taken down: {error}");
+        }
+    }
+}
+
+/// Swap space in use, in kB.
+pub fn in_use() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    Some(procfs::field(&text, "SwapTotal")? - procfs::field(&text, "SwapFree")?)
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Direct input and output: the pages are pinned while a thread of the kernel reads or writes
+//! them for a disk, a loop device on a file in memory.
+
+use std::fs;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::fs::Permissions;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use guest::content::PAGE_SIZE;
+use guest::expect;
+use guest::module;
+use guest::peer::spawn::check;
+use guest::task;
+use guest::Context;
+use guest::Result;
+use guest::Span;
+
+use crate::region::Region;
+use crate::shadow::Page;
+use crate::stage::Stage;
+use crate::worker::Worker;
+
+const DISK: &str = "/dev/loop0";
+const FILE: &str = "/dev/shm/ksm_v_soak.disk";
+/// Pages of the disk that a worker has.
+const SHARE: u64 = 32;
+/// Workers that have a share.
+const SHARES: u64 = 8;
+/// Pages that are read or written at once, at most.
+const RUN: u64 = 8;
+
+/// Makes the disk; says why it can't.
+pub fn make() -> Option<String> {
+    let made = || -> Result {
+        if !Path::new(DISK).exists() {
+            module::load_beside("loop")?;
+        }
+        task::wait_until(Duration::from_secs(5), || Path::new(DISK).exists());
+        let file = File::create(FILE).and_then(|file| file.set_len(SHARE * SHARES * PAGE_SIZE));
+        file.context(|| FILE)?;
+        losetup(&[DISK, FILE])?;
+        fs::set_permissions(DISK, Permissions::from_mode(0o666)).context(|| DISK)
+    };
+    let failed = made().err()?;
+    Some(failed.message().unwrap_or("failed").to_owned())
+}
+
+/// The disk goes when the last worker closes it, its file at once.
+pub fn forget_at_end(stage: &Stage) -> Result {
+    while stage.has_time() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    fs::remove_file(FILE).context(|| FILE)?;
+    losetup(&["-d", DISK])
+}
+
+fn losetup(arguments: &[&str]) -> Result {
+    let done = Command::new("busybox")
+        .arg("losetup")
+        .args(arguments)
+        .output();
+    match done {
+        Ok(done) if done.status.success() => Ok(()),
+        other => Err(format!("losetup {arguments:?}: {other:?}").into()),
+    }
+}
+
+/// A worker's share of the disk, and what it holds.
+pub struct Disk {
+    file: File,
+    offset: u64,
+    pages: Vec<Page>,
+}
+
+impl Disk {
+    /// Opens it, for direct input and output.
+    pub fn open(worker: usize) -> Result<Self> {
+        expect::that((worker as u64) < SHARES, || "no disk for so many workers")?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(DISK)
+            .context(|| DISK)?;
+        Ok(Disk {
+            file,
+            offset: worker as u64 * SHARE * PAGE_SIZE,
+            pages: vec![Page::default(); SHARE as usize],
+        })
+    }
+
+    /// Writes pages of the region to the disk.
+    pub fn write(&mut self, region: &Region, worker: &mut Worker) -> Result {
+        let run = Run::any(region, worker);
+        let memory = run.memory(region);
+        // SAFETY: The pages are mapped.
+        let written = check(unsafe {
+            libc::pwrite(
+                self.file.as_raw_fd(),
+                memory.addr as *const libc::c_void,
+                memory.bytes() as usize,
+                self.place(&run),
+            ) as i64
+        });
+        run.expect_whole("O_DIRECT write", written)?;
+        for page in 0..run.pages {
+            self.pages[(run.slot + page) as usize] = region.page(run.index + page).clone();
+        }
+        Ok(())
+    }
+
+    /// Reads from the disk into pages of the region, which must show it.
+    pub fn read(&mut self, region: &mut Region, worker: &mut Worker) -> Result {
+        let run = Run::any(region, worker);
+        let memory = run.memory(region);
+        // SAFETY: The pages are mapped, and expected to change.
+        let read = check(unsafe {
+            libc::pread(
+                self.file.as_raw_fd(),
+                memory.addr as *mut libc::c_void,
+                memory.bytes() as usize,
+                self.place(&run),
+            ) as i64
+        });
+        run.expect_whole("O_DIRECT read", read)?;
+        for page in 0..run.pages {
+            let held = self.pages[(run.slot + page) as usize].clone();
+            region.expect_page(run.index + page, held);
+        }
+        region.verify_some(run.index, run.pages, &worker.tally)
+    }
+
+    fn place(&self, run: &Run) -> i64 {
+        (self.offset + run.slot * PAGE_SIZE) as i64
+    }
+}
+
+/// Pages in memory, and as many on the disk.
+struct Run {
+    index: u64,
+    slot: u64,
+    pages: u64,
+}
+
+impl Run {
+    fn any(region: &Region, worker: &mut Worker) -> Self {
+        let pages = 1 + worker.rng.below(RUN);
+        Run {
+            index: worker.rng.below(region.len() - pages + 1),
+            slot: worker.rng.below(SHARE - pages + 1),
+            pages,
+        }
+    }
+
+    fn memory(&self, region: &Region) -> Span {
+        region.span().part(self.index, self.pages)
+    }
+
+    fn expect_whole(&self, what: &str, done: io::Result<u64>) -> Result {
+        let done = done.context(|| what)?;
+        expect::eq(format!("bytes of an {what}"), self.pages * PAGE_SIZE, done)
+    }
+}
