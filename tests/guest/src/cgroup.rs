@@ -3,6 +3,7 @@
 //! Memory cgroups (version 2) for tests.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
@@ -21,10 +22,31 @@ pub struct Cgroup {
 impl Cgroup {
     /// Makes a cgroup with memory accounting.
     pub fn new(name: &str) -> Result<Self> {
-        procfs::write(&format!("{ROOT}/cgroup.subtree_control"), "+memory")?;
-        let path = PathBuf::from(format!("{ROOT}/ksm_v_test_{name}"));
+        Self::within(PathBuf::from(ROOT), &format!("ksm_v_test_{name}"))
+    }
+
+    /// Makes a cgroup in this one, which must not have processes itself.
+    pub fn child(&self, name: &str) -> Result<Self> {
+        Self::within(self.path.clone(), name)
+    }
+
+    fn within(parent: PathBuf, name: &str) -> Result<Self> {
+        let control = parent.join("cgroup.subtree_control");
+        procfs::write(&control.display().to_string(), "+memory")?;
+        let path = parent.join(name);
         fs::create_dir(&path).context(|| format!("making {}", path.display()))?;
         Ok(Cgroup { path })
+    }
+
+    /// Moves the calling process here. What it has stays charged to where it was.
+    pub fn enter(&self) -> Result {
+        procfs::write(&self.procs(), "0")
+    }
+
+    /// Removes it. Fails if it has processes.
+    pub fn remove(self) -> Result {
+        let removed = fs::remove_dir(&self.path);
+        removed.context(|| format!("removing {}", self.path.display()))
     }
 
     /// Path of the file to which a process is written that is to belong to the cgroup.
@@ -50,6 +72,21 @@ impl Cgroup {
         procfs::number(&self.file("memory.current"))
     }
 
+    /// Cgroups below it that were removed, but not let go of.
+    pub fn dying(&self) -> Result<u64> {
+        procfs::number_in(&self.file("cgroup.stat"), "nr_dying_descendants")
+    }
+
+    /// Processes of it that were killed because its memory was short.
+    pub fn killed(&self) -> Result<u64> {
+        procfs::number_in(&self.file("memory.events"), "oom_kill")
+    }
+
+    /// Has none of its memory swapped out.
+    pub fn forbid_swap(&self) -> Result {
+        procfs::write(&self.file("memory.swap.max"), "0")
+    }
+
     /// Limits its memory.
     pub fn limit(&self, bytes: u64) -> Result {
         procfs::write(&self.file("memory.max"), &bytes.to_string())
@@ -69,8 +106,9 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         // A process that was just killed may need a moment to leave.
         for _ in 0..500 {
-            if fs::remove_dir(&self.path).is_ok() {
-                return;
+            match fs::remove_dir(&self.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {}
+                _ => return,
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
         }

@@ -81,6 +81,11 @@ impl Flags {
         self.has(Self::KSM)
     }
 
+    /// The frame's memory has failed, or was said to have.
+    pub fn poisoned(self) -> bool {
+        self.has(Self::HWPOISON)
+    }
+
     /// The frame is on a list of pages to be reclaimed.
     pub fn lru(self) -> bool {
         self.has(Self::LRU)

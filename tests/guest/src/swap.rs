@@ -99,3 +99,8 @@ pub fn in_use() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     Some(procfs::field(&text, "SwapTotal")? - procfs::field(&text, "SwapFree")?)
 }
+
+/// Swap space there is, in kB.
+pub fn total() -> u64 {
+    procfs::number_in("/proc/meminfo", "SwapTotal").unwrap_or(0)
+}

@@ -10,20 +10,33 @@ use guest::pagemap::Frame;
 use guest::Context;
 use guest::Result;
 
-/// The merged frames of all memory.
+/// The merged frames of all memory. Frames that failed are not among them: the kernel keeps
+/// those as they were when nobody uses them any more.
 pub fn merged() -> Result<Vec<Frame>> {
-    let path = "/proc/kpageflags";
+    find("/proc/kpageflags", |entry| {
+        let flags = Flags::new(entry);
+        flags.ksm() && !flags.poisoned()
+    })
+}
+
+/// The frames of all memory that are charged to the cgroup of this inode number.
+pub fn charged_to(inode: u64) -> Result<Vec<Frame>> {
+    find("/proc/kpagecgroup", |entry| entry == inode)
+}
+
+/// The frames whose entry in a file with 8 bytes for each is wanted.
+fn find(path: &str, is_wanted: impl Fn(u64) -> bool) -> Result<Vec<Frame>> {
     let file = File::open(path).context(|| path)?;
-    let (mut merged, mut bytes, mut first) = (Vec::new(), vec![0; 64 << 10], 0);
+    let (mut found, mut bytes, mut first) = (Vec::new(), vec![0; 64 << 10], 0);
     loop {
         let length = file.read_at(&mut bytes, first * 8).context(|| path)?;
         if length == 0 {
-            return Ok(merged);
+            return Ok(found);
         }
         let frames = bytes[..length].chunks_exact(8).zip(first..);
-        merged.extend(frames.filter_map(|(entry, frame)| {
-            let flags = Flags::new(u64::from_ne_bytes(entry.try_into().ok()?));
-            flags.ksm().then_some(Frame(frame))
+        found.extend(frames.filter_map(|(entry, frame)| {
+            let entry = u64::from_ne_bytes(entry.try_into().ok()?);
+            is_wanted(entry).then_some(Frame(frame))
         }));
         first += length as u64 / 8;
     }

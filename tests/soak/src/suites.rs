@@ -5,10 +5,13 @@
 use crate::suite::Suite;
 
 mod address_space;
+mod beside_ksmd;
 mod control;
+mod hotplug_numa_poison;
 mod life_cycle;
 mod many_sharers;
 mod pins;
+mod pressure;
 mod sharing_limit;
 mod suspend;
 mod writers;
@@ -19,6 +22,9 @@ pub const ALL: &[&Suite] = &[
     &address_space::SUITE,
     &writers::SUITE,
     &pins::SUITE,
+    &pressure::SUITE,
+    &beside_ksmd::SUITE,
+    &hotplug_numa_poison::SUITE,
     &control::SUITE,
     &suspend::SUITE,
     &many_sharers::SUITE,

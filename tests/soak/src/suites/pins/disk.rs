@@ -56,9 +56,7 @@ pub fn make() -> Option<String> {
 
 /// The disk goes when the last worker closes it, its file at once.
 pub fn forget_at_end(stage: &Stage) -> Result {
-    while stage.has_time() {
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    stage.wait();
     fs::remove_file(FILE).context(|| FILE)?;
     losetup(&["-d", DISK])
 }

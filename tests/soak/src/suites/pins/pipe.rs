@@ -2,6 +2,13 @@
 
 //! Pages given to a pipe (`vmsplice`): what is read from it later is what they held.
 
+use std::process;
+
+use guest::content::PAGE_SIZE;
+use guest::expect;
+use guest::pagemap;
+use guest::pagemap::Entry;
+use guest::pagemap::Frame;
 use guest::peer::pins::Spliced;
 use guest::Context;
 use guest::Result;
@@ -16,7 +23,16 @@ const PAGES: u64 = 16;
 /// Some pages, at times given to a pipe.
 pub struct Pipe {
     region: Region,
-    given: Option<(Spliced, u64)>,
+    given: Option<Given>,
+}
+
+/// What a pipe was given.
+struct Given {
+    pipe: Spliced,
+    pages: u64,
+    /// Their frames, where they are known and not merged. They have to stay: what the process
+    /// writes to them the pipe sees, as long as nobody forks.
+    frames: Vec<Option<Frame>>,
 }
 
 impl Pipe {
@@ -31,7 +47,7 @@ impl Pipe {
     /// Gives the pages to a pipe, or reads it, in turn.
     pub fn step(&mut self, worker: &mut Worker) -> Result {
         match self.given.take() {
-            Some((pipe, pages)) => self.read(pipe, pages, worker),
+            Some(given) => self.read(given, worker),
             None => self.give(worker),
         }
     }
@@ -43,13 +59,38 @@ impl Pipe {
             }
         }
         let (pipe, bytes) = Spliced::new(self.region.span()).context(|| "vmsplice")?;
-        self.given = Some((pipe, bytes / guest::content::PAGE_SIZE));
+        self.given = Some(Given {
+            pipe,
+            pages: bytes / PAGE_SIZE,
+            frames: self.frames(),
+        });
         Ok(())
     }
 
-    fn read(&self, mut pipe: Spliced, pages: u64, worker: &Worker) -> Result {
-        for index in 0..pages {
-            let page = pipe.read_page().context(|| "reading the pipe")?;
+    /// Frames that are not merged. Only root may know.
+    fn frames(&self) -> Vec<Option<Frame>> {
+        let entries = pagemap::entries(process::id() as i32, self.region.span());
+        let frame = |entry: &Entry| {
+            let frame = entry.frame()?;
+            (!frame.flags().ok()?.ksm()).then_some(frame)
+        };
+        entries.unwrap_or_default().iter().map(frame).collect()
+    }
+
+    fn expect_frames(&self, given: &Given) -> Result {
+        let pages = given.frames.iter().zip(self.frames());
+        for (before, now) in pages.take(given.pages as usize) {
+            expect::that(before.is_none() || *before == now, || {
+                format!("a page in a pipe was on {before:?}, found {now:?}")
+            })?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, mut given: Given, worker: &Worker) -> Result {
+        self.expect_frames(&given)?;
+        for index in 0..given.pages {
+            let page = given.pipe.read_page().context(|| "reading the pipe")?;
             let word = |word: usize| {
                 let bytes = page[word * 8..][..8].try_into().expect("8 bytes");
                 Ok(u64::from_ne_bytes(bytes))

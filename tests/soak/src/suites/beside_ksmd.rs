@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Mainline's ksmd and the module's thread over the same memory, both flat out. Alice's workers
+//! register theirs with ksmd and take it back; the others do not.
+//!
+//! ksmd merges whatever is registered, whoever owns it: so only one user's workers register.
+
+use guest::content::WORDS;
+use guest::peer::memory;
+use guest::peer::spawn::check;
+use guest::Context;
+use guest::Result;
+
+use crate::region::Region;
+use crate::shadow::Content;
+use crate::suite::Suite;
+use crate::worker::Step;
+use crate::worker::Worker;
+
+mod ksmd;
+
+/// The suite.
+pub const SUITE: Suite = Suite {
+    direct: ksmd::run,
+    ..Suite::new(
+        "beside_ksmd",
+        "ksmd over the same memory; MADV_MERGEABLE, MADV_UNMERGEABLE, prctl back and forth",
+        work,
+    )
+};
+
+/// Pages of a worker.
+const PAGES: u64 = 256;
+/// Alice's workers.
+const REGISTERING: std::ops::Range<usize> = 0..2;
+
+const MEMORY: &[Step<Region>] = &[
+    ("fill a page", 20, fill),
+    ("write a word", 20, poke),
+    ("verify a page", 30, verify),
+];
+
+const REGISTERED_MEMORY: &[Step<Region>] = &[
+    MEMORY[0],
+    MEMORY[1],
+    MEMORY[2],
+    ("MADV_MERGEABLE", 4, |region, worker| {
+        advise(region, worker, libc::MADV_MERGEABLE)
+    }),
+    ("MADV_UNMERGEABLE", 2, |region, worker| {
+        advise(region, worker, libc::MADV_UNMERGEABLE)
+    }),
+    ("PR_SET_MEMORY_MERGE 1", 1, |_, _| merge_any(true)),
+    ("PR_SET_MEMORY_MERGE 0", 1, |_, _| merge_any(false)),
+];
+
+fn work(worker: &mut Worker) -> Result {
+    let mut region = Region::filled(PAGES, &mut worker.rng).context(|| "mmap")?;
+    if REGISTERING.contains(&worker.index) {
+        worker.work(&mut region, REGISTERED_MEMORY)?;
+    } else {
+        worker.work(&mut region, MEMORY)?;
+    }
+    worker.finish([&region])
+}
+
+fn fill(region: &mut Region, worker: &mut Worker) -> Result {
+    let index = worker.rng.below(PAGES);
+    region.fill(index, Content::any(&mut worker.rng));
+    Ok(())
+}
+
+fn poke(region: &mut Region, worker: &mut Worker) -> Result {
+    let (index, word) = (worker.rng.below(PAGES), worker.rng.below(WORDS as u64));
+    region.poke(index, word as usize, worker.rng.number());
+    Ok(())
+}
+
+fn verify(region: &mut Region, worker: &mut Worker) -> Result {
+    region.verify(worker.rng.below(PAGES), &worker.tally)
+}
+
+fn advise(region: &mut Region, worker: &mut Worker, advice: i32) -> Result {
+    let (first, count) = region.some(&mut worker.rng, PAGES);
+    let span = region.span().part(first, count);
+    memory::advise(span, advice as u64).context(|| format!("madvise {advice}"))?;
+    let index = first + worker.rng.below(count);
+    region.verify(index, &worker.tally)
+}
+
+/// Registers all memory of this process with ksmd, or takes that back.
+fn merge_any(wanted: bool) -> Result {
+    /// `PR_SET_MEMORY_MERGE` of include/uapi/linux/prctl.h.
+    const PR_SET_MEMORY_MERGE: libc::c_int = 67;
+    // SAFETY: Takes numbers only.
+    let result = unsafe { libc::prctl(PR_SET_MEMORY_MERGE, u64::from(wanted), 0, 0, 0) };
+    check(result.into())
+        .map(drop)
+        .context(|| "PR_SET_MEMORY_MERGE")
+}

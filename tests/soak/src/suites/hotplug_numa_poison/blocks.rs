@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Blocks of memory that are taken offline with merged pages in them, and online again.
+//!
+//! Reference: Documentation/admin-guide/mm/memory-hotplug.rst.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use guest::content::PAGE_SIZE;
+use guest::expect;
+use guest::pagemap::Frame;
+use guest::procfs;
+use guest::task;
+use guest::Context;
+use guest::Result;
+
+use crate::frames;
+use crate::stage::Stage;
+
+use super::nodes;
+
+const DIRECTORY: &str = "/sys/devices/system/memory";
+/// Where a memory module begins at the lowest.
+const ABOVE: u64 = 4 << 30;
+/// Within which the module has to give up a block that is to go offline, once it knows.
+const GIVEN_UP_WITHIN: Duration = Duration::from_secs(10);
+/// Between two attempts, in which pages are merged.
+const PAUSE: Duration = Duration::from_millis(400);
+
+/// A block of memory that can be taken offline.
+struct Block {
+    path: String,
+    first: u64,
+    frames: u64,
+}
+
+/// Why the suite can't be run here.
+pub fn lacking() -> Option<String> {
+    match all() {
+        Ok(blocks) if blocks.is_empty() => {
+            Some("no memory above 4 GiB that can be taken offline".to_owned())
+        }
+        Ok(_) => None,
+        Err(failed) => Some(failed.message().unwrap_or("failed").to_owned()),
+    }
+}
+
+/// Takes blocks offline and online again, until time is up.
+pub fn off_and_on(stage: &Stage) -> Result {
+    nodes::balance();
+    let (blocks, mut rng) = (all()?, stage.rng());
+    for block in &blocks {
+        // As it was at the start, it may be of any zone.
+        if block.offline().is_ok() {
+            block.online("online_kernel")?;
+        }
+    }
+    while stage.has_time() {
+        std::thread::sleep(PAUSE.min(stage.time() / 8));
+        let block = rng.pick(&blocks);
+        let how = *rng.pick(&["online_kernel", "online_kernel", "online_movable"]);
+        block.once(stage, how)?;
+    }
+    blocks.iter().try_for_each(Block::ensure_online)
+}
+
+/// All blocks above the lowest 4 GiB.
+fn all() -> Result<Vec<Block>> {
+    let size = hex(&procfs::read(&format!("{DIRECTORY}/block_size_bytes"))?)?;
+    let (mut number, mut blocks) = (ABOVE / size, Vec::new());
+    loop {
+        let path = format!("{DIRECTORY}/memory{number}");
+        if !Path::new(&path).exists() {
+            return Ok(blocks);
+        }
+        blocks.push(Block {
+            path,
+            first: number * size / PAGE_SIZE,
+            frames: size / PAGE_SIZE,
+        });
+        number += 1;
+    }
+}
+
+fn hex(text: &str) -> Result<u64> {
+    u64::from_str_radix(text.trim(), 16).context(|| format!("{text:?} is no number"))
+}
+
+impl Block {
+    /// Takes it offline, which at first may fail, and online again.
+    fn once(&self, stage: &Stage, how: &str) -> Result {
+        let merged = self.merged()?.len() as u64;
+        stage.tally.add("merged frames in blocks to go offline", merged);
+        stage.tally.peak("most merged frames in a block", merged);
+        let mut attempts = 0;
+        let offline = task::wait_until(GIVEN_UP_WITHIN, || {
+            attempts += 1;
+            self.offline().is_ok() || !self.wait_unmerged()
+        });
+        stage.tally.peak("most attempts to take a block offline", attempts);
+        if offline && !self.is_online()? {
+            stage.tally.count("memory offline");
+            return self.online(how);
+        }
+        let left = self.merged()?;
+        expect::that(left.is_empty(), || {
+            format!(
+                "merged frames of a block that is to go offline, after {attempts} attempts within \
+                 {GIVEN_UP_WITHIN:?}: expected none, found {}, first {:?}",
+                left.len(),
+                left.first()
+            )
+        })?;
+        stage.tally.count("memory kept online by others");
+        Ok(())
+    }
+
+    /// Waits a moment. False if it would be of no use to wait for the module any longer.
+    fn wait_unmerged(&self) -> bool {
+        std::thread::sleep(PAUSE);
+        self.merged().is_ok_and(|merged| !merged.is_empty())
+    }
+
+    /// Merged frames in it. An offline block has none.
+    fn merged(&self) -> Result<Vec<Frame>> {
+        let range = self.first..self.first + self.frames;
+        let mut merged = frames::merged()?;
+        merged.retain(|frame| range.contains(&frame.0));
+        Ok(merged)
+    }
+
+    fn offline(&self) -> std::io::Result<()> {
+        fs::write(format!("{}/state", self.path), "offline")
+    }
+
+    fn is_online(&self) -> Result<bool> {
+        let state = procfs::read(&format!("{}/state", self.path))?;
+        Ok(state.trim() == "online")
+    }
+
+    fn online(&self, how: &str) -> Result {
+        procfs::write(&format!("{}/state", self.path), how)
+    }
+
+    fn ensure_online(&self) -> Result {
+        if self.is_online()? {
+            return Ok(());
+        }
+        self.online("online")
+    }
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Frames that are said to fail, or to have failed.
+//!
+//! The kernel can't find those who share a merged frame. It says so (`EBUSY`) and leaves them
+//! what they have; but nobody may come to share it any more.
+
+use std::io;
+use std::process;
+use std::time::Duration;
+
+use guest::expect;
+use guest::pagemap;
+use guest::pagemap::Frame;
+use guest::peer::memory;
+use guest::scanner;
+use guest::Context;
+use guest::Result;
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
+
+use crate::child;
+use crate::region::Region;
+use crate::shadow::Content;
+use crate::worker::Worker;
+
+/// Frames lost for good in a run, at most: 1 MiB.
+const MOST: u64 = 256;
+/// What is counted of them.
+const LOST: &str = "frames said to fail";
+
+const MADV_HWPOISON: u64 = 100;
+const MADV_SOFT_OFFLINE: u64 = 101;
+
+/// Says that the frame of a page is failing: the kernel moves the page elsewhere, if it can.
+pub fn soft(region: &mut Region, worker: &mut Worker) -> Result {
+    if worker.tally.sum(LOST) >= MOST {
+        return Ok(());
+    }
+    let index = worker.rng.below(region.len());
+    let merged = frame(region, index)?.is_some_and(is_merged);
+    match memory::advise(region.span().page(index), MADV_SOFT_OFFLINE) {
+        Ok(()) => worker.tally.add(LOST, 1),
+        // In use by someone else at the moment, or merged.
+        Err(_) if merged => worker.tally.add("merged frames that were kept", 1),
+        Err(_) => worker.tally.add("frames that were kept", 1),
+    }
+    region.verify(index, &worker.tally)
+}
+
+/// Says that a frame of a child has failed. Only who uses it may be killed, and only where the
+/// kernel took it away.
+pub fn hard(region: &mut Region, worker: &mut Worker) -> Result {
+    if worker.tally.sum(LOST) >= MOST {
+        return Ok(());
+    }
+    worker.tally.add(LOST, 1);
+    let mut own = worker.fork();
+    let child = child::fork(|| fail_one(&mut own))?;
+    match child.wait_any()? {
+        WaitStatus::Exited(_, 0) => worker.tally.add("failed frames that killed nobody", 1),
+        WaitStatus::Signaled(_, Signal::SIGBUS, _) => worker.tally.add("killed by SIGBUS", 1),
+        other => return Err(format!("the user of a failed frame ended with {other:?}").into()),
+    }
+    region.verify(worker.rng.below(region.len()), &worker.tally)
+}
+
+/// Pages of the child.
+const PAGES: u64 = 16;
+/// The one whose frame fails.
+const VICTIM: u64 = 5;
+/// Time in which pages are merged, in milliseconds, at most.
+const MERGE_TIME: u64 = 150;
+
+/// In the child: has a page's frame fail, maybe a merged one, and uses all pages.
+fn fail_one(worker: &mut Worker) -> Result {
+    let mut region = Region::map(PAGES).context(|| "mmap")?;
+    let content = Content::letter(&mut worker.rng);
+    (0..PAGES).for_each(|index| region.fill(index, content));
+    std::thread::sleep(Duration::from_millis(worker.rng.below(MERGE_TIME)));
+    let Some(failing) = frame(&region, VICTIM)? else {
+        return Ok(());
+    };
+    let advised = memory::advise(region.span().page(VICTIM), MADV_HWPOISON);
+    if failing.flags()?.poisoned() && is_merged(failing) {
+        return expect_kept(&mut region, failing, advised);
+    }
+    // Its other pages, first: they are what they were.
+    for index in (0..PAGES).filter(|&index| index != VICTIM) {
+        region.verify(index, &worker.tally)?;
+    }
+    // Kills this process if the frame was taken away.
+    region.verify(VICTIM, &worker.tally)?;
+    expect::that(advised.is_err(), || "a page can be read whose frame has failed")
+}
+
+/// Expects that nobody joins those who share a merged frame that failed.
+fn expect_kept(region: &mut Region, failing: Frame, advised: io::Result<()>) -> Result {
+    expect::that(advised.is_err(), || {
+        "the kernel could not find who shares a merged frame, and does not say so"
+    })?;
+    let content = region.page(VICTIM).content();
+    let mut newcomer = Region::map(PAGES).context(|| "mmap")?;
+    (0..PAGES).for_each(|index| newcomer.fill(index, content));
+    scanner::wait_passes(scanner::ENOUGH_PASSES)?;
+    for index in 0..PAGES {
+        expect::ne(
+            "the frame of a new page with the content of a failed one",
+            Some(failing),
+            frame(&newcomer, index)?,
+        )?;
+    }
+    Ok(())
+}
+
+fn frame(region: &Region, index: u64) -> Result<Option<Frame>> {
+    let entries = pagemap::entries(process::id() as i32, region.span().page(index))?;
+    Ok(entries[0].frame())
+}
+
+fn is_merged(frame: Frame) -> bool {
+    frame.flags().is_ok_and(|flags| flags.ksm())
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory is short: in cgroups with low limits, with pages swapped out and back, caches dropped,
+//! memory compacted, processes killed, and allocations of the module failing.
+//!
+//! Workers have different parts, by their index. The charges of shared pages have to stay with
+//! the cgroups that were charged for them, and to go with the last mapping.
+
+use guest::content::WORDS;
+use guest::peer::memory;
+use guest::peer::User;
+use guest::swap::Swap;
+use guest::Context;
+use guest::Result;
+
+use crate::region::Region;
+use crate::shadow::Content;
+use crate::suite::Suite;
+use crate::worker::Step;
+use crate::worker::Worker;
+
+mod books;
+mod faults;
+mod limited;
+mod machine;
+mod victim;
+
+/// The suite.
+pub const SUITE: Suite = Suite {
+    crew: &[User::Root, User::Root, User::Root, User::Alice],
+    lacks: || Swap::load_driver().err(),
+    direct: machine::press,
+    ..Suite::new(
+        "pressure",
+        "cgroup limits, swap, compaction, kills, failing allocations; charges are kept",
+        work,
+    )
+};
+
+/// The worker in a cgroup that limits its memory.
+const LIMITED: usize = 0;
+/// The worker that lets processes be killed.
+const VICTIMS: usize = 1;
+/// The worker that keeps account of charges.
+const BOOKS: usize = 2;
+
+/// Pages of a worker: more than a cgroup's limit.
+const PAGES: u64 = 256;
+
+const STEPS: &[Step<Region>] = &[
+    ("fill a page", 20, fill),
+    ("write a word", 10, poke),
+    ("verify a page", 30, verify),
+    ("MADV_PAGEOUT", 3, |region, worker| {
+        advise(region, worker, libc::MADV_PAGEOUT)
+    }),
+    ("MADV_COLD", 1, |region, worker| {
+        advise(region, worker, libc::MADV_COLD)
+    }),
+    ("MADV_WILLNEED", 1, |region, worker| {
+        advise(region, worker, libc::MADV_WILLNEED)
+    }),
+];
+
+fn work(worker: &mut Worker) -> Result {
+    match worker.index {
+        LIMITED => limited::work(worker),
+        VICTIMS => victim::work(worker),
+        BOOKS => books::work(worker),
+        _ => work_on_memory(worker),
+    }
+}
+
+/// What a worker does to its memory, until the end of the suite.
+fn work_on_memory(worker: &mut Worker) -> Result {
+    let mut region = Region::filled(PAGES, &mut worker.rng).context(|| "mmap")?;
+    worker.work(&mut region, STEPS)?;
+    worker.finish([&region])
+}
+
+fn fill(region: &mut Region, worker: &mut Worker) -> Result {
+    let index = worker.rng.below(PAGES);
+    region.fill(index, Content::any(&mut worker.rng));
+    Ok(())
+}
+
+fn poke(region: &mut Region, worker: &mut Worker) -> Result {
+    let (index, word) = (worker.rng.below(PAGES), worker.rng.below(WORDS as u64));
+    region.poke(index, word as usize, worker.rng.number());
+    Ok(())
+}
+
+fn verify(region: &mut Region, worker: &mut Worker) -> Result {
+    region.verify(worker.rng.below(PAGES), &worker.tally)
+}
+
+fn advise(region: &mut Region, worker: &mut Worker, advice: i32) -> Result {
+    let (first, count) = region.some(&mut worker.rng, 64);
+    let span = region.span().part(first, count);
+    memory::advise(span, advice as u64).context(|| format!("madvise {advice}"))
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who pays for a shared page: one of the cgroups whose processes share it, until the last
+//! mapping is gone.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use guest::census;
+use guest::cgroup::Cgroup;
+use guest::content::PAGE_SIZE;
+use guest::expect;
+use guest::expect::FailureContext;
+use guest::pagemap;
+use guest::pagemap::Frame;
+use guest::task;
+use guest::Context;
+use guest::Result;
+use guest::Span;
+use nix::sys::signal::raise;
+use nix::sys::signal::Signal;
+use nix::sys::wait::waitpid;
+use nix::sys::wait::WaitPidFlag;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+
+use crate::child;
+use crate::child::Child;
+use crate::region::Region;
+use crate::shadow::Content;
+use crate::tally::Tally;
+use crate::worker::Worker;
+
+use super::limited::expect_nothing_charged;
+
+/// Pages that two processes have in common, with contents that nobody else has.
+const PAGES: u64 = 128;
+/// Until most of them have to be merged, while memory is short and all processes work.
+const MERGED_WITHIN: Duration = Duration::from_secs(60);
+/// The kernel's statistics lag behind.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Pages charged to a cgroup that only others map: they shared some of its stack, and it has
+/// written to that since.
+const STRAY: u64 = 16;
+
+/// Audits, round by round; this process keeps what it has.
+pub fn work(worker: &mut Worker) -> Result {
+    let region = Region::filled(16, &mut worker.rng).context(|| "mmap")?;
+    while worker.has_time() {
+        audit(worker).during(|| "charges")?;
+        worker.tally.count("audit of charges");
+    }
+    worker.finish([&region])
+}
+
+/// Two processes in two cgroups share pages; first one ends, with its cgroup, then the other.
+fn audit(worker: &mut Worker) -> Result {
+    let first_id = worker.rng.number() | 1 << 63;
+    let parent = Cgroup::new("books")?;
+    let payers = [parent.child("a")?, parent.child("b")?];
+    let sharers = [
+        Sharer::start(&payers[0], first_id, worker)?,
+        Sharer::start(&payers[1], first_id, worker)?,
+    ];
+    wait_merged(&sharers)?;
+    expect_paid(&payers, &sharers)?;
+
+    let ([one, other], [first, second]) = (sharers, payers);
+    one.end()?;
+    first.remove()?;
+    expect_payers(&other.frames()?, &[second.inode()?, parent.inode()?])?;
+    let let_go = task::wait_until(PATIENCE, || parent.dying().is_ok_and(|dying| dying == 0));
+    expect::that(let_go, || "a removed cgroup whose pages others share is kept")?;
+
+    other.end()?;
+    expect_nothing_charged(&second)?;
+    second.remove()?;
+    expect_nothing_charged(&parent)?;
+    parent.remove()
+}
+
+/// A process in a cgroup, and where it has the common pages.
+struct Sharer {
+    child: Child,
+    span: Span,
+}
+
+impl Sharer {
+    /// Starts one, and waits until it has filled its pages.
+    fn start(cgroup: &Cgroup, first_id: u64, worker: &Worker) -> Result<Self> {
+        // Mapped here, so that its place is known; filled there, and so charged there.
+        let region = Region::map(PAGES).context(|| "mmap")?;
+        let (span, tally) = (region.span(), worker.tally);
+        let child = child::fork(|| {
+            cgroup.enter()?;
+            share(region.clone(), first_id, &tally)
+        })?;
+        region.unmap().context(|| "munmap")?;
+        match waitpid(Pid::from_raw(child.pid()), Some(WaitPidFlag::WUNTRACED)) {
+            Ok(WaitStatus::Stopped(..)) => Ok(Sharer { child, span }),
+            other => Err(format!("a process that is to stop: {other:?}").into()),
+        }
+    }
+
+    /// Frames of its pages that are in memory.
+    fn frames(&self) -> Result<BTreeSet<Frame>> {
+        let entries = pagemap::entries(self.child.pid(), self.span)?;
+        Ok(entries.iter().filter_map(|entry| entry.frame()).collect())
+    }
+
+    /// Lets it verify its pages and end.
+    fn end(self) -> Result {
+        self.child.signal(Signal::SIGCONT)?;
+        self.child.wait()
+    }
+}
+
+/// What a sharer does: fills its pages, stops, and verifies them when it goes on.
+fn share(mut region: Region, first_id: u64, tally: &Tally) -> Result {
+    for index in 0..PAGES {
+        region.fill(index, Content::Unique(first_id.wrapping_add(index)));
+    }
+    raise(Signal::SIGSTOP).context(|| "stopping")?;
+    region.verify_all(tally)
+}
+
+/// Waits until the two share most of their pages. Some may have been swapped out before.
+fn wait_merged(sharers: &[Sharer; 2]) -> Result {
+    let mut common = 0;
+    let merged = task::wait_until(MERGED_WITHIN, || {
+        let frames = sharers
+            .each_ref()
+            .map(|sharer| sharer.frames().unwrap_or_default());
+        common = frames[0].intersection(&frames[1]).count() as u64;
+        common >= PAGES / 2
+    });
+    expect::that(merged, || {
+        format!("common frames of two processes: expected {PAGES} or half of it, found {common}")
+    })
+}
+
+/// Expects every common frame to be charged to one of the two cgroups, and the kernel's sums of
+/// both to be what is charged to them.
+fn expect_paid(payers: &[Cgroup; 2], sharers: &[Sharer; 2]) -> Result {
+    let inodes = [payers[0].inode()?, payers[1].inode()?];
+    let mut compared = Ok(());
+    task::wait_until(PATIENCE, || {
+        compared = compare(payers, inodes, sharers);
+        compared.is_ok()
+    });
+    compared
+}
+
+fn compare(payers: &[Cgroup; 2], inodes: [u64; 2], sharers: &[Sharer; 2]) -> Result {
+    let mut charged = [0, 0];
+    for frame in all_frames(sharers) {
+        let payer = frame.cgroup()?;
+        if let Some(index) = inodes.iter().position(|&inode| inode == payer) {
+            charged[index] += PAGE_SIZE;
+        }
+    }
+    for sharer in sharers {
+        expect_payers(&sharer.frames()?, &inodes)?;
+    }
+    for (payer, bytes) in payers.iter().zip(charged) {
+        expect::within(
+            "anonymous memory charged to a cgroup, by its frames",
+            bytes..=bytes + STRAY * PAGE_SIZE,
+            payer.anon_bytes()?,
+        )?;
+    }
+    Ok(())
+}
+
+/// All frames that the processes have, those of the stack and so on as well.
+fn all_frames(sharers: &[Sharer; 2]) -> BTreeSet<Frame> {
+    let pages = sharers
+        .iter()
+        .flat_map(|sharer| census::private_pages(sharer.child.pid()));
+    pages.map(|(frame, _)| frame).collect()
+}
+
+/// Expects each frame to be charged to one of these cgroups.
+fn expect_payers(frames: &BTreeSet<Frame>, inodes: &[u64]) -> Result {
+    for frame in frames {
+        let payer = frame.cgroup()?;
+        expect::that(inodes.contains(&payer), || {
+            format!("{frame:?} is charged to cgroup {payer}, expected one of {inodes:?}")
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Allocations of the module's thread that fail, on kernels that can have them fail.
+//!
+//! Reference: Documentation/fault-injection/fault-injection.rst.
+
+use std::path::Path;
+
+use guest::module;
+use guest::procfs;
+use guest::task;
+use guest::Context;
+use guest::Result;
+
+use crate::tally::Tally;
+
+/// Failures of small allocations, and of pages.
+const KINDS: [&str; 2] = ["failslab", "fail_page_alloc"];
+/// How many of 100 allocations fail.
+const PERCENT: u64 = 15;
+/// Failures there may be: more than happen, and counted down by the kernel.
+const TIMES: u64 = 1_000_000_000;
+
+/// Allocations fail until this is dropped.
+pub struct Faults {
+    scanner: i32,
+}
+
+impl Faults {
+    /// Has them fail; nothing if this kernel can't.
+    pub fn begin() -> Result<Option<Self>> {
+        if !KINDS.iter().all(|kind| Path::new(&directory(kind)).is_dir()) {
+            return Ok(None);
+        }
+        let faults = Faults {
+            scanner: task::scanner()?,
+        };
+        let (start, end) = module_code()?;
+        for kind in KINDS {
+            let settings = [
+                ("verbose", "0".to_owned()),
+                ("task-filter", "Y".to_owned()),
+                ("ignore-gfp-wait", "N".to_owned()),
+                ("stacktrace-depth", "32".to_owned()),
+                ("require-start", format!("{start:#x}")),
+                ("require-end", format!("{end:#x}")),
+                ("space", "0".to_owned()),
+                ("interval", "1".to_owned()),
+                ("times", TIMES.to_string()),
+                ("probability", PERCENT.to_string()),
+            ];
+            for (name, value) in settings {
+                procfs::write(&format!("{}/{name}", directory(kind)), &value)?;
+            }
+        }
+        // By default allocations that may be of high memory, or of one page, never fail.
+        let pages = directory("fail_page_alloc");
+        procfs::write(&format!("{pages}/ignore-gfp-highmem"), "N")?;
+        procfs::write(&format!("{pages}/min-order"), "0")?;
+        procfs::write(&faults.switch(), "1")?;
+        Ok(Some(faults))
+    }
+
+    /// Ends it, and counts the failures there were.
+    pub fn end(self, tally: &Tally) -> Result {
+        for kind in KINDS {
+            let left = procfs::number(&format!("{}/times", directory(kind)))?;
+            tally.add(&format!("{kind}: allocations failed"), TIMES - left);
+        }
+        Ok(())
+    }
+
+    fn switch(&self) -> String {
+        format!("/proc/{}/make-it-fail", self.scanner)
+    }
+}
+
+impl Drop for Faults {
+    fn drop(&mut self) {
+        for kind in KINDS {
+            if let Err(failed) = procfs::write(&format!("{}/probability", directory(kind)), "0") {
+                eprintln!("{}", failed.message().unwrap_or("failed"));
+            }
+        }
+        // The thread may have ended.
+        let _ = procfs::write(&self.switch(), "0");
+    }
+}
+
+fn directory(kind: &str) -> String {
+    format!("/sys/kernel/debug/{kind}")
+}
+
+/// Where the module's code is, and an end that is behind its last instruction.
+fn module_code() -> Result<(u64, u64)> {
+    let path = format!("/sys/module/{}/sections/.text", module::NAME);
+    let text = procfs::read(&path)?;
+    let digits = text.trim().trim_start_matches("0x");
+    let start = u64::from_str_radix(digits, 16).context(|| format!("{path}: {text:?}"))?;
+    let size = procfs::number(&format!("/sys/module/{}/coresize", module::NAME))?;
+    Ok((start, start + size))
+}

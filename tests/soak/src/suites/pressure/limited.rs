@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Work in a cgroup that has less memory than its process needs.
+
+use std::time::Duration;
+
+use guest::cgroup::Cgroup;
+use guest::content::PAGE_SIZE;
+use guest::expect;
+use guest::expect::FailureContext;
+use guest::procfs;
+use guest::swap;
+use guest::task;
+use guest::Result;
+
+use crate::child;
+use crate::frames;
+use crate::worker::Worker;
+
+use super::PAGES;
+
+const NAME: &str = "limited";
+/// Bytes that the process may have in memory, with all it has besides its region.
+const LIMIT: u64 = PAGES * PAGE_SIZE * 3 / 4;
+/// What may be left charged when all processes are gone: the kernel charges in batches, for each
+/// CPU, and keeps some memory for the cgroup itself.
+const REST: u64 = 1 << 20;
+/// How long charges may take to go: batches are returned by and by.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Lets a child work in a cgroup, and sees that nothing stays charged.
+pub fn work(worker: &mut Worker) -> Result {
+    // Without swap space the process would be killed.
+    task::wait_until(worker.time_left(), || swap::total() > 0);
+    let cgroup = Cgroup::new(NAME)?;
+    let child = child::fork(|| {
+        cgroup.enter()?;
+        super::work_on_memory(worker)
+    })?;
+    child.wait()?;
+    expect_nothing_charged(&cgroup)?;
+    cgroup.remove()
+}
+
+/// Limits the memory of this worker, for as long as there is swap space.
+pub fn impose() {
+    set_limit(&LIMIT.to_string());
+}
+
+/// Lifts the limit.
+pub fn lift() {
+    set_limit("max");
+}
+
+fn set_limit(limit: &str) {
+    let path = format!("/sys/fs/cgroup/ksm_v_test_{NAME}/memory.max");
+    // The cgroup may not be there yet, or any more.
+    let _ = procfs::write(&path, limit);
+}
+
+/// Expects what was charged to a cgroup, now without processes, to go: all but pages that others
+/// share.
+pub fn expect_nothing_charged(cgroup: &Cgroup) -> Result {
+    let mut left = Ok(());
+    task::wait_until(PATIENCE, || {
+        left = expect_shared_only(cgroup);
+        left.is_ok()
+    });
+    left.during(|| format!("{PATIENCE:?} after the last process ended"))
+}
+
+fn expect_shared_only(cgroup: &Cgroup) -> Result {
+    let charged = frames::charged_to(cgroup.inode()?)?;
+    let mut shared = 0;
+    for frame in charged {
+        shared += u64::from(frame.flags()?.ksm() && frame.mappings()? > 0) * PAGE_SIZE;
+    }
+    expect::eq(
+        "anonymous memory charged, beside what others share",
+        shared,
+        cgroup.anon_bytes()?,
+    )?;
+    expect::within(
+        "memory charged, all in all",
+        0..=shared + REST,
+        cgroup.current_bytes()?,
+    )
+}

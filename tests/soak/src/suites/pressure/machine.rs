@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the harness does to the memory of the whole machine meanwhile.
+
+use std::time::Duration;
+
+use guest::procfs;
+use guest::swap::Swap;
+use guest::Result;
+
+use crate::stage::Stage;
+
+use super::faults::Faults;
+use super::limited;
+
+/// Swap space, in MiB: more than all workers have.
+const SWAP: u64 = 64;
+/// Pause between two things that are done, at most, in milliseconds.
+const PAUSE: u64 = 200;
+
+/// What is done: its name, how often it is chosen relative to the others, and how it is done.
+type Trouble = (&'static str, u64, fn(&Swap) -> Result);
+
+const TROUBLES: &[Trouble] = &[
+    ("drop_caches", 2, |_| {
+        procfs::write("/proc/sys/vm/drop_caches", "3")
+    }),
+    ("compact_memory", 1, |_| {
+        procfs::write("/proc/sys/vm/compact_memory", "1")
+    }),
+    ("memory.max", 3, |_| {
+        limited::impose();
+        Ok(())
+    }),
+    ("swapoff and swapon", 1, off_and_on),
+];
+
+/// Makes trouble until time is up.
+pub fn press(stage: &Stage) -> Result {
+    let swap = Swap::open(SWAP)??;
+    let faults = Faults::begin()?;
+    let mut rng = stage.rng();
+    let weights: u64 = TROUBLES.iter().map(|(_, weight, _)| weight).sum();
+    limited::impose();
+    while stage.has_time() {
+        let (name, _, make) = choose(rng.below(weights));
+        make(&swap)?;
+        stage.tally.count(name);
+        std::thread::sleep(Duration::from_millis(rng.below(PAUSE)));
+    }
+    if let Some(faults) = faults {
+        faults.end(&stage.tally)?;
+    }
+    limited::lift();
+    Ok(())
+}
+
+fn choose(mut number: u64) -> &'static Trouble {
+    let found = TROUBLES.iter().find(|(_, weight, _)| {
+        let found = number < *weight;
+        number = number.saturating_sub(*weight);
+        found
+    });
+    found.expect("the number is below the sum of the weights")
+}
+
+/// All that is swapped out has to fit into memory meanwhile.
+fn off_and_on(swap: &Swap) -> Result {
+    limited::lift();
+    swap.off()?;
+    swap.on_again()?;
+    limited::impose();
+    Ok(())
+}
