@@ -81,7 +81,7 @@ impl Flags {
         self.has(Self::KSM)
     }
 
-    /// The frame's memory has failed, or was said to have.
+    /// The frame's memory has failed, or is about to, or was said to: nobody gets it any more.
     pub fn poisoned(self) -> bool {
         self.has(Self::HWPOISON)
     }
@@ -104,11 +104,6 @@ impl Flags {
     /// The frame is the kernel's page of zeros.
     pub fn zero_page(self) -> bool {
         self.has(Self::ZERO_PAGE)
-    }
-
-    /// Its memory has failed, or is about to: nobody gets it any more.
-    pub fn poisoned(self) -> bool {
-        self.has(Self::HWPOISON)
     }
 }
 
