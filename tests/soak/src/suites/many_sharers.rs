@@ -36,14 +36,16 @@ pub const SUITE: Suite = Suite {
 };
 
 const WORKERS: usize = 25;
-/// Pages of a worker where there is time for so many.
+/// Pages of a worker in a long run.
 const MOST_PAGES: u64 = 4000;
-/// Pages that a worker can fill and have merged in a second, at least.
-const PAGES_A_SECOND: u64 = 100;
+/// Seconds from which on a run is a long one.
+const LONG: u64 = 20;
+/// Pages of a worker in a short run, for each second.
+const PAGES_A_SECOND: u64 = 50;
 /// Every so many pages there is one in a mapping of its own.
 const STRIDE: u64 = 128;
 /// How long merging all pages may take after the workers' time.
-const MERGE_TIME: Duration = Duration::from_secs(100);
+const MERGE_TIME: Duration = Duration::from_secs(300);
 /// How long a process with all its pages on that frame may take to exit.
 const EXIT_TIME: Duration = Duration::from_secs(10);
 
@@ -59,7 +61,10 @@ fn content() -> Content {
 
 /// Pages of a worker that works for so long.
 fn pages_in(time: Duration) -> u64 {
-    (PAGES_A_SECOND * time.as_secs().max(1)).min(MOST_PAGES)
+    match time.as_secs() {
+        seconds if seconds < LONG => PAGES_A_SECOND * seconds.max(1),
+        _ => MOST_PAGES,
+    }
 }
 
 fn work(worker: &mut Worker) -> Result {
