@@ -28,18 +28,25 @@ use std::collections::HashSet;
 const PAGES: u64 = 1 << BITS;
 /// Choices that a page of most families is made of: each is made or not.
 const BITS: u32 = 9;
-/// Lanes of the wide hash: word `i` goes into lane `i % LANES`.
+/// Lanes of the wide hash.
 const LANES: usize = 8;
+/// Words that the lanes take in one step, two each: words `i` and `i + ROW` go into one lane.
+const ROW: usize = 2 * LANES;
 /// Seeds that are tried in a run, drawn anew in each.
 const SEEDS: u32 = 6;
 
 /// The words of a page, by its number in the family.
 type Family = fn(u64) -> [u64; WORDS];
 
-const FAMILIES: [(&str, Family); 12] = [
+const FAMILIES: [(&str, Family); 14] = [
     ("random words", random),
     ("highest bits of two words of a lane", highest_bits),
     ("highest bits of two lanes", highest_bits_across),
+    (
+        "highest bits of the two words of a step",
+        highest_bits_in_step,
+    ),
+    ("words of a step exchanged", exchanged_in_step),
     ("multiples of a high power of two", high_multiples),
     ("words of a lane exchanged", exchanged_in_lane),
     ("lanes exchanged", exchanged_lanes),
@@ -74,15 +81,28 @@ fn random(page: u64) -> [u64; WORDS] {
 /// Two changes of the highest bit cancel out where only the low half of a product is kept.
 fn highest_bits(page: u64) -> [u64; WORDS] {
     changed(page, |words, choice| {
-        words[2 * choice * LANES] ^= 1 << 63;
-        words[(2 * choice + 1) * LANES] ^= 1 << 63;
+        words[2 * choice * ROW] ^= 1 << 63;
+        words[(2 * choice + 1) * ROW] ^= 1 << 63;
     })
 }
 
 fn highest_bits_across(page: u64) -> [u64; WORDS] {
     changed(page, |words, choice| {
-        words[choice * LANES] ^= 1 << 63;
-        words[choice * LANES + 1] ^= 1 << 63;
+        words[choice * ROW] ^= 1 << 63;
+        words[choice * ROW + 2] ^= 1 << 63;
+    })
+}
+
+fn highest_bits_in_step(page: u64) -> [u64; WORDS] {
+    changed(page, |words, choice| {
+        words[choice * ROW] ^= 1 << 63;
+        words[choice * ROW + 1] ^= 1 << 63;
+    })
+}
+
+fn exchanged_in_step(page: u64) -> [u64; WORDS] {
+    changed(page, |words, choice| {
+        words.swap(choice * ROW, choice * ROW + 1)
     })
 }
 
@@ -90,7 +110,7 @@ fn highest_bits_across(page: u64) -> [u64; WORDS] {
 fn high_multiples(page: u64) -> [u64; WORDS] {
     changed(page, |words, choice| {
         let change = 3 << 60;
-        let (first, second) = (2 * choice * LANES, (2 * choice + 1) * LANES);
+        let (first, second) = (2 * choice * ROW, (2 * choice + 1) * ROW);
         words[first] = words[first].wrapping_add(change);
         words[second] = words[second].wrapping_sub(change);
     })
@@ -98,7 +118,7 @@ fn high_multiples(page: u64) -> [u64; WORDS] {
 
 fn exchanged_in_lane(page: u64) -> [u64; WORDS] {
     changed(page, |words, choice| {
-        words.swap(2 * choice * LANES + 1, (2 * choice + 1) * LANES + 1);
+        words.swap(2 * choice * ROW + 1, (2 * choice + 1) * ROW + 1);
     })
 }
 
@@ -107,16 +127,18 @@ fn exchanged_lanes(page: u64) -> [u64; WORDS] {
     changed(page, |words, choice| {
         let (from, to) = (choice % LANES, (choice * choice + 1) % LANES);
         // Only from some row on, so that no two choices undo each other.
-        for row in choice..WORDS / LANES {
-            words.swap(row * LANES + from, row * LANES + to);
+        for row in choice..WORDS / ROW {
+            for word in 0..2 {
+                words.swap(row * ROW + 2 * from + word, row * ROW + 2 * to + word);
+            }
         }
     })
 }
 
 fn exchanged_rows(page: u64) -> [u64; WORDS] {
     changed(page, |words, choice| {
-        for lane in 0..LANES {
-            words.swap(2 * choice * LANES + lane, (2 * choice + 1) * LANES + lane);
+        for word in 0..ROW {
+            words.swap(2 * choice * ROW + word, (2 * choice + 1) * ROW + word);
         }
     })
 }
@@ -130,22 +152,22 @@ fn made_up_for(page: u64) -> [u64; WORDS] {
     let mut words = base();
     let before = state(words[0]);
     words[0] ^= page;
-    words[LANES] ^= before ^ state(words[0]);
+    words[ROW] ^= before ^ state(words[0]);
     words
 }
 
 fn made_up_in_sum(page: u64) -> [u64; WORDS] {
     let mut words = base();
-    words[3 * LANES] = words[3 * LANES].wrapping_add(page);
-    words[5 * LANES] = words[5 * LANES].wrapping_sub(page);
+    words[3 * ROW] = words[3 * ROW].wrapping_add(page);
+    words[5 * ROW] = words[5 * ROW].wrapping_sub(page);
     words
 }
 
 /// Also the two's complement of what a product is made of, up to one.
 fn inverted(page: u64) -> [u64; WORDS] {
     changed(page, |words, choice| {
-        words[2 * choice * LANES] = !words[2 * choice * LANES];
-        words[(2 * choice + 1) * LANES] = !words[(2 * choice + 1) * LANES];
+        words[2 * choice * ROW] = !words[2 * choice * ROW];
+        words[(2 * choice + 1) * ROW] = !words[(2 * choice + 1) * ROW];
     })
 }
 
