@@ -6,6 +6,7 @@
 .DEFAULT_GOAL := module
 .PHONY: all module install clean help setup stock debug demo test test-debug soak bench fmt lint \
 	rust-analyzer
+.PHONY: fuzz coverage deny
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 SRC := $(CURDIR)
@@ -62,6 +63,15 @@ bench: stock ## measure the scanner against mainline's ksmd
 
 lint: setup ## only the lints of `make test`
 	@scripts/test lint
+
+fuzz: setup ## fuzz the engine (RUNS=executions of each target)
+	@scripts/fuzz $(addprefix --runs ,$(RUNS))
+
+coverage: setup ## the lines of the engine that the host tests reach
+	@scripts/coverage --missed
+
+deny: setup ## check licenses and sources of the crates that the tests use
+	@scripts/deny
 
 fmt: setup ## format all Rust files as the kernel does
 	@$(ROOT) scripts/build fmt
