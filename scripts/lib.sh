@@ -151,6 +151,11 @@ kernel_release() {
 	[ -r "$file" ] && cat "$file"
 }
 
+# --- crates -------------------------------------------------------------
+
+# One for each cargo workspace.
+lock_files() { find "$PROJECT" -maxdepth 3 -name Cargo.lock | sort; }
+
 # --- steps --------------------------------------------------------------
 
 # step NAME TEXT CMD...: runs CMD once with its output in a log file, tells
