@@ -151,6 +151,27 @@ kernel_release() {
 	[ -r "$file" ] && cat "$file"
 }
 
+# modules_of KERNEL NAME...: options of scripts/vm that copy these modules into the
+# guest. What is no module of that kernel is left out: it may be built in.
+modules_of() {
+	local kernel=$1 name file
+	shift
+	for name in "$@"; do
+		file=$(find "$(kernel_dir "$kernel")/modules/kernel/" -name "$name.ko*" -print -quit)
+		[ -z "$file" ] || printf '%s\n' --copy "root:$KERNELS_IN_ROOT${file#"$KERNELS"}"
+	done
+}
+
+# What the swap space of a guest needs.
+ZRAM_MODULES=(zsmalloc lz4_decompress lz4_compress lz4hc_compress zram)
+
+# soak_options KERNEL: options of scripts/vm for the guest of the soak suites. Its
+# memory module is offline until a suite says of what kind it is to be.
+soak_options() {
+	printf '%s\n' --dimm 256M --append numa=fake=2 --append memhp_default_state=offline
+	modules_of "$1" "${ZRAM_MODULES[@]}" loop
+}
+
 # --- crates -------------------------------------------------------------
 
 # One for each cargo workspace.

@@ -27,6 +27,7 @@ pub mod span;
 pub mod swap;
 pub mod task;
 pub mod trace;
+pub mod userfaultfd;
 
 pub use expect::Context;
 pub use expect::Result;

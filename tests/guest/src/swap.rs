@@ -16,6 +16,14 @@ use crate::task;
 use crate::Context;
 use crate::Result;
 
+/// Modules that the driver needs, on some kernels.
+const NEEDED_AT_TIMES: [&str; 4] = [
+    "zsmalloc",
+    "lz4_decompress",
+    "lz4_compress",
+    "lz4hc_compress",
+];
+
 /// Swap space that is in use until this is dropped.
 pub struct Swap;
 
@@ -42,9 +50,11 @@ impl Swap {
         if Path::new(Self::DISK).exists() {
             return Ok(());
         }
-        ["lz4hc_compress", "zram"]
-            .into_iter()
-            .try_for_each(module::load_beside)?;
+        for name in NEEDED_AT_TIMES {
+            // Part of the kernel itself where it does not lie here.
+            let _ = module::load_beside(name);
+        }
+        module::load_beside("zram")?;
         let there = task::wait_until(Duration::from_secs(5), || Path::new(Self::DISK).exists());
         if there {
             Ok(())

@@ -7,7 +7,9 @@ use crate::suite::Suite;
 mod address_space;
 mod beside_ksmd;
 mod control;
+mod fault_handlers;
 mod hotplug_numa_poison;
+mod huge_pages;
 mod life_cycle;
 mod many_sharers;
 mod pins;
@@ -22,6 +24,8 @@ pub const ALL: &[&Suite] = &[
     &address_space::SUITE,
     &writers::SUITE,
     &pins::SUITE,
+    &fault_handlers::SUITE,
+    &huge_pages::SUITE,
     &pressure::SUITE,
     &beside_ksmd::SUITE,
     &hotplug_numa_poison::SUITE,

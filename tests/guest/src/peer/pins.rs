@@ -8,7 +8,6 @@ use std::io::Read;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
-use std::os::fd::OwnedFd;
 
 use io_uring::opcode;
 use io_uring::types;
@@ -19,6 +18,7 @@ use crate::content;
 use crate::content::Ids;
 use crate::content::PAGE_SIZE;
 use crate::content::WORDS;
+use crate::userfaultfd::Userfaultfd;
 use crate::Span;
 
 /// A pipe that was given pages.
@@ -128,59 +128,16 @@ impl Pinned {
     }
 }
 
-/// `struct uffdio_api` of include/uapi/linux/userfaultfd.h.
-#[repr(C)]
-struct UffdioApi {
-    api: u64,
-    features: u64,
-    ioctls: u64,
-}
-
-/// `struct uffdio_register`.
-#[repr(C)]
-struct UffdioRegister {
-    start: u64,
-    len: u64,
-    mode: u64,
-    ioctls: u64,
-}
-
-const UFFD_USER_MODE_ONLY: i32 = 1;
-const UFFD_API: u64 = 0xaa;
-/// `_IOWR(0xAA, 0x3F, struct uffdio_api)`
-const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
-/// `_IOWR(0xAA, 0x00, struct uffdio_register)`
-const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
-
-/// A userfaultfd that watches a span.
+/// A userfaultfd that watches a span. Dropping it ends the watch.
 pub(super) struct Watched {
-    /// Closing it ends the watch.
-    _fd: OwnedFd,
+    _faults: Userfaultfd,
 }
 
 impl Watched {
     /// Watches a span for faults of some mode.
     pub(super) fn new(span: Span, mode: u64) -> io::Result<Self> {
-        let flags = libc::O_CLOEXEC | UFFD_USER_MODE_ONLY;
-        // SAFETY: The call takes flags only.
-        let fd = check(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })? as i32;
-        // SAFETY: The call made the descriptor, for us alone.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let mut api = UffdioApi {
-            api: UFFD_API,
-            features: 0,
-            ioctls: 0,
-        };
-        // SAFETY: The request is defined with this structure.
-        check(unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_API, &mut api) }.into())?;
-        let mut register = UffdioRegister {
-            start: span.addr,
-            len: span.bytes(),
-            mode,
-            ioctls: 0,
-        };
-        // SAFETY: The request is defined with this structure.
-        check(unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_REGISTER, &mut register) }.into())?;
-        Ok(Watched { _fd: fd })
+        let faults = Userfaultfd::open(0)?;
+        faults.register(span, mode)?;
+        Ok(Watched { _faults: faults })
     }
 }

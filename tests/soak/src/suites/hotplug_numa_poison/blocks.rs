@@ -51,17 +51,15 @@ pub fn lacking() -> Option<String> {
 pub fn off_and_on(stage: &Stage) -> Result {
     nodes::balance();
     let (blocks, mut rng) = (all()?, stage.rng());
-    for block in &blocks {
-        // As it was at the start, it may be of any zone.
-        if block.offline().is_ok() {
-            block.online("online_kernel")?;
-        }
-    }
     while stage.has_time() {
-        std::thread::sleep(PAUSE.min(stage.time() / 8));
         let block = rng.pick(&blocks);
-        let how = *rng.pick(&["online_kernel", "online_kernel", "online_movable"]);
-        block.once(stage, how)?;
+        if !block.is_online()? {
+            let how = *rng.pick(&["online_kernel", "online_kernel", "online_movable"]);
+            block.online(how)?;
+            stage.tally.count(how);
+        }
+        std::thread::sleep(PAUSE);
+        block.once(stage)?;
     }
     blocks.iter().try_for_each(Block::ensure_online)
 }
@@ -89,20 +87,24 @@ fn hex(text: &str) -> Result<u64> {
 }
 
 impl Block {
-    /// Takes it offline, which at first may fail, and online again.
-    fn once(&self, stage: &Stage, how: &str) -> Result {
+    /// Takes it offline, which at first may fail.
+    fn once(&self, stage: &Stage) -> Result {
         let merged = self.merged()?.len() as u64;
-        stage.tally.add("merged frames in blocks to go offline", merged);
+        stage
+            .tally
+            .add("merged frames in blocks to go offline", merged);
         stage.tally.peak("most merged frames in a block", merged);
         let mut attempts = 0;
         let offline = task::wait_until(GIVEN_UP_WITHIN, || {
             attempts += 1;
             self.offline().is_ok() || !self.wait_unmerged()
         });
-        stage.tally.peak("most attempts to take a block offline", attempts);
+        stage
+            .tally
+            .peak("most attempts to take a block offline", attempts);
         if offline && !self.is_online()? {
-            stage.tally.count("memory offline");
-            return self.online(how);
+            stage.tally.count("offline");
+            return Ok(());
         }
         let left = self.merged()?;
         expect::that(left.is_empty(), || {
@@ -113,7 +115,7 @@ impl Block {
                 left.first()
             )
         })?;
-        stage.tally.count("memory kept online by others");
+        stage.tally.count("kept online by others");
         Ok(())
     }
 

@@ -91,7 +91,9 @@ fn fail_one(worker: &mut Worker) -> Result {
     }
     // Kills this process if the frame was taken away.
     region.verify(VICTIM, &worker.tally)?;
-    expect::that(advised.is_err(), || "a page can be read whose frame has failed")
+    expect::that(advised.is_err(), || {
+        "a page can be read whose frame has failed"
+    })
 }
 
 /// Expects that nobody joins those who share a merged frame that failed.

@@ -70,7 +70,9 @@ fn audit(worker: &mut Worker) -> Result {
     first.remove()?;
     expect_payers(&other.frames()?, &[second.inode()?, parent.inode()?])?;
     let let_go = task::wait_until(PATIENCE, || parent.dying().is_ok_and(|dying| dying == 0));
-    expect::that(let_go, || "a removed cgroup whose pages others share is kept")?;
+    expect::that(let_go, || {
+        "a removed cgroup whose pages others share is kept"
+    })?;
 
     other.end()?;
     expect_nothing_charged(&second)?;
@@ -80,8 +82,12 @@ fn audit(worker: &mut Worker) -> Result {
 }
 
 /// A process in a cgroup, and where it has the common pages.
+///
+/// Killed when this is dropped, so that its cgroup can be removed whatever went wrong.
 struct Sharer {
-    child: Child,
+    /// None once it has ended.
+    child: Option<Child>,
+    pid: i32,
     span: Span,
 }
 
@@ -96,22 +102,37 @@ impl Sharer {
             share(region.clone(), first_id, &tally)
         })?;
         region.unmap().context(|| "munmap")?;
-        match waitpid(Pid::from_raw(child.pid()), Some(WaitPidFlag::WUNTRACED)) {
-            Ok(WaitStatus::Stopped(..)) => Ok(Sharer { child, span }),
+        let pid = child.pid();
+        match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WUNTRACED)) {
+            Ok(WaitStatus::Stopped(..)) => Ok(Sharer {
+                child: Some(child),
+                pid,
+                span,
+            }),
             other => Err(format!("a process that is to stop: {other:?}").into()),
         }
     }
 
     /// Frames of its pages that are in memory.
     fn frames(&self) -> Result<BTreeSet<Frame>> {
-        let entries = pagemap::entries(self.child.pid(), self.span)?;
+        let entries = pagemap::entries(self.pid, self.span)?;
         Ok(entries.iter().filter_map(|entry| entry.frame()).collect())
     }
 
     /// Lets it verify its pages and end.
-    fn end(self) -> Result {
-        self.child.signal(Signal::SIGCONT)?;
-        self.child.wait()
+    fn end(mut self) -> Result {
+        let child = self.child.take().ok_or("it has ended already")?;
+        child.signal(Signal::SIGCONT)?;
+        child.wait()
+    }
+}
+
+impl Drop for Sharer {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            // It may have been killed for memory.
+            let _ = child.end();
+        }
     }
 }
 
@@ -176,7 +197,7 @@ fn compare(payers: &[Cgroup; 2], inodes: [u64; 2], sharers: &[Sharer; 2]) -> Res
 fn all_frames(sharers: &[Sharer; 2]) -> BTreeSet<Frame> {
     let pages = sharers
         .iter()
-        .flat_map(|sharer| census::private_pages(sharer.child.pid()));
+        .flat_map(|sharer| census::private_pages(sharer.pid));
     pages.map(|(frame, _)| frame).collect()
 }
 

@@ -29,7 +29,10 @@ pub struct Faults {
 impl Faults {
     /// Has them fail; nothing if this kernel can't.
     pub fn begin() -> Result<Option<Self>> {
-        if !KINDS.iter().all(|kind| Path::new(&directory(kind)).is_dir()) {
+        if !KINDS
+            .iter()
+            .all(|kind| Path::new(&directory(kind)).is_dir())
+        {
             return Ok(None);
         }
         let faults = Faults {

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Faults that programs handle themselves, on memory that is merged: userfaultfd, and signals
+//! on protected pages. Every fault that is due comes, and none else.
+
+use guest::content::WORDS;
+use guest::Context;
+use guest::Result;
+
+use crate::region::Region;
+use crate::shadow::Content;
+use crate::suite::Suite;
+use crate::worker::Step;
+use crate::worker::Worker;
+
+mod signals;
+mod watched;
+
+use signals::Protected;
+use watched::Watched;
+
+/// The suite.
+pub const SUITE: Suite = Suite {
+    lacks: watched::lacking,
+    ..Suite::new(
+        "fault_handlers",
+        "userfaultfd missing, write-protect, move; SIGSEGV on PROT_NONE and PROT_READ",
+        work,
+    )
+};
+
+const STEPS: &[Step<State>] = &[
+    ("fill a page", 12, fill),
+    ("write a word", 8, poke),
+    ("verify a page", 12, verify),
+    ("watch, or end the watch", 2, |state, worker| {
+        state.watched.toggle(worker)
+    }),
+    ("UFFDIO_COPY, UFFDIO_ZEROPAGE", 6, |state, worker| {
+        state.watched.provide(worker)
+    }),
+    ("UFFDIO_WRITEPROTECT", 8, |state, worker| {
+        state.watched.protect(worker)
+    }),
+    ("UFFDIO_MOVE", 6, |state, worker| {
+        state.watched.move_in(&mut state.plain, worker)
+    }),
+    ("mprotect, fault and handle", 10, |state, worker| {
+        state.protected.step(worker)
+    }),
+];
+
+/// Pages with which nothing special is done, but that they are moved away.
+const PLAIN: u64 = 96;
+
+/// All that a worker has.
+struct State {
+    plain: Region,
+    watched: Watched,
+    protected: Protected,
+}
+
+fn work(worker: &mut Worker) -> Result {
+    let mut state = State {
+        plain: Region::filled(PLAIN, &mut worker.rng).context(|| "mmap")?,
+        watched: Watched::new(worker)?,
+        protected: Protected::new(worker)?,
+    };
+    worker.work(&mut state, STEPS)?;
+    state.watched.end()?;
+    let regions = [
+        &state.plain,
+        state.watched.region(),
+        state.protected.region(),
+    ];
+    worker.finish(regions)
+}
+
+fn fill(state: &mut State, worker: &mut Worker) -> Result {
+    let index = worker.rng.below(PLAIN);
+    state.plain.fill(index, Content::any(&mut worker.rng));
+    Ok(())
+}
+
+fn poke(state: &mut State, worker: &mut Worker) -> Result {
+    let (index, word) = (worker.rng.below(PLAIN), any_word(worker));
+    state.plain.poke(index, word, worker.rng.number());
+    Ok(())
+}
+
+fn verify(state: &mut State, worker: &mut Worker) -> Result {
+    state.plain.verify(worker.rng.below(PLAIN), &worker.tally)
+}
+
+fn any_word(worker: &mut Worker) -> usize {
+    worker.rng.below(WORDS as u64) as usize
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Transparent huge pages, of all sizes: made by faults and by khugepaged, which runs flat out,
+//! taken apart, mapped in part, forked. What cannot be merged stays huge.
+
+use std::io;
+use std::path::Path;
+use std::process;
+
+use guest::content::PAGE_SIZE;
+use guest::content::WORDS;
+use guest::expect;
+use guest::peer::memory;
+use guest::procfs;
+use guest::Context;
+use guest::Result;
+use guest::Span;
+
+use crate::child;
+use crate::region::Region;
+use crate::shadow::Content;
+use crate::suite::Suite;
+use crate::worker::Step;
+use crate::worker::Worker;
+
+mod settings;
+
+/// The suite.
+pub const SUITE: Suite = Suite {
+    lacks: || {
+        (!Path::new(settings::DIRECTORY).exists()).then(|| "no transparent huge pages".to_owned())
+    },
+    direct: settings::change,
+    ..Suite::new(
+        "huge_pages",
+        "huge pages made, split, mapped in part, collapsed by khugepaged; unique ones stay",
+        work,
+    )
+};
+
+/// 4 KiB pages of a huge page.
+const HUGE: u64 = 512;
+/// Huge pages of a worker that it works on.
+const COUNT: u64 = 2;
+
+const MADV_COLLAPSE: i32 = 25;
+
+const STEPS: &[Step<State>] = &[
+    ("fill a page", 20, fill),
+    ("write a word", 10, poke),
+    ("verify a page", 30, verify),
+    ("discard a part", 3, discard),
+    ("protect a part", 3, protect),
+    ("MADV_COLLAPSE", 3, collapse),
+    ("fill a huge page", 1, fill_huge),
+    ("fork, write and verify", 1, fork),
+    ("look at a unique huge page", 4, |state, _| {
+        state.expect_still_huge()
+    }),
+];
+
+/// All that a worker has.
+struct State {
+    region: Region,
+    /// A huge page nobody else has a part of.
+    unique: Region,
+}
+
+fn work(worker: &mut Worker) -> Result {
+    let mut state = State {
+        region: map_huge(COUNT).context(|| "mmap")?,
+        unique: map_huge(1).context(|| "mmap")?,
+    };
+    for index in 0..HUGE {
+        let content = Content::Unique(worker.rng.number() | 1 << 63);
+        state.unique.fill(index, content);
+    }
+    // The kernel may have had none at the first fault.
+    advise(state.unique.span(), MADV_COLLAPSE).context(|| "MADV_COLLAPSE")?;
+    state.expect_still_huge()?;
+    worker.work(&mut state, STEPS)?;
+    state.expect_still_huge()?;
+    worker.finish([&state.region, &state.unique])
+}
+
+/// Maps memory for huge pages, which begin where huge pages do.
+fn map_huge(count: u64) -> io::Result<Region> {
+    let span = memory::map_anywhere((count + 1) * HUGE)?;
+    let start = span.addr.next_multiple_of(HUGE * PAGE_SIZE);
+    let span = Span::new(start, count * HUGE);
+    advise(span, libc::MADV_HUGEPAGE)?;
+    Ok(Region::zeros(span))
+}
+
+fn advise(span: Span, advice: i32) -> io::Result<()> {
+    memory::advise(span, advice as u64)
+}
+
+impl State {
+    fn expect_still_huge(&self) -> Result {
+        let huge = procfs::smaps(process::id() as i32, self.unique.span(), "AnonHugePages")?;
+        let expected = HUGE * PAGE_SIZE / 1024;
+        expect::eq("a huge page with no part to merge, in kB", expected, huge)
+    }
+}
+
+fn fill(state: &mut State, worker: &mut Worker) -> Result {
+    let index = worker.rng.below(COUNT * HUGE);
+    state.region.fill(index, Content::any(&mut worker.rng));
+    Ok(())
+}
+
+fn poke(state: &mut State, worker: &mut Worker) -> Result {
+    let (index, word) = (
+        worker.rng.below(COUNT * HUGE),
+        worker.rng.below(WORDS as u64),
+    );
+    let value = worker.rng.number();
+    state.region.poke(index, word as usize, value);
+    Ok(())
+}
+
+fn verify(state: &mut State, worker: &mut Worker) -> Result {
+    let (first, count) = state.region.some(&mut worker.rng, 8);
+    state.region.verify_some(first, count, &worker.tally)?;
+    state.unique.verify(worker.rng.below(HUGE), &worker.tally)
+}
+
+/// Leaves the rest of a huge page mapped.
+fn discard(state: &mut State, worker: &mut Worker) -> Result {
+    let (first, count) = state.region.some(&mut worker.rng, HUGE / 4);
+    let span = state.region.span().part(first, count);
+    advise(span, libc::MADV_DONTNEED).context(|| "MADV_DONTNEED")?;
+    state.region.expect_discarded(first, count);
+    state.region.verify(first, &worker.tally)
+}
+
+/// Splits the mapping, though not the page, and joins it again.
+fn protect(state: &mut State, worker: &mut Worker) -> Result {
+    let (first, count) = state.region.some(&mut worker.rng, HUGE / 2);
+    let span = state.region.span().part(first, count);
+    for protection in [libc::PROT_READ, libc::PROT_READ | libc::PROT_WRITE] {
+        memory::protect(span, protection as u64).context(|| "mprotect")?;
+        state.region.verify(first, &worker.tally)?;
+    }
+    Ok(())
+}
+
+/// The kernel may refuse: merged pages, for one, are not collapsed.
+fn collapse(state: &mut State, worker: &mut Worker) -> Result {
+    let first = worker.rng.below(COUNT) * HUGE;
+    let collapsed = advise(state.region.span().part(first, HUGE), MADV_COLLAPSE);
+    let what = if collapsed.is_ok() {
+        "ranges collapsed"
+    } else {
+        "ranges not collapsed"
+    };
+    worker.tally.add(what, 1);
+    let index = first + worker.rng.below(HUGE);
+    state.region.verify(index, &worker.tally)
+}
+
+/// Contents of which a few are those of others, in a page that is huge to begin with.
+fn fill_huge(state: &mut State, worker: &mut Worker) -> Result {
+    let first = worker.rng.below(COUNT) * HUGE;
+    let span = state.region.span().part(first, HUGE);
+    advise(span, libc::MADV_DONTNEED).context(|| "MADV_DONTNEED")?;
+    let unique = worker.rng.number() | 1 << 63;
+    for index in first..first + HUGE {
+        let content = match worker.rng.below(16) {
+            0 => Content::letter(&mut worker.rng),
+            _ => Content::Unique(unique.wrapping_add(index)),
+        };
+        state.region.fill(index, content);
+    }
+    Ok(())
+}
+
+fn fork(state: &mut State, worker: &mut Worker) -> Result {
+    let mut own = worker.fork();
+    let mut region = state.region.clone();
+    let child = child::fork(move || {
+        for _ in 0..8 {
+            let index = own.rng.below(region.len());
+            region.fill(index, Content::any(&mut own.rng));
+        }
+        let (first, count) = region.some(&mut own.rng, 64);
+        region.verify_some(first, count, &own.tally)
+    })?;
+    let index = worker.rng.below(state.region.len());
+    state.region.fill(index, Content::any(&mut worker.rng));
+    child.wait()?;
+    state.region.verify(index, &worker.tally)
+}
