@@ -165,6 +165,13 @@ modules_of() {
 # What the swap space of a guest needs.
 ZRAM_MODULES=(zsmalloc lz4_decompress lz4_compress lz4hc_compress zram)
 
+# kvm_options KERNEL: options of scripts/vm for a guest that runs guests: a CPU on
+# which KVM can, and its modules.
+kvm_options() {
+	printf '%s\n' --cpu max,la57=off,vendor=AuthenticAMD
+	modules_of "$1" irqbypass ccp kvm kvm-amd
+}
+
 # soak_options KERNEL: options of scripts/vm for the guest of the soak suites. Its
 # memory module is offline until a suite says of what kind it is to be.
 soak_options() {

@@ -9,7 +9,9 @@
 
 pub mod census;
 pub mod cgroup;
+pub mod child;
 pub mod content;
+pub mod domain;
 pub mod expect;
 pub mod freezer;
 pub mod kmsg;
@@ -23,7 +25,9 @@ pub mod procfs;
 pub mod refused;
 pub mod rng;
 pub mod scanner;
+pub mod secret;
 pub mod span;
+pub mod statistics;
 pub mod swap;
 pub mod task;
 pub mod trace;

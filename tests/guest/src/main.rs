@@ -20,7 +20,7 @@ mod suites;
 /// A suite: its name, and its tests.
 type Suite = (&'static str, fn() -> Vec<Trial>);
 
-const SUITES: [Suite; 7] = [
+const SUITES: [Suite; 12] = [
     ("control", suites::control::trials),
     ("merge", suites::merge::trials),
     ("cow", suites::cow::trials),
@@ -28,6 +28,11 @@ const SUITES: [Suite; 7] = [
     ("reload", suites::reload::trials),
     ("left_alone", suites::left_alone::trials),
     ("survive", suites::survive::trials),
+    ("security", suites::security::trials),
+    ("kvm", suites::kvm::trials),
+    ("flood", suites::security_flood::trials),
+    ("lockdown", suites::security_lockdown::trials),
+    ("locked", suites::security_lockdown::locked_trials),
 ];
 
 fn main() -> ExitCode {

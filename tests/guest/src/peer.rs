@@ -8,10 +8,12 @@
 
 use std::cell::Cell;
 use std::cell::RefCell;
+use std::fs::File;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Write;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
@@ -33,13 +35,17 @@ use crate::Context;
 use crate::Result;
 use crate::Span;
 
+pub mod attack;
 mod churn;
+pub mod machine;
 pub mod memory;
 pub mod pins;
 pub mod server;
 pub mod spawn;
+mod storm;
 
 pub use memory::Kind;
+pub use spawn::become_user;
 pub use spawn::open_program_to_all;
 
 /// How long a peer may take for one request.
@@ -420,6 +426,16 @@ impl Peer {
     /// The frame of a page, which is expected to be present.
     pub fn frame(&self, span: Span, index: u64) -> Result<Frame> {
         Ok(self.frames(span.page(index))?[0])
+    }
+
+    /// Reads a span from outside, through `/proc/PID/mem`.
+    pub fn read(&self, span: Span) -> Result<Vec<u8>> {
+        let path = format!("/proc/{}/mem", self.pid);
+        let mut bytes = vec![0; span.bytes() as usize];
+        File::open(&path)
+            .and_then(|file| file.read_exact_at(&mut bytes, span.addr))
+            .context(|| format!("{path} at {span:?}"))?;
+        Ok(bytes)
     }
 
     /// The sum of a field of `smaps` over a span, in pages.

@@ -4,8 +4,12 @@
 
 pub mod control;
 pub mod cow;
+pub mod kvm;
 pub mod left_alone;
 pub mod merge;
 pub mod reload;
+pub mod security;
+pub mod security_flood;
+pub mod security_lockdown;
 pub mod survive;
 pub mod unmerge;

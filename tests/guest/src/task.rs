@@ -3,8 +3,13 @@
 //! Tasks by what `/proc/PID` says about them.
 
 use std::fs;
+use std::io;
 use std::time::Duration;
 use std::time::Instant;
+
+use nix::sched::sched_setaffinity;
+use nix::sched::CpuSet;
+use nix::unistd::Pid;
 
 use crate::procfs;
 use crate::Result;
@@ -83,6 +88,13 @@ pub fn ended(pid: i32) -> bool {
         Ok(text) => matches!(stat_field(&text, 3), None | Some("Z" | "X")),
         Err(_) => true,
     }
+}
+
+/// Lets a task (0: the calling one) run on one CPU only.
+pub fn pin(pid: i32, cpu: u64) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu as usize)?;
+    Ok(sched_setaffinity(Pid::from_raw(pid), &set)?)
 }
 
 /// Waits until `condition` holds; false after `timeout`.

@@ -15,7 +15,9 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
+use super::attack;
 use super::churn;
+use super::machine::Machine;
 use super::memory;
 use super::memory::Kind;
 use super::pins::Pinned;
@@ -23,8 +25,10 @@ use super::pins::Spliced;
 use super::pins::Watched;
 use super::spawn;
 use super::spawn::check;
+use super::storm;
 use crate::content::Ids;
 use crate::content::PAGE_SIZE;
+use crate::task;
 use crate::Span;
 
 /// The first argument of a program that is to be a peer; the second is the socket's name.
@@ -47,6 +51,7 @@ struct Peer {
     spliced: Option<Spliced>,
     pinned: Option<Pinned>,
     watched: Option<Watched>,
+    machine: Option<Machine>,
 }
 
 /// Connects to the socket and serves until it closes.
@@ -58,6 +63,7 @@ pub fn run(socket: &str) -> io::Result<()> {
         spliced: None,
         pinned: None,
         watched: None,
+        machine: None,
     }
     .serve()
 }
@@ -130,6 +136,7 @@ impl Peer {
             spliced: self.spliced.take(),
             pinned: self.pinned.take(),
             watched: self.watched.take(),
+            machine: self.machine.take(),
         })
     }
 
@@ -152,6 +159,11 @@ impl Peer {
             "dumpable" | "register_all" | "user" | "user_namespace" | "fork" | "exec" | "exit" => {
                 self.process(verb, arguments)
             }
+            "machine" => {
+                self.machine = Some(Machine::new(span(arguments))?);
+                Ok(0)
+            }
+            "machine_write" | "machine_sum" | "machine_flip" => self.run_guest(verb, arguments),
             "churn" => churn::run(arguments[0], arguments[1]),
             _ => use_memory(verb, arguments),
         }
@@ -183,6 +195,16 @@ impl Peer {
             _ => self.watched = None,
         }
         Ok(0)
+    }
+
+    fn run_guest(&mut self, verb: &str, arguments: &[u64]) -> Answer {
+        let machine = self.machine.as_mut().ok_or("there is no machine")?;
+        let (span, rest) = (span(arguments), &arguments[2..]);
+        match verb {
+            "machine_write" => machine.write(span, rest[0]).map(|()| 0),
+            "machine_sum" => machine.sum(span),
+            _ => machine.flip(span, rest[0], Duration::from_millis(rest[1])),
+        }
     }
 
     fn process(&mut self, verb: &str, arguments: &[u64]) -> Answer {
@@ -241,6 +263,7 @@ fn use_memory(verb: &str, arguments: &[u64]) -> Answer {
         }
         "peek" => return Ok(memory::peek(arguments[0])),
         "mlockall" => return done(memory::lock_all()),
+        "cpu" => return done(task::pin(0, arguments[0])),
         _ => {}
     }
     let (span, rest) = (span(arguments), &arguments[2..]);
@@ -256,6 +279,12 @@ fn use_memory(verb: &str, arguments: &[u64]) -> Answer {
         "mlock" => done(memory::lock(span)),
         "mlock_onfault" => done(memory::lock_on_fault(span)),
         "shadow_stack" => done(memory::map_shadow_stack(span)),
+        "fill_colliding" => {
+            attack::fill_colliding(span);
+            Ok(0)
+        }
+        "storm" => storm::run(span, rest[0], rest[1]),
+        "probe" => done(attack::probe(span, rest[0], rest[1])),
         "flip" => memory::flip(span, Duration::from_millis(rest[0])).map(|()| 0),
         "touch" => {
             memory::touch(span);

@@ -42,7 +42,7 @@ pub(super) fn start(uid: u32, cgroup: Option<String>, name: &str) -> Result<i32>
 }
 
 /// Makes the calling process one of the user and of the group of the same number.
-pub(super) fn become_user(uid: u32) -> io::Result<()> {
+pub fn become_user(uid: u32) -> io::Result<()> {
     // SAFETY: No groups are passed, hence no pointer is used.
     check(unsafe { libc::setgroups(0, std::ptr::null()) }.into())?;
     // SAFETY: Takes numbers only.

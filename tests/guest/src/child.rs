@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A child that tries one thing with fewer rights than the test has.
+
+use std::io;
+
+use nix::sys::wait::waitpid;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::fork;
+use nix::unistd::ForkResult;
+
+pub use crate::peer::become_user;
+
+/// `CAP_SYS_ADMIN` of include/uapi/linux/capability.h.
+pub const CAP_SYS_ADMIN: u32 = 21;
+
+/// `_LINUX_CAPABILITY_VERSION_3`.
+const VERSION_3: u32 = 0x2008_0522;
+
+/// `struct __user_cap_header_struct`.
+#[repr(C)]
+struct Header {
+    version: u32,
+    pid: i32,
+}
+
+/// `struct __user_cap_data_struct`: 32 capabilities.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Data {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// What a child status says that failed without an error number.
+const NO_NUMBER: i32 = 255;
+
+/// Does something in a child and returns how that went there.
+pub fn attempt(act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    // SAFETY: Tests run in a process with one thread: its child may do whatever it could.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            let status =
+                act().map_or_else(|error| error.raw_os_error().unwrap_or(NO_NUMBER), |()| 0);
+            // SAFETY: Ends the child; what belongs to the test is left to the test.
+            unsafe { libc::_exit(status) }
+        }
+        ForkResult::Parent { child } => match waitpid(child, None)? {
+            WaitStatus::Exited(_, 0) => Ok(()),
+            WaitStatus::Exited(_, NO_NUMBER) => Err(io::Error::other("failed in the child")),
+            WaitStatus::Exited(_, number) => Err(io::Error::from_raw_os_error(number)),
+            status => Err(io::Error::other(format!("the child ended with {status:?}"))),
+        },
+    }
+}
+
+/// Gives up one capability, below 32, for good.
+pub fn drop_capability(capability: u32) -> io::Result<()> {
+    let header = Header {
+        version: VERSION_3,
+        pid: 0,
+    };
+    let mut data = [Data::default(); 2];
+    // SAFETY: Header and data have the layout of this version.
+    check(unsafe { libc::syscall(libc::SYS_capget, &header, data.as_mut_ptr()) })?;
+    data[0].effective &= !(1 << capability);
+    data[0].permitted &= !(1 << capability);
+    // SAFETY: As above.
+    check(unsafe { libc::syscall(libc::SYS_capset, &header, data.as_ptr()) })
+}
+
+fn check(result: i64) -> io::Result<()> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Children that write pages which others have too, and end.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use super::memory;
+use super::spawn::check;
+use crate::content::Ids;
+use crate::rng::Rng;
+use crate::Span;
+
+/// Contents that children write.
+const CONTENTS: u64 = 16;
+/// Children that live at a time.
+const CHILDREN: usize = 4;
+/// A child lives for less than this many microseconds.
+const LIFE: u64 = 4000;
+
+/// Forks children for some milliseconds, each of which writes a span, whose pages it gets for its
+/// own by that, waits a moment and ends. Returns how many there were.
+pub(super) fn run(span: Span, seed: u64, milliseconds: u64) -> Result<u64, String> {
+    let (start, time) = (Instant::now(), Duration::from_millis(milliseconds));
+    let (mut rng, mut living, mut count) = (Rng::new(seed), 0, 0);
+    while start.elapsed() < time {
+        let (id, life) = (1 + rng.below(CONTENTS), rng.below(LIFE));
+        begin(span, id, Duration::from_micros(life))?;
+        (living, count) = (living + 1, count + 1);
+        if living == CHILDREN {
+            wait()?;
+            living -= 1;
+        }
+    }
+    (0..living).try_for_each(|_| wait())?;
+    Ok(count)
+}
+
+fn begin(span: Span, id: u64, life: Duration) -> Result<(), String> {
+    // SAFETY: This process has one thread: its child may do whatever it could.
+    let pid = check(unsafe { libc::fork() }.into()).map_err(|error| format!("fork: {error}"))?;
+    if pid == 0 {
+        memory::fill(span, Ids::same(id));
+        std::thread::sleep(life);
+        // SAFETY: Ends the child at once.
+        unsafe { libc::_exit(0) };
+    }
+    Ok(())
+}
+
+fn wait() -> Result<(), String> {
+    let mut status = 0;
+    // SAFETY: `status` has room for the status.
+    let waited = check(unsafe { libc::wait(&mut status) }.into());
+    waited.map_err(|error| format!("wait: {error}"))?;
+    match status {
+        0 => Ok(()),
+        _ => Err(format!("a child ended with wait status {status:#x}")),
+    }
+}

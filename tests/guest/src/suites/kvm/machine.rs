@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A process that runs a virtual machine, as the tests see it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use guest::content;
+use guest::content::Ids;
+use guest::content::PAGE_SIZE;
+use guest::content::WORDS;
+use guest::expect;
+use guest::lab::Lab;
+use guest::module;
+use guest::pagemap;
+use guest::pagemap::Entry;
+use guest::pages::Pages;
+use guest::peer::machine::RESERVED_PAGES;
+use guest::peer::Kind;
+use guest::peer::Peer;
+use guest::peer::User;
+use guest::Context;
+use guest::Result;
+use guest::Span;
+
+/// KVM's device.
+const DEVICE: &str = "/dev/kvm";
+/// What KVM needs where it is not built into the kernel, in this order.
+const MODULES: [&str; 4] = ["irqbypass.ko.xz", "ccp.ko.xz", "kvm.ko.xz", "kvm-amd.ko.xz"];
+/// Pages of a machine's RAM: 2 MiB.
+const RAM_PAGES: u64 = 512;
+/// The half words of a page, of which programs in guests know.
+const HALVES: usize = WORDS * 2;
+
+/// A virtual machine and the process that runs it.
+pub(super) struct Machine {
+    peer: Peer,
+    ram: Span,
+}
+
+impl Machine {
+    /// Starts a process of `user` with a machine.
+    pub(super) fn new(lab: &Lab, user: User) -> Result<Self> {
+        ensure_kvm()?;
+        let peer = lab.peer(user)?;
+        let ram = peer.map(Kind::Anon, RAM_PAGES)?;
+        // Small pages, so that only what is merged is merged.
+        peer.advise(ram, libc::MADV_NOHUGEPAGE)?;
+        peer.ask("machine", &[ram.addr, ram.pages])?;
+        Ok(Machine { peer, ram })
+    }
+
+    /// The part of the RAM that is the tests', at its addresses outside.
+    pub(super) fn data(&self) -> Span {
+        self.ram.part(RESERVED_PAGES, RAM_PAGES - RESERVED_PAGES)
+    }
+
+    /// The pages of that part.
+    pub(super) fn pages(&self) -> Pages<'_> {
+        (&self.peer, self.data())
+    }
+
+    /// Page table entries of that part, of the process.
+    pub(super) fn entries(&self) -> Result<Vec<Entry>> {
+        pagemap::entries(self.peer.pid(), self.data())
+    }
+
+    /// Writes contents from outside.
+    pub(super) fn fill(&self, ids: Ids) -> Result {
+        self.peer.fill(self.data(), ids)
+    }
+
+    /// Lets the guest write values that count up from `first` to the first half word of each page.
+    pub(super) fn write(&self, first: u32) -> Result {
+        self.write_part(0, self.data().pages, first)
+    }
+
+    /// As [`Self::write`], to `pages` pages from `index` on.
+    pub(super) fn write_part(&self, index: u64, pages: u64, first: u32) -> Result {
+        let inside = self.inside().part(index, pages);
+        let arguments = [inside.addr, inside.pages, u64::from(first)];
+        self.peer.ask("machine_write", &arguments).map(drop)
+    }
+
+    /// Reads the first half word of a page from outside.
+    pub(super) fn half(&self, page: Span) -> Result<u64> {
+        Ok(self.peer.peek(page.addr)? & u64::from(u32::MAX))
+    }
+
+    /// Writes the first half word of a page from outside.
+    pub(super) fn poke_half(&self, page: Span, value: u32) -> Result {
+        let word = self.peer.peek(page.addr)? & !u64::from(u32::MAX);
+        self.peer.poke(page.addr, word | u64::from(value))
+    }
+
+    /// Lets the guest change pages by xor with `mark` and change them back, for a while, and
+    /// check that it reads what it wrote.
+    pub(super) fn begin_flip(&self, mark: u32, time: Duration) -> Result {
+        let Span { addr, pages } = self.inside();
+        let time = time.as_millis() as u64;
+        let arguments = [addr, pages, u64::from(mark), time];
+        self.peer.begin("machine_flip", &arguments)
+    }
+
+    /// Waits for the end of that; returns the number of writes.
+    pub(super) fn finish_flip(&self) -> Result<u64> {
+        self.peer.finish("machine_flip")
+    }
+
+    /// Expects the guest to read these contents, where `first` and so on were written.
+    pub(super) fn expect_inside(&self, ids: Ids, first: Option<u32>) -> Result {
+        let Span { addr, pages } = self.inside();
+        let found = self.peer.ask("machine_sum", &[addr, pages])?;
+        let expected = (0..pages).fold(0, |sum, index| checksum(sum, &halves(ids, index, first)));
+        let what = format!("checksum of the guest in process {}", self.peer.pid());
+        expect::eq(what, u64::from(expected), found)
+    }
+
+    /// Expects the process to read these contents.
+    pub(super) fn expect_outside(&self, ids: Ids, first: Option<u32>) -> Result {
+        let memory = self.peer.read(self.data())?;
+        let pages = memory.chunks_exact(PAGE_SIZE as usize);
+        for (index, page) in pages.enumerate() {
+            let found = page
+                .chunks_exact(4)
+                .map(|half| u32::from_ne_bytes(half.try_into().expect("4 bytes")));
+            let expected = halves(ids, index as u64, first);
+            let differing = expected
+                .iter()
+                .zip(found)
+                .position(|(expected, found)| *expected != found);
+            expect::eq(
+                format!("half word of page {index} that differs outside"),
+                None,
+                differing,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The data at its guest-physical addresses.
+    fn inside(&self) -> Span {
+        Span::new(RESERVED_PAGES * PAGE_SIZE, RAM_PAGES - RESERVED_PAGES)
+    }
+}
+
+/// Loads KVM if need be, and lets everybody use it.
+fn ensure_kvm() -> Result {
+    if !Path::new(DEVICE).exists() {
+        for name in MODULES {
+            module::load_file(name, "").context(|| format!("loading {name}"))?;
+        }
+    }
+    fs::set_permissions(DEVICE, fs::Permissions::from_mode(0o666)).context(|| DEVICE)
+}
+
+/// The half words of page `index`.
+fn halves(ids: Ids, index: u64, first: Option<u32>) -> Vec<u32> {
+    let words = content::page(ids.of(index));
+    let mut halves: Vec<u32> = words
+        .iter()
+        .flat_map(|&word| [word as u32, (word >> 32) as u32])
+        .collect();
+    assert_eq!(halves.len(), HALVES);
+    if let Some(first) = first {
+        halves[0] = first + index as u32;
+    }
+    halves
+}
+
+/// The checksum of the program `sum`, continued.
+fn checksum(sum: u32, halves: &[u32]) -> u32 {
+    halves
+        .iter()
+        .fold(sum, |sum, &half| sum.wrapping_mul(31).wrapping_add(half))
+}

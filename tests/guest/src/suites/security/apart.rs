@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Domains that change: nobody is merged with those whom he has left.
+//!
+//! What is merged stays merged, as after a fork: these tests are about what is merged then.
+
+use std::time::Duration;
+
+use guest::cgroup::Cgroup;
+use guest::content::Ids;
+use guest::domain;
+use guest::expect;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::module;
+use guest::pagemap::Frame;
+use guest::pages;
+use guest::peer::Peer;
+use guest::peer::User;
+use guest::procfs;
+use guest::rng;
+use guest::scanner;
+use guest::Result;
+use guest::Span;
+
+pub(super) const TESTS: &[Test] = &[
+    ("who_moved_to_another_cgroup_is_merged_there", moved),
+    ("who_became_another_user_is_merged_as_that", became),
+    ("pages_are_apart_after_a_change_of_the_domain", changed),
+    ("pages_are_apart_after_a_reload", reloaded),
+    ("users_are_apart_under_load", user_load),
+    ("cgroups_are_apart_under_load", cgroup_load),
+    ("processes_are_apart_under_load", process_load),
+];
+
+const PAGES: u64 = 8;
+const IDS: Ids = Ids::each(100);
+/// Passes of the scanner: twice as many as it needs.
+const PASSES: u64 = 6;
+
+/// A process with pages.
+fn filled(peer: Peer) -> Result<(Peer, Span)> {
+    let span = peer.anon(PAGES, IDS)?;
+    Ok((peer, span))
+}
+
+/// Expects the new pages of `left`, which was merged with others, to be merged with those of
+/// `joined`, in frames that are none of the `old` ones.
+fn expect_merged_anew(left: &Peer, joined: &(Peer, Span), old: &[Frame]) -> Result {
+    let new = left.anon(PAGES, IDS)?;
+    scanner::scan(PASSES)?;
+    let merged = pages::expect_merged(&[(left, new), (&joined.0, joined.1)])?;
+    pages::expect_disjoint("frames of the old domain and of the new", old, &merged)
+}
+
+fn moved(lab: &Lab) -> Result {
+    knob::set("domain", "cgroup")?;
+    let (old, new) = (Cgroup::new("old")?, Cgroup::new("new")?);
+    let stays = filled(lab.peer_in(User::Alice, &old)?)?;
+    let moves = filled(lab.peer_in(User::Alice, &old)?)?;
+    scanner::merge()?;
+    let frames = pages::expect_merged(&[(&stays.0, stays.1), (&moves.0, moves.1)])?;
+    procfs::write(&new.procs(), &moves.0.pid().to_string())?;
+    let there = filled(lab.peer_in(User::Alice, &new)?)?;
+    expect_merged_anew(&moves.0, &there, &frames)?;
+    pages::expect_mappings(&frames, 2)?;
+    // When it writes what it brought along, that is merged where it is now.
+    moves.0.fill(moves.1, IDS)?;
+    scanner::scan(PASSES)?;
+    pages::expect_merged(&[(&moves.0, moves.1), (&there.0, there.1)])?;
+    pages::expect_mappings(&frames, 1)
+}
+
+fn became(lab: &Lab) -> Result {
+    let stays = filled(lab.peer(User::Root)?)?;
+    let becomes = filled(lab.peer(User::Root)?)?;
+    scanner::merge()?;
+    let frames = pages::expect_merged(&[(&stays.0, stays.1), (&becomes.0, becomes.1)])?;
+    becomes.0.become_user(User::Bob)?;
+    // Changing the user makes a process undumpable.
+    becomes.0.set_dumpable(true)?;
+    let bobs = filled(lab.peer(User::Bob)?)?;
+    expect_merged_anew(&becomes.0, &bobs, &frames)?;
+    pages::expect_mappings(&frames, 2)?;
+    becomes.0.fill(becomes.1, IDS)?;
+    scanner::scan(PASSES)?;
+    pages::expect_merged(&[(&becomes.0, becomes.1), (&bobs.0, bobs.1)])?;
+    pages::expect_mappings(&frames, 1)
+}
+
+/// From each domain to each: what was merged is taken apart, and merged again as is right then.
+fn changed(lab: &Lab) -> Result {
+    let (one, other) = (Cgroup::new("one")?, Cgroup::new("other")?);
+    let peers = [
+        filled(lab.peer_in(User::Alice, &one)?)?,
+        filled(lab.peer_in(User::Alice, &one)?)?,
+        filled(lab.peer_in(User::Alice, &other)?)?,
+        filled(lab.peer_in(User::Bob, &other)?)?,
+    ];
+    // How many frames each content has then.
+    let divisions = [
+        ("global", 1),
+        ("user", 2),
+        ("global", 1),
+        ("cgroup", 2),
+        ("process", 4),
+    ];
+    for (division, count) in divisions {
+        scanner::unmerge()?;
+        knob::set("domain", division)?;
+        scanner::scan(PASSES)?;
+        let mut frames = Vec::new();
+        for (peer, span) in &peers {
+            frames.push(peer.frame(*span, 0)?);
+        }
+        frames.sort_unstable();
+        frames.dedup();
+        expect::eq(
+            format!("frames of a content with domain={division}"),
+            count,
+            frames.len(),
+        )?;
+        domain::expect_apart()?;
+    }
+    Ok(())
+}
+
+/// The module forgets whom it merged; what it finds, it must not merge any wider.
+fn reloaded(lab: &Lab) -> Result {
+    let (alices, bobs) = (
+        [filled(lab.alice()?)?, filled(lab.alice()?)?],
+        [filled(lab.peer(User::Bob)?)?, filled(lab.peer(User::Bob)?)?],
+    );
+    scanner::scan(PASSES)?;
+    let (of_alice, of_bob) = (
+        alices[0].0.frames(alices[0].1)?,
+        bobs[0].0.frames(bobs[0].1)?,
+    );
+    module::unload()?;
+    module::load("")?;
+    knob::set("promote_after", 1)?;
+    knob::set("sleep_ms", 0)?;
+    knob::set("scan_rate", 10_000)?;
+    let (alice, bob) = (filled(lab.alice()?)?, filled(lab.peer(User::Bob)?)?);
+    scanner::scan(2 * PASSES)?;
+    let spans = |old: &[(Peer, Span); 2], new: &(Peer, Span)| -> Result<Vec<Frame>> {
+        pages::expect_merged(&[
+            (&old[0].0, old[0].1),
+            (&old[1].0, old[1].1),
+            (&new.0, new.1),
+        ])
+    };
+    expect::eq(
+        "frames of Alice after the reload",
+        of_alice,
+        spans(&alices, &alice)?,
+    )?;
+    expect::eq(
+        "frames of Bob after the reload",
+        of_bob,
+        spans(&bobs, &bob)?,
+    )?;
+    domain::expect_apart().map(drop)
+}
+
+/// How long processes work on their memory.
+const WORK: Duration = Duration::from_secs(4);
+
+/// Processes do whatever they can to pages of few contents while all is merged that may be.
+fn expect_apart_under_load(division: &str, peers: Vec<Peer>) -> Result {
+    knob::set("domain", division)?;
+    let kept: Vec<(Peer, Span)> = peers.into_iter().map(filled).collect::<Result<_>>()?;
+    let seed = rng::seed();
+    scanner::start()?;
+    for (index, (peer, _)) in kept.iter().enumerate() {
+        peer.churn(seed.wrapping_add(index as u64), WORK)?;
+    }
+    for (peer, _) in &kept {
+        peer.churned()?;
+    }
+    scanner::stop()?;
+    let shared = domain::expect_apart()?;
+    for (peer, span) in &kept {
+        peer.check(*span, IDS)?;
+    }
+    let least = if division == "process" {
+        0
+    } else {
+        PAGES as usize
+    };
+    expect::that(shared >= least, || {
+        format!("frames that processes share: expected {least} or more, found {shared}")
+    })
+}
+
+fn user_load(lab: &Lab) -> Result {
+    let bobs = || lab.peer(User::Bob);
+    let peers = vec![lab.alice()?, lab.alice()?, bobs()?, bobs()?];
+    expect_apart_under_load("user", peers)
+}
+
+fn cgroup_load(lab: &Lab) -> Result {
+    let (one, other) = (Cgroup::new("one")?, Cgroup::new("other")?);
+    let peers = vec![
+        lab.peer_in(User::Alice, &one)?,
+        lab.peer_in(User::Bob, &one)?,
+        lab.peer_in(User::Alice, &other)?,
+        lab.peer_in(User::Bob, &other)?,
+    ];
+    expect_apart_under_load("cgroup", peers)
+}
+
+fn process_load(lab: &Lab) -> Result {
+    expect_apart_under_load("process", lab.alices(4)?)
+}

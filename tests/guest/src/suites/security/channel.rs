@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The copy-on-write channel: what the first write to a page tells about others.
+//!
+//! Bosman et al., "Dedup Est Machina" (IEEE S&P 2016), and others before them: the attacker fills
+//! pages with guesses, waits for the scanner and writes to each. A write to a merged page is a
+//! fault and a copy. The attacker sees it in the time that the write takes, and in the count of
+//! its own page faults, which is exact.
+
+use guest::content::Ids;
+use guest::expect;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::peer::attack;
+use guest::peer::Kind;
+use guest::peer::Peer;
+use guest::peer::User;
+use guest::rng;
+use guest::rng::Rng;
+use guest::scanner;
+use guest::statistics::critical_distance;
+use guest::statistics::kolmogorov_smirnov;
+use guest::Result;
+use guest::Span;
+
+pub(super) const TESTS: &[Test] = &[
+    ("writes_tell_who_has_a_page_with_domain_global", detected),
+    ("writes_tell_nothing_of_other_users", hidden),
+    (
+        "writes_to_doubles_tell_nothing_of_other_users",
+        hidden_doubles,
+    ),
+    ("writes_to_zeros_tell_nothing_of_other_users", hidden_zeros),
+    (
+        "writes_tell_nothing_of_other_processes_with_domain_process",
+        hidden_processes,
+    ),
+];
+
+/// Guesses of the attacker; the victim has half of them.
+const GUESSES: u64 = 2048;
+/// Content of the first guess.
+const FIRST: u64 = 10_000;
+/// Of so many runs one fails though there is nothing to be seen: 1 of 1000.
+const SIGNIFICANCE: f64 = 0.001;
+/// Passes of the scanner: twice as many as it needs.
+const PASSES: u64 = 6;
+/// The CPU that the attacker runs on.
+const CPU: u64 = 1;
+
+/// What the attacker noted, of guesses that the victim has and of those it has not.
+struct Notes {
+    right: Vec<Note>,
+    wrong: Vec<Note>,
+}
+
+/// What the attacker noted of one write.
+#[derive(Clone, Copy)]
+struct Note {
+    cycles: u64,
+    faults: u64,
+}
+
+impl Notes {
+    /// The distance of the two distributions of what `observed` says.
+    fn distance(&self, observed: impl Fn(&Note) -> u64 + Copy) -> f64 {
+        let of = |notes: &[Note]| -> Vec<u64> { notes.iter().map(observed).collect() };
+        kolmogorov_smirnov(&of(&self.right), &of(&self.wrong))
+    }
+
+    fn distances(&self, what: &str) -> (f64, f64) {
+        let distances = (
+            self.distance(|note| note.cycles),
+            self.distance(|note| note.faults),
+        );
+        println!(
+            "security: {what}: Kolmogorov-Smirnov D of times {:.4}, of faults {:.4}, critical {:.4}",
+            distances.0,
+            distances.1,
+            self.critical()
+        );
+        distances
+    }
+
+    fn critical(&self) -> f64 {
+        critical_distance(self.right.len(), self.wrong.len(), SIGNIFICANCE)
+    }
+}
+
+/// The attack: `copies` pages of the attacker hold each guess; the first ones are written to.
+fn attack(attacker: &Peer, victim: &Peer, copies: usize) -> Result<Notes> {
+    let guesses = attacker.anon(GUESSES, Ids::each(FIRST))?;
+    for _ in 1..copies {
+        attacker.anon(GUESSES, Ids::each(FIRST))?;
+    }
+    let right = drawn_half();
+    let victims = victim.map(Kind::Anon, GUESSES / 2)?;
+    let held = (0..GUESSES).filter(|&guess| right[guess as usize]);
+    for (place, guess) in held.enumerate() {
+        victim.fill(victims.page(place as u64), Ids::same(FIRST + guess))?;
+    }
+    scanner::scan(PASSES)?;
+    let notes = write_and_note(attacker, guesses)?;
+    let of = |wanted: bool| -> Vec<Note> {
+        let both = notes.iter().zip(&right);
+        let chosen = both.filter(|(_, &right)| right == wanted);
+        chosen.map(|(&note, _)| note).collect()
+    };
+    Ok(Notes {
+        right: of(true),
+        wrong: of(false),
+    })
+}
+
+/// Which guesses the victim has: one half of them, at random.
+fn drawn_half() -> Vec<bool> {
+    let mut rng = Rng::new(rng::seed());
+    let mut right: Vec<bool> = (0..GUESSES).map(|guess| guess % 2 == 0).collect();
+    for end in (1..right.len()).rev() {
+        right.swap(end, rng.below(end as u64 + 1) as usize);
+    }
+    right
+}
+
+/// Lets the attacker write to each page once, in random order.
+fn write_and_note(attacker: &Peer, span: Span) -> Result<Vec<Note>> {
+    let place = attacker.map(Kind::Anon, attack::pages_of_notes(span.pages))?;
+    attacker.touch(place)?;
+    attacker.ask("cpu", &[CPU])?;
+    attacker.ask("probe", &[span.addr, span.pages, place.addr, rng::seed()])?;
+    let number = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("8 bytes"));
+    let notes = attacker.read(place)?;
+    let notes = notes.chunks_exact(attack::NOTE_BYTES as usize);
+    let notes = notes.map(|note| Note {
+        cycles: number(&note[..8]),
+        faults: number(&note[8..]),
+    });
+    Ok(notes.take(span.pages as usize).collect())
+}
+
+/// Were this one not to see the channel, the others would prove nothing.
+fn detected(lab: &Lab) -> Result {
+    knob::set("domain", "global")?;
+    let notes = attack(&lab.alice()?, &lab.peer(User::Bob)?, 1)?;
+    let (times, faults) = notes.distances("domain=global");
+    expect::within("distance of the counts of faults", 0.99..=1.0, faults)?;
+    expect::within("distance of the times", notes.critical()..=1.0, times)
+}
+
+fn expect_hidden(notes: &Notes, what: &str) -> Result {
+    let (times, faults) = notes.distances(what);
+    expect::within(
+        "distance of the counts of faults",
+        0.0..=notes.critical(),
+        faults,
+    )?;
+    expect::within("distance of the times", 0.0..=notes.critical(), times)
+}
+
+fn total_faults(notes: &[Note]) -> u64 {
+    notes.iter().map(|note| note.faults).sum()
+}
+
+fn hidden(lab: &Lab) -> Result {
+    let notes = attack(&lab.alice()?, &lab.peer(User::Bob)?, 1)?;
+    expect_hidden(&notes, "domain=user")?;
+    // Nothing was merged.
+    let faults = total_faults(&notes.right) + total_faults(&notes.wrong);
+    expect::within("faults at first writes", 0..=GUESSES / 100, faults)
+}
+
+/// The attacker's own doubles are merged, so that every write is a fault and a copy, whether the
+/// victim has the page or not.
+fn hidden_doubles(lab: &Lab) -> Result {
+    let notes = attack(&lab.alice()?, &lab.peer(User::Bob)?, 2)?;
+    expect_hidden(&notes, "domain=user, two copies of each guess")?;
+    let faults = total_faults(&notes.right) + total_faults(&notes.wrong);
+    expect::within(
+        "faults at first writes",
+        GUESSES..=GUESSES + GUESSES / 100,
+        faults,
+    )
+}
+
+fn hidden_processes(lab: &Lab) -> Result {
+    knob::set("domain", "process")?;
+    let notes = attack(&lab.alice()?, &lab.alice()?, 1)?;
+    expect_hidden(&notes, "domain=process")
+}
+
+/// Pages of zeros become the kernel's own page, which everybody has: they do so whoever else has
+/// some.
+fn hidden_zeros(lab: &Lab) -> Result {
+    let faults = |zeros_of_victim: u64| -> Result<u64> {
+        let victim = lab.peer(User::Bob)?;
+        if zeros_of_victim > 0 {
+            victim.anon(zeros_of_victim, Ids::ZERO)?;
+        }
+        let attacker = lab.alice()?;
+        let zeros = attacker.anon(256, Ids::ZERO)?;
+        scanner::scan(PASSES)?;
+        Ok(total_faults(&write_and_note(&attacker, zeros)?))
+    };
+    let (without, with) = (faults(0)?, faults(256)?);
+    expect::eq("faults where the victim has pages of zeros", without, with)?;
+    expect::eq("faults at first writes", 256, with)
+}

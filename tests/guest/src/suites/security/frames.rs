@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which frames shared pages are on: none that somebody prepared for it.
+//!
+//! Razavi et al., "Flip Feng Shui" (USENIX Security 2016): the attacker finds a frame in which
+//! Rowhammer flips a bit and has a victim's page put there, by offering it as the page that is
+//! kept, or by freeing it just before a frame is wanted.
+
+use guest::content::Ids;
+use guest::expect;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pagemap::Frame;
+use guest::pages;
+use guest::peer::Kind;
+use guest::peer::User;
+use guest::scanner;
+use guest::task;
+use guest::Context;
+use guest::Result;
+
+pub(super) const TESTS: &[Test] = &[
+    ("no_merge_keeps_a_frame_of_its_inputs", inputs),
+    ("a_frame_that_was_just_freed_is_seldom_drawn", freed_last),
+    ("successive_frames_are_neither_in_order_nor_near", in_order),
+];
+
+/// Frames that shared ones are drawn from, as `rust/mm/pool.rs` has it.
+const POOL: u64 = 256;
+
+/// Of a new shared page, of one that is joined, and of those merged anew after writes.
+fn inputs(lab: &Lab) -> Result {
+    const PAGES: u64 = 16;
+    let ids = Ids::each(100);
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(PAGES, ids)?, b.anon(PAGES, ids)?);
+    let mut inputs = [a.frames(in_a)?, b.frames(in_b)?].concat();
+    scanner::merge()?;
+    let merged = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    pages::expect_disjoint("new shared frames and their inputs", &merged, &inputs)?;
+
+    let c = lab.alice()?;
+    let in_c = c.anon(PAGES, ids)?;
+    inputs = c.frames(in_c)?;
+    scanner::merge()?;
+    let joined = pages::expect_merged(&[(&a, in_a), (&b, in_b), (&c, in_c)])?;
+    pages::expect_disjoint("joined frames and who joined", &joined, &inputs)?;
+    expect::eq("frames after a join", &merged, &joined)?;
+
+    // One of three writes what is there already, then all do.
+    a.fill(in_a, ids)?;
+    inputs = a.frames(in_a)?;
+    scanner::merge()?;
+    let again = pages::expect_merged(&[(&a, in_a), (&b, in_b), (&c, in_c)])?;
+    pages::expect_disjoint("joined frames and who joined again", &again, &inputs)?;
+    inputs.clear();
+    for (peer, span) in [(&a, in_a), (&b, in_b), (&c, in_c)] {
+        peer.fill(span, ids)?;
+        inputs.extend(peer.frames(span)?);
+    }
+    scanner::merge()?;
+    let anew = pages::expect_merged(&[(&a, in_a), (&b, in_b), (&c, in_c)])?;
+    pages::expect_disjoint("frames merged anew and their inputs", &anew, &inputs)
+}
+
+/// Frames that the attacker frees, and pages that are merged next, in one trial.
+const BAITS: u64 = 8;
+/// How often it is tried.
+const TRIALS: u64 = 32;
+/// A draw finds one of the baits with a probability of at most `BAITS / POOL`, even if all of
+/// them got into the pool: at most 8 times are expected in 256 draws. More than 24 times (Poisson)
+/// is less likely than 0.00001.
+const MOST_HITS: u64 = 24;
+
+/// The attacker merges pages with doubles of its own, learns of what use their frames are, and
+/// frees just those: on the scanner's CPU, of the type that shared pages are, as the last ones.
+fn freed_last(lab: &Lab) -> Result {
+    let (attacker, victim) = (lab.alice()?, lab.peer(User::Bob)?);
+    task::pin(task::scanner()?, 0).context(|| "pinning the scanner")?;
+    attacker.ask("cpu", &[0])?;
+    let mut hits = 0;
+    for trial in 0..TRIALS {
+        let ids = Ids::each(1000 * (trial + 1));
+        let baits = attacker.anon(2 * BAITS, Ids::same(0))?;
+        attacker.fill(baits.part(0, BAITS), ids)?;
+        attacker.fill(baits.part(BAITS, BAITS), ids)?;
+        scanner::merge()?;
+        let freed = pages::expect_merged(&[(&attacker, baits.part(0, BAITS))])?;
+        let wanted = Ids::each(ids.first + 500);
+        let (one, other) = (victim.anon(BAITS, wanted)?, victim.anon(BAITS, wanted)?);
+        attacker.unmap(baits)?;
+        scanner::merge()?;
+        let drawn = pages::expect_merged(&[(&victim, one), (&victim, other)])?;
+        hits += drawn.iter().filter(|frame| freed.contains(frame)).count() as u64;
+        victim.unmap(one)?;
+        victim.unmap(other)?;
+    }
+    let draws = TRIALS * BAITS;
+    println!("security: {hits} of {draws} shared frames were among the last {BAITS} freed");
+    expect::within(
+        format!("{draws} draws that found one of {BAITS} frames freed, of a pool of {POOL}"),
+        0..=MOST_HITS,
+        hits,
+    )
+}
+
+/// Frames of one pass, in the order in which they were drawn.
+const DRAWN: u64 = 256;
+/// Frames no farther apart than that are near.
+const NEAR: u64 = 4;
+/// A pool of adjacent frames makes 8 of 255 pairs near, others fewer. More than 28 times
+/// (Poisson) is less likely than 0.00000001.
+const MOST_NEAR: usize = 28;
+/// In random order, a frame follows a lower one 127.5 times of 255, with a variance of 257 / 12
+/// (Knuth, TAOCP vol. 3, section 5.1.3): six standard deviations on either side.
+const ASCENTS: std::ops::RangeInclusive<usize> = 100..=155;
+
+fn in_order(lab: &Lab) -> Result {
+    let peer = lab.alice()?;
+    // The index knows the first ones before the second ones are met and merged, one by one.
+    let first = peer.anon(DRAWN, Ids::each(10_000))?;
+    scanner::scan(2)?;
+    let second = peer.map(Kind::Anon, DRAWN)?;
+    peer.fill(second, Ids::each(10_000))?;
+    scanner::merge()?;
+    let frames = pages::expect_merged(&[(&peer, first), (&peer, second)])?;
+    let pairs = || frames.windows(2).map(|pair| (pair[0], pair[1]));
+    let near = |&(Frame(one), Frame(next)): &(Frame, Frame)| one.abs_diff(next) <= NEAR;
+    let near = pairs().filter(near).count();
+    let ascents = pairs().filter(|(one, next)| one < next).count();
+    println!("security: of 255 pairs of successive frames {near} are near, {ascents} ascend");
+    expect::within("successive frames that are near", 0..=MOST_NEAR, near)?;
+    expect::within("frames that follow a lower one", ASCENTS, ascents)
+}

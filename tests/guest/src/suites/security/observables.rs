@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the kernel and the module tell everybody: nothing in it may depend on what others have.
+
+use guest::content::Ids;
+use guest::expect;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pagemap;
+use guest::peer::Peer;
+use guest::peer::User;
+use guest::procfs;
+use guest::scanner;
+use guest::Result;
+use guest::Span;
+
+pub(super) const TESTS: &[Test] = &[
+    ("files_tell_who_has_a_page_with_domain_global", files_tell),
+    ("files_tell_nothing_of_other_users", files_do_not_tell),
+    ("counts_tell_who_has_pages_with_domain_global", counts_tell),
+    ("counts_tell_nothing_of_other_users", counts_do_not_tell),
+];
+
+const PAGES: u64 = 512;
+/// What the victim has.
+const HELD: Ids = Ids::each(10_000);
+/// What nobody has.
+const FREE: Ids = Ids::each(20_000);
+/// Passes of the scanner: twice as many as it needs.
+const PASSES: u64 = 6;
+
+/// One thing that a process can find out about its own pages.
+type Observable = (&'static str, fn(&Peer, Span) -> Result<String>);
+
+const OBSERVABLES: [Observable; 3] = [("smaps", smaps), ("pagemap", flags), ("ksm_stat", ksm_stat)];
+
+/// The counts of merged pages of the process.
+fn ksm_stat(peer: &Peer, _: Span) -> Result<String> {
+    procfs::read(&format!("/proc/{}/ksm_stat", peer.pid()))
+}
+
+/// What smaps says about the mapping, but for where it is.
+fn smaps(peer: &Peer, span: Span) -> Result<String> {
+    let text = procfs::read(&format!("/proc/{}/smaps", peer.pid()))?;
+    let start = format!("{:x}-", span.addr);
+    let lines = text.lines().skip_while(|line| !line.starts_with(&start));
+    let lines = lines
+        .skip(1)
+        .take_while(|line| procfs::mapping(line).is_none());
+    Ok(lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// The bits of pagemap that everybody may see of his own pages: all but the frame.
+fn flags(peer: &Peer, span: Span) -> Result<String> {
+    const FRAME: u64 = (1 << 55) - 1;
+    let entries = pagemap::entries(peer.pid(), span)?;
+    let flags: Vec<u64> = entries.iter().map(|entry| entry.0 & !FRAME).collect();
+    Ok(format!("{flags:x?}"))
+}
+
+/// The observables by which a process whose guesses are right differs from one whose are wrong.
+fn differing(lab: &Lab) -> Result<Vec<&'static str>> {
+    let victim = lab.peer(User::Bob)?;
+    victim.anon(PAGES, HELD)?;
+    let (right, wrong) = lab.pair()?;
+    let (in_right, in_wrong) = (right.anon(PAGES, HELD)?, wrong.anon(PAGES, FREE)?);
+    scanner::scan(PASSES)?;
+    let mut differing = Vec::new();
+    for (name, observe) in OBSERVABLES {
+        if observe(&right, in_right)? != observe(&wrong, in_wrong)? {
+            differing.push(name);
+        }
+    }
+    Ok(differing)
+}
+
+fn files_tell(lab: &Lab) -> Result {
+    knob::set("domain", "global")?;
+    let differing = differing(lab)?;
+    for name in ["smaps", "pagemap"] {
+        expect::that(differing.contains(&name), || {
+            format!("expected {name} to tell, found that only {differing:?} do")
+        })?;
+    }
+    Ok(())
+}
+
+fn files_do_not_tell(lab: &Lab) -> Result {
+    expect::eq("files that tell", Vec::<&str>::new(), differing(lab)?)
+}
+
+/// Counts of the module that could tell: by how much they grow when a process with these pages
+/// comes.
+fn growth(lab: &Lab, ids: Ids) -> Result<[i64; 3]> {
+    let read = || -> Result<[i64; 3]> {
+        let number = |name| knob::number(name).map(|number| number as i64);
+        Ok([
+            number("pages_unshared")?,
+            number("pages_shared")?,
+            number("pages_sharing")?,
+        ])
+    };
+    scanner::scan(PASSES)?;
+    let before = read()?;
+    let peer = lab.alice()?;
+    peer.anon(PAGES, ids)?;
+    scanner::scan(PASSES)?;
+    let after = read()?;
+    Ok(std::array::from_fn(|index| after[index] - before[index]))
+}
+
+/// By how much the growths differ at most, between guesses that are right and those that are
+/// wrong. All else that the processes have is the same.
+fn growths_differ_by(lab: &Lab) -> Result<u64> {
+    let victim = lab.peer(User::Bob)?;
+    victim.anon(PAGES, HELD)?;
+    // One process of Alice that stays, so that those that come find the same.
+    let _stays = lab.alice()?;
+    let (right, wrong) = (growth(lab, HELD)?, growth(lab, FREE)?);
+    println!("security: growth of unshared, shared, sharing: right {right:?}, wrong {wrong:?}");
+    let differences = right
+        .iter()
+        .zip(wrong)
+        .map(|(right, wrong)| right.abs_diff(wrong));
+    Ok(differences.max().unwrap_or(0))
+}
+
+fn counts_tell(lab: &Lab) -> Result {
+    knob::set("domain", "global")?;
+    let difference = growths_differ_by(lab)?;
+    expect::within(
+        "difference of the counts' growth",
+        PAGES / 2..=4 * PAGES,
+        difference,
+    )
+}
+
+/// A process differs from the next one by some pages of its own.
+fn counts_do_not_tell(lab: &Lab) -> Result {
+    let difference = growths_differ_by(lab)?;
+    expect::within(
+        "difference of the counts' growth",
+        0..=PAGES / 16,
+        difference,
+    )
+}

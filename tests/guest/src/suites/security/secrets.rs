@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the module must not tell anybody: addresses of the kernel, and its seeds.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::path::PathBuf;
+
+use guest::child;
+use guest::content::Ids;
+use guest::expect;
+use guest::kmsg::Kmsg;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::module;
+use guest::peer::User;
+use guest::scanner;
+use guest::secret;
+use guest::Context;
+use guest::Result;
+
+pub(super) const TESTS: &[Test] = &[
+    ("files_of_the_module_hold_no_address", own_files),
+    ("files_for_everybody_hold_no_address", public_files),
+    ("messages_hold_no_address", messages),
+    ("seeds_are_no_parameters", parameters),
+];
+
+const MODULE_DIR: &str = "/sys/module/ksm_v";
+
+/// All files below a directory.
+fn files_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            files.extend(files_below(&entry.path())?);
+        } else if kind.is_file() {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
+}
+
+/// Files in use: something was merged, something is known.
+fn merge_some(lab: &Lab) -> Result<guest::peer::Peer> {
+    let peer = lab.alice()?;
+    peer.anon(16, Ids::same(7))?;
+    peer.anon(16, Ids::each(100))?;
+    scanner::merge()?;
+    Ok(peer)
+}
+
+/// Not even the superuser finds any in what the module itself shows.
+fn own_files(lab: &Lab) -> Result {
+    let _peer = merge_some(lab)?;
+    let files = files_below(Path::new(knob::DIR)).context(|| knob::DIR)?;
+    expect::that(files.len() >= knob::READ_ONLY.len(), || {
+        format!("expected the module's files, found {files:?}")
+    })?;
+    for path in files {
+        let bytes = fs::read(&path).context(|| path.display().to_string())?;
+        secret::expect_no_address(path.display(), &bytes)?;
+    }
+    Ok(())
+}
+
+/// The kernel itself shows the superuser where sections of a module are; nobody else.
+fn public_files(lab: &Lab) -> Result {
+    let _peer = merge_some(lab)?;
+    let mut files = files_below(Path::new(MODULE_DIR)).context(|| MODULE_DIR)?;
+    // Notes are part of the file ksm_v.ko, as the build made it; a build's number may look like
+    // anything.
+    files.retain(|path| !path.starts_with(format!("{MODULE_DIR}/notes")));
+    let mut public = 0;
+    for path in &files {
+        let mode = fs::metadata(path)
+            .context(|| path.display().to_string())?
+            .mode();
+        let read = child::attempt(|| {
+            child::become_user(User::Alice.id())?;
+            let bytes = fs::read(path)?;
+            secret::expect_no_address(path.display(), &bytes)
+                .map_err(|_| io::Error::from_raw_os_error(libc::EILSEQ))
+        });
+        match read {
+            Ok(()) => public += 1,
+            Err(error) => {
+                expect::eq(
+                    format!("error of {}", path.display()),
+                    libc::EACCES,
+                    error.raw_os_error().unwrap_or(0),
+                )?;
+                expect::eq(
+                    format!("mode of {}, for others", path.display()),
+                    0,
+                    mode & 0o004,
+                )?;
+            }
+        }
+    }
+    expect::within(
+        "files of the module that everybody reads",
+        3..=files.len(),
+        public,
+    )
+}
+
+/// Of loading, refusing to load, working and unloading.
+fn messages(lab: &Lab) -> Result {
+    let mut log = Kmsg::open()?;
+    module::unload()?;
+    let refused = module::try_load("no_such_parameter=1 bytewise_hash=2");
+    expect::that(refused.is_err(), || {
+        "expected a bad parameter to be refused"
+    })?;
+    module::load("")?;
+    expect::that(module::try_load("").is_err(), || {
+        "expected a second load to be refused"
+    })?;
+    scanner::settle_knobs()?;
+    drop(merge_some(lab)?);
+    scanner::unmerge()?;
+    module::unload()?;
+    let messages = log.messages();
+    let of_module = messages.iter().filter(|message| message.contains("ksm_v"));
+    expect::that(of_module.clone().count() > 0, || {
+        format!("expected messages of the module, found {messages:?}")
+    })?;
+    for message in of_module {
+        secret::expect_no_address("the kernel's log", message.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// All that can be said to the module when it is loaded, and be read afterwards.
+fn parameters(_: &Lab) -> Result {
+    let directory = format!("{MODULE_DIR}/parameters");
+    let found: Vec<String> = match fs::read_dir(&directory) {
+        Ok(entries) => entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| name != "bytewise_hash")
+            .collect(),
+        Err(_) => Vec::new(),
+    };
+    expect::eq(
+        format!("further files in {directory}"),
+        Vec::<String>::new(),
+        found,
+    )
+}

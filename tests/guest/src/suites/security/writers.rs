@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who may write to the knobs: who has CAP_SYS_ADMIN in the initial user namespace, when writing.
+//!
+//! Modes of the files and plain users are the suite `control`'s.
+
+use std::fs;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::io;
+use std::io::Write;
+use std::path::PathBuf;
+
+use guest::child;
+use guest::expect;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::peer::User;
+use guest::Context;
+use guest::Result;
+use nix::mount::mount;
+use nix::mount::MsFlags;
+use nix::sched::unshare;
+use nix::sched::CloneFlags;
+
+pub(super) const TESTS: &[Test] = &[
+    ("a_child_with_capabilities_writes", with_capabilities),
+    (
+        "root_without_cap_sys_admin_does_not_write",
+        without_capability,
+    ),
+    ("a_user_does_not_write_through_a_file_of_root", handed_over),
+    ("root_of_a_user_namespace_does_not_write", namespace_of_user),
+    (
+        "root_in_a_user_namespace_of_its_own_does_not_write",
+        namespace_of_root,
+    ),
+    (
+        "root_of_a_namespace_does_not_write_through_its_own_sysfs",
+        own_sysfs,
+    ),
+];
+
+/// Values that could be written, other than those that tests begin with.
+const VALUES: [(&str, &str); 6] = [
+    ("run", "1"),
+    ("scan_rate", "4242"),
+    ("sleep_ms", "4242"),
+    ("promote_after", "42"),
+    ("scope", "registered"),
+    ("domain", "global"),
+];
+
+fn open(name: &str) -> io::Result<File> {
+    OpenOptions::new().write(true).open(knob::path(name))
+}
+
+/// What a process comes to that first does `become`, and then writes to a knob it opens.
+fn writes_as(name: &str, value: &str, become_less: fn() -> io::Result<()>) -> io::Result<()> {
+    child::attempt(|| {
+        become_less()?;
+        open(name)?.write_all(value.as_bytes())
+    })
+}
+
+/// As above, but the knob was opened before by the superuser.
+fn writes_opened(name: &str, value: &str, become_less: fn() -> io::Result<()>) -> io::Result<()> {
+    let mut file = open(name)?;
+    child::attempt(move || {
+        become_less()?;
+        file.write_all(value.as_bytes())
+    })
+}
+
+/// Writes a value to a knob in a child that gives up rights first.
+type Attempt = fn(&str, &str, fn() -> io::Result<()>) -> io::Result<()>;
+
+/// Expects each knob to refuse, and to stay as it is.
+fn expect_refused(
+    who: &str,
+    error: i32,
+    write: Attempt,
+    become_less: fn() -> io::Result<()>,
+) -> Result {
+    for (name, value) in VALUES {
+        let before = knob::read(name)?;
+        let written = write(name, value, become_less);
+        expect::errno(format!("{who} writing {value} to {name}"), error, written)?;
+        expect::eq(
+            format!("{name} after {who} wrote to it"),
+            before,
+            knob::read(name)?,
+        )?;
+    }
+    Ok(())
+}
+
+/// Were these writes refused for another reason, the others would prove nothing.
+fn with_capabilities(_: &Lab) -> Result {
+    for (name, value) in VALUES {
+        for write in [writes_as as Attempt, writes_opened] {
+            write(name, value, || Ok(())).context(|| format!("writing {value} to {name}"))?;
+            let found = knob::read(name)?;
+            expect::that(found.contains(value), || {
+                format!("{name}: expected {value}, found {found:?}")
+            })?;
+            guest::scanner::settle_knobs()?;
+        }
+    }
+    Ok(())
+}
+
+fn without_capability(_: &Lab) -> Result {
+    let drop = || child::drop_capability(child::CAP_SYS_ADMIN);
+    expect_refused("root without CAP_SYS_ADMIN", libc::EPERM, writes_as, drop)?;
+    expect_refused(
+        "root without CAP_SYS_ADMIN",
+        libc::EPERM,
+        writes_opened,
+        drop,
+    )
+}
+
+fn handed_over(_: &Lab) -> Result {
+    expect_refused("Alice", libc::EACCES, writes_as, become_alice)?;
+    expect_refused(
+        "Alice with root's file",
+        libc::EPERM,
+        writes_opened,
+        become_alice,
+    )
+}
+
+fn become_alice() -> io::Result<()> {
+    child::become_user(User::Alice.id())
+}
+
+/// Becomes root of a new user namespace, who is `outside` outside.
+fn enter_namespace(outside: u32) -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {outside} 1"))?;
+    fs::write("/proc/self/gid_map", format!("0 {outside} 1"))
+}
+
+fn enter_as_alice() -> io::Result<()> {
+    become_alice()?;
+    // Changing the user made /proc/self root's.
+    nix::sys::prctl::set_dumpable(true)?;
+    enter_namespace(User::Alice.id())
+}
+
+fn enter_as_root() -> io::Result<()> {
+    nix::sys::prctl::set_dumpable(true)?;
+    enter_namespace(User::Root.id())
+}
+
+fn namespace_of_user(_: &Lab) -> Result {
+    let who = "root of Alice's namespace";
+    expect_refused(who, libc::EACCES, writes_as, enter_as_alice)?;
+    expect_refused(who, libc::EPERM, writes_opened, enter_as_alice)
+}
+
+/// He owns the files and has all capabilities, but not in the initial namespace.
+fn namespace_of_root(_: &Lab) -> Result {
+    let who = "root in a namespace";
+    expect_refused(who, libc::EPERM, writes_as, enter_as_root)?;
+    expect_refused(who, libc::EPERM, writes_opened, enter_as_root)
+}
+
+/// Where the namespace has its sysfs.
+const OWN_SYSFS: &str = "/tmp/ksm_v_test_sysfs";
+
+fn own_sysfs(_: &Lab) -> Result {
+    fs::create_dir_all(OWN_SYSFS).context(|| OWN_SYSFS)?;
+    let write: Attempt = |name, value, become_less| {
+        child::attempt(|| {
+            become_less()?;
+            mount(
+                None::<&str>,
+                OWN_SYSFS,
+                Some("sysfs"),
+                MsFlags::empty(),
+                None::<&str>,
+            )?;
+            let path = PathBuf::from(OWN_SYSFS).join("kernel/mm/ksm_v").join(name);
+            let mut file = OpenOptions::new().write(true).open(path)?;
+            file.write_all(value.as_bytes())
+        })
+    };
+    let who = "root in a namespace with a sysfs";
+    expect_refused(who, libc::EPERM, write, enter_as_root)?;
+    expect_refused(who, libc::EACCES, write, enter_as_alice)
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What it costs the scanner when somebody tries to make contents collide in its index.
+//!
+//! Run in a guest that counts instructions (`scripts/vm --icount`): a nanosecond of the scanner's
+//! run time is an instruction then, and nothing else is in it.
+
+use guest::content::Ids;
+use guest::expect;
+use guest::knob;
+use guest::lab;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::peer::Kind;
+use guest::peer::Peer;
+use guest::scanner;
+use guest::Result;
+use guest::Span;
+use libtest_mimic::Trial;
+
+const TESTS: &[Test] = &[("colliding_pages_cost_at_most_twice_as_much", colliding)];
+
+/// The tests.
+pub fn trials() -> Vec<Trial> {
+    lab::trials("flood", TESTS)
+}
+
+/// 32 MiB: what else there is to scan in the guest is little beside that.
+const PAGES: u64 = 8192;
+/// Passes over which costs are averaged: in the first ones contents are new, then known.
+const PASSES: u64 = 6;
+
+/// Run time of the scanner for each page, in hundredths of a nanosecond, in passes over memory
+/// that is filled so.
+fn cost(lab: &Lab, fill: impl Fn(&Peer, Span) -> Result) -> Result<u64> {
+    let peer = lab.alice()?;
+    let span = peer.map(Kind::Anon, PAGES)?;
+    peer.advise(span, libc::MADV_NOHUGEPAGE)?;
+    fill(&peer, span)?;
+    let before = (knob::number("cpu_ns")?, knob::number("pages_scanned")?);
+    scanner::scan(PASSES)?;
+    let after = (knob::number("cpu_ns")?, knob::number("pages_scanned")?);
+    let (time, pages) = (after.0 - before.0, after.1 - before.1);
+    expect::that(pages >= PAGES * PASSES, || {
+        format!("pages scanned: expected {PASSES} times {PAGES} or more, found {pages}")
+    })?;
+    Ok(time * 100 / pages)
+}
+
+fn colliding(lab: &Lab) -> Result {
+    let plain = cost(lab, |peer, span| peer.fill(span, Ids::each(10_000)))?;
+    let flood = cost(lab, |peer, span| {
+        peer.ask("fill_colliding", &[span.addr, span.pages])
+            .map(drop)
+    })?;
+    println!(
+        "flood: {:.2} ns a page for random pages, {:.2} ns for colliding ones, factor {:.3}",
+        plain as f64 / 100.0,
+        flood as f64 / 100.0,
+        flood as f64 / plain as f64
+    );
+    expect::within("cost of a colliding page", 0..=2 * plain, flood)
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The kernel's lockdown (Documentation: kernel_lockdown(7)): a kernel that takes signed modules
+//! only takes this one only if it is signed, and a loaded one goes on as it was.
+//!
+//! Two suites: `locked` runs in a guest that was booted with `lockdown=`, `lockdown` in one that
+//! was not, and raises it, which can't be undone.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use guest::content::Ids;
+use guest::expect;
+use guest::kmsg::Kmsg;
+use guest::knob;
+use guest::lab;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::module;
+use guest::pages;
+use guest::procfs;
+use guest::scanner;
+use guest::secret;
+use guest::task;
+use guest::Context;
+use guest::Result;
+use libtest_mimic::Trial;
+use nix::mount::mount;
+use nix::mount::MsFlags;
+
+/// A test without a lab: there is no module.
+type BareTest = (&'static str, fn() -> Result);
+
+const LOCKED_TESTS: [BareTest; 2] = [
+    ("the_kernel_is_locked_down", is_locked),
+    ("an_unsigned_module_is_refused", refused),
+];
+
+/// The tests of a kernel that is locked down from the start.
+pub fn locked_trials() -> Vec<Trial> {
+    let make = |(name, test): BareTest| Trial::test(format!("locked::{name}"), test);
+    LOCKED_TESTS.map(make).into()
+}
+
+/// The test of a kernel that is locked down in steps.
+pub fn trials() -> Vec<Trial> {
+    lab::trials("lockdown", TESTS)
+}
+
+const TESTS: &[Test] = &[("a_loaded_module_goes_on_when_lockdown_is_raised", raised)];
+
+const SECURITYFS: &str = "/sys/kernel/security";
+const LEVEL: &str = "/sys/kernel/security/lockdown";
+
+fn mount_securityfs() -> Result {
+    if Path::new(LEVEL).exists() {
+        return Ok(());
+    }
+    mount(
+        None::<&str>,
+        SECURITYFS,
+        Some("securityfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .context(|| "mounting securityfs")
+}
+
+/// The level in force; it is in brackets.
+fn level() -> Result<String> {
+    mount_securityfs()?;
+    let text = procfs::read(LEVEL)?;
+    let mut words = text.split_whitespace();
+    let chosen = words.find_map(|word| word.strip_prefix('[')?.strip_suffix(']'));
+    chosen
+        .map(str::to_owned)
+        .ok_or_else(|| format!("{LEVEL}: {text:?}").into())
+}
+
+/// The level that the kernel was told to boot with, which else would prove nothing.
+fn is_locked() -> Result {
+    let line = procfs::read("/proc/cmdline")?;
+    let mut words = line.split_whitespace();
+    let asked = words.find_map(|word| word.strip_prefix("lockdown="));
+    expect::eq(
+        "level of lockdown",
+        asked.map(str::to_owned),
+        Some(level()?),
+    )?;
+    expect::that(asked != Some("none"), || "expected a level above none")
+}
+
+/// What there is to be seen of a loaded module.
+fn traces() -> Vec<String> {
+    let loaded = procfs::read("/proc/modules").unwrap_or_default();
+    let in_list = loaded.lines().any(|line| line.starts_with(module::NAME));
+    let paths = [
+        knob::DIR.to_owned(),
+        format!("/sys/module/{}", module::NAME),
+    ];
+    let mut found: Vec<String> = paths
+        .into_iter()
+        .filter(|path| Path::new(path).exists())
+        .collect();
+    found.extend(in_list.then(|| "a line of /proc/modules".to_owned()));
+    found.extend(
+        task::named(task::SCANNER)
+            .iter()
+            .map(|pid| format!("process {pid}")),
+    );
+    found
+}
+
+/// Whether the kernel says why, in the log.
+fn says_why(messages: &[String]) -> bool {
+    let about = |message: &&String| message.contains("Lockdown:") && message.contains("module");
+    messages.iter().any(|message| about(&message))
+}
+
+fn refused() -> Result {
+    let mut log = Kmsg::open()?;
+    let tainted = procfs::read("/proc/sys/kernel/tainted")?;
+    expect::errno("loading the module", libc::EPERM, module::try_load(""))?;
+    expect::errno("loading it from memory", libc::EPERM, load_from_memory())?;
+    expect::eq("traces of the module", Vec::<String>::new(), traces())?;
+    expect::eq("taints", tainted, procfs::read("/proc/sys/kernel/tainted")?)?;
+    let messages = log.messages();
+    expect::that(says_why(&messages), || {
+        format!("expected the kernel to say that lockdown is why, found {messages:?}")
+    })?;
+    log.expect_quiet()
+}
+
+fn load_from_memory() -> io::Result<()> {
+    let image = fs::read(module::file())?;
+    Ok(nix::kmod::init_module(&image, c"")?)
+}
+
+/// Merges new pages, takes them apart, and looks at all files and messages.
+fn expect_working(lab: &Lab, log: &mut Kmsg, first: u64) -> Result {
+    let ids = Ids::each(first);
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(16, ids)?, b.anon(16, ids)?);
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    scanner::expect_exact_counts("under lockdown")?;
+    for name in knob::WRITABLE.iter().chain(&knob::READ_ONLY) {
+        secret::expect_no_address(name, knob::read(name)?.as_bytes())?;
+    }
+    scanner::unmerge()?;
+    pages::expect_not_merged((&a, in_a))?;
+    a.check(in_a, ids)?;
+    b.check(in_b, ids)?;
+    let messages = log.messages();
+    for message in messages.iter().filter(|message| message.contains("ksm_v")) {
+        secret::expect_no_address("the kernel's log", message.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// kernel_lockdown(7) closes /proc/kcore and the like, not what root asks pagemap: the tests can
+/// still see frames.
+fn raised(lab: &Lab) -> Result {
+    let mut log = Kmsg::open()?;
+    expect::eq("level at first", "none".to_owned(), level()?)?;
+    expect_working(lab, &mut log, 100)?;
+    for (step, name) in ["integrity", "confidentiality"].into_iter().enumerate() {
+        procfs::write(LEVEL, name)?;
+        expect::eq("level", name.to_owned(), level()?)?;
+        expect_working(lab, &mut log, 1000 * (step as u64 + 1))?;
+    }
+    module::unload()?;
+    expect::eq("traces of the module", Vec::<String>::new(), traces())?;
+    expect::errno("loading it again", libc::EPERM, module::try_load(""))
+}
