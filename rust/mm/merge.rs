@@ -7,7 +7,9 @@
 //!
 //! - the process exits, unmaps or discards the page? Each takes the page table lock to remove the
 //!   entry: before us, and we do not find it; or after us, and it removes our new mapping. The
-//!   area and the mm stay until the anon_vma lock is dropped (`unlink_anon_vmas()` wants it).
+//!   area and the mm stay until the anon_vma lock is dropped (`unlink_anon_vmas()` wants it). The
+//!   anon_vma itself is freed with the last of its areas: `folio_lock_anon_vma_read()` looks,
+//!   under RCU, whether the page is still mapped, which nothing else here tells.
 //! - the process forks? Copying an entry takes the lock of its page table too. A child's entry
 //!   that we miss keeps mapping the old page, which stays as long as it is mapped.
 //! - `mremap()` moves the entry? As above: found at the old or the new place, or missed.
@@ -214,7 +216,9 @@ impl Replacement<'_> {
             contended: false,
             rmap_one: Some(Self::rmap_one),
             done: None,
-            anon_lock: None,
+            // The folio lock and a reference do not keep the anon_vma: the last process that maps
+            // the page may exit at any moment. This one takes it only where the page is mapped.
+            anon_lock: Some(shim::folio_lock_anon_vma_read),
             invalid_vma: None,
         };
         // SAFETY: The folio is referenced and locked; `rmap_one` takes `arg` as what it is.

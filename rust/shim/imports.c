@@ -42,6 +42,8 @@
 	  (vma, addr, pte))								\
 	X(rmap_walk, void,								\
 	  (struct folio *folio, struct rmap_walk_control *rwc), (folio, rwc))		\
+	X(folio_lock_anon_vma_read, struct anon_vma *,					\
+	  (const struct folio *folio, struct rmap_walk_control *rwc), (folio, rwc))	\
 	X(page_vma_mapped_walk, bool,							\
 	  (struct page_vma_mapped_walk *pvmw), (pvmw))					\
 	X(__mmu_notifier_invalidate_range_start, int,					\
