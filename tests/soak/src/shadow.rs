@@ -35,13 +35,18 @@ impl Content {
             0..=11 => Content::letter(rng),
             12 | 13 => Content::Zero,
             14..=16 => Content::Near(1 + rng.below(LETTERS)),
-            _ => Content::Unique(rng.number() | 1 << 63),
+            _ => Content::unique(rng),
         }
     }
 
     /// A content that everybody has.
     pub fn letter(rng: &mut Rng) -> Self {
         Content::Letter(1 + rng.below(LETTERS))
+    }
+
+    /// A content that nobody else has.
+    pub fn unique(rng: &mut Rng) -> Self {
+        Content::Unique(rng.number() | (1 << 63))
     }
 
     /// Word `index` of it.

@@ -57,6 +57,8 @@ const REGISTERED_MEMORY: &[Step<Region>] = &[
 fn work(worker: &mut Worker) -> Result {
     let mut region = Region::filled(PAGES, &mut worker.rng).context(|| "mmap")?;
     if REGISTERING.contains(&worker.index) {
+        let mergeable = libc::MADV_MERGEABLE as u64;
+        memory::advise(region.span(), mergeable).context(|| "MADV_MERGEABLE")?;
         worker.work(&mut region, REGISTERED_MEMORY)?;
     } else {
         worker.work(&mut region, MEMORY)?;

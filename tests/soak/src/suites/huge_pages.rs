@@ -72,8 +72,7 @@ fn work(worker: &mut Worker) -> Result {
         unique: map_huge(1).context(|| "mmap")?,
     };
     for index in 0..HUGE {
-        let content = Content::Unique(worker.rng.number() | 1 << 63);
-        state.unique.fill(index, content);
+        state.unique.fill(index, Content::unique(&mut worker.rng));
     }
     // The kernel may have had none at the first fault.
     advise(state.unique.span(), MADV_COLLAPSE).context(|| "MADV_COLLAPSE")?;
@@ -165,11 +164,10 @@ fn fill_huge(state: &mut State, worker: &mut Worker) -> Result {
     let first = worker.rng.below(COUNT) * HUGE;
     let span = state.region.span().part(first, HUGE);
     advise(span, libc::MADV_DONTNEED).context(|| "MADV_DONTNEED")?;
-    let unique = worker.rng.number() | 1 << 63;
     for index in first..first + HUGE {
         let content = match worker.rng.below(16) {
             0 => Content::letter(&mut worker.rng),
-            _ => Content::Unique(unique.wrapping_add(index)),
+            _ => Content::unique(&mut worker.rng),
         };
         state.region.fill(index, content);
     }

@@ -128,7 +128,7 @@ fn fork(life: &mut Life, worker: &mut Worker) -> Result {
 /// Each has written to a page that its parent and the others have too.
 fn fork_many(life: &mut Life, worker: &mut Worker) -> Result {
     let children: Vec<Child> = (0..8)
-        .map(|_| life.fork(worker, |life, worker| fill(life, worker)))
+        .map(|_| life.fork(worker, fill))
         .collect::<Result<_>>()?;
     children.into_iter().try_for_each(Child::wait)
 }

@@ -55,7 +55,7 @@ pub fn work(worker: &mut Worker) -> Result {
 
 /// Two processes in two cgroups share pages; first one ends, with its cgroup, then the other.
 fn audit(worker: &mut Worker) -> Result {
-    let first_id = worker.rng.number() | 1 << 63;
+    let first_id = worker.rng.number() | (1 << 63);
     let parent = Cgroup::new("books")?;
     let payers = [parent.child("a")?, parent.child("b")?];
     let sharers = [

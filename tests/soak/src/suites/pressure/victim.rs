@@ -53,7 +53,7 @@ fn take_too_much(worker: &mut Worker) -> Result {
     let mut region = Region::map(PAGES).context(|| "mmap")?;
     for index in 0..PAGES {
         let content = match index % 2 {
-            0 => Content::Unique(worker.rng.number() | 1 << 63),
+            0 => Content::unique(&mut worker.rng),
             _ => Content::letter(&mut worker.rng),
         };
         region.fill(index, content);
