@@ -10,6 +10,7 @@ mod basic;
 mod decision;
 mod huge;
 mod kinds;
+mod ksmd;
 
 /// The tests.
 pub fn trials() -> Vec<Trial> {
@@ -17,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
         basic::TESTS,
         decision::TESTS,
         kinds::TESTS,
+        ksmd::TESTS,
         huge::TESTS,
         accounting::TESTS,
     ];

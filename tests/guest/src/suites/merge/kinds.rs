@@ -4,13 +4,11 @@
 
 use guest::content::Ids;
 use guest::expect;
-use guest::knob;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::pagemap;
 use guest::pages;
 use guest::peer::Kind;
-use guest::procfs;
 use guest::scanner;
 use guest::Result;
 
@@ -28,7 +26,6 @@ pub(super) const TESTS: &[Test] = &[
     ),
     ("registered_memory_is_merged_too", registered),
     ("memory_outlives_the_first_thread", first_thread),
-    ("ksmd_keeps_its_pages", ksmd),
 ];
 
 fn private_file(lab: &Lab) -> Result {
@@ -175,66 +172,4 @@ fn first_thread(lab: &Lab) -> Result {
     a.fill(in_a, Ids::each(100))?;
     a.check(in_a, Ids::each(100))?;
     b.check(in_b, ids)
-}
-
-/// Sets a knob of mainline's KSM.
-fn mainline(name: &str, value: u32) -> Result {
-    procfs::write(&format!("{}/{name}", knob::MAINLINE), &value.to_string())
-}
-
-/// Stops ksmd and gives its pages back, whatever happens.
-struct Ksmd;
-
-impl Drop for Ksmd {
-    fn drop(&mut self) {
-        let stopped = mainline("run", 2).and_then(|()| mainline("run", 0));
-        if stopped.is_err() {
-            eprintln!("ksmd could not be stopped");
-        }
-    }
-}
-
-fn ksmd(lab: &Lab) -> Result {
-    const PAGES: u64 = 16;
-    let ids = Ids::each(1);
-    let peers = lab.alices(4)?;
-    let mut spans = Vec::new();
-    for peer in &peers[..2] {
-        let span = peer.anon(PAGES, ids)?;
-        peer.advise(span, libc::MADV_MERGEABLE)?;
-        spans.push(span);
-    }
-    let _ksmd = Ksmd;
-    mainline("sleep_millisecs", 1)?;
-    mainline("run", 1)?;
-    let (shared, all) = (format!("{}/pages_sharing", knob::MAINLINE), PAGES);
-    let merged = guest::task::wait_until(std::time::Duration::from_secs(30), || {
-        procfs::number(&shared).is_ok_and(|found| found == all)
-    });
-    mainline("run", 0)?;
-    expect::that(merged, || format!("ksmd: expected to merge {PAGES} pages"))?;
-    let theirs = pages::expect_same_ksm(&[(&peers[0], spans[0]), (&peers[1], spans[1])])?;
-    for peer in &peers[2..] {
-        spans.push(peer.anon(PAGES, ids)?);
-    }
-    scanner::merge()?;
-    let ours = pages::expect_merged(&[(&peers[2], spans[2]), (&peers[3], spans[3])])?;
-    pages::expect_frames("pages merged by ksmd", (&peers[0], spans[0]), &theirs)?;
-    pages::expect_frames("pages merged by ksmd", (&peers[1], spans[1]), &theirs)?;
-    pages::expect_disjoint("frames of ksmd and of the module", &theirs, &ours)?;
-    let counted = scanner::Counts::read()?;
-    let truth = scanner::Counts::truth()?;
-    expect::eq(
-        "pages_shared, without ksmd's",
-        truth.shared - PAGES,
-        counted.shared,
-    )?;
-    expect::eq(
-        "pages_sharing, without ksmd's",
-        truth.sharing - PAGES,
-        counted.sharing,
-    )?;
-    scanner::unmerge()?;
-    pages::expect_frames("ksmd's pages after run=2", (&peers[0], spans[0]), &theirs)?;
-    pages::expect_not_merged((&peers[2], spans[2])).map(drop)
 }
