@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module beside ksmd, mainline's own scanner.
+
+use std::time::Duration;
+
+use guest::content::Ids;
+use guest::expect;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pages;
+use guest::peer::User;
+use guest::procfs;
+use guest::scanner;
+use guest::task;
+use guest::Result;
+
+pub(super) const TESTS: &[Test] = &[
+    ("ksmd_keeps_its_pages", keeps),
+    ("ksmd_takes_none_of_our_pages", ours),
+];
+
+const PAGES: u64 = 16;
+
+/// Sets a knob of mainline's KSM.
+fn mainline(name: &str, value: u32) -> Result {
+    procfs::write(&format!("{}/{name}", knob::MAINLINE), &value.to_string())
+}
+
+/// Stops ksmd and gives its pages back, whatever happens.
+struct Ksmd;
+
+impl Drop for Ksmd {
+    fn drop(&mut self) {
+        let stopped = mainline("run", 2).and_then(|()| mainline("run", 0));
+        if stopped.is_err() {
+            eprintln!("ksmd could not be stopped");
+        }
+    }
+}
+
+/// Runs ksmd until a count of its own has reached `least`.
+fn run_ksmd(count: &str, least: u64) -> Result {
+    mainline("sleep_millisecs", 1)?;
+    mainline("run", 1)?;
+    let path = format!("{}/{count}", knob::MAINLINE);
+    let reached = task::wait_until(Duration::from_secs(30), || {
+        procfs::number(&path).is_ok_and(|found| found >= least)
+    });
+    mainline("run", 0)?;
+    expect::that(reached, || {
+        format!(
+            "{count} of ksmd: expected {least}, found {:?}",
+            procfs::number(&path)
+        )
+    })
+}
+
+fn keeps(lab: &Lab) -> Result {
+    let ids = Ids::each(1);
+    let peers = lab.alices(4)?;
+    let mut spans = Vec::new();
+    for peer in &peers[..2] {
+        let span = peer.anon(PAGES, ids)?;
+        peer.advise(span, libc::MADV_MERGEABLE)?;
+        spans.push(span);
+    }
+    let _ksmd = Ksmd;
+    run_ksmd("pages_sharing", PAGES)?;
+    let theirs = pages::expect_same_ksm(&[(&peers[0], spans[0]), (&peers[1], spans[1])])?;
+    for peer in &peers[2..] {
+        spans.push(peer.anon(PAGES, ids)?);
+    }
+    scanner::merge()?;
+    let ours = pages::expect_merged(&[(&peers[2], spans[2]), (&peers[3], spans[3])])?;
+    pages::expect_frames("pages merged by ksmd", (&peers[0], spans[0]), &theirs)?;
+    pages::expect_frames("pages merged by ksmd", (&peers[1], spans[1]), &theirs)?;
+    pages::expect_disjoint("frames of ksmd and of the module", &theirs, &ours)?;
+    let counted = scanner::Counts::read()?;
+    let truth = scanner::Counts::truth()?;
+    expect::eq(
+        "pages_shared, without ksmd's",
+        truth.shared - PAGES,
+        counted.shared,
+    )?;
+    expect::eq(
+        "pages_sharing, without ksmd's",
+        truth.sharing - PAGES,
+        counted.sharing,
+    )?;
+    scanner::unmerge()?;
+    pages::expect_frames("ksmd's pages after run=2", (&peers[0], spans[0]), &theirs)?;
+    pages::expect_not_merged((&peers[2], spans[2])).map(drop)
+}
+
+/// To ksmd, what registered is of one domain: were it to take a shared page of ours for one of
+/// its own, it would give it to other users, also on behalf of a sharer who has not registered. It
+/// can't: `page_address_in_vma()`, which it asks where to write-protect, knows no KSM page.
+fn ours(lab: &Lab) -> Result {
+    let ids = Ids::each(1);
+    let (registered, plain) = lab.pair()?;
+    let (in_registered, in_plain) = (registered.anon(PAGES, ids)?, plain.anon(PAGES, ids)?);
+    registered.advise(in_registered, libc::MADV_MERGEABLE)?;
+    scanner::merge()?;
+    let ours = pages::expect_merged(&[(&registered, in_registered), (&plain, in_plain)])?;
+    let bob = lab.peer(User::Bob)?;
+    let in_bob = bob.anon(PAGES, ids)?;
+    bob.advise(in_bob, libc::MADV_MERGEABLE)?;
+    let _ksmd = Ksmd;
+    let scans = procfs::number(&format!("{}/full_scans", knob::MAINLINE))?;
+    run_ksmd("full_scans", scans + 8)?;
+    pages::expect_frames("registered", (&registered, in_registered), &ours)?;
+    pages::expect_frames("not registered", (&plain, in_plain), &ours)?;
+    pages::expect_disjoint("frames of two users", &bob.frames(in_bob)?, &ours)?;
+    bob.check(in_bob, ids)
+}
