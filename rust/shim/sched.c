@@ -55,5 +55,5 @@ bool ksm_v_task_is_dumpable(struct task_struct *task)
 
 void ksm_v_cond_resched(void)
 {
-	cond_resched();
+	cond_resched_tasks_rcu_qs();
 }
