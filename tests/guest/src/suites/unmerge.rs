@@ -298,6 +298,9 @@ fn interrupted(lab: &Lab) -> Result {
     const MANY: u64 = 20_000;
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(MANY, IDS)?, b.anon(MANY, IDS)?);
+    // While so many pages are looked at, khugepaged must not move some.
+    a.advise(in_a, libc::MADV_NOHUGEPAGE)?;
+    b.advise(in_b, libc::MADV_NOHUGEPAGE)?;
     scanner::merge()?;
     let before = Counts::read()?;
     expect::within("pages_shared", MANY..=u64::MAX, before.shared)?;
