@@ -29,6 +29,10 @@ pub const CHECKED: &str = "merged mappings checked for domains";
 
 /// Pauses for this many times as long as a round took: the suite wants the processors.
 const PAUSE: u32 = 3;
+/// Pauses for so long at least.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+/// Pauses no longer: the suite's end waits for it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// A process that maps a frame, and its user.
 #[derive(Clone, Copy)]
@@ -47,7 +51,7 @@ pub fn run(worker: &Worker) -> Result {
         worker.tally.add(CHECKED, checked);
         worker.tally.add("rounds of the domain checker", 1);
         let pause = (clock::now() - start) * PAUSE;
-        std::thread::sleep(pause.min(worker.time_left()).max(Duration::from_millis(10)));
+        std::thread::sleep(pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
     }
     Ok(())
 }

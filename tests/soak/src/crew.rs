@@ -69,11 +69,19 @@ impl Crew {
         Ok(pid)
     }
 
-    /// Waits until every worker has ended or done its work.
+    /// Waits until every worker has ended or set up what it works on.
     ///
     /// # Errors
     ///
-    /// What the first ones to fail had to say; that some did not arrive in time.
+    /// What the first ones to fail had to say; that some took too long.
+    pub fn wait_ready(&mut self) -> Result {
+        let tally = self.tally;
+        self.wait(Duration::ZERO, |member| {
+            !member.is_worker() || tally.is_ready(member.job.index)
+        })
+    }
+
+    /// Waits until every worker has ended or done its work. Errors as above.
     pub fn wait_arrived(&mut self, time: Duration) -> Result {
         let tally = self.tally;
         self.wait(time, |member| member.has_arrived(&tally))

@@ -11,7 +11,7 @@ use guest::Result;
 /// The option behind which the words of a job stand.
 pub const OPTION: &str = "worker";
 /// How many words those are.
-pub const WORDS: usize = 6;
+pub const WORDS: usize = 5;
 
 /// What a process is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +24,6 @@ pub struct Job {
     pub seed: u64,
     /// For how long the suite works in all.
     pub time: Duration,
-    /// When to end, in the time of [`crate::clock`].
-    pub deadline: Duration,
     /// Where the tally is.
     pub tally: String,
 }
@@ -38,14 +36,13 @@ impl Job {
             self.index.to_string(),
             self.seed.to_string(),
             self.time.as_millis().to_string(),
-            self.deadline.as_millis().to_string(),
             self.tally.clone(),
         ]
     }
 
     /// Reads them back.
     pub fn from_words(words: &[String]) -> Result<Self> {
-        let [suite, index, seed, time, deadline, tally] = words else {
+        let [suite, index, seed, time, tally] = words else {
             return Err(format!("expected {WORDS} words, found {words:?}").into());
         };
         Ok(Job {
@@ -53,7 +50,6 @@ impl Job {
             index: number(index)?,
             seed: number(seed)?,
             time: Duration::from_millis(number(time)?),
-            deadline: Duration::from_millis(number(deadline)?),
             tally: tally.clone(),
         })
     }
@@ -74,7 +70,6 @@ mod tests {
             index: 3,
             seed: u64::MAX,
             time: Duration::from_secs(4),
-            deadline: Duration::from_millis(123_456),
             tally: "/dev/shm/tally".to_owned(),
         };
         assert_eq!(Job::from_words(&job.words()).unwrap(), job);

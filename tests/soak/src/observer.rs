@@ -24,16 +24,29 @@ const COPIES: &str = "merged pages copied for a write";
 /// Time between two samples.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Samples until `stop` is set.
-pub fn observe(tally: &Tally, stop: &AtomicBool) {
-    let mut last = Sample::read(None);
-    while !stop.load(Relaxed) {
-        std::thread::sleep(INTERVAL);
-        let sample = Sample::read(last.as_ref());
-        if let (Some(before), Some(now)) = (&last, &sample) {
-            now.count(before, tally);
+/// Samples the module's counts.
+pub struct Observer {
+    last: Option<Sample>,
+}
+
+impl Observer {
+    /// Begins with the counts as they are now.
+    pub fn begin() -> Self {
+        Observer {
+            last: Sample::read(None),
         }
-        last = sample.or(last);
+    }
+
+    /// Samples until `stop` is set.
+    pub fn observe(mut self, tally: &Tally, stop: &AtomicBool) {
+        while !stop.load(Relaxed) {
+            std::thread::sleep(INTERVAL);
+            let sample = Sample::read(self.last.as_ref());
+            if let (Some(before), Some(now)) = (&self.last, &sample) {
+                now.count(before, tally);
+            }
+            self.last = sample.or(self.last);
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use guest::module;
 use guest::peer::User;
 use guest::rng::Rng;
 use guest::scanner;
+use guest::task;
 use guest::Result;
 
 use crate::checker;
@@ -28,6 +29,7 @@ use crate::job::Job;
 use crate::leaks;
 use crate::leaks::Baseline;
 use crate::observer;
+use crate::observer::Observer;
 use crate::priority;
 use crate::report::Outcome;
 use crate::report::Verdict;
@@ -42,12 +44,14 @@ const HARNESS: u64 = u64::MAX;
 /// Pages of a cycle: more than a guest has, so that the scanner hardly ever pauses.
 const SCAN_RATE: u64 = 1_000_000;
 
+/// How long the scanner and the checker may take to come by after the work, at most.
+const MORE_TIME: Duration = Duration::from_secs(60);
+
 /// A suite that is being run.
 pub struct Stage {
     suite: &'static Suite,
     seed: u64,
     time: Duration,
-    deadline: Duration,
     /// What everybody counts.
     pub tally: Tally,
     path: String,
@@ -63,7 +67,7 @@ impl Stage {
 
     /// Whether there is time left for work.
     pub fn has_time(&self) -> bool {
-        clock::now() < self.deadline
+        clock::now() < self.deadline()
     }
 
     /// For how long the workers work in all.
@@ -73,7 +77,12 @@ impl Stage {
 
     /// Waits until time is up.
     pub fn wait(&self) {
-        std::thread::sleep(self.deadline.saturating_sub(clock::now()));
+        std::thread::sleep(self.deadline().saturating_sub(clock::now()));
+    }
+
+    /// The work has begun when anybody asks.
+    fn deadline(&self) -> Duration {
+        self.tally.deadline().unwrap_or_default()
     }
 
     /// Kills a worker of the crew, by its index, and waits until it is gone.
@@ -143,7 +152,6 @@ impl Stage {
             suite,
             seed,
             time,
-            deadline: clock::now() + time,
             tally,
             path,
             crew: Mutex::new(Crew::new(tally, suite.kills_workers)),
@@ -156,19 +164,13 @@ impl Stage {
     /// The work, and the end of it: everything unmerged while the workers still have their
     /// memory.
     fn play(&self) -> Result {
-        priority::prefer_scanner()?;
-        scanner::start()?;
-        self.assemble()?;
-        let stop = AtomicBool::new(false);
-        let worked = std::thread::scope(|scope| {
-            scope.spawn(|| observer::observe(&self.tally, &stop));
-            let directed = (self.suite.direct)(self);
-            let left = self.deadline.saturating_sub(clock::now());
-            let arrived = self.crew().wait_arrived(left);
+        let (observer, stop) = (Observer::begin(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| observer.observe(&self.tally, &stop));
+            let worked = self.work();
             stop.store(true, Relaxed);
-            all_of([directed, arrived])
-        });
-        worked?;
+            worked
+        })?;
         module::ensure_loaded()?;
         let start = Instant::now();
         scanner::unmerge().during(|| "beside the workers")?;
@@ -177,6 +179,21 @@ impl Stage {
         self.tally.begin(Phase::Unmerged);
         self.crew().wait_ended()?;
         self.expect_done()
+    }
+
+    /// Lets the scanner run and the crew set up and work, until all have done their work.
+    fn work(&self) -> Result {
+        priority::prefer_scanner()?;
+        scanner::start()?;
+        self.assemble()?;
+        self.crew().wait_ready()?;
+        self.tally.start(clock::now() + self.time);
+        let directed = (self.suite.direct)(self);
+        let left = self.deadline().saturating_sub(clock::now());
+        let arrived = self.crew().wait_arrived(left);
+        all_of([directed, arrived])?;
+        self.wait_done();
+        Ok(())
     }
 
     /// The crew is in order whatever a thread that had it did.
@@ -199,19 +216,28 @@ impl Stage {
             index,
             seed: self.seed,
             time: self.time,
-            deadline: self.deadline,
             tally: self.path.clone(),
         };
         self.crew().start(user, job)
     }
 
-    /// A suite that did nothing would pass.
-    fn expect_done(&self) -> Result {
-        let mut needed = vec![tally::BYTES_VERIFIED];
-        if !self.suite.may_merge_nothing {
-            needed.extend([observer::MERGES, checker::CHECKED]);
+    /// What must not be 0 at the end: a suite that did nothing would pass.
+    fn needed(&self) -> &'static [&'static str] {
+        if self.suite.may_merge_nothing {
+            &[tally::BYTES_VERIFIED]
+        } else {
+            &[tally::BYTES_VERIFIED, observer::MERGES, checker::CHECKED]
         }
-        for name in needed {
+    }
+
+    /// On a slow machine the scanner and the checker may not have come by yet.
+    fn wait_done(&self) {
+        let is_done = || self.needed().iter().all(|name| self.tally.sum(name) > 0);
+        task::wait_until(MORE_TIME, is_done);
+    }
+
+    fn expect_done(&self) -> Result {
+        for name in self.needed() {
             expect::ne(name, 0, self.tally.sum(name))?;
         }
         expect::eq(tally::MISMATCHES, 0, self.tally.sum(tally::MISMATCHES))

@@ -18,6 +18,7 @@ use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::Ordering::Release;
+use std::time::Duration;
 
 use guest::peer::spawn::check;
 use guest::rng::mix;
@@ -70,6 +71,10 @@ struct Slot {
 #[repr(C)]
 struct Shared {
     phase: AtomicU32,
+    /// When the work ends, in milliseconds of [`crate::clock`]; 0 before it has begun.
+    deadline: AtomicU64,
+    /// Workers that have set up what they work on.
+    ready: [AtomicBool; WORKERS],
     /// Workers that have done their work and wait for the next phase.
     arrived: [AtomicBool; WORKERS],
     slots: [Slot; SLOTS],
@@ -153,6 +158,28 @@ impl Tally {
     /// Begins a phase.
     pub fn begin(&self, phase: Phase) {
         self.0.phase.store(phase as u32, Release);
+    }
+
+    /// Says that a worker has set up what it works on.
+    pub fn be_ready(&self, worker: usize) {
+        self.0.ready[worker].store(true, Release);
+    }
+
+    /// Whether a worker said that.
+    pub fn is_ready(&self, worker: usize) -> bool {
+        self.0.ready[worker].load(Acquire)
+    }
+
+    /// Lets the work begin, until `deadline`.
+    pub fn start(&self, deadline: Duration) {
+        let milliseconds = deadline.as_millis() as u64;
+        self.0.deadline.store(milliseconds, Release);
+    }
+
+    /// When the work ends; nothing before it has begun.
+    pub fn deadline(&self) -> Option<Duration> {
+        let milliseconds = self.0.deadline.load(Acquire);
+        (milliseconds > 0).then_some(Duration::from_millis(milliseconds))
     }
 
     /// Says that the work of a worker is done.

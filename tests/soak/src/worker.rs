@@ -27,7 +27,6 @@ pub struct Worker {
     /// What it counts.
     pub tally: Tally,
     time: Duration,
-    deadline: Duration,
 }
 
 /// One of the things that a worker does at random: its name, how often it is chosen relative to
@@ -41,7 +40,6 @@ impl Worker {
             rng: rng_of(job.seed, &job.suite, job.index as u64),
             tally: Tally::open(&job.tally)?,
             time: job.time,
-            deadline: job.deadline,
         })
     }
 
@@ -54,8 +52,21 @@ impl Worker {
     }
 
     /// Whether there is time left for work.
+    ///
+    /// The first one to ask waits until all workers have come as far: what is done before is
+    /// setting up, which takes its own time.
     pub fn has_time(&self) -> bool {
-        clock::now() < self.deadline
+        clock::now() < self.deadline()
+    }
+
+    fn deadline(&self) -> Duration {
+        self.tally.be_ready(self.index);
+        loop {
+            if let Some(deadline) = self.tally.deadline() {
+                return deadline;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// For how long the suite works in all.
@@ -63,9 +74,9 @@ impl Worker {
         self.time
     }
 
-    /// How much time is left.
+    /// How much time is left. Waits as [`Worker::has_time`] does.
     pub fn time_left(&self) -> Duration {
-        self.deadline.saturating_sub(clock::now())
+        self.deadline().saturating_sub(clock::now())
     }
 
     /// Does random ones of `steps` until time is up, and counts each by its name.

@@ -58,7 +58,8 @@ fn direct(stage: &Stage) -> Result {
             .into_iter()
             .try_for_each(|thread| thread.join().map_err(|_| "a thread panicked")?)
             .and(reloaded)
-    })
+    })?;
+    merge_again()
 }
 
 /// Unloads the module in the midst of whatever it does, and loads it again, over and over.
@@ -68,12 +69,24 @@ fn reload(stage: &Stage, rng: &mut Rng) -> Result {
         timed(stage, "rmmod", module::unload)?;
         pause(rng, 20);
         timed(stage, "insmod", || module::load(""))?;
-        priority::prefer_scanner()?;
-        knob::set("scan_rate", 100_000)?;
-        knob::set("sleep_ms", 0)?;
-        scanner::start()?;
+        merge_again()?;
     }
     Ok(())
+}
+
+/// Whatever others have written to the knobs meanwhile.
+fn merge_again() -> Result {
+    priority::prefer_scanner()?;
+    let settings = [
+        ("scan_rate", "100000"),
+        ("sleep_ms", "0"),
+        ("promote_after", "1"),
+        ("scope", "all"),
+    ];
+    settings
+        .iter()
+        .try_for_each(|(name, value)| knob::set(name, value))?;
+    scanner::start()
 }
 
 /// Counts what is done, and how long it takes at most.
