@@ -248,7 +248,7 @@ impl Daemon {
                 };
             }
             // SAFETY: No lock is held.
-            unsafe { shim::ksm_v_cond_resched() };
+            unsafe { shim::ksm_v_cond_resched_tasks_rcu_qs() };
             if should_stop() {
                 return sleep_ms;
             }

@@ -59,7 +59,7 @@ pub(crate) fn unmerge(mm: &MmWithUser, which: &Which) -> Result<u64> {
             return Err(EINTR);
         }
         // SAFETY: No lock is held.
-        unsafe { shim::ksm_v_cond_resched() };
+        unsafe { shim::ksm_v_cond_resched_tasks_rcu_qs() };
     }
     Ok(broken)
 }

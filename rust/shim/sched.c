@@ -53,7 +53,7 @@ bool ksm_v_task_is_dumpable(struct task_struct *task)
 	return task_exec_state_get_dumpable(task) == TASK_DUMPABLE_OWNER;
 }
 
-void ksm_v_cond_resched(void)
+void ksm_v_cond_resched_tasks_rcu_qs(void)
 {
 	cond_resched_tasks_rcu_qs();
 }

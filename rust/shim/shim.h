@@ -185,7 +185,7 @@ u64 ksm_v_task_start_time(const struct task_struct *task);
 int ksm_v_task_tgid(const struct task_struct *task);
 u32 ksm_v_task_kuid(struct task_struct *task);
 bool ksm_v_task_is_dumpable(struct task_struct *task);
-void ksm_v_cond_resched(void);
+void ksm_v_cond_resched_tasks_rcu_qs(void);
 
 /* <linux/slab.h> */
 void *ksm_v_kvmalloc(size_t size, gfp_t gfp);

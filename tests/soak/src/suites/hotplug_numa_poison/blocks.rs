@@ -25,7 +25,7 @@ const DIRECTORY: &str = "/sys/devices/system/memory";
 /// Where a memory module begins at the lowest.
 const ABOVE: u64 = 4 << 30;
 /// Within which the module has to give up a block that is to go offline, once it knows.
-const GIVEN_UP_WITHIN: Duration = Duration::from_secs(10);
+const GIVEN_UP_WITHIN: Duration = Duration::from_secs(60);
 /// Between two attempts, in which pages are merged.
 const PAUSE: Duration = Duration::from_millis(400);
 
@@ -95,34 +95,33 @@ impl Block {
             .add("merged frames in blocks to go offline", merged);
         stage.tally.peak("most merged frames in a block", merged);
         let mut attempts = 0;
-        let offline = task::wait_until(GIVEN_UP_WITHIN, || {
+        // Looked at between two attempts: later, pages may be merged there again.
+        let given_up = task::wait_until(GIVEN_UP_WITHIN, || {
             attempts += 1;
-            self.offline().is_ok() || !self.wait_unmerged()
+            self.offline().is_ok() || self.is_left()
         });
         stage
             .tally
             .peak("most attempts to take a block offline", attempts);
-        if offline && !self.is_online()? {
+        expect::that(given_up, || {
+            format!(
+                "merged frames of a block that is to go offline, after {attempts} attempts within \
+                 {GIVEN_UP_WITHIN:?}: expected none, found {:?}",
+                self.merged().map(|merged| merged.len())
+            )
+        })?;
+        if !self.is_online()? {
             stage.tally.count("offline");
             return Ok(());
         }
-        let left = self.merged()?;
-        expect::that(left.is_empty(), || {
-            format!(
-                "merged frames of a block that is to go offline, after {attempts} attempts within \
-                 {GIVEN_UP_WITHIN:?}: expected none, found {}, first {:?}",
-                left.len(),
-                left.first()
-            )
-        })?;
         stage.tally.count("kept online by others");
         Ok(())
     }
 
-    /// Waits a moment. False if it would be of no use to wait for the module any longer.
-    fn wait_unmerged(&self) -> bool {
+    /// Whether a moment later no merged frame is in it.
+    fn is_left(&self) -> bool {
         std::thread::sleep(PAUSE);
-        self.merged().is_ok_and(|merged| !merged.is_empty())
+        self.merged().is_ok_and(|merged| merged.is_empty())
     }
 
     /// Merged frames in it. An offline block has none.
