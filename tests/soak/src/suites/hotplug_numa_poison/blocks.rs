@@ -55,7 +55,11 @@ pub fn off_and_on(stage: &Stage) -> Result {
         let block = rng.pick(&blocks);
         if !block.is_online()? {
             let how = *rng.pick(&["online_kernel", "online_kernel", "online_movable"]);
-            block.online(how)?;
+            if !block.online(how)? {
+                stage.tally.count("block kept offline by failed memory");
+                std::thread::sleep(PAUSE);
+                continue;
+            }
             stage.tally.count(how);
         }
         std::thread::sleep(PAUSE);
@@ -141,14 +145,21 @@ impl Block {
         Ok(state.trim() == "online")
     }
 
-    fn online(&self, how: &str) -> Result {
-        procfs::write(&format!("{}/state", self.path), how)
+    /// Brings it online. False where memory in it has failed, which the kernel keeps offline then.
+    fn online(&self, how: &str) -> Result<bool> {
+        let path = format!("{}/state", self.path);
+        match fs::write(&path, how) {
+            Err(error) if error.raw_os_error() == Some(libc::EHWPOISON) => Ok(false),
+            result => result
+                .map(|()| true)
+                .context(|| format!("writing {how:?} to {path}")),
+        }
     }
 
     fn ensure_online(&self) -> Result {
-        if self.is_online()? {
-            return Ok(());
+        if !self.is_online()? {
+            self.online("online")?;
         }
-        self.online("online")
+        Ok(())
     }
 }
