@@ -62,8 +62,12 @@ const vm_flags_t KSM_V_VM_HUGETLB = VM_HUGETLB;
 /* Either makes a mapping shared. */
 const vm_flags_t KSM_V_VM_SHARED = VM_SHARED | VM_MAYSHARE;
 
-/* <linux/huge_mm.h> */
+/* <linux/huge_mm.h>: there is no such number where there are no huge pages. */
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
 const unsigned long KSM_V_HPAGE_PMD_NR = HPAGE_PMD_NR;
+#else
+const unsigned long KSM_V_HPAGE_PMD_NR = 1;
+#endif
 
 /* <linux/page-flags.h> */
 const unsigned long KSM_V_FOLIO_MAPPING_KSM = FOLIO_MAPPING_KSM;
