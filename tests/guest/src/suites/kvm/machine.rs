@@ -27,8 +27,8 @@ use guest::Span;
 
 /// KVM's device.
 const DEVICE: &str = "/dev/kvm";
-/// What KVM needs where it is not built into the kernel, in this order.
-const MODULES: [&str; 4] = ["irqbypass.ko.xz", "ccp.ko.xz", "kvm.ko.xz", "kvm-amd.ko.xz"];
+/// What KVM needs where it is not built into the kernel or without it, in this order.
+const NEEDED_AT_TIMES: [&str; 3] = ["irqbypass", "ccp", "kvm"];
 /// Pages of a machine's RAM: 2 MiB.
 const RAM_PAGES: u64 = 512;
 /// The half words of a page, of which programs in guests know.
@@ -149,9 +149,11 @@ impl Machine {
 /// Loads KVM if need be, and lets everybody use it.
 fn ensure_kvm() -> Result {
     if !Path::new(DEVICE).exists() {
-        for name in MODULES {
-            module::load_file(name, "").context(|| format!("loading {name}"))?;
+        for name in NEEDED_AT_TIMES {
+            // Where it does not lie here, the kernel does without.
+            let _ = module::load_beside(name);
         }
+        module::load_beside("kvm-amd")?;
     }
     fs::set_permissions(DEVICE, fs::Permissions::from_mode(0o666)).context(|| DEVICE)
 }
