@@ -175,7 +175,8 @@ kvm_options() {
 # soak_options KERNEL: options of scripts/vm for the guest of the soak suites. Its
 # memory module is offline until a suite says of what kind it is to be.
 soak_options() {
-	printf '%s\n' --dimm 256M --append numa=fake=2 --append memhp_default_state=offline
+	! kernel_has "$1" MEMORY_HOTPLUG ||
+		printf '%s\n' --dimm 256M --append numa=fake=2 --append memhp_default_state=offline
 	modules_of "$1" "${ZRAM_MODULES[@]}" loop
 }
 

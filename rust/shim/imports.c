@@ -46,10 +46,6 @@
 	  (const struct folio *folio, struct rmap_walk_control *rwc), (folio, rwc))	\
 	X(page_vma_mapped_walk, bool,							\
 	  (struct page_vma_mapped_walk *pvmw), (pvmw))					\
-	X(__mmu_notifier_invalidate_range_start, int,					\
-	  (struct mmu_notifier_range *range), (range))					\
-	X(__mmu_notifier_invalidate_range_end, void,					\
-	  (struct mmu_notifier_range *range), (range))					\
 	X(ptep_clear_flush, pte_t,							\
 	  (struct vm_area_struct *vma, unsigned long addr, pte_t *ptep),		\
 	  (vma, addr, ptep))								\
@@ -65,6 +61,16 @@
 	  (struct folio *folio, struct mm_struct *mm, gfp_t gfp), (folio, mm, gfp))	\
 	X(lru_add_drain_all, void, (void), ())
 
+#ifdef CONFIG_MMU_NOTIFIER
+#define KSM_V_NOTIFIER_IMPORTS(X)							\
+	X(__mmu_notifier_invalidate_range_start, int,					\
+	  (struct mmu_notifier_range *range), (range))					\
+	X(__mmu_notifier_invalidate_range_end, void,					\
+	  (struct mmu_notifier_range *range), (range))
+#else
+#define KSM_V_NOTIFIER_IMPORTS(X)
+#endif
+
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 #define KSM_V_HUGE_IMPORTS(X)								\
 	X(__pmd_trans_huge_lock, spinlock_t *,						\
@@ -76,7 +82,8 @@
 #define KSM_V_HUGE_IMPORTS(X)
 #endif
 
-#define KSM_V_ALL_IMPORTS(X) KSM_V_IMPORTS(X) KSM_V_HUGE_IMPORTS(X)
+#define KSM_V_ALL_IMPORTS(X) \
+	KSM_V_IMPORTS(X) KSM_V_NOTIFIER_IMPORTS(X) KSM_V_HUGE_IMPORTS(X)
 
 /* macro_0 of what is not exported, macro_1 of what is. */
 #define KSM_V_BY_EXPORT(macro, name, ...) \
@@ -112,7 +119,8 @@ static const struct ksm_v_import imports[] = {
 	KSM_V_ALL_IMPORTS(KSM_V_LIST)
 };
 
-#if defined(CONFIG_LOCKDEP) && !defined(KSM_V_EXPORTED___mmu_notifier_invalidate_range_start_map)
+#if defined(CONFIG_MMU_NOTIFIER) && defined(CONFIG_LOCKDEP) && \
+	!defined(KSM_V_EXPORTED___mmu_notifier_invalidate_range_start_map)
 /* What mmu_notifier_invalidate_range_start() tells lockdep; here, of a class of its own. */
 struct lockdep_map __mmu_notifier_invalidate_range_start_map = {
 	.name = "mmu_notifier_invalidate_range_start"

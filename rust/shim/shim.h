@@ -94,6 +94,10 @@ int ksm_v_split_huge_page(struct page *page);
 /* <linux/irq_work.h> */
 void ksm_v_init_irq_work(struct irq_work *work, void (*func)(struct irq_work *));
 
+/* <linux/kprobes.h> */
+int ksm_v_register_kprobe(struct kprobe *probe);
+void ksm_v_unregister_kprobe(struct kprobe *probe);
+
 /* <linux/ksm.h> */
 bool ksm_v_is_ksm_zero_pte(pte_t pte);
 void ksm_v_ksm_map_zero_page(struct mm_struct *mm);
@@ -170,6 +174,7 @@ struct pid *ksm_v_find_ge_pid(int nr);
 int ksm_v_pid_nr(struct pid *pid);
 
 /* <linux/ptrace.h> */
+/* 0 where the kernel can't tell. */
 unsigned long ksm_v_regs_get_kernel_argument(struct pt_regs *regs, unsigned int n);
 
 /* <linux/rmap.h> */

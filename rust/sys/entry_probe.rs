@@ -58,7 +58,8 @@ impl<W: Watcher + 'static> EntryProbe<W> {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`; those of `register_kprobe()`: `ENOENT` where there is no such function.
+    /// `ENOMEM`; those of `register_kprobe()`: `ENOENT` where there is no such function,
+    /// `EOPNOTSUPP` where the kernel has no kprobes.
     pub(crate) fn new(symbol: &'static CStr, watcher: W) -> Result<Self> {
         let node = KBox::pin_init(
             pin_init!(Node {
@@ -78,7 +79,7 @@ impl<W: Watcher + 'static> EntryProbe<W> {
             let probe = node.probe.get();
             (*probe).symbol_name = symbol.as_char_ptr();
             (*probe).pre_handler = Some(Self::enter);
-            to_result(shim::register_kprobe(probe))?;
+            to_result(shim::ksm_v_register_kprobe(probe))?;
         }
         // INVARIANT: Just registered.
         Ok(EntryProbe { node })
@@ -131,7 +132,7 @@ impl<W: Watcher + 'static> Drop for EntryProbe<W> {
         // SAFETY: By the type invariant it is registered. In this order none of the three can be
         // started anew once it has been waited for.
         unsafe {
-            shim::unregister_kprobe(self.node.probe.get());
+            shim::ksm_v_unregister_kprobe(self.node.probe.get());
             bindings::irq_work_sync(self.node.interrupt.get());
             bindings::cancel_work_sync(self.node.work.get());
         }

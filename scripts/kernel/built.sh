@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# What the kernels share that are built here, from the source of the stock one.
+# Sourced by scripts/kernel/NAME, whose options are those in NAME.config; all
+# else is off. It sets:
+#
+#   MAKE_OPTIONS   what make is told each time
+#   TARGETS        what make builds
+#   IMAGE          what is booted, in the tree
+#   PATCHES        files of patches/ that the source needs
+
+# shellcheck source=scripts/kernel/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+FRAGMENT=$PROJECT/scripts/kernel/$SELF.config
+MAKE_OPTIONS=() TARGETS=() IMAGE='' PATCHES=()
+
+kernel_make() { nice -n 5 make -C "$BUILD_TREE" "${MAKE_OPTIONS[@]}" "$@"; }
+
+# What decides the kernel's content, besides the root.
+key() {
+	echo "source $(source_key)"
+	clang --version | head -n 1
+	ld.lld --version
+	grep -v '^#' "$FRAGMENT"
+}
+
+source_key() {
+	local patch
+	source_version
+	for patch in "${PATCHES[@]}"; do
+		sha256sum <"$PROJECT/patches/$patch"
+	done
+}
+
+# The source stays, with what was built from it, until it has to be another.
+part_source() {
+	local patch
+	[ "$(cat "$DIR/source" 2>/dev/null)" != "$(source_key)" ] || return 0
+	mkdir -p "$DIR"
+	unpack_source
+	for patch in "${PATCHES[@]}"; do
+		patch -p1 -d "$BUILD_TREE" <"$PROJECT/patches/$patch"
+	done
+	source_key >"$DIR/source"
+}
+
+part_configure() {
+	kernel_make KCONFIG_ALLCONFIG="$FRAGMENT" allnoconfig
+	check_configuration
+}
+
+# Kconfig drops what depends on something that is off, without a word.
+check_configuration() {
+	local line lost=()
+	while read -r line; do
+		grep -qxF -- "$line" "$BUILD_TREE/.config" || lost+=("$line")
+	done < <(grep '^CONFIG_' "$FRAGMENT")
+	[ ${#lost[@]} = 0 ] || die "not set in the kernel's configuration: ${lost[*]}" \
+		"what they depend on is off: add it to $FRAGMENT"
+}
+
+part_build() { kernel_make -j"$(nproc)" "${TARGETS[@]}"; }
+
+part_place() {
+	local release
+	release=$(kernel_make -s kernelrelease)
+	rm -rf "$DIR/image"
+	kernel_make INSTALL_MOD_PATH="$DIR/image/usr" modules_install
+	cp "$BUILD_TREE/$IMAGE" "$DIR/image/usr/lib/modules/$release/vmlinuz"
+	place_image "$release"
+	"$PROJECT/scripts/preflight" "$BUILD_TREE"
+	echo "$release" >"$DIR/release"
+}
