@@ -9,6 +9,7 @@ use libtest_mimic::Completion;
 use libtest_mimic::Trial;
 
 use crate::cgroup::Cgroup;
+use crate::feature::Feature;
 use crate::kmsg::Kmsg;
 use crate::module;
 use crate::peer::Nursery;
@@ -78,6 +79,19 @@ pub fn trials(suite: &str, tests: &[Test]) -> Vec<Trial> {
     let make =
         |&(name, test): &Test| Trial::test(format!("{suite}::{name}"), move || watched(test));
     tests.iter().map(make).collect()
+}
+
+/// Makes tests ready to run that are skipped where the kernel lacks `feature`.
+pub fn trials_with(feature: Feature, suite: &str, tests: &[Test]) -> Vec<Trial> {
+    let Some(why) = feature.missing() else {
+        return trials(suite, tests);
+    };
+    let skip = |&(name, _): &Test| {
+        Trial::ignorable_test(format!("{suite}::{name}"), move || {
+            Ok(Completion::ignored_with(why))
+        })
+    };
+    tests.iter().map(skip).collect()
 }
 
 /// Makes tests that may be skipped ready to run.

@@ -13,6 +13,7 @@ pub mod child;
 pub mod content;
 pub mod domain;
 pub mod expect;
+pub mod feature;
 pub mod freezer;
 pub mod kmsg;
 pub mod knob;

@@ -28,6 +28,7 @@ use nix::unistd::Pid;
 use crate::cgroup::Cgroup;
 use crate::content::Ids;
 use crate::content::PAGE_SIZE;
+use crate::feature::Feature;
 use crate::pagemap;
 use crate::pagemap::Frame;
 use crate::task;
@@ -259,6 +260,14 @@ impl Peer {
     /// `madvise`, with an `MADV_` number.
     pub fn advise(&self, span: Span, advice: i32) -> Result {
         self.on("madvise", span, &[advice as u64]).map(drop)
+    }
+
+    /// Keeps the kernel from collecting the pages of `span` in huge pages, which moves them.
+    pub fn keep_small(&self, span: Span) -> Result {
+        match Feature::HugePages.missing() {
+            None => self.advise(span, libc::MADV_NOHUGEPAGE),
+            Some(_) => Ok(()),
+        }
     }
 
     /// `mprotect`, with `PROT_` bits.

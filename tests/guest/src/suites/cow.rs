@@ -4,6 +4,7 @@
 //! and the counts follow.
 
 use guest::content::Ids;
+use guest::feature::Feature;
 use guest::lab;
 use guest::lab::Lab;
 use guest::pagemap::Frame;
@@ -34,6 +35,11 @@ pub fn trials() -> Vec<Trial> {
         .flat_map(|tests| lab::trials("cow", tests))
         .collect();
     trials.extend(lab::skippable_trials("cow", reclaim::SKIPPABLE));
+    trials.extend(lab::trials_with(
+        Feature::SoftDirty,
+        "cow",
+        others::SOFT_DIRTY,
+    ));
     trials
 }
 

@@ -2,6 +2,7 @@
 
 //! What is merged, when, and what becomes of it.
 
+use guest::feature::Feature;
 use guest::lab;
 use libtest_mimic::Trial;
 
@@ -19,11 +20,12 @@ pub fn trials() -> Vec<Trial> {
         decision::TESTS,
         kinds::TESTS,
         ksmd::TESTS,
-        huge::TESTS,
         accounting::TESTS,
     ];
-    tests
+    let mut trials: Vec<Trial> = tests
         .iter()
         .flat_map(|tests| lab::trials("merge", tests))
-        .collect()
+        .collect();
+    trials.extend(lab::trials_with(Feature::HugePages, "merge", huge::TESTS));
+    trials
 }

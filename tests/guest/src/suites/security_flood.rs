@@ -35,7 +35,7 @@ const PASSES: u64 = 6;
 fn cost(lab: &Lab, fill: impl Fn(&Peer, Span) -> Result) -> Result<u64> {
     let peer = lab.alice()?;
     let span = peer.map(Kind::Anon, PAGES)?;
-    peer.advise(span, libc::MADV_NOHUGEPAGE)?;
+    peer.keep_small(span)?;
     fill(&peer, span)?;
     let before = (knob::number("cpu_ns")?, knob::number("pages_scanned")?);
     scanner::scan(PASSES)?;

@@ -299,8 +299,8 @@ fn interrupted(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(MANY, IDS)?, b.anon(MANY, IDS)?);
     // While so many pages are looked at, khugepaged must not move some.
-    a.advise(in_a, libc::MADV_NOHUGEPAGE)?;
-    b.advise(in_b, libc::MADV_NOHUGEPAGE)?;
+    a.keep_small(in_a)?;
+    b.keep_small(in_b)?;
     scanner::merge()?;
     let before = Counts::read()?;
     expect::within("pages_shared", MANY..=u64::MAX, before.shared)?;

@@ -19,7 +19,6 @@ use super::NEW;
 use super::PAGES;
 
 pub(super) const TESTS: &[Test] = &[
-    ("marks_of_written_pages_survive", soft_dirty),
     ("a_pipe_keeps_what_it_was_given", splice),
     ("a_pinned_buffer_is_a_copy", pin),
     ("writes_to_a_pinned_buffer_reach_its_owner", pinned_write),
@@ -28,6 +27,9 @@ pub(super) const TESTS: &[Test] = &[
         pinned_while_scanning,
     ),
 ];
+
+/// Those that need marks of written pages.
+pub(super) const SOFT_DIRTY: &[Test] = &[("marks_of_written_pages_survive", soft_dirty)];
 
 /// Checkpoints and debuggers track writes by these marks (soft-dirty bits): merging is no write,
 /// and must not hide one.

@@ -47,7 +47,7 @@ impl Machine {
         let peer = lab.peer(user)?;
         let ram = peer.map(Kind::Anon, RAM_PAGES)?;
         // Small pages, so that only what is merged is merged.
-        peer.advise(ram, libc::MADV_NOHUGEPAGE)?;
+        peer.keep_small(ram)?;
         peer.ask("machine", &[ram.addr, ram.pages])?;
         Ok(Machine { peer, ram })
     }
