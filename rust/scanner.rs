@@ -29,9 +29,12 @@ use core::ops::ControlFlow;
 use core::ops::Range;
 use engine::Domain;
 use engine::Frame;
+use engine::Glance;
 use engine::HashKind;
 use engine::Key;
 use engine::KsmScanner;
+use engine::Sample;
+use engine::Sampler;
 use engine::Sight;
 use engine::Target;
 use engine::Verdict;
@@ -44,11 +47,13 @@ use kernel::sync::rcu;
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
 
-/// Pages looked at under one VMA lock: few, so that nobody waits long for it.
-const BATCH: usize = 64;
-/// Page tables looked at under one VMA lock, where there are few pages in them.
+/// Pages looked at in one step: as many as a page table has.
+const BATCH: usize = 512;
+/// Pages looked at under one page table lock: few, so that no fault waits long for it.
+const CHUNK: usize = 64;
+/// Page tables looked at in one step, where there are few pages in them.
 const TABLES: u32 = 16;
-/// Areas passed over in one step, where nothing in them may be merged.
+/// Areas looked at in one step, where there are few pages in them.
 const AREAS: u32 = 64;
 /// Rounds over all processes in a row that may find nothing to unmerge while pages are shared
 /// still: as long as exiting processes take to give up their memory.
@@ -58,8 +63,7 @@ const EVACUATION_ROUNDS: u32 = 3;
 /// Pause after a round that found nothing.
 const IDLE_PAUSE: Delta = Delta::from_millis(10);
 
-/// A page that was looked at and is to be merged. No reference is held: references are what
-/// merging takes for a pin.
+/// A page that was looked at and is to be merged.
 #[derive(Clone, Copy)]
 struct Candidate {
     frame: Frame,
@@ -254,33 +258,51 @@ impl Scanner {
         next
     }
 
-    /// Collects pages of the next area that may be merged, under its VMA lock. Returns where to go
-    /// on, `None` at the end.
+    /// Takes samples of pages that may be merged, area by area, each under its VMA lock. Returns
+    /// where to go on, `None` at the end.
     fn gather(&mut self, mm: &MmWithUser, mut addr: usize, limit: u32) -> Option<usize> {
+        let mut budget = Budget {
+            pages: BATCH.min(limit as usize),
+            tables: TABLES,
+        };
         for _ in 0..AREAS {
             // An error means that the area is just being changed: come back in the next pass.
             let vma = VmaReadGuard::next(mm, addr).ok()??;
-            if is_admitted(mm, &vma, self.policy) {
-                return Some(self.gather_in(&vma, addr, limit));
+            addr = if is_admitted(mm, &vma, self.policy) {
+                self.gather_in(&vma, addr, &mut budget)
+            } else {
+                vma.end()
+            };
+            if budget.is_spent() {
+                break;
             }
-            addr = vma.end();
         }
         Some(addr)
     }
 
-    /// Collects pages of `vma` from `addr` on. Returns where to go on.
-    fn gather_in(&mut self, vma: &VmaReadGuard<'_>, addr: usize, limit: u32) -> usize {
-        let mut visitor = Gatherer {
-            batch: &mut self.batch,
-            left: BATCH.min(limit as usize),
-            tables: TABLES,
-        };
-        let range = addr.max(vma.start())..vma.end();
-        walk(vma, Held::VmaLock, range, &mut visitor)
+    /// Takes samples of pages of `vma` from `addr` on. Returns where to go on.
+    fn gather_in(&mut self, vma: &VmaReadGuard<'_>, addr: usize, budget: &mut Budget) -> usize {
+        let mut addr = addr.max(vma.start());
+        while addr < vma.end() && !budget.is_spent() {
+            let chunk = CHUNK.min(budget.pages);
+            let mut visitor = Gatherer {
+                batch: &mut self.batch,
+                sampler: *self.engine.sampler(),
+                watchful: self.engine.is_watchful(),
+                left: chunk,
+                tables: budget.tables,
+            };
+            addr = walk(vma, Held::VmaLock, addr..vma.end(), &mut visitor);
+            budget.tables = visitor.tables;
+            budget.pages = budget.pages.saturating_sub(chunk - visitor.left);
+        }
+        addr
     }
 
     /// Tells the engine of the merged pages that were met.
     fn sight_merged(&mut self, domain: Domain) {
+        let passed_by = core::mem::take(&mut self.batch.passed_by);
+        self.engine.pass_by(passed_by);
         for (frame, mappings) in self.batch.merged.drain_all() {
             let sight = self.engine.sight_shared(frame, domain, mappings);
             if sight == Sight::Adoptable {
@@ -292,17 +314,17 @@ impl Scanner {
     }
 
     /// Shows the unmerged pages that were met to the engine; what it wants merged is left in the
-    /// batch's candidates. No page is referenced any more then.
+    /// batch's candidates.
     fn decide(&mut self, domain: Domain) {
-        for page in self.batch.pages.drain_all() {
-            if page.is_poisoned() {
-                continue;
-            }
-            let frame = page.frame();
-            let key = match self.engine.scan(frame, domain, &page.content()) {
-                Verdict::Wait => continue,
-                Verdict::Zero => None,
-                Verdict::Merge(key) => Some(key),
+        for (frame, sample) in self.batch.pages.drain_all() {
+            let key = match self.engine.glance(frame, domain, sample) {
+                Glance::Wait => continue,
+                Glance::Merge(key) => Some(key),
+                Glance::Look => match look(&mut self.engine, frame, domain) {
+                    Verdict::Wait => continue,
+                    Verdict::Zero => None,
+                    Verdict::Merge(key) => Some(key),
+                },
             };
             // There is room: a batch has no more pages than that.
             let candidate = Candidate { frame, key };
@@ -322,7 +344,7 @@ impl Scanner {
             None => return,
             Some(Target::Shared(target)) => terms.join(frame, target),
             Some(Target::Twin(twin)) if twin == frame => return,
-            Some(Target::Twin(twin)) => self.share(terms, key, frame, twin),
+            Some(Target::Twin(twin)) => self.share(terms, frame, twin),
         };
         match merged {
             Ok(shared) => {
@@ -331,6 +353,7 @@ impl Scanner {
                     .merged(key, shared.frame(), terms.domain, mappings);
             }
             Err(Refusal::TargetGone) => self.engine.refuted(key, frame),
+            Err(Refusal::Different) => self.differed(terms.domain, key, frame),
             Err(Refusal::Full) => self.engine.retire(key, frame),
             Err(_) => (),
         }
@@ -340,21 +363,37 @@ impl Scanner {
     fn share(
         &mut self,
         terms: &Terms<'_>,
-        key: Key,
         frame: Frame,
         twin: Frame,
     ) -> Result<SharedPage, Refusal> {
-        let shared = terms.share(&mut self.pool, frame, twin);
-        let shared = shared.inspect_err(|&refusal| {
-            if refusal == Refusal::Different {
-                // The twin has changed since, or this one has: the latter was seen last.
-                self.engine.refuted(key, frame);
-            }
-        })?;
+        let shared = terms.share(&mut self.pool, frame, twin)?;
         // Whatever shared page was on this frame before has been freed.
         self.engine.forget_shared(shared.frame());
         Ok(shared)
     }
+
+    /// Tells the engine that a page does not equal its target.
+    fn differed(&mut self, domain: Domain, key: Key, frame: Frame) {
+        let shared = match self.engine.target(key) {
+            Some(Target::Shared(shared)) => SharedPage::readable(shared),
+            _ => None,
+        };
+        let content = shared.as_ref().map(|page| page.content());
+        self.engine.differed(key, frame, domain, content.as_ref());
+    }
+}
+
+/// Looks at the whole of a page of which the sample was not enough.
+///
+/// No reference was held since the sample was taken, so that another page may be on the frame by
+/// now, even of another domain. That does no harm: the engine takes note of a content that nobody
+/// has; it would be merged only after a look at who maps it.
+fn look(engine: &mut KsmScanner<KernelStorage>, frame: Frame, domain: Domain) -> Verdict {
+    PageRef::get(frame)
+        .filter(|page| page.kind() == Kind::Anonymous && !page.is_poisoned())
+        .map_or(Verdict::Wait, |page| {
+            engine.look(frame, domain, &page.content())
+        })
 }
 
 /// Breaks what is merged in all processes; returns how many pages that were.
@@ -382,13 +421,16 @@ fn is_admitted(mm: &Mm, vma: &VmaReadGuard<'_>, policy: Policy) -> bool {
     Owner::of(mm, &rcu).is_some_and(|owner| policy.admits(vma, &owner))
 }
 
-/// What is mapped in the part of an area that a step looks at. Kept from step to step, so that
-/// nothing is allocated under a page table lock.
+/// What is mapped in the part of an address space that a step looks at. Kept from step to step, so
+/// that nothing is allocated under a page table lock. No page is referenced: references are what
+/// merging takes for a pin.
 struct Batch {
     /// Unmerged pages.
-    pages: KVec<PageRef>,
-    /// Merged ones, with the number of their mappings. Not referenced.
+    pages: KVec<(Frame, Sample)>,
+    /// Merged ones, with the number of their mappings.
     merged: KVec<(Frame, u32)>,
+    /// Merged ones of which nobody wants to know more.
+    passed_by: u64,
     /// Pages to merge.
     candidates: KVec<Candidate>,
 }
@@ -398,26 +440,47 @@ impl Batch {
         Ok(Batch {
             pages: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             merged: KVec::with_capacity(BATCH, GFP_KERNEL)?,
+            passed_by: 0,
             candidates: KVec::with_capacity(BATCH, GFP_KERNEL)?,
         })
+    }
+}
+
+/// How much more a step looks at.
+struct Budget {
+    pages: usize,
+    tables: u32,
+}
+
+impl Budget {
+    fn is_spent(&self) -> bool {
+        self.pages == 0 || self.tables == 0
     }
 }
 
 /// Collects what is mapped.
 struct Gatherer<'a> {
     batch: &'a mut Batch,
+    sampler: Sampler,
+    watchful: bool,
+    /// Pages that may be looked at before the page table lock has to be dropped.
     left: usize,
     tables: u32,
 }
 
 impl Visitor for Gatherer<'_> {
     fn page(&mut self, _addr: usize, mapped: Mapped) -> ControlFlow<()> {
-        // There is room: `left` is at most the capacity.
-        if mapped.kind == Kind::Merged {
+        // There is room: no more pages are looked at than a batch holds.
+        if mapped.kind != Kind::Merged {
+            if let Some(sample) = mapped.sample(&self.sampler) {
+                let seen = (mapped.frame(), sample);
+                let _ = self.batch.pages.push_within_capacity(seen);
+            }
+        } else if self.watchful {
             let seen = (mapped.frame(), mapped.mappings());
             let _ = self.batch.merged.push_within_capacity(seen);
         } else {
-            let _ = self.batch.pages.push_within_capacity(mapped.reference());
+            self.batch.passed_by = self.batch.passed_by.saturating_add(1);
         }
         self.left = self.left.saturating_sub(1);
         break_if(self.left == 0)

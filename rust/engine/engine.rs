@@ -10,6 +10,7 @@
 //! - [`scanner`]: [`KsmScanner`], the documented API and its decisions
 //! - [`verdict`]: what it says of a page; [`ids`]: what pages are known by
 //! - [`hash`]: FNV-1a, wide and bytewise
+//! - [`sample`]: a few words of a page, which come first
 //! - [`index`]: the stable and the unstable set, one table by content
 //! - [`shared`]: the shared frames, one table by frame
 //! - [`table`]: the open-addressing hash table under both
@@ -25,6 +26,7 @@ pub mod hash;
 pub mod ids;
 pub mod index;
 pub mod parse;
+pub mod sample;
 pub mod scanner;
 pub mod shared;
 pub mod stats;
@@ -38,9 +40,12 @@ pub use hash::PageHash;
 pub use ids::Domain;
 pub use ids::Frame;
 pub use ids::Key;
+pub use sample::Sample;
+pub use sample::Sampler;
 pub use scanner::KsmScanner;
 pub use stats::KsmStats;
 pub use table::Storage;
+pub use verdict::Glance;
 pub use verdict::Sight;
 pub use verdict::Target;
 pub use verdict::Verdict;

@@ -90,7 +90,7 @@ impl PageHash {
 ///
 /// Reference: the folded multiplication of Wang Yi's wyhash.
 #[inline]
-fn step_keyed(hash: u64, multiplier: u64, words: [u64; 2]) -> u64 {
+pub(crate) fn step_keyed(hash: u64, multiplier: u64, words: [u64; 2]) -> u64 {
     let product = u128::from(hash ^ words[0]).wrapping_mul(u128::from(multiplier ^ words[1]));
     (product as u64) ^ ((product >> 64) as u64)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The stable and the unstable set: contents by their key, 16 bytes each.
+//! The stable and the unstable set: contents by their key, 12 bytes each.
 //!
 //! Both sets live in one table, so that one probe answers for both. A content is either
 //! *unstable* (seen `sightings` times, on a frame that its owner may change at any moment) or
@@ -24,26 +24,45 @@ pub enum State {
     },
     /// Merged into a shared frame.
     Stable,
+    /// No content, but a sample that pages of different contents have: these are known by the
+    /// whole of their contents instead.
+    Ambiguous {
+        /// The pass in which a page of this sample was seen last, by its parity.
+        parity: bool,
+        /// Whether there was more than one in that pass.
+        several: bool,
+    },
 }
 
 /// One content: its key, its state, and a frame that holds it.
+///
+/// Three words of 32 bits, so that an entry has 12 bytes:
+/// - bits 0 to 31 of the key
+/// - bits 32 to 43 of the key; bits 32 to 39 of the frame; sightings; two flags; the kind
+/// - bits 0 to 31 of the frame
 #[derive(Clone, Copy, Default)]
-pub struct IndexEntry {
-    key: u64,
-    /// Bits 0 to 47: frame. 48 to 55: sightings. 60: on frame. 61: parity. 62: stable.
-    /// 63: occupied.
-    packed: u64,
-}
+pub struct IndexEntry([u32; 3]);
 
-const FRAME_MASK: u64 = (1 << 48) - 1;
-const SIGHTINGS_SHIFT: u32 = 48;
-const ON_FRAME: u64 = 1 << 60;
-const PARITY: u64 = 1 << 61;
-const STABLE: u64 = 1 << 62;
-const OCCUPIED: u64 = 1 << 63;
+/// Bits of a frame number: physical addresses have 52 at most.
+const FRAME_BITS: u32 = 40;
+const FRAME_MASK: u64 = (1 << FRAME_BITS) - 1;
+
+const KEY_HIGH_MASK: u32 = (1 << (Key::BITS - 32)) - 1;
+const FRAME_HIGH_SHIFT: u32 = Key::BITS - 32;
+const FRAME_HIGH_MASK: u32 = (1 << (FRAME_BITS - 32)) - 1;
+const SIGHTINGS_SHIFT: u32 = FRAME_HIGH_SHIFT + FRAME_BITS - 32;
+const FLAG: u32 = 1 << 28;
+const PARITY: u32 = 1 << 29;
+const KIND_SHIFT: u32 = 30;
+
+/// What the upper two bits of the second word say; 0 is a vacant slot.
+const UNSTABLE: u32 = 1 << KIND_SHIFT;
+const STABLE: u32 = 2 << KIND_SHIFT;
+const AMBIGUOUS: u32 = 3 << KIND_SHIFT;
 
 impl IndexEntry {
-    /// Makes an entry. Frame numbers have at most 48 bits (physical addresses at most 60).
+    /// Makes an entry. Of an ambiguous sample the frame means nothing.
+    #[inline]
     pub fn new(key: Key, frame: Frame, state: State) -> Self {
         let state = match state {
             State::Stable => STABLE,
@@ -51,52 +70,62 @@ impl IndexEntry {
                 sightings,
                 parity,
                 on_frame,
-            } => {
-                (u64::from(sightings) << SIGHTINGS_SHIFT)
-                    | if parity { PARITY } else { 0 }
-                    | if on_frame { ON_FRAME } else { 0 }
-            }
+            } => UNSTABLE | (u32::from(sightings) << SIGHTINGS_SHIFT) | flags(parity, on_frame),
+            State::Ambiguous { parity, several } => AMBIGUOUS | flags(parity, several),
         };
-        IndexEntry {
-            key: key.0,
-            packed: OCCUPIED | state | (frame.0 & FRAME_MASK),
-        }
+        let key_high = (key.number() >> 32) as u32;
+        let frame_high = ((frame.0 & FRAME_MASK) >> 32) as u32;
+        IndexEntry([
+            key.number() as u32,
+            state | key_high | (frame_high << FRAME_HIGH_SHIFT),
+            frame.0 as u32,
+        ])
     }
 
     /// The frame on which the content was seen.
+    #[inline]
     pub fn frame(&self) -> Frame {
-        Frame(self.packed & FRAME_MASK)
+        let [_, word, low] = self.0;
+        let high = (word >> FRAME_HIGH_SHIFT) & FRAME_HIGH_MASK;
+        Frame((u64::from(high) << 32) | u64::from(low))
     }
 
     /// In which set the content is.
+    #[inline]
     pub fn state(&self) -> State {
-        if self.packed & STABLE != 0 {
-            State::Stable
-        } else {
-            State::Unstable {
-                sightings: ((self.packed >> SIGHTINGS_SHIFT) & 0xff) as u8,
-                parity: self.packed & PARITY != 0,
-                on_frame: self.packed & ON_FRAME != 0,
-            }
+        let [_, word, _] = self.0;
+        let (parity, flag) = (word & PARITY != 0, word & FLAG != 0);
+        match word >> KIND_SHIFT << KIND_SHIFT {
+            STABLE => State::Stable,
+            AMBIGUOUS => State::Ambiguous {
+                parity,
+                several: flag,
+            },
+            _ => State::Unstable {
+                sightings: ((word >> SIGHTINGS_SHIFT) & 0xff) as u8,
+                parity,
+                on_frame: flag,
+            },
         }
     }
+}
+
+#[inline]
+fn flags(parity: bool, flag: bool) -> u32 {
+    (u32::from(parity) * PARITY) | (u32::from(flag) * FLAG)
 }
 
 impl Entry for IndexEntry {
     #[inline]
     fn is_vacant(&self) -> bool {
-        self.packed & OCCUPIED == 0
+        let [_, word, _] = self.0;
+        word >> KIND_SHIFT == 0
     }
 
     #[inline]
-    fn key(&self) -> u64 {
-        self.key
-    }
-
-    /// Keys are hashes already.
-    #[inline]
-    fn hash(key: u64) -> u64 {
-        key
+    fn hash(&self) -> u64 {
+        let [low, word, _] = self.0;
+        ((u64::from(word & KEY_HIGH_MASK) << 32) | u64::from(low)) << (u64::BITS - Key::BITS)
     }
 }
 
@@ -118,18 +147,32 @@ mod tests {
                 parity: true,
                 on_frame: false,
             },
+            State::Ambiguous {
+                parity: true,
+                several: false,
+            },
+            State::Ambiguous {
+                parity: false,
+                several: true,
+            },
         ];
         for state in states {
             for frame in [Frame(0), Frame(FRAME_MASK)] {
-                let entry = IndexEntry::new(Key(7), frame, state);
-                assert!(!entry.is_vacant());
-                assert_eq!(
-                    (entry.key(), entry.frame(), entry.state()),
-                    (7, frame, state)
-                );
+                for key in [
+                    Key::of_sample(7),
+                    Key::of_sample(u64::MAX),
+                    Key::of_whole(!7),
+                ] {
+                    let entry = IndexEntry::new(key, frame, state);
+                    assert!(!entry.is_vacant());
+                    assert_eq!(
+                        (entry.hash(), entry.frame(), entry.state()),
+                        (key.hash(), frame, state)
+                    );
+                }
             }
         }
         assert!(IndexEntry::default().is_vacant());
-        assert_eq!(core::mem::size_of::<IndexEntry>(), 16);
+        assert_eq!(core::mem::size_of::<IndexEntry>(), 12);
     }
 }

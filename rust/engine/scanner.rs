@@ -11,14 +11,16 @@ use crate::ids::Frame;
 use crate::ids::Key;
 use crate::index::IndexEntry;
 use crate::index::State;
+use crate::sample::Sample;
+use crate::sample::Sampler;
 use crate::shared::Shared;
 use crate::shared::SharedFrame;
 use crate::shared::Standing;
 use crate::stats::merge_ratio_x100;
 use crate::stats::KsmStats;
-use crate::table::Entry;
 use crate::table::Storage;
 use crate::table::Table;
+use crate::verdict::Glance;
 use crate::verdict::Sight;
 use crate::verdict::Target;
 use crate::verdict::Verdict;
@@ -35,12 +37,22 @@ mod default {
     pub(super) const MAX_PAGE_SHARING: u32 = 1 << 16;
 }
 
+/// Odd, and no bit pattern of note: the golden ratio.
+const DOMAIN_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// What is left of this pass, and the next one: as many passes as there are in which some frame
+/// is met for certain.
+const A_WHOLE_PASS: u8 = 2;
+/// Every so many passes shared frames are looked at in any case: a pass may not reach all memory.
+const WATCH_EVERY: u64 = 16;
+
 /// The scanner: the stable set, the unstable set, the knobs and the counts.
 ///
 /// `S` is where its tables are allocated. The owner serialises all calls.
 pub struct KsmScanner<S: Storage> {
     storage: S,
     hash: PageHash,
+    sampler: Sampler,
     seed: u64,
     enabled: bool,
     scan_rate: u32,
@@ -52,6 +64,9 @@ pub struct KsmScanner<S: Storage> {
     index: Table<IndexEntry, S>,
     unstable: u64,
     shared: Shared<S>,
+    /// For how many passes, this one included, shared frames are looked at where they are met:
+    /// while one may be unknown, or is known and not in the stable set.
+    watch: u8,
     pages_scanned: u64,
     full_scans: u64,
     index_failures: u64,
@@ -82,6 +97,7 @@ impl<S: Storage> KsmScanner<S> {
         self.index.clear();
         self.unstable = 0;
         self.shared = Shared::new();
+        self.watch = A_WHOLE_PASS;
     }
 
     /// Sets how many pages a cycle looks at; 0 means 1.
@@ -138,9 +154,12 @@ impl<S: Storage> KsmScanner<S> {
     /// who has several domains, calls [`KsmScanner::scan`] and [`KsmScanner::merged`].
     pub fn scan_page<C: Content + ?Sized>(&mut self, frame: u64, content: &C) -> bool {
         let (frame, domain) = (Frame(frame), Domain::default());
-        let Verdict::Merge(key) = self.scan(frame, domain, content) else {
+        self.pages_scanned = self.pages_scanned.wrapping_add(1);
+        // The caller compares no bytes, so that a sample is not enough.
+        let key = self.whole_key(domain, content);
+        if content.is_zero() || self.sighting(key, frame) == Glance::Wait {
             return false;
-        };
+        }
         // A shared frame of this content itself, still mapped where it was first seen.
         if self.shared.get(frame).is_some_and(|known| known.key == key) {
             return false;
@@ -177,6 +196,8 @@ impl<S: Storage> KsmScanner<S> {
                 .update(frame, |entry| entry.mappings = mappings.saturating_sub(1))
         } else {
             self.forget_shared(frame);
+            // A mapping that nobody told of may be left.
+            self.watch = A_WHOLE_PASS;
             true
         }
     }
@@ -190,6 +211,7 @@ impl<S: Storage> KsmScanner<S> {
         KsmScanner {
             storage,
             hash: PageHash::new(hash, mix(seed ^ 1)),
+            sampler: Sampler::new(mix(seed ^ 2)),
             seed: mix(seed),
             enabled: false,
             scan_rate: default::SCAN_RATE,
@@ -200,6 +222,7 @@ impl<S: Storage> KsmScanner<S> {
             index: Table::new(),
             unstable: 0,
             shared: Shared::new(),
+            watch: A_WHOLE_PASS,
             pages_scanned: 0,
             full_scans: 0,
             index_failures: 0,
@@ -244,6 +267,11 @@ impl<S: Storage> KsmScanner<S> {
         self.index_failures
     }
 
+    /// Takes the samples that [`Self::glance`] wants.
+    pub fn sampler(&self) -> &Sampler {
+        &self.sampler
+    }
+
     /// Looks at a page that is not shared and says what to do with it.
     pub fn scan<C: Content + ?Sized>(
         &mut self,
@@ -251,20 +279,64 @@ impl<S: Storage> KsmScanner<S> {
         domain: Domain,
         content: &C,
     ) -> Verdict {
+        match self.glance(frame, domain, self.sampler.of(content)) {
+            Glance::Wait => Verdict::Wait,
+            Glance::Merge(key) => Verdict::Merge(key),
+            Glance::Look => self.look(frame, domain, content),
+        }
+    }
+
+    /// Says what to do with a page that is not shared, by a sample of it: enough for most.
+    #[inline]
+    pub fn glance(&mut self, frame: Frame, domain: Domain, sample: Sample) -> Glance {
         self.pages_scanned = self.pages_scanned.wrapping_add(1);
-        if content.is_zero() {
+        if sample.is_blank {
+            return Glance::Look;
+        }
+        self.sighting(self.sample_key(domain, sample), frame)
+    }
+
+    /// Says what to do with a page of which the sample was not enough.
+    pub fn look<C: Content + ?Sized>(
+        &mut self,
+        frame: Frame,
+        domain: Domain,
+        content: &C,
+    ) -> Verdict {
+        let sample = self.sampler.of(content);
+        if sample.is_blank && content.is_zero() {
             return Verdict::Zero;
         }
-        self.sighting(self.key(domain, content), frame)
+        let key = self.sample_key(domain, sample);
+        let seen = if self.see_ambiguous(key) {
+            self.sighting(self.whole_key(domain, content), frame)
+        } else {
+            self.sighting(key, frame)
+        };
+        match seen {
+            Glance::Merge(key) => Verdict::Merge(key),
+            _ => Verdict::Wait,
+        }
+    }
+
+    /// Takes note of mappings of shared frames, met while [`Self::is_watchful`] was false.
+    pub fn pass_by(&mut self, mappings: u64) {
+        self.pages_scanned = self.pages_scanned.wrapping_add(mappings);
+    }
+
+    /// Whether to call [`Self::sight_shared`] for shared frames that are met.
+    pub fn is_watchful(&self) -> bool {
+        self.watch > 0
     }
 
     /// With what to merge a page of this key now; `None` where that has gone since.
     pub fn target(&self, key: Key) -> Option<Target> {
-        let entry = self.index.get(key.0)?;
-        Some(match entry.state() {
-            State::Stable => Target::Shared(entry.frame()),
-            State::Unstable { .. } => Target::Twin(entry.frame()),
-        })
+        let entry = self.index.get(key.hash())?;
+        match entry.state() {
+            State::Stable => Some(Target::Shared(entry.frame())),
+            State::Unstable { .. } => Some(Target::Twin(entry.frame())),
+            State::Ambiguous { .. } => None,
+        }
     }
 
     /// Takes note that pages of `key` now share `frame`, in `mappings` page table entries.
@@ -275,9 +347,11 @@ impl<S: Storage> KsmScanner<S> {
             return true;
         }
         let entry = SharedFrame::new(frame, key, domain, mappings, Standing::Stable);
-        let inserted = self.shared.insert(&self.storage, entry);
-        self.count_failure(inserted.is_err());
-        inserted.is_ok() && self.replace(key, frame, State::Stable)
+        let remembered = self.insert_shared(entry) && self.replace(key, frame, State::Stable);
+        if !remembered {
+            self.watch = A_WHOLE_PASS;
+        }
+        remembered
     }
 
     /// Takes note that the frame which the index has for `key` does not hold its content (any
@@ -289,12 +363,37 @@ impl<S: Storage> KsmScanner<S> {
         self.sight_anew(key, frame);
     }
 
+    /// Takes note that `frame`, which has `key`, does not equal its target.
+    ///
+    /// `content` is that of the target where it is a shared frame of `domain`.
+    pub fn differed<C: Content + ?Sized>(
+        &mut self,
+        key: Key,
+        frame: Frame,
+        domain: Domain,
+        content: Option<&C>,
+    ) {
+        match (self.target(key), content) {
+            (Some(Target::Twin(_)), _) if key.is_whole() => self.sight_anew(key, frame),
+            (Some(Target::Twin(_)), _) => {
+                self.make_ambiguous(key);
+            }
+            (Some(Target::Shared(shared)), Some(content)) if !key.is_whole() => {
+                if self.make_ambiguous(key) {
+                    self.rename(shared, self.whole_key(domain, content));
+                }
+            }
+            _ => (),
+        }
+    }
+
     /// Takes note that the shared frame of `key` takes no more sharers, and that `page`, which
     /// has its content, is therefore unshared. The next of that content get a further frame.
     pub fn retire(&mut self, key: Key, page: Frame) {
         if let Some(Target::Shared(full)) = self.target(key) {
             self.shared
                 .update(full, |entry| entry.standing = Standing::Retired);
+            self.watch = A_WHOLE_PASS;
             self.sight_anew(key, page);
         }
     }
@@ -312,6 +411,9 @@ impl<S: Storage> KsmScanner<S> {
     /// `mappings` is how many page table entries map the frame in all.
     pub fn sight_shared(&mut self, frame: Frame, domain: Domain, mappings: u32) -> Sight {
         self.pages_scanned = self.pages_scanned.wrapping_add(1);
+        if !self.is_watchful() {
+            return Sight::Known;
+        }
         let Some(known) = self.shared.get(frame) else {
             return self.found(frame, domain, mappings);
         };
@@ -346,7 +448,11 @@ impl<S: Storage> KsmScanner<S> {
         let Some(key) = self.shared.get(frame).map(|entry| entry.key) else {
             return;
         };
-        let vacant = !matches!(self.target(key), Some(Target::Shared(_)));
+        let vacant = match self.target(key) {
+            Some(Target::Shared(_)) => false,
+            Some(Target::Twin(_)) => true,
+            None => !self.is_ambiguous(key),
+        };
         if mappings <= self.max_page_sharing / 2
             && vacant
             && self.replace(key, frame, State::Stable)
@@ -364,7 +470,12 @@ impl<S: Storage> KsmScanner<S> {
         let found = self.shared.get(frame).is_some_and(|known| {
             known.domain == domain && matches!(known.standing, Standing::Found { .. })
         });
-        let key = self.key(domain, content);
+        let sample = self.sample_key(domain, self.sampler.of(content));
+        let key = if self.is_ambiguous(sample) {
+            self.whole_key(domain, content)
+        } else {
+            sample
+        };
         if !found || matches!(self.target(key), Some(Target::Shared(_))) {
             return;
         }
@@ -392,9 +503,14 @@ impl<S: Storage> KsmScanner<S> {
                 unstable = unstable.wrapping_add(u64::from(parity == current));
                 parity == current
             }
+            State::Ambiguous { parity, several } => several && parity == current,
         });
         self.unstable = unstable;
         self.parity = !current;
+        self.watch = self.watch.saturating_sub(1);
+        if self.shared.has_unsettled() || self.full_scans % WATCH_EVERY == 0 {
+            self.watch = self.watch.max(1);
+        }
         self.index.shrink(&self.storage);
         self.shared.shrink(&self.storage);
     }
@@ -408,30 +524,91 @@ impl<S: Storage> KsmScanner<S> {
         let index = &mut self.index;
         self.shared.recount(new_pass, mappings, |gone| {
             if is_stable_entry_of(index, gone) {
-                index.remove(gone.key.0);
+                index.remove(gone.key.hash());
             }
         });
     }
 
-    /// The key of a content in a domain.
-    fn key<C: Content + ?Sized>(&self, domain: Domain, content: &C) -> Key {
-        Key(mix(self.hash.of(content) ^ mix(domain.0 ^ self.seed)))
+    /// The key of whole contents in a domain.
+    fn whole_key<C: Content + ?Sized>(&self, domain: Domain, content: &C) -> Key {
+        Key::of_whole(self.hash_in(domain, self.hash.of(content)))
     }
 
-    /// Counts one more sighting of `key`, on `frame`.
-    fn sighting(&mut self, key: Key, frame: Frame) -> Verdict {
-        let (parity, promote_after) = (self.parity, self.promote_after);
-        let Some(entry) = self.index.get_mut(key.0) else {
-            self.remember(key, frame);
-            return Verdict::Wait;
+    /// The key of a sample in a domain.
+    fn sample_key(&self, domain: Domain, sample: Sample) -> Key {
+        Key::of_sample(self.hash_in(domain, sample.hash))
+    }
+
+    fn hash_in(&self, domain: Domain, hash: u64) -> u64 {
+        // Domains are told apart by a product with an odd number: none has another's.
+        mix(hash ^ domain.0.wrapping_mul(DOMAIN_FACTOR) ^ self.seed)
+    }
+
+    /// Whether pages of different contents are known to have the sample of `key`.
+    fn is_ambiguous(&self, key: Key) -> bool {
+        let entry = self.index.get(key.hash());
+        entry.is_some_and(|entry| matches!(entry.state(), State::Ambiguous { .. }))
+    }
+
+    /// Counts a page of this sample; false unless it is ambiguous.
+    fn see_ambiguous(&mut self, key: Key) -> bool {
+        let current = self.parity;
+        let Some(entry) = self.index.get_mut(key.hash()) else {
+            return false;
         };
-        let State::Unstable {
-            sightings,
-            parity: seen,
-            on_frame,
-        } = entry.state()
-        else {
-            return Verdict::Merge(key);
+        let State::Ambiguous { parity, .. } = entry.state() else {
+            return false;
+        };
+        let state = State::Ambiguous {
+            parity: current,
+            several: parity == current,
+        };
+        *entry = IndexEntry::new(key, Frame::default(), state);
+        true
+    }
+
+    /// Has pages of this sample told apart by the whole of their contents from now on; false
+    /// where there is no memory for that.
+    fn make_ambiguous(&mut self, key: Key) -> bool {
+        let state = State::Ambiguous {
+            parity: self.parity,
+            several: true,
+        };
+        self.replace(key, Frame::default(), state)
+    }
+
+    /// Has the shared frame `shared` in the stable set under `key`; where another is there, or
+    /// there is no memory, it is found anew.
+    fn rename(&mut self, shared: Frame, key: Key) {
+        let taken = matches!(self.target(key), Some(Target::Shared(_)));
+        let renamed = !taken && self.replace(key, shared, State::Stable);
+        self.shared.update(shared, |entry| {
+            entry.key = key;
+            if !renamed {
+                entry.standing = Standing::Found { seen: 0 };
+            }
+        });
+        if !renamed {
+            self.watch = A_WHOLE_PASS;
+        }
+    }
+
+    /// Counts one more sighting of `key`, on `frame`; nothing where that is an ambiguous sample.
+    #[inline]
+    fn sighting(&mut self, key: Key, frame: Frame) -> Glance {
+        let (parity, promote_after) = (self.parity, self.promote_after);
+        let Some(entry) = self.index.get_mut(key.hash()) else {
+            self.remember(key, frame);
+            return Glance::Wait;
+        };
+        let (sightings, seen, on_frame) = match entry.state() {
+            State::Stable => return Glance::Merge(key),
+            State::Ambiguous { .. } => return Glance::Look,
+            State::Unstable {
+                sightings,
+                parity,
+                on_frame,
+            } => (sightings, parity, on_frame),
         };
         let twin = entry.frame();
         // A frame that two processes map is met twice in a pass, and counts once. Only of the
@@ -446,9 +623,9 @@ impl<S: Storage> KsmScanner<S> {
         };
         *entry = IndexEntry::new(key, twin, state);
         if twin != frame && sightings >= promote_after {
-            Verdict::Merge(key)
+            Glance::Merge(key)
         } else {
-            Verdict::Wait
+            Glance::Wait
         }
     }
 
@@ -481,7 +658,7 @@ impl<S: Storage> KsmScanner<S> {
             .index
             .insert(&self.storage, IndexEntry::new(key, frame, state));
         self.count_failure(inserted.is_err());
-        if inserted.is_ok() && state != State::Stable {
+        if inserted.is_ok() && matches!(state, State::Unstable { .. }) {
             self.unstable = self.unstable.saturating_add(1);
         }
         inserted.is_ok()
@@ -489,8 +666,8 @@ impl<S: Storage> KsmScanner<S> {
 
     /// Removes what the index has for `key`.
     fn forget_content(&mut self, key: Key) {
-        let removed = self.index.remove(key.0);
-        if removed.is_some_and(|entry| entry.state() != State::Stable) {
+        let removed = self.index.remove(key.hash());
+        if removed.is_some_and(|entry| matches!(entry.state(), State::Unstable { .. })) {
             self.unstable = self.unstable.saturating_sub(1);
         }
     }
@@ -498,7 +675,7 @@ impl<S: Storage> KsmScanner<S> {
     /// Removes the stable content of a shared frame that is gone.
     fn forget_stable(&mut self, gone: &SharedFrame) {
         if is_stable_entry_of(&self.index, gone) {
-            self.index.remove(gone.key.0);
+            self.index.remove(gone.key.hash());
         }
     }
 
@@ -506,13 +683,21 @@ impl<S: Storage> KsmScanner<S> {
     fn found(&mut self, frame: Frame, domain: Domain, mappings: u32) -> Sight {
         let standing = Standing::Found { seen: 1 };
         let entry = SharedFrame::new(frame, Key::default(), domain, mappings, standing);
-        let inserted = self.shared.insert(&self.storage, entry);
-        self.count_failure(inserted.is_err());
-        if inserted.is_ok() && mappings <= 1 {
+        if self.insert_shared(entry) && mappings <= 1 {
             Sight::Adoptable
         } else {
             Sight::Known
         }
+    }
+
+    /// Adds a shared frame; false where there is no memory for it.
+    fn insert_shared(&mut self, entry: SharedFrame) -> bool {
+        let inserted = self.shared.insert(&self.storage, entry);
+        self.count_failure(inserted.is_err());
+        if inserted.is_err() {
+            self.watch = A_WHOLE_PASS;
+        }
+        inserted.is_ok()
     }
 
     fn count_failure(&mut self, failed: bool) {
@@ -522,7 +707,7 @@ impl<S: Storage> KsmScanner<S> {
 
 /// Whether the index has the shared frame `shared` under its key.
 fn is_stable_entry_of<S: Storage>(index: &Table<IndexEntry, S>, shared: &SharedFrame) -> bool {
-    index.get(shared.key.0).is_some_and(|entry| {
-        !entry.is_vacant() && entry.state() == State::Stable && entry.frame() == shared.frame()
-    })
+    index
+        .get(shared.key.hash())
+        .is_some_and(|entry| entry.state() == State::Stable && entry.frame() == shared.frame())
 }

@@ -73,14 +73,15 @@ impl Entry for SharedFrame {
     }
 
     #[inline]
-    fn key(&self) -> u64 {
-        self.tag
+    fn hash(&self) -> u64 {
+        mix(self.tag)
     }
+}
 
-    #[inline]
-    fn hash(key: u64) -> u64 {
-        mix(key)
-    }
+/// What the table finds a frame by.
+#[inline]
+fn hash(frame: Frame) -> u64 {
+    mix(tag(frame))
 }
 
 fn tag(frame: Frame) -> u64 {
@@ -94,6 +95,8 @@ pub struct Shared<S: Storage> {
     shared: u64,
     /// Mappings of all frames.
     mappings: u64,
+    /// Whether the last recount met a frame that is not in the stable set.
+    unsettled: bool,
 }
 
 impl<S: Storage> Shared<S> {
@@ -103,6 +106,7 @@ impl<S: Storage> Shared<S> {
             frames: Table::new(),
             shared: 0,
             mappings: 0,
+            unsettled: false,
         }
     }
 
@@ -116,6 +120,11 @@ impl<S: Storage> Shared<S> {
         self.mappings.saturating_sub(self.shared)
     }
 
+    /// Whether there was a frame outside the stable set when they were counted last.
+    pub fn has_unsettled(&self) -> bool {
+        self.unsettled
+    }
+
     /// Memory of the table, in bytes.
     pub fn bytes(&self) -> usize {
         self.frames.bytes()
@@ -123,7 +132,7 @@ impl<S: Storage> Shared<S> {
 
     /// Finds a frame.
     pub fn get(&self, frame: Frame) -> Option<&SharedFrame> {
-        self.frames.get(tag(frame))
+        self.frames.get(hash(frame))
     }
 
     /// Adds a frame that is not in the set.
@@ -139,14 +148,14 @@ impl<S: Storage> Shared<S> {
 
     /// Removes a frame and returns what was known of it.
     pub fn remove(&mut self, frame: Frame) -> Option<SharedFrame> {
-        let entry = self.frames.remove(tag(frame))?;
+        let entry = self.frames.remove(hash(frame))?;
         self.subtract(entry.mappings);
         Some(entry)
     }
 
     /// Changes a frame's entry, mappings included; false where it is not in the set.
     pub fn update(&mut self, frame: Frame, change: impl FnOnce(&mut SharedFrame)) -> bool {
-        let Some(entry) = self.frames.get_mut(tag(frame)) else {
+        let Some(entry) = self.frames.get_mut(hash(frame)) else {
             return false;
         };
         let before = entry.mappings;
@@ -169,6 +178,7 @@ impl<S: Storage> Shared<S> {
     ) {
         let mut shared = 0u64;
         let mut total = 0u64;
+        let mut unsettled = false;
         self.frames.retain(|entry| {
             let count = mappings(entry.frame()).filter(|&count| count > 0);
             let Some(count) = count else {
@@ -179,12 +189,14 @@ impl<S: Storage> Shared<S> {
             if new_pass && matches!(entry.standing, Standing::Found { .. } | Standing::Mixed) {
                 entry.standing = Standing::Found { seen: 0 };
             }
+            unsettled |= entry.standing != Standing::Stable;
             shared = shared.saturating_add(1);
             total = total.saturating_add(u64::from(count));
             true
         });
         self.shared = shared;
         self.mappings = total;
+        self.unsettled = unsettled;
     }
 
     /// Gives memory back where there are few frames left.

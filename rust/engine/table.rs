@@ -1,12 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An open-addressing hash table that copes with having no memory to grow.
+//! A hash table that stays nearly full, and copes with having no memory to grow.
 //!
-//! Linear probing, power-of-two capacity, and deletion by shifting back (Knuth, TAOCP vol. 3,
-//! section 6.4, algorithm R), so that there are no tombstones to clean up. Entries are small
-//! `Copy` values, a cache line holds several.
+//! Open addressing with linear probing, in the order of the hashes: an entry's home grows with its
+//! hash, and no entry lies before one of a lower hash. So a search ends at the first higher hash,
+//! which keeps it short where more than nine tenths of the slots are in use, and a resize reads
+//! and writes from front to back. There are no tombstones: removal closes the gap.
+//!
+//! Reference: O. Amble, D. E. Knuth, "Ordered hash tables", The Computer Journal 17 (1974).
+//!
+//! A table consists of segments, by the first bits of the hash, that grow one by one, by an
+//! eighth: no growth moves more than a part of the entries, or needs more than a part of the
+//! memory twice.
 
 use core::mem::size_of;
+use core::mem::size_of_val;
 
 /// Where tables get their memory from.
 pub trait Storage {
@@ -22,48 +30,45 @@ pub trait Entry: Copy + Default {
     /// Whether this slot holds nothing.
     fn is_vacant(&self) -> bool;
 
-    /// What the entry is looked up by.
-    fn key(&self) -> u64;
-
-    /// Spreads a key over 64 bits. The identity where keys are hashes already.
-    fn hash(key: u64) -> u64;
+    /// What the entry is looked up by: spread over 64 bits, and no other entry's.
+    fn hash(&self) -> u64;
 }
 
-/// Slots of the first allocation.
-const MIN_SLOTS: usize = 256;
-
-/// The table is full: it could not grow and its last slots are kept free.
+/// The table is full: it could not grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
+/// Bits of a hash that choose the segment.
+const SEGMENT_BITS: u32 = 4;
+const SEGMENTS: usize = 1 << SEGMENT_BITS;
+
 /// A hash table of entries `E` in blocks of `S`.
 pub struct Table<E: Entry, S: Storage> {
-    slots: Option<S::Block<E>>,
-    len: usize,
+    segments: [Segment<E, S>; SEGMENTS],
 }
 
 impl<E: Entry, S: Storage> Table<E, S> {
     /// Makes an empty table; allocates nothing.
     pub const fn new() -> Self {
         Table {
-            slots: None,
-            len: 0,
+            segments: [const { Segment::new() }; SEGMENTS],
         }
     }
 
     /// Number of entries.
     pub fn len(&self) -> usize {
-        self.len
+        self.segments.iter().map(|segment| segment.len).sum()
     }
 
     /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Memory that the table occupies, in bytes.
     pub fn bytes(&self) -> usize {
-        self.slots().len().saturating_mul(size_of::<E>())
+        let slots: usize = self.segments.iter().map(|s| s.slots().len()).sum();
+        slots.saturating_mul(size_of::<E>())
     }
 
     /// Forgets all entries and frees their memory.
@@ -71,200 +76,272 @@ impl<E: Entry, S: Storage> Table<E, S> {
         *self = Self::new();
     }
 
-    /// Finds the entry of `key`.
+    /// Finds the entry of `hash`.
     #[inline]
-    pub fn get(&self, key: u64) -> Option<&E> {
-        let position = self.find(key)?;
-        self.slots().get(position)
+    pub fn get(&self, hash: u64) -> Option<&E> {
+        let segment = self.segments.get(segment_of(hash))?;
+        let position = segment.find(hash)?;
+        segment.slots().get(position)
     }
 
-    /// Finds the entry of `key`, to change it. Its key must stay as it is.
+    /// Finds the entry of `hash`, to change it. Its hash must stay as it is.
     #[inline]
-    pub fn get_mut(&mut self, key: u64) -> Option<&mut E> {
-        let position = self.find(key)?;
-        self.slots_mut().get_mut(position)
+    pub fn get_mut(&mut self, hash: u64) -> Option<&mut E> {
+        let segment = self.segments.get_mut(segment_of(hash))?;
+        let position = segment.find(hash)?;
+        segment.slots_mut().get_mut(position)
     }
 
-    /// Adds an entry whose key is not in the table yet.
+    /// Adds an entry whose hash is not in the table yet.
     ///
     /// # Errors
     ///
-    /// [`Full`] where the table would have to grow and there is no memory for that; it stays as
-    /// it is.
+    /// [`Full`] where it would have to grow and there is no memory for that, or where far too many
+    /// hashes are alike; it stays as it is.
     pub fn insert(&mut self, storage: &S, entry: E) -> Result<(), Full> {
-        if self.is_crowded() && self.resize(storage, self.grown_size()).is_err() && self.is_full() {
-            return Err(Full);
-        }
-        self.place(entry);
-        Ok(())
+        let segment = self
+            .segments
+            .get_mut(segment_of(entry.hash()))
+            .ok_or(Full)?;
+        segment.insert(storage, entry)
     }
 
-    /// Removes the entry of `key` and returns it.
-    pub fn remove(&mut self, key: u64) -> Option<E> {
-        let position = self.find(key)?;
-        let entry = *self.slots().get(position)?;
-        self.vacate(position);
-        Some(entry)
+    /// Removes the entry of `hash` and returns it.
+    pub fn remove(&mut self, hash: u64) -> Option<E> {
+        self.segments.get_mut(segment_of(hash))?.remove(hash)
     }
 
     /// Visits every entry once and removes those for which `keep` is false.
     ///
-    /// The key of an entry must stay as it is.
+    /// The hash of an entry must stay as it is.
     pub fn retain(&mut self, mut keep: impl FnMut(&mut E) -> bool) {
-        // Start behind a vacant slot: no run of entries then reaches past the end of the visit,
-        // so that shifting back never moves an entry across its start.
-        let Some(start) = self.slots().iter().position(E::is_vacant) else {
-            return;
-        };
-        let mask = self.mask();
-        let mut visited = 0;
-        let mut position = start;
-        while visited < self.slots().len() {
-            let keeps = match self.slots_mut().get_mut(position) {
-                Some(slot) if !slot.is_vacant() => keep(slot),
-                _ => true,
-            };
-            if keeps {
-                position = (position + 1) & mask;
-                visited += 1;
-            } else {
-                // Another entry may have moved here: look at this slot again.
-                self.vacate(position);
-            }
+        for segment in &mut self.segments {
+            segment.retain(&mut keep);
         }
     }
 
     /// Gives memory back where the table is mostly empty. Failing to is harmless.
     pub fn shrink(&mut self, storage: &S) {
-        if self.is_empty() {
-            return self.clear();
+        for segment in &mut self.segments {
+            segment.shrink(storage);
         }
-        let wanted = self
-            .len
-            .saturating_mul(2)
-            .next_power_of_two()
-            .max(MIN_SLOTS);
-        if wanted.saturating_mul(4) <= self.slots().len() {
-            // An error leaves the table as it is, only larger than it need be.
-            let _ = self.resize(storage, wanted);
-        }
-    }
-
-    fn slots(&self) -> &[E] {
-        self.slots.as_ref().map_or(&[], |block| block.as_ref())
-    }
-
-    fn slots_mut(&mut self) -> &mut [E] {
-        self.slots.as_mut().map_or(&mut [], |block| block.as_mut())
-    }
-
-    fn mask(&self) -> usize {
-        self.slots().len().wrapping_sub(1)
-    }
-
-    /// More than three quarters full: long probes ahead, time to grow.
-    fn is_crowded(&self) -> bool {
-        let slots = self.slots().len();
-        self.len >= slots - slots / 4
-    }
-
-    /// More than fifteen sixteenths full: no room even where it can't grow.
-    fn is_full(&self) -> bool {
-        let slots = self.slots().len();
-        self.len >= slots - slots / 16
-    }
-
-    fn grown_size(&self) -> usize {
-        self.slots().len().saturating_mul(2).max(MIN_SLOTS)
-    }
-
-    /// The slot in which the search for `key` begins.
-    #[inline]
-    fn home(&self, key: u64) -> usize {
-        E::hash(key) as usize & self.mask()
-    }
-
-    /// The slot of `key`, if it is in the table.
-    #[inline]
-    fn find(&self, key: u64) -> Option<usize> {
-        let slots = self.slots();
-        let mask = self.mask();
-        let mut position = self.home(key);
-        // Ends at a vacant slot at the latest: `is_full` keeps some. None in an empty table.
-        loop {
-            let slot = slots.get(position)?;
-            if slot.is_vacant() {
-                return None;
-            }
-            if slot.key() == key {
-                return Some(position);
-            }
-            position = (position + 1) & mask;
-        }
-    }
-
-    /// Puts an entry into the first vacant slot of its probe sequence. There must be one.
-    fn place(&mut self, entry: E) {
-        let mask = self.mask();
-        let mut position = self.home(entry.key());
-        let slots = self.slots_mut();
-        while let Some(slot) = slots.get_mut(position) {
-            if slot.is_vacant() {
-                *slot = entry;
-                self.len += 1;
-                return;
-            }
-            position = (position + 1) & mask;
-        }
-    }
-
-    /// Empties the slot at `hole`, moving back what was displaced by it.
-    fn vacate(&mut self, mut hole: usize) {
-        let mask = self.mask();
-        let mut position = hole;
-        loop {
-            position = (position + 1) & mask;
-            let Some(&entry) = self.slots().get(position) else {
-                break;
-            };
-            if entry.is_vacant() {
-                break;
-            }
-            // Only an entry whose home lies at or before the hole, cyclically, may fill it.
-            let distance_from_home = position.wrapping_sub(self.home(entry.key())) & mask;
-            let distance_from_hole = position.wrapping_sub(hole) & mask;
-            if distance_from_home >= distance_from_hole {
-                self.set(hole, entry);
-                hole = position;
-            }
-        }
-        self.set(hole, E::default());
-        self.len -= 1;
-    }
-
-    fn set(&mut self, position: usize, entry: E) {
-        if let Some(slot) = self.slots_mut().get_mut(position) {
-            *slot = entry;
-        }
-    }
-
-    /// Moves all entries into a block of `slots` slots, a power of two above their number.
-    fn resize(&mut self, storage: &S, slots: usize) -> Result<(), Full> {
-        let block = storage.allocate(slots).ok_or(Full)?;
-        let mut larger = Table::<E, S> {
-            slots: Some(block),
-            len: 0,
-        };
-        for &entry in self.slots().iter().filter(|entry| !entry.is_vacant()) {
-            larger.place(entry);
-        }
-        *self = larger;
-        Ok(())
     }
 }
 
 impl<E: Entry, S: Storage> Default for Table<E, S> {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+fn segment_of(hash: u64) -> usize {
+    (hash >> (u64::BITS - SEGMENT_BITS)) as usize
+}
+
+/// Bytes of a segment's first block.
+const FIRST_BLOCK: usize = 1024;
+/// Blocks of this many bytes or more are multiples of it: so they are allocated.
+const PAGE: usize = 4096;
+
+/// Slots behind the last home, for what is displaced from there: so nothing has to wrap around.
+const fn tail(slots: usize) -> usize {
+    if slots / 4 < 64 {
+        slots / 4
+    } else {
+        64
+    }
+}
+
+/// The hashes that begin with the same bits.
+///
+/// Entries are in the order of their hashes, each at its home or behind it, with no vacant slot
+/// between the two.
+struct Segment<E: Entry, S: Storage> {
+    slots: Option<S::Block<E>>,
+    len: usize,
+}
+
+impl<E: Entry, S: Storage> Segment<E, S> {
+    const fn new() -> Self {
+        Segment {
+            slots: None,
+            len: 0,
+        }
+    }
+
+    #[inline]
+    fn slots(&self) -> &[E] {
+        self.slots.as_ref().map_or(&[], |block| block.as_ref())
+    }
+
+    #[inline]
+    fn slots_mut(&mut self) -> &mut [E] {
+        self.slots.as_mut().map_or(&mut [], |block| block.as_mut())
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(self.slots())
+    }
+
+    fn is_used(&self, limit: usize) -> bool {
+        is_used(self.slots().len(), self.len, limit)
+    }
+
+    /// The slot of `hash`, if it is in the segment.
+    #[inline]
+    fn find(&self, hash: u64) -> Option<usize> {
+        let slots = self.slots();
+        let position = position_of(slots, hash);
+        let entry = slots.get(position)?;
+        (!entry.is_vacant() && entry.hash() == hash).then_some(position)
+    }
+
+    fn insert(&mut self, storage: &S, entry: E) -> Result<(), Full> {
+        if self.is_used(CROWDED) {
+            let grown = self.resize(storage, grown(self.bytes()));
+            if grown.is_err() && self.is_used(FULL) {
+                return Err(Full);
+            }
+        }
+        self.place(entry)
+    }
+
+    /// Puts an entry where it belongs, and those behind it, up to the next vacant slot, one
+    /// further.
+    fn place(&mut self, entry: E) -> Result<(), Full> {
+        let slots = self.slots_mut();
+        let position = position_of(slots, entry.hash());
+        let behind = slots.get(position..).ok_or(Full)?;
+        let run = behind.iter().position(E::is_vacant).ok_or(Full)?;
+        let vacant = position.checked_add(run).ok_or(Full)?;
+        slots.copy_within(position..vacant, position + 1);
+        *slots.get_mut(position).ok_or(Full)? = entry;
+        self.len += 1;
+        Ok(())
+    }
+
+    fn remove(&mut self, hash: u64) -> Option<E> {
+        let position = self.find(hash)?;
+        let slots = self.slots_mut();
+        let removed = *slots.get(position)?;
+        let next = position + 1;
+        // Those behind it that are not at home come one nearer.
+        let count = slots.len();
+        let at_home = |(offset, slot): (usize, &E)| {
+            slot.is_vacant() || home(count, slot.hash()) == next + offset
+        };
+        let behind = slots.get(next..)?;
+        let run = behind.iter().enumerate().position(at_home);
+        let end = run.map_or(count, |run| next + run);
+        slots.copy_within(next..end, position);
+        *slots.get_mut(end - 1)? = E::default();
+        self.len -= 1;
+        Some(removed)
+    }
+
+    fn retain(&mut self, keep: &mut impl FnMut(&mut E) -> bool) {
+        let slots = self.slots_mut();
+        let mut removed = 0;
+        // Writes those that follow a removed one, up to the next vacant slot, anew.
+        let mut moving = None;
+        for index in 0..slots.len() {
+            let Some(slot) = slots.get_mut(index) else {
+                break;
+            };
+            if slot.is_vacant() {
+                moving = None;
+            } else if !keep(slot) {
+                *slot = E::default();
+                removed += 1;
+                moving.get_or_insert(Writer { next: index });
+            } else if let Some(writer) = &mut moving {
+                let entry = core::mem::take(slot);
+                // Never behind where it was read, so there is room.
+                let _ = writer.append(slots, entry);
+            }
+        }
+        self.len -= removed;
+    }
+
+    fn shrink(&mut self, storage: &S) {
+        if self.len == 0 {
+            *self = Self::new();
+            return;
+        }
+        let mut bytes = FIRST_BLOCK;
+        while is_used(bytes / size_of::<E>(), self.len, ROOMY) {
+            bytes = grown(bytes);
+        }
+        if bytes.saturating_add(bytes / 2) <= self.bytes() {
+            // An error leaves the segment as it is, only larger than it need be.
+            let _ = self.resize(storage, bytes);
+        }
+    }
+
+    /// Moves all entries into a block of `bytes`.
+    fn resize(&mut self, storage: &S, bytes: usize) -> Result<(), Full> {
+        let mut block = storage.allocate(bytes / size_of::<E>()).ok_or(Full)?;
+        let mut writer = Writer { next: 0 };
+        for &entry in self.slots().iter().filter(|entry| !entry.is_vacant()) {
+            writer.append(block.as_mut(), entry)?;
+        }
+        self.slots = Some(block);
+        Ok(())
+    }
+}
+
+/// Writes entries into vacant slots, in the order of their hashes.
+struct Writer {
+    next: usize,
+}
+
+impl Writer {
+    fn append<E: Entry>(&mut self, slots: &mut [E], entry: E) -> Result<(), Full> {
+        let position = home(slots.len(), entry.hash()).max(self.next);
+        *slots.get_mut(position).ok_or(Full)? = entry;
+        self.next = position + 1;
+        Ok(())
+    }
+}
+
+/// Where the search for `hash` begins in a segment of so many slots.
+#[inline]
+fn home(slots: usize, hash: u64) -> usize {
+    let homes = (slots - tail(slots)) as u64;
+    ((u128::from(hash << SEGMENT_BITS) * u128::from(homes)) >> u64::BITS) as usize
+}
+
+/// Where `hash` is, or else belongs: the first slot from its home on that is vacant or has no
+/// lower hash; the end of the slots if there is none.
+#[inline]
+fn position_of<E: Entry>(slots: &[E], hash: u64) -> usize {
+    let mut position = home(slots.len(), hash);
+    while let Some(slot) = slots.get(position) {
+        if slot.is_vacant() || slot.hash() >= hash {
+            break;
+        }
+        position += 1;
+    }
+    position
+}
+
+/// How many of 32 slots may be in use before a segment grows.
+const CROWDED: usize = 29;
+/// How many may be where it can't grow: a search must come to its end.
+const FULL: usize = 31;
+/// How many are in a segment that was shrunk: not so many that it grows again at once.
+const ROOMY: usize = 24;
+
+/// Whether `limit` of 32 slots, the tail left out, are in use.
+fn is_used(slots: usize, len: usize, limit: usize) -> bool {
+    len.saturating_mul(32) >= (slots - tail(slots)).saturating_mul(limit)
+}
+
+/// The size that follows after `bytes`: twice as much up to a page, an eighth more from there.
+fn grown(bytes: usize) -> usize {
+    if bytes < PAGE {
+        bytes.saturating_mul(2).max(FIRST_BLOCK)
+    } else {
+        bytes.saturating_add(bytes / 8).next_multiple_of(PAGE)
     }
 }

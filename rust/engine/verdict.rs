@@ -25,6 +25,17 @@ pub enum Verdict {
     Merge(Key),
 }
 
+/// What a sample of a page says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Glance {
+    /// Nothing to do: as [`Verdict::Wait`].
+    Wait,
+    /// Not enough: call [`crate::KsmScanner::look`].
+    Look,
+    /// As [`Verdict::Merge`].
+    Merge(Key),
+}
+
 /// What a mapping of a shared frame, met in memory, means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sight {

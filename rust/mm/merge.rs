@@ -150,8 +150,8 @@ impl Terms<'_> {
 
     /// Replaces what mappings of `page` it may by mappings of `shared`.
     fn replace_by(&self, page: &PageRef, shared: &SharedPage) -> Result<(), Refusal> {
-        // A huge page is not split, and no entry cleared, for what is different anyway.
-        if !same(&page.content(), &shared.content()) {
+        // A huge page is not split for what is different anyway.
+        if page.is_large() && !same(&page.content(), &shared.content()) {
             return Err(Refusal::Different);
         }
         let page = page.try_lock().ok_or(Refusal::Busy)?;

@@ -66,18 +66,6 @@ impl PageRef {
         Some(PageRef { page })
     }
 
-    /// Takes a further reference to a mapped page.
-    ///
-    /// # Safety
-    ///
-    /// `page` must be mapped, and the lock of the page table that maps it be held.
-    pub(crate) unsafe fn from_mapped(page: NonNull<bindings::page>) -> Self {
-        // SAFETY: A mapped page belongs to a folio to which the mapping holds a reference.
-        unsafe { shim::ksm_v_folio_get(shim::ksm_v_page_folio(page.as_ptr())) };
-        // INVARIANT: The reference was just taken.
-        PageRef { page }
-    }
-
     /// Takes over a reference to a newly allocated folio of one page.
     ///
     /// # Safety
@@ -108,7 +96,13 @@ impl PageRef {
     /// Whether its memory has failed: reading it may bring the machine down.
     pub(crate) fn is_poisoned(&self) -> bool {
         // SAFETY: By the type invariant.
-        unsafe { shim::ksm_v_page_hwpoison(self.page.as_ptr()) }
+        unsafe { is_poisoned(self.page) }
+    }
+
+    /// Whether it is part of a folio of several pages.
+    pub(crate) fn is_large(&self) -> bool {
+        // SAFETY: By the type invariant.
+        unsafe { shim::ksm_v_folio_test_large(self.folio()) }
     }
 
     /// How many page table entries map its folio.
@@ -120,13 +114,8 @@ impl PageRef {
     /// Makes the content readable.
     #[inline]
     pub(crate) fn content(&self) -> MappedPage<'_> {
-        // SAFETY: By the type invariant.
-        let words = unsafe { bindings::kmap_local_page(self.page.as_ptr()) }.cast();
-        MappedPage {
-            words,
-            _page: PhantomData,
-            _nts: NotThreadSafe,
-        }
+        // SAFETY: By the type invariant, for as long as this is borrowed.
+        unsafe { content_of(self.page) }
     }
 
     /// Locks the folio if nobody else has; never waits.
@@ -181,26 +170,64 @@ pub(super) unsafe fn mappings_of(folio: NonNull<bindings::folio>) -> u32 {
     u32::try_from(count).unwrap_or(0)
 }
 
+/// Whether the memory of `page` has failed: reading it may bring the machine down.
+///
+/// # Safety
+///
+/// As [`frame_of`].
+pub(super) unsafe fn is_poisoned(page: NonNull<bindings::page>) -> bool {
+    // SAFETY: Promised by the caller.
+    unsafe { shim::ksm_v_page_hwpoison(page.as_ptr()) }
+}
+
+/// Makes the content of `page` readable.
+///
+/// # Safety
+///
+/// As [`frame_of`], for all of `'a`.
+pub(super) unsafe fn content_of<'a>(page: NonNull<bindings::page>) -> MappedPage<'a> {
+    // SAFETY: Promised by the caller.
+    let words = unsafe { bindings::kmap_local_page(page.as_ptr()) }.cast();
+    // INVARIANT: Just mapped.
+    MappedPage {
+        words,
+        _page: PhantomData,
+        _nts: NotThreadSafe,
+    }
+}
+
+/// What kind of page `folio` holds, as page tables of a process see it: [`kind_of`] is stricter.
+///
+/// # Safety
+///
+/// As [`kind_of`].
+#[inline]
+pub(super) unsafe fn mapped_kind_of(folio: NonNull<bindings::folio>) -> Kind {
+    // SAFETY: Promised by the caller.
+    let mapping = unsafe { shim::ksm_v_folio_raw_mapping(folio.as_ptr()) };
+    if mapping == shim::KSM_V_FOLIO_MAPPING_KSM {
+        Kind::Merged
+    } else if mapping & shim::KSM_V_FOLIO_MAPPING_FLAGS == shim::KSM_V_FOLIO_MAPPING_ANON {
+        Kind::Anonymous
+    } else {
+        Kind::Other
+    }
+}
+
 /// What kind of page `folio` holds.
 ///
 /// # Safety
 ///
 /// `folio` must be referenced, or mapped by a page table whose lock is held.
 pub(super) unsafe fn kind_of(folio: NonNull<bindings::folio>) -> Kind {
-    let folio = folio.as_ptr();
     // SAFETY: Promised by the caller.
     unsafe {
-        if !shim::ksm_v_folio_test_anon(folio)
-            || shim::ksm_v_folio_test_hugetlb(folio)
-            || shim::ksm_v_folio_is_zone_device(folio)
+        if shim::ksm_v_folio_test_hugetlb(folio.as_ptr())
+            || shim::ksm_v_folio_is_zone_device(folio.as_ptr())
         {
             Kind::Other
-        } else if !shim::ksm_v_folio_test_ksm(folio) {
-            Kind::Anonymous
-        } else if shim::ksm_v_folio_raw_mapping(folio) == shim::KSM_V_FOLIO_MAPPING_KSM {
-            Kind::Merged
         } else {
-            Kind::Other
+            mapped_kind_of(folio)
         }
     }
 }
@@ -222,11 +249,10 @@ impl LockedPage<'_> {
     ///
     /// `EBUSY`, `EAGAIN`: someone else has a reference to the folio, or it is under writeback.
     pub(super) fn split(&self) -> Result {
-        // SAFETY: By the type invariants the folio is referenced and locked.
-        if !unsafe { shim::ksm_v_folio_test_large(self.folio()) } {
+        if !self.is_large() {
             return Ok(());
         }
-        // SAFETY: As above. The reference and the lock move to the page's new folio.
+        // SAFETY: By the type invariants the folio is referenced and locked. The reference and the lock move to the page's new folio.
         kernel::error::to_result(unsafe { shim::ksm_v_split_huge_page(self.as_ptr()) })
     }
 

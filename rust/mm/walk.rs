@@ -7,17 +7,20 @@
 //! The caller holds the VMA lock (or the mmap lock), so that no page table of the area is freed;
 //! entries are read under the page table lock.
 
+use crate::mm::page::content_of;
 use crate::mm::page::frame_of;
-use crate::mm::page::kind_of;
+use crate::mm::page::is_poisoned;
+use crate::mm::page::mapped_kind_of;
 use crate::mm::page::mappings_of;
 use crate::mm::page::Kind;
-use crate::mm::page::PageRef;
 use crate::mm::vma::StableVma;
 use crate::shim;
 use core::ops::ControlFlow;
 use core::ops::Range;
 use core::ptr::NonNull;
 use engine::Frame;
+use engine::Sample;
+use engine::Sampler;
 use engine::PAGE_SIZE;
 use kernel::bindings;
 use kernel::ffi::c_int;
@@ -55,10 +58,12 @@ impl Mapped {
         unsafe { mappings_of(self.folio) }
     }
 
-    /// Takes a reference to the page, to keep it beyond the visit.
-    pub(crate) fn reference(&self) -> PageRef {
+    /// Takes a sample of the page; `None` where its memory has failed.
+    ///
+    /// No reference is needed: who frees the page takes the page table lock to unmap it first.
+    pub(crate) fn sample(&self, sampler: &Sampler) -> Option<Sample> {
         // SAFETY: As above.
-        unsafe { PageRef::from_mapped(self.page) }
+        unsafe { (!is_poisoned(self.page)).then(|| sampler.of(&content_of(self.page))) }
     }
 }
 
@@ -240,7 +245,8 @@ impl<V: Visitor> Walk<'_, V> {
             // SAFETY: The huge page has that many parts.
             let page = NonNull::new(unsafe { shim::ksm_v_nth_page(head, part) })?;
             // SAFETY: Mapped, and the lock is held.
-            unsafe { self.show(addr, page) }
+            let flow = unsafe { self.show(addr, page) };
+            flow.is_break().then(|| addr.wrapping_add(PAGE_SIZE))
         })
     }
 
@@ -261,14 +267,19 @@ impl<V: Visitor> Walk<'_, V> {
             shim::pte_offset_map_lock((*vma).vm_mm, pmd, range.start, &mut lock)
         })?;
         let mut entry = first.as_ptr();
-        let stopped = range.step_by(PAGE_SIZE).find_map(|addr| {
+        let mut addr = range.start;
+        let mut stopped = None;
+        while addr < range.end {
             // SAFETY: The range lies within one page table, whose lock is held.
-            unsafe {
-                let stopped = self.entry(addr, entry, vma);
-                entry = shim::ksm_v_ptep_next(entry);
-                stopped
+            let flow = unsafe { self.entry(addr, entry, vma) };
+            addr = addr.wrapping_add(PAGE_SIZE);
+            if flow.is_break() {
+                stopped = Some(addr);
+                break;
             }
-        });
+            // SAFETY: As above; it is not looked at behind the end of the range.
+            entry = unsafe { shim::ksm_v_ptep_next(entry) };
+        }
         // SAFETY: Mapped and locked above.
         unsafe { shim::ksm_v_pte_unmap_unlock(first.as_ptr(), lock) };
         stopped
@@ -282,12 +293,12 @@ impl<V: Visitor> Walk<'_, V> {
         addr: usize,
         entry: *mut bindings::pte_t,
         vma: *mut bindings::vm_area_struct,
-    ) -> Option<usize> {
+    ) -> ControlFlow<()> {
         // SAFETY: Promised by the caller.
         unsafe {
             let pte = shim::ksm_v_ptep_get(entry);
             if !shim::ksm_v_pte_present(pte) {
-                return None;
+                return ControlFlow::Continue(());
             }
             if let Some(page) = NonNull::new(shim::vm_normal_page(vma, addr, pte)) {
                 return self.show(addr, page);
@@ -299,29 +310,23 @@ impl<V: Visitor> Walk<'_, V> {
                     mm: (*vma).vm_mm,
                     addr,
                 };
-                return stop_behind(addr, self.visitor.merged_zero(zero));
+                return self.visitor.merged_zero(zero);
             }
         }
-        None
+        ControlFlow::Continue(())
     }
 
     /// # Safety
     ///
     /// `page` is mapped at `addr`, and the page table lock is held.
-    unsafe fn show(&mut self, addr: usize, page: NonNull<bindings::page>) -> Option<usize> {
+    unsafe fn show(&mut self, addr: usize, page: NonNull<bindings::page>) -> ControlFlow<()> {
         // SAFETY: Promised by the caller: a mapped page belongs to a folio.
-        let folio = NonNull::new(unsafe { shim::ksm_v_page_folio(page.as_ptr()) })?;
+        let folio = unsafe { NonNull::new_unchecked(shim::ksm_v_page_folio(page.as_ptr())) };
         // SAFETY: As above.
-        let kind = unsafe { kind_of(folio) };
+        let kind = unsafe { mapped_kind_of(folio) };
         if kind == Kind::Other {
-            return None;
+            return ControlFlow::Continue(());
         }
-        let mapped = Mapped { page, folio, kind };
-        stop_behind(addr, self.visitor.page(addr, mapped))
+        self.visitor.page(addr, Mapped { page, folio, kind })
     }
-}
-
-/// Where to go on if the visitor broke off at `addr`.
-fn stop_behind(addr: usize, flow: ControlFlow<()>) -> Option<usize> {
-    flow.is_break().then(|| addr.saturating_add(PAGE_SIZE))
 }

@@ -3,16 +3,6 @@
 /* <linux/page-flags.h>, <linux/pagemap.h> */
 #include "shim.h"
 
-bool ksm_v_folio_test_anon(const struct folio *folio)
-{
-	return folio_test_anon(folio);
-}
-
-bool ksm_v_folio_test_ksm(const struct folio *folio)
-{
-	return folio_test_ksm(folio);
-}
-
 bool ksm_v_folio_test_large(const struct folio *folio)
 {
 	return folio_test_large(folio);

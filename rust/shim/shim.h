@@ -70,7 +70,9 @@ const unsigned long KSM_V_HPAGE_PMD_NR = 1;
 #endif
 
 /* <linux/page-flags.h> */
+const unsigned long KSM_V_FOLIO_MAPPING_ANON = FOLIO_MAPPING_ANON;
 const unsigned long KSM_V_FOLIO_MAPPING_KSM = FOLIO_MAPPING_KSM;
+const unsigned long KSM_V_FOLIO_MAPPING_FLAGS = FOLIO_MAPPING_FLAGS;
 
 #endif
 
@@ -140,8 +142,6 @@ void ksm_v_mmu_notifier_invalidate_range_start(struct mmu_notifier_range *range)
 void ksm_v_mmu_notifier_invalidate_range_end(struct mmu_notifier_range *range);
 
 /* <linux/page-flags.h>, <linux/pagemap.h> */
-bool ksm_v_folio_test_anon(const struct folio *folio);
-bool ksm_v_folio_test_ksm(const struct folio *folio);
 bool ksm_v_folio_test_large(const struct folio *folio);
 bool ksm_v_folio_test_swapcache(const struct folio *folio);
 bool ksm_v_folio_test_hugetlb(const struct folio *folio);

@@ -11,6 +11,7 @@ use crate::letters::ZERO;
 use engine::Domain;
 use engine::Frame;
 use engine::KsmStats;
+use engine::Sample;
 use engine::Sight;
 use engine::Target;
 use std::collections::hash_map::Entry::Vacant;
@@ -21,8 +22,28 @@ use std::hash::DefaultHasher;
 /// A hash map that is the same in every run, so that a fuzzer sees the same twice.
 type HashMap<K, V> = SeededMap<K, V, BuildHasherDefault<DefaultHasher>>;
 
+/// What pages are told apart by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Name {
+    /// A sample of the content.
+    Sample(Sample),
+    /// The whole of it, where pages of different contents were found to have one sample.
+    Whole(Letter),
+}
+
 /// What the engine calls a key: a content in a domain.
-pub type What = (Domain, Letter);
+pub type What = (Domain, Name);
+
+/// A page that the scanner looks at.
+#[derive(Clone, Copy)]
+pub struct Look {
+    /// Whose it is.
+    pub domain: Domain,
+    /// Its content.
+    pub letter: Letter,
+    /// The engine's sample of that.
+    pub sample: Sample,
+}
 
 /// What the engine is to say of a page: a [`engine::Verdict`], with the target that it leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,12 +86,21 @@ struct Shared {
     met_in: Vec<Domain>,
 }
 
+/// What is left of this pass, and the next one.
+const A_WHOLE_PASS: u32 = 2;
+/// Every so many passes shared frames are watched in any case.
+const WATCH_EVERY: u64 = 16;
+
 /// The scanner.
 pub struct Reference {
     promote_after: usize,
     unstable: HashMap<What, Unstable>,
     stable: HashMap<What, Frame>,
     shared: HashMap<Frame, Shared>,
+    /// Samples that pages of different contents have: how many such pages were seen in this pass.
+    ambiguous: HashMap<(Domain, Sample), usize>,
+    /// For how many passes, this one included, shared frames are watched.
+    watch: u32,
     pages_scanned: u64,
     full_scans: u64,
 }
@@ -83,6 +113,8 @@ impl Reference {
             unstable: HashMap::default(),
             stable: HashMap::default(),
             shared: HashMap::default(),
+            ambiguous: HashMap::default(),
+            watch: A_WHOLE_PASS,
             pages_scanned: 0,
             full_scans: 0,
         }
@@ -93,6 +125,24 @@ impl Reference {
         self.unstable.clear();
         self.stable.clear();
         self.shared.clear();
+        self.ambiguous.clear();
+        self.watch = A_WHOLE_PASS;
+    }
+
+    /// As `KsmScanner::is_watchful`.
+    pub fn is_watchful(&self) -> bool {
+        self.watch > 0
+    }
+
+    /// What the page is known by now.
+    pub fn name(&self, look: Look) -> What {
+        let ambiguous = self.ambiguous.contains_key(&(look.domain, look.sample));
+        let name = if ambiguous {
+            Name::Whole(look.letter)
+        } else {
+            Name::Sample(look.sample)
+        };
+        (look.domain, name)
     }
 
     /// As `KsmScanner::set_promote_after`.
@@ -123,10 +173,14 @@ impl Reference {
     }
 
     /// As `KsmScanner::scan`.
-    pub fn scan(&mut self, frame: Frame, what: What, remembered: bool) -> Answer {
+    pub fn scan(&mut self, frame: Frame, look: Look, remembered: bool) -> Answer {
         self.pages_scanned += 1;
-        if what.1 == ZERO {
+        if look.letter == ZERO {
             return Answer::Zero;
+        }
+        let what = self.name(look);
+        if let Some(seen) = self.ambiguous.get_mut(&(look.domain, look.sample)) {
+            *seen += 1;
         }
         if let Some(&shared) = self.stable.get(&what) {
             return Answer::Merge(Target::Shared(shared));
@@ -161,7 +215,39 @@ impl Reference {
             self.shared.insert(frame, shared);
             self.unstable.remove(&what);
             self.stable.insert(what, frame);
+        } else {
+            self.watch = A_WHOLE_PASS;
         }
+    }
+
+    /// As `KsmScanner::differed`; `content` is that of the target.
+    pub fn differed(&mut self, what: What, frame: Frame, content: Letter, remembered: bool) {
+        let (domain, Name::Sample(sample)) = what else {
+            if self.unstable.contains_key(&what) {
+                self.unstable.insert(what, Unstable::new(frame));
+            }
+            return;
+        };
+        // The two pages that differ.
+        self.ambiguous.insert((domain, sample), 2);
+        self.unstable.remove(&what);
+        if let Some(shared) = self.stable.remove(&what) {
+            self.rename(shared, (domain, Name::Whole(content)), remembered);
+        }
+    }
+
+    fn rename(&mut self, shared: Frame, what: What, remembered: bool) {
+        let free = remembered && !self.stable.contains_key(&what);
+        if free {
+            self.unstable.remove(&what);
+            self.stable.insert(what, shared);
+        } else {
+            self.watch = A_WHOLE_PASS;
+        }
+        let shared = self.shared.get_mut(&shared).unwrap();
+        shared.what = free.then_some(what);
+        // What was met of it while it was in the stable set was not counted.
+        shared.met_in.clear();
     }
 
     /// As `KsmScanner::refuted`.
@@ -176,6 +262,7 @@ impl Reference {
     pub fn retire(&mut self, what: What, frame: Frame) {
         if let Some(full) = self.stable.remove(&what) {
             self.shared.get_mut(&full).unwrap().retired = true;
+            self.watch = A_WHOLE_PASS;
             self.unstable.insert(what, Unstable::new(frame));
         }
     }
@@ -198,7 +285,10 @@ impl Reference {
         remembered: bool,
     ) -> Sight {
         self.pages_scanned += 1;
-        if !remembered {
+        if !remembered && !self.shared.contains_key(&frame) {
+            self.watch = A_WHOLE_PASS;
+        }
+        if !remembered || self.watch == 0 {
             return Sight::Known;
         }
         let shared = self.shared.entry(frame).or_insert(Shared {
@@ -207,7 +297,12 @@ impl Reference {
             retired: false,
             met_in: Vec::new(),
         });
-        if let Some(what) = shared.what.filter(|_| shared.retired && few) {
+        let is_ambiguous = |what: &What| match what {
+            (domain, Name::Sample(sample)) => self.ambiguous.contains_key(&(*domain, *sample)),
+            _ => false,
+        };
+        let returns = |what: &What| shared.retired && few && !is_ambiguous(what);
+        if let Some(what) = shared.what.filter(returns) {
             if let Vacant(place) = self.stable.entry(what) {
                 place.insert(frame);
                 self.unstable.remove(&what);
@@ -224,7 +319,8 @@ impl Reference {
     }
 
     /// As `KsmScanner::adopt`.
-    pub fn adopt(&mut self, frame: Frame, what: What, remembered: bool) {
+    pub fn adopt(&mut self, frame: Frame, look: Look, remembered: bool) {
+        let what = self.name(look);
         if remembered && !self.stable.contains_key(&what) {
             self.unstable.remove(&what);
             self.stable.insert(what, frame);
@@ -241,6 +337,7 @@ impl Reference {
             shared.mappings -= 1;
         } else {
             self.forget_shared(frame);
+            self.watch = A_WHOLE_PASS;
         }
         true
     }
@@ -265,8 +362,14 @@ impl Reference {
         for content in self.unstable.values_mut() {
             content.in_this_pass.clear();
         }
+        self.ambiguous.retain(|_, seen| std::mem::take(seen) > 1);
         for shared in self.shared.values_mut() {
             shared.met_in.clear();
+        }
+        self.watch = self.watch.saturating_sub(1);
+        let unsettled = |shared: &Shared| shared.what.is_none() || shared.retired;
+        if self.full_scans % WATCH_EVERY == 0 || self.shared.values().any(unsettled) {
+            self.watch = self.watch.max(1);
         }
     }
 }

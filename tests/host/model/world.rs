@@ -11,6 +11,7 @@ use crate::letters::Letter;
 use crate::letters::ALPHABET;
 use crate::memory::Memory;
 use crate::reference::Answer;
+use crate::reference::Look;
 use crate::reference::Reference;
 use crate::reference::What;
 use crate::story::Op;
@@ -28,9 +29,9 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 /// First frame of the machine: the last ones that a physical address can have.
-const FIRST_FRAME: u64 = (1 << 48) - 4096;
+const FIRST_FRAME: u64 = (1 << 40) - 4096;
 /// First frame of the pages of [`Op::Flood`].
-const FLOOD_FRAMES: u64 = 1 << 40;
+const FLOOD_FRAMES: u64 = 1 << 36;
 
 /// A page table entry.
 #[derive(Clone, Copy)]
@@ -67,6 +68,8 @@ pub struct Events {
     pub refuted_twins: u32,
     /// The shared page to merge into had gone.
     pub refuted_shared: u32,
+    /// The page to merge with had the same sample, and another content.
+    pub differed: u32,
     /// A shared page that was found went into the stable set.
     pub adopted: u32,
     /// A shared page was met that is mapped in several domains.
@@ -81,6 +84,17 @@ pub struct Events {
     pub full_index: u32,
     /// The counts were compared with those of the whole machine.
     pub exact_counts: u32,
+}
+
+/// A page that the engine wants merged.
+#[derive(Clone, Copy)]
+struct Candidate {
+    frame: Frame,
+    letter: Letter,
+    /// The engine's key.
+    key: Key,
+    /// The model's.
+    what: What,
 }
 
 /// The machine, its scanner, and the model of that.
@@ -147,6 +161,7 @@ impl<'a> World<'a> {
         }
         assert_eq!(self.engine.get_stats(), self.model.stats());
         assert_eq!(self.engine.full_scans(), self.model.full_scans());
+        assert_eq!(self.engine.is_watchful(), self.model.is_watchful());
     }
 
     /// What the engine could not remember.
@@ -268,7 +283,8 @@ impl<'a> World<'a> {
         if page.shared {
             return self.sight(slot);
         }
-        let what = (domain, page.letter);
+        let look = self.look(domain, page.letter);
+        let what = self.model.name(look);
         let (verdict, remembered) =
             self.ask(|engine| engine.scan(frame, domain, &page.letter.page()));
         let answer = match verdict {
@@ -276,7 +292,7 @@ impl<'a> World<'a> {
             Verdict::Zero => Answer::Zero,
             Verdict::Merge(key) => Answer::Merge(self.engine.target(key).expect("a target")),
         };
-        assert_eq!(answer, self.model.scan(frame, what, remembered));
+        assert_eq!(answer, self.model.scan(frame, look, remembered));
         match verdict {
             Verdict::Wait => self.events.borrow_mut().waits += 1,
             Verdict::Zero => {
@@ -286,56 +302,100 @@ impl<'a> World<'a> {
                 }
             }
             Verdict::Merge(key) if outcome != Outcome::Fail => {
-                self.merge(frame, what, key, outcome);
+                let candidate = Candidate {
+                    frame,
+                    letter: page.letter,
+                    key,
+                    what,
+                };
+                self.merge(candidate, outcome);
             }
             Verdict::Merge(_) => {}
         }
     }
 
-    /// Compares a page with its target, and merges it or says that they differ. A page with many
+    fn look(&self, domain: Domain, letter: Letter) -> Look {
+        Look {
+            domain,
+            letter,
+            sample: self.engine.sampler().of(&letter.page()),
+        }
+    }
+
+    /// Compares a page with its target, and merges it or says what is wrong. A page with many
     /// mappings is left alone; one that is too much for its target retires that.
-    fn merge(&mut self, frame: Frame, what: What, key: Key, outcome: Outcome) {
+    fn merge(&mut self, candidate: Candidate, outcome: Outcome) {
+        let Candidate { frame, key, .. } = candidate;
         let most = self.engine.max_page_sharing();
         let is_small = |frame| self.mappings(frame) <= most / 2;
         if !is_small(frame) {
             return;
         }
-        match self.engine.target(key) {
-            Some(Target::Shared(shared))
-                if self.holds(shared, what, true)
-                    && self.mappings(frame) + self.mappings(shared) > most =>
-            {
-                self.retire(key, frame, what);
-            }
-            Some(Target::Shared(shared)) if self.holds(shared, what, true) => {
-                assert_eq!(
-                    self.pages[&shared].home,
-                    Some(what.0),
-                    "a target in another domain"
-                );
-                self.events.borrow_mut().merged_into_shared += 1;
-                if outcome == Outcome::Fresh {
-                    return self.merge_onto_fresh_frame(&[frame], what, key);
-                }
-                self.remap(frame, shared, what.0);
-                self.report_merged(key, shared, what);
-            }
-            Some(Target::Twin(twin)) if is_small(twin) && self.holds(twin, what, false) => {
+        let Some(target) = self.engine.target(key) else {
+            unreachable!("it was there a moment ago");
+        };
+        let content = match target {
+            Target::Shared(shared) => self.content(shared, candidate.what.0, true),
+            Target::Twin(twin) if is_small(twin) => self.content(twin, candidate.what.0, false),
+            Target::Twin(_) => None,
+        };
+        match (content, target) {
+            (None, _) => self.refute(candidate, target),
+            (Some(content), _) if content != candidate.letter => self.differ(candidate, content),
+            (_, Target::Shared(shared)) => self.join(candidate, shared, outcome),
+            (_, Target::Twin(twin)) => {
                 self.events.borrow_mut().merged_twins += 1;
-                self.merge_onto_fresh_frame(&[frame, twin], what, key);
-            }
-            target => {
-                let mut events = self.events.borrow_mut();
-                match target {
-                    Some(Target::Shared(_)) => events.refuted_shared += 1,
-                    _ => events.refuted_twins += 1,
-                }
-                drop(events);
-                let (_, remembered) = self.ask(|engine| engine.refuted(key, frame));
-                assert!(remembered, "there is room where a content just was");
-                self.model.refuted(what, frame);
+                self.merge_onto_fresh_frame(&[frame, twin], candidate);
             }
         }
+    }
+
+    fn join(&mut self, candidate: Candidate, shared: Frame, outcome: Outcome) {
+        let Candidate {
+            frame, key, what, ..
+        } = candidate;
+        let mappings = self.mappings(frame) + self.mappings(shared);
+        if mappings > self.engine.max_page_sharing() {
+            return self.retire(key, frame, what);
+        }
+        assert_eq!(
+            self.pages[&shared].home,
+            Some(what.0),
+            "a target in another domain"
+        );
+        self.events.borrow_mut().merged_into_shared += 1;
+        if outcome == Outcome::Fresh {
+            return self.merge_onto_fresh_frame(&[frame], candidate);
+        }
+        self.remap(frame, shared, what.0);
+        self.report_merged(key, shared, what);
+    }
+
+    fn refute(&mut self, candidate: Candidate, target: Target) {
+        let mut events = self.events.borrow_mut();
+        match target {
+            Target::Shared(_) => events.refuted_shared += 1,
+            Target::Twin(_) => events.refuted_twins += 1,
+        }
+        drop(events);
+        let Candidate {
+            frame, key, what, ..
+        } = candidate;
+        let (_, remembered) = self.ask(|engine| engine.refuted(key, frame));
+        assert!(remembered, "there is room where a content just was");
+        self.model.refuted(what, frame);
+    }
+
+    fn differ(&mut self, candidate: Candidate, content: Letter) {
+        let Candidate {
+            frame, key, what, ..
+        } = candidate;
+        self.events.borrow_mut().differed += 1;
+        let shared = matches!(self.engine.target(key), Some(Target::Shared(_)));
+        let page = content.page();
+        let ((), remembered) =
+            self.ask(|engine| engine.differed(key, frame, what.0, shared.then_some(&page)));
+        self.model.differed(what, frame, content, remembered);
     }
 
     fn retire(&mut self, key: Key, frame: Frame, what: What) {
@@ -345,20 +405,20 @@ impl<'a> World<'a> {
         self.events.borrow_mut().retired += 1;
     }
 
-    /// Whether `frame` is in use, shared or not as asked for, and holds this content; also,
-    /// where it is not shared, whether only this domain maps it.
-    fn holds(&self, frame: Frame, what: What, shared: bool) -> bool {
+    /// What `frame` holds, where it is in use, shared or not as asked for; also, where it is not
+    /// shared, only if this domain alone maps it.
+    fn content(&self, frame: Frame, domain: Domain, shared: bool) -> Option<Letter> {
         let foreign =
-            |mapping: &Mapping| mapping.frame == frame && mapping.domain != what.0 && !shared;
-        self.mappings_where(foreign) == 0
-            && self
-                .pages
-                .get(&frame)
-                .is_some_and(|page| page.shared == shared && page.letter == what.1)
+            |mapping: &Mapping| mapping.frame == frame && mapping.domain != domain && !shared;
+        let page = self.pages.get(&frame)?;
+        (self.mappings_where(foreign) == 0 && page.shared == shared).then_some(page.letter)
     }
 
-    fn merge_onto_fresh_frame(&mut self, frames: &[Frame], what: What, key: Key) {
-        let fresh = self.allocate(what.1);
+    fn merge_onto_fresh_frame(&mut self, frames: &[Frame], candidate: Candidate) {
+        let Candidate {
+            letter, key, what, ..
+        } = candidate;
+        let fresh = self.allocate(letter);
         self.pages.get_mut(&fresh).unwrap().shared = true;
         self.engine.forget_shared(fresh);
         self.model.forget_shared(fresh);
@@ -419,8 +479,9 @@ impl<'a> World<'a> {
             let elsewhere = |m: &Mapping| m.frame == frame && (m.domain != domain || !m.met);
             assert_eq!(self.mappings_where(elsewhere), 0, "adopted too early");
         }
+        let look = self.look(domain, page.letter);
         let ((), remembered) = self.ask(|engine| engine.adopt(frame, domain, &page.letter.page()));
-        self.model.adopt(frame, (domain, page.letter), remembered);
+        self.model.adopt(frame, look, remembered);
         if remembered {
             self.pages.get_mut(&frame).unwrap().home = Some(domain);
             self.events.borrow_mut().adopted += 1;
@@ -428,7 +489,8 @@ impl<'a> World<'a> {
     }
 
     fn pass(&mut self, outcome: Outcome) {
-        let whole = !self.slots.iter().flatten().any(|mapping| mapping.met);
+        let whole =
+            self.engine.is_watchful() && !self.slots.iter().flatten().any(|mapping| mapping.met);
         let failures = self.engine.index_failures();
         for slot in 0..SLOTS {
             self.scan(slot, outcome);
@@ -511,10 +573,29 @@ impl<'a> World<'a> {
             let letter = Letter(ALPHABET + self.flooded);
             let frame = Frame(FLOOD_FRAMES + u64::from(self.flooded));
             let domain = Domain(0);
+            let look = self.look(domain, letter);
             let (verdict, remembered) =
                 self.ask(|engine| engine.scan(frame, domain, &letter.page()));
-            assert_eq!(verdict, Verdict::Wait);
-            self.model.scan(frame, (domain, letter), remembered);
+            let answer = match verdict {
+                Verdict::Merge(key) => Answer::Merge(self.engine.target(key).expect("a target")),
+                _ => Answer::Wait,
+            };
+            let what = self.model.name(look);
+            assert_eq!(answer, self.model.scan(frame, look, remembered));
+            if let Verdict::Merge(key) = verdict {
+                // Of flooded pages the samples may be equal, but no two contents.
+                let content = Letter(letter.0 - 1);
+                let shared = matches!(self.engine.target(key), Some(Target::Shared(_)));
+                if !shared {
+                    let candidate = Candidate {
+                        frame,
+                        letter,
+                        key,
+                        what,
+                    };
+                    self.differ(candidate, content);
+                }
+            }
         }
     }
 }

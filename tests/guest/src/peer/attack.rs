@@ -87,6 +87,15 @@ pub(super) fn fill_colliding(span: Span) {
     }
 }
 
+/// Fills a span with pages that differ in their last word only: as alike as the colliding ones,
+/// and nothing special.
+pub(super) fn fill_alike(span: Span) {
+    for index in 0..span.pages {
+        let last = span.page(index).addr + (WORDS as u64 - 1) * 8;
+        memory::poke(last, index + 1);
+    }
+}
+
 /// A word of page `index`: the bits of a number above 0 are in the last words of lane 0 but one,
 /// the lowest one last; the last word makes the number of top bits even.
 fn colliding_word(index: u64, position: usize) -> u64 {

@@ -279,6 +279,10 @@ fn use_memory(verb: &str, arguments: &[u64]) -> Answer {
         "mlock" => done(memory::lock(span)),
         "mlock_onfault" => done(memory::lock_on_fault(span)),
         "shadow_stack" => done(memory::map_shadow_stack(span)),
+        "fill_alike" => {
+            attack::fill_alike(span);
+            Ok(0)
+        }
         "fill_colliding" => {
             attack::fill_colliding(span);
             Ok(0)

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Samples of pages: a few words, at places that nobody knows.
+//!
+//! Reading a whole page to hash it costs more than all else that a scanner does with it, and most
+//! pages are like no other. So pages are told apart by a sample first; only those whose samples
+//! are the same are looked at as a whole. That two pages have the same sample decides nothing.
+
+use crate::content::Content;
+use crate::content::WORDS;
+use crate::hash::mix;
+use crate::hash::step_keyed;
+
+/// Cache lines of which a sample takes two words each: one in each part of the page.
+const LINES: usize = 4;
+/// Pairs of 64-bit words in a part.
+const PART: u64 = (WORDS / 2 / LINES) as u64;
+
+/// Takes samples. Where from is drawn from the seed, and the hash is keyed by it.
+#[derive(Clone, Copy, Debug)]
+pub struct Sampler {
+    /// Pairs of words, by their number in the page.
+    pairs: [u8; LINES],
+    basis: u64,
+    multiplier: u64,
+}
+
+/// A sample of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Sample {
+    pub(crate) hash: u64,
+    /// Whether all of its words are zero.
+    pub(crate) is_blank: bool,
+}
+
+impl Sampler {
+    /// Draws places and key from `seed`.
+    pub fn new(seed: u64) -> Self {
+        Sampler {
+            pairs: core::array::from_fn(|part| pair(part as u64, mix(seed ^ mix(part as u64)))),
+            basis: mix(seed ^ mix(LINES as u64)),
+            multiplier: mix(seed ^ mix(LINES as u64 + 1)) | 1,
+        }
+    }
+
+    /// Takes the sample of a page.
+    #[inline]
+    pub fn of<C: Content + ?Sized>(&self, content: &C) -> Sample {
+        let (mut hash, mut bits) = (self.basis, 0);
+        for pair in self.pairs {
+            let first = 2 * usize::from(pair);
+            let words = [content.word(first), content.word(first + 1)];
+            bits |= words[0] | words[1];
+            hash = step_keyed(hash, self.multiplier, words);
+        }
+        Sample {
+            hash,
+            is_blank: bits == 0,
+        }
+    }
+}
+
+/// A pair of words in this part of the page; both are in one cache line.
+fn pair(part: u64, random: u64) -> u8 {
+    (part * PART + random % PART) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_pair_in_each_part() {
+        for seed in 0..1000 {
+            for (part, pair) in (0..).zip(Sampler::new(seed).pairs) {
+                assert_eq!(u64::from(pair) / PART, part);
+            }
+        }
+    }
+
+    #[test]
+    fn places_and_hashes_depend_on_the_seed() {
+        let page = [0x5a; crate::PAGE_SIZE];
+        let (a, b) = (Sampler::new(1), Sampler::new(2));
+        assert_ne!(a.pairs, b.pairs);
+        assert_ne!(a.of(&page), b.of(&page));
+        assert_eq!(a.of(&page), Sampler::new(1).of(&page));
+    }
+
+    #[test]
+    fn every_pair_is_drawn() {
+        let drawn: std::collections::HashSet<u8> = (0..10_000)
+            .flat_map(|seed| Sampler::new(seed).pairs)
+            .collect();
+        assert_eq!(drawn.len(), WORDS / 2);
+    }
+
+    #[test]
+    fn only_zeroes_are_blank() {
+        let sampler = Sampler::new(5);
+        let mut page = [0; crate::PAGE_SIZE];
+        assert!(sampler.of(&page).is_blank);
+        page[usize::from(sampler.pairs[2]) * 16 + 15] = 1;
+        assert!(!sampler.of(&page).is_blank);
+    }
+}
