@@ -4,8 +4,8 @@
 # a target shows up in `make help`.
 
 .DEFAULT_GOAL := module
-.PHONY: all module install clean help setup stock debug demo test test-debug soak bench fmt lint \
-	rust-analyzer
+.PHONY: all module install clean help setup stock debug uml demo test test-debug test-uml soak bench \
+	fmt lint rust-analyzer
 .PHONY: fuzz coverage deny
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
@@ -43,6 +43,10 @@ debug: ## make a kernel that checks itself, once, and build ksm_v.ko against it
 	@scripts/setup --kernel debug
 	@scripts/build debug
 
+uml: ## make User-Mode Linux, once, and build ksm_v.ko against it
+	@scripts/setup --kernel uml
+	@scripts/build uml
+
 demo: stock ## see it save memory under real applications on a stock kernel
 	@scripts/demo
 
@@ -52,10 +56,13 @@ test: setup ## host tests, lints and guest tests (SUITES=names for some of them)
 test-debug: setup ## all guest tests on the debug kernel, also those too slow for `make test`
 	@scripts/test debug
 
+test-uml: setup ## the guest tests that User-Mode Linux can run, on that
+	@scripts/test uml
+
 # How long, on which kernel, and with which seed (of the clock if none is given).
 soak: SECONDS ?= 3600
 soak: KERNEL ?= stock
-soak: setup ## stress the module for an hour (SECONDS=3600 KERNEL=stock|debug SEED=number)
+soak: setup ## stress the module for an hour (SECONDS=3600 KERNEL=stock|debug|uml SEED=number)
 	@scripts/soak --kernel $(KERNEL) --seconds $(SECONDS) $(addprefix --seed ,$(SEED))
 
 bench: stock ## measure the scanner against mainline's ksmd

@@ -26,6 +26,7 @@ pub fn trials() -> Vec<Trial> {
         .iter()
         .flat_map(|tests| lab::trials("merge", tests))
         .collect();
+    trials.extend(lab::skippable_trials("merge", kinds::SKIPPABLE));
     trials.extend(lab::trials_with(Feature::HugePages, "merge", huge::TESTS));
     trials
 }
