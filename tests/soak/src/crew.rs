@@ -23,7 +23,7 @@ use crate::job::Job;
 use crate::tally::Tally;
 
 /// How long a process may take to end after its time: a debug kernel is slow.
-const GRACE: Duration = Duration::from_secs(300);
+const GRACE: Duration = Duration::from_secs(900);
 
 /// Workers that were killed on purpose.
 const KILLED: &str = "workers killed";
