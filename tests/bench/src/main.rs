@@ -66,20 +66,19 @@ fn measure(scanner: &Scanner, pages: usize) -> Costs {
 fn unique(scanner: &Scanner, pages: usize) -> (u64, u64) {
     let workers = Workers::spawn(PROCESSES, pages, Work::Unique);
     scanner.start();
-    let start = scanner.cpu_ns();
+    let start = scanner.usage();
     scanner.wait_for_passes(1);
-    let after_first = scanner.cpu_ns();
+    let after_first = scanner.usage();
     // Pages enter a scanner's tables for good in its first two passes.
     scanner.wait_for_passes(1);
-    let before = scanner.cpu_ns();
+    let before = scanner.usage();
     scanner.wait_for_passes(STEADY_PASSES);
-    let after = scanner.cpu_ns();
+    let after = scanner.usage();
     scanner.stop();
     drop(workers);
-    let pages = pages as u64;
     (
-        (after_first - start) / pages,
-        (after - before) / pages / STEADY_PASSES,
+        after_first.ns_per_page_since(&start),
+        after.ns_per_page_since(&before),
     )
 }
 

@@ -100,6 +100,14 @@ impl Scanner {
             .unwrap_or_else(|| panic!("{path:?} says {text:?}"))
     }
 
+    /// Its run time, and the pages it has looked at in that: the end of a pass is noticed late.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            cpu_ns: self.cpu_ns(),
+            pages: self.read("pages_scanned"),
+        }
+    }
+
     fn read(&self, knob: &str) -> u64 {
         let path = Path::new(self.directory).join(knob);
         let text = fs::read_to_string(&path).unwrap_or_else(|err| panic!("{path:?}: {err}"));
@@ -111,6 +119,19 @@ impl Scanner {
     fn write(&self, knob: &str, value: &str) {
         let path = Path::new(self.directory).join(knob);
         fs::write(&path, value).unwrap_or_else(|err| panic!("{value} to {path:?}: {err}"));
+    }
+}
+
+/// What a scanner has used up, for what.
+pub struct Usage {
+    cpu_ns: u64,
+    pages: u64,
+}
+
+impl Usage {
+    /// Run time for each page since `start`.
+    pub fn ns_per_page_since(&self, start: &Self) -> u64 {
+        (self.cpu_ns - start.cpu_ns) / (self.pages - start.pages).max(1)
     }
 }
 
