@@ -161,7 +161,7 @@ mod tests {
                 for key in [
                     Key::of_sample(7),
                     Key::of_sample(u64::MAX),
-                    Key::of_whole(!7),
+                    Key::of_whole(!7, Key::default()),
                 ] {
                     let entry = IndexEntry::new(key, frame, state);
                     assert!(!entry.is_vacant());

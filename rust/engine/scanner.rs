@@ -156,7 +156,7 @@ impl<S: Storage> KsmScanner<S> {
         let (frame, domain) = (Frame(frame), Domain::default());
         self.pages_scanned = self.pages_scanned.wrapping_add(1);
         // The caller compares no bytes, so that a sample is not enough.
-        let key = self.whole_key(domain, content);
+        let key = self.whole_key(domain, Key::default(), content);
         if content.is_zero() || self.sighting(key, frame) == Glance::Wait {
             return false;
         }
@@ -309,7 +309,7 @@ impl<S: Storage> KsmScanner<S> {
         }
         let key = self.sample_key(domain, sample);
         let seen = if self.see_ambiguous(key) {
-            self.sighting(self.whole_key(domain, content), frame)
+            self.sighting(self.whole_key(domain, key, content), frame)
         } else {
             self.sighting(key, frame)
         };
@@ -380,7 +380,7 @@ impl<S: Storage> KsmScanner<S> {
             }
             (Some(Target::Shared(shared)), Some(content)) if !key.is_whole() => {
                 if self.make_ambiguous(key) {
-                    self.rename(shared, self.whole_key(domain, content));
+                    self.rename(shared, self.whole_key(domain, key, content));
                 }
             }
             _ => (),
@@ -472,7 +472,7 @@ impl<S: Storage> KsmScanner<S> {
         });
         let sample = self.sample_key(domain, self.sampler.of(content));
         let key = if self.is_ambiguous(sample) {
-            self.whole_key(domain, content)
+            self.whole_key(domain, sample, content)
         } else {
             sample
         };
@@ -521,17 +521,19 @@ impl<S: Storage> KsmScanner<S> {
     }
 
     fn recount_frames(&mut self, new_pass: bool, mappings: impl FnMut(Frame) -> Option<u32>) {
-        let index = &mut self.index;
-        self.shared.recount(new_pass, mappings, |gone| {
-            if is_stable_entry_of(index, gone) {
-                index.remove(gone.key.hash());
+        let (index, parity) = (&mut self.index, self.parity);
+        self.shared.recount(new_pass, mappings, |frame, stays| {
+            if !stays {
+                forget_stable_entry(index, frame);
+            } else if new_pass && frame.is_told_apart() {
+                keep_ambiguous(index, frame.key.of_its_sample(), parity);
             }
         });
     }
 
-    /// The key of whole contents in a domain.
-    fn whole_key<C: Content + ?Sized>(&self, domain: Domain, content: &C) -> Key {
-        Key::of_whole(self.hash_in(domain, self.hash.of(content)))
+    /// The key of whole contents in a domain, with a sample of this key.
+    fn whole_key<C: Content + ?Sized>(&self, domain: Domain, sample: Key, content: &C) -> Key {
+        Key::of_whole(self.hash_in(domain, self.hash.of(content)), sample)
     }
 
     /// The key of a sample in a domain.
@@ -674,9 +676,7 @@ impl<S: Storage> KsmScanner<S> {
 
     /// Removes the stable content of a shared frame that is gone.
     fn forget_stable(&mut self, gone: &SharedFrame) {
-        if is_stable_entry_of(&self.index, gone) {
-            self.index.remove(gone.key.hash());
-        }
+        forget_stable_entry(&mut self.index, gone);
     }
 
     /// Takes note of a shared frame that is not ours yet.
@@ -705,9 +705,21 @@ impl<S: Storage> KsmScanner<S> {
     }
 }
 
-/// Whether the index has the shared frame `shared` under its key.
-fn is_stable_entry_of<S: Storage>(index: &Table<IndexEntry, S>, shared: &SharedFrame) -> bool {
-    index
-        .get(shared.key.hash())
-        .is_some_and(|entry| entry.state() == State::Stable && entry.frame() == shared.frame())
+/// Removes the stable content of a shared frame that is gone, unless another has its place.
+fn forget_stable_entry<S: Storage>(index: &mut Table<IndexEntry, S>, gone: &SharedFrame) {
+    let entry = index.get(gone.key.hash());
+    if entry.is_some_and(|at| at.state() == State::Stable && at.frame() == gone.frame()) {
+        index.remove(gone.key.hash());
+    }
+}
+
+/// Keeps a sample ambiguous for one more pass: a shared frame is known by its whole content, and
+/// nobody would find that by its sample.
+fn keep_ambiguous<S: Storage>(index: &mut Table<IndexEntry, S>, sample: Key, parity: bool) {
+    let entry = index.get_mut(sample.hash());
+    if let Some(entry) = entry.filter(|at| matches!(at.state(), State::Ambiguous { .. })) {
+        let several = true;
+        let state = State::Ambiguous { parity, several };
+        *entry = IndexEntry::new(sample, Frame::default(), state);
+    }
 }

@@ -66,6 +66,13 @@ impl SharedFrame {
     }
 }
 
+impl SharedFrame {
+    /// Whether pages are merged into it, or were, by the whole of their contents.
+    pub fn is_told_apart(&self) -> bool {
+        self.key.is_whole() && matches!(self.standing, Standing::Stable | Standing::Retired)
+    }
+}
+
 impl Entry for SharedFrame {
     #[inline]
     fn is_vacant(&self) -> bool {
@@ -167,14 +174,15 @@ impl<S: Storage> Shared<S> {
     }
 
     /// Asks `mappings` of every frame how many page table entries map it now (`None`: it is no
-    /// shared frame any more), and drops those that are gone, telling `gone` of each.
+    /// shared frame any more), and drops those that are gone. Tells `met` of each, and whether it
+    /// stays.
     ///
     /// With `new_pass`, what was found out about domains in this pass is forgotten too.
     pub fn recount(
         &mut self,
         new_pass: bool,
         mut mappings: impl FnMut(Frame) -> Option<u32>,
-        mut gone: impl FnMut(&SharedFrame),
+        mut met: impl FnMut(&SharedFrame, bool),
     ) {
         let mut shared = 0u64;
         let mut total = 0u64;
@@ -182,13 +190,14 @@ impl<S: Storage> Shared<S> {
         self.frames.retain(|entry| {
             let count = mappings(entry.frame()).filter(|&count| count > 0);
             let Some(count) = count else {
-                gone(entry);
+                met(entry, false);
                 return false;
             };
             entry.mappings = count;
             if new_pass && matches!(entry.standing, Standing::Found { .. } | Standing::Mixed) {
                 entry.standing = Standing::Found { seen: 0 };
             }
+            met(entry, true);
             unsettled |= entry.standing != Standing::Stable;
             shared = shared.saturating_add(1);
             total = total.saturating_add(u64::from(count));

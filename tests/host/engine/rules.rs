@@ -312,6 +312,25 @@ fn a_shared_frame_is_found_by_its_whole_content_where_its_sample_is_not_enough()
     assert_eq!(scanner.target(whole), None);
 }
 
+/// Once it was forgotten that its sample is not enough, equal pages got a second frame: the soak
+/// suite `many_sharers` found them on two, with writers changing words outside the sample.
+#[test]
+fn a_shared_frame_known_by_its_whole_content_stays_the_only_one() {
+    let mut scanner = scanner(1);
+    scanner.scan(Frame(1), D, &Alike(1));
+    let sample = key(scanner.scan(Frame(2), D, &Alike(1)));
+    assert!(scanner.merged(sample, Frame(10), D, 2));
+    scanner.differed(sample, Frame(3), D, Some(&Alike(1)));
+    for page in 20..25 {
+        scanner.end_pass(|_| Some(2));
+        let whole = key(scanner.scan(Frame(page), D, &Alike(1)));
+        assert_eq!(scanner.target(whole), Some(Target::Shared(Frame(10))));
+    }
+    scanner.end_pass(|_| None);
+    let sample = scanner.sampler().of(&Alike(1));
+    assert_eq!(scanner.glance(Frame(30), D, sample), Glance::Wait);
+}
+
 #[test]
 fn a_page_that_begins_blank_is_no_page_of_zeros() {
     let mut scanner = scanner(1);

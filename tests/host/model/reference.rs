@@ -27,8 +27,8 @@ type HashMap<K, V> = SeededMap<K, V, BuildHasherDefault<DefaultHasher>>;
 pub enum Name {
     /// A sample of the content.
     Sample(Sample),
-    /// The whole of it, where pages of different contents were found to have one sample.
-    Whole(Letter),
+    /// The whole of it, where pages of different contents were found to have this sample.
+    Whole(Letter, Sample),
 }
 
 /// What the engine calls a key: a content in a domain.
@@ -138,7 +138,7 @@ impl Reference {
     pub fn name(&self, look: Look) -> What {
         let ambiguous = self.ambiguous.contains_key(&(look.domain, look.sample));
         let name = if ambiguous {
-            Name::Whole(look.letter)
+            Name::Whole(look.letter, look.sample)
         } else {
             Name::Sample(look.sample)
         };
@@ -232,7 +232,7 @@ impl Reference {
         self.ambiguous.insert((domain, sample), 2);
         self.unstable.remove(&what);
         if let Some(shared) = self.stable.remove(&what) {
-            self.rename(shared, (domain, Name::Whole(content)), remembered);
+            self.rename(shared, (domain, Name::Whole(content, sample)), remembered);
         }
     }
 
@@ -361,6 +361,14 @@ impl Reference {
             .retain(|_, content| !content.in_this_pass.is_empty());
         for content in self.unstable.values_mut() {
             content.in_this_pass.clear();
+        }
+        // Where a shared frame is known by its whole content, its sample must lead there.
+        for what in self.shared.values().filter_map(|shared| shared.what) {
+            if let (domain, Name::Whole(_, sample)) = what {
+                if let Some(seen) = self.ambiguous.get_mut(&(domain, sample)) {
+                    *seen = 2;
+                }
+            }
         }
         self.ambiguous.retain(|_, seen| std::mem::take(seen) > 1);
         for shared in self.shared.values_mut() {
