@@ -344,7 +344,7 @@ impl Scanner {
             None => return,
             Some(Target::Shared(target)) => terms.join(frame, target),
             Some(Target::Twin(twin)) if twin == frame => return,
-            Some(Target::Twin(twin)) => self.share(terms, frame, twin),
+            Some(Target::Twin(twin)) => self.share(terms, key, frame, twin),
         };
         match merged {
             Ok(shared) => {
@@ -363,23 +363,33 @@ impl Scanner {
     fn share(
         &mut self,
         terms: &Terms<'_>,
+        key: Key,
         frame: Frame,
         twin: Frame,
     ) -> Result<SharedPage, Refusal> {
-        let shared = terms.share(&mut self.pool, frame, twin)?;
+        let engine = &self.engine;
+        let shared = terms.share(&mut self.pool, frame, twin, |content| {
+            engine.is_of(key, terms.domain, content)
+        })?;
         // Whatever shared page was on this frame before has been freed.
         self.engine.forget_shared(shared.frame());
         Ok(shared)
     }
 
-    /// Tells the engine that a page does not equal its target.
+    /// Tells the engine that a page does not equal its target, unless it just changed. As for
+    /// [`look`], other pages may be on both frames by now.
     fn differed(&mut self, domain: Domain, key: Key, frame: Frame) {
-        let shared = match self.engine.target(key) {
-            Some(Target::Shared(shared)) => SharedPage::readable(shared),
-            _ => None,
+        let target = match self.engine.target(key) {
+            Some(Target::Shared(shared)) => SharedPage::readable(shared).map(PageRef::from),
+            Some(Target::Twin(twin)) => PageRef::candidate(twin),
+            None => None,
         };
-        let content = shared.as_ref().map(|page| page.content());
-        self.engine.differed(key, frame, domain, content.as_ref());
+        let (Some(page), Some(target)) = (PageRef::candidate(frame), target) else {
+            return;
+        };
+        if self.engine.is_of(key, domain, &page.content()) {
+            self.engine.differed(key, frame, domain, &target.content());
+        }
     }
 }
 
@@ -389,11 +399,9 @@ impl Scanner {
 /// now, even of another domain. That does no harm: the engine takes note of a content that nobody
 /// has; it would be merged only after a look at who maps it.
 fn look(engine: &mut KsmScanner<KernelStorage>, frame: Frame, domain: Domain) -> Verdict {
-    PageRef::get(frame)
-        .filter(|page| page.kind() == Kind::Anonymous && !page.is_poisoned())
-        .map_or(Verdict::Wait, |page| {
-            engine.look(frame, domain, &page.content())
-        })
+    PageRef::candidate(frame).map_or(Verdict::Wait, |page| {
+        engine.look(frame, domain, &page.content())
+    })
 }
 
 /// Breaks what is merged in all processes; returns how many pages that were.

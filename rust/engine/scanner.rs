@@ -339,9 +339,22 @@ impl<S: Storage> KsmScanner<S> {
         }
     }
 
+    /// Whether a page of this content in `domain` has `key`: it may have changed since it was
+    /// looked at.
+    pub fn is_of<C: Content + ?Sized>(&self, key: Key, domain: Domain, content: &C) -> bool {
+        let sample = self.sample_key(domain, self.sampler.of(content));
+        if key.is_whole() {
+            key == self.whole_key(domain, sample, content)
+        } else {
+            key == sample
+        }
+    }
+
     /// Takes note that pages of `key` now share `frame`, in `mappings` page table entries.
     ///
-    /// Returns false where that could not be remembered: the pages are merged all the same.
+    /// Whoever merges into a new frame asks [`Self::is_of`] about its content first: under
+    /// another key it would not be found, and equal pages would get a second frame. Returns false
+    /// where that could not be remembered: the pages are merged all the same.
     pub fn merged(&mut self, key: Key, frame: Frame, domain: Domain, mappings: u32) -> bool {
         if self.shared.update(frame, |entry| entry.mappings = mappings) {
             return true;
@@ -363,22 +376,23 @@ impl<S: Storage> KsmScanner<S> {
         self.sight_anew(key, frame);
     }
 
-    /// Takes note that `frame`, which has `key`, does not equal its target.
-    ///
-    /// `content` is that of the target where it is a shared frame of `domain`.
+    /// Takes note that `frame`, which has `key`, does not equal its target, a frame of `domain`
+    /// with this content.
     pub fn differed<C: Content + ?Sized>(
         &mut self,
         key: Key,
         frame: Frame,
         domain: Domain,
-        content: Option<&C>,
+        content: &C,
     ) {
-        match (self.target(key), content) {
-            (Some(Target::Twin(_)), _) if key.is_whole() => self.sight_anew(key, frame),
-            (Some(Target::Twin(_)), _) => {
+        match self.target(key) {
+            Some(Target::Twin(_)) if key.is_whole() || !self.is_of(key, domain, content) => {
+                self.sight_anew(key, frame);
+            }
+            Some(Target::Twin(_)) => {
                 self.make_ambiguous(key);
             }
-            (Some(Target::Shared(shared)), Some(content)) if !key.is_whole() => {
+            Some(Target::Shared(shared)) if !key.is_whole() => {
                 if self.make_ambiguous(key) {
                     self.rename(shared, self.whole_key(domain, key, content));
                 }

@@ -60,6 +60,8 @@ pub(crate) enum Refusal {
     Pinned,
     /// The contents differ.
     Different,
+    /// They are equal, and not what was expected: both have changed.
+    Changed,
     /// No mapping of it may be merged.
     LeftAlone,
     /// The shared page would have more mappings than it may have.
@@ -92,21 +94,27 @@ pub(crate) struct Terms<'a> {
 }
 
 impl Terms<'_> {
-    /// Merges `frame` and `twin` into a new shared page out of `pool`; returns it.
+    /// Merges `frame` and `twin`, if their content is as expected, into a new shared page out of
+    /// `pool`; returns that.
     pub(crate) fn share(
         &self,
         pool: &mut Pool,
         frame: Frame,
         twin: Frame,
+        is_expected: impl FnOnce(&MappedPage<'_>) -> bool,
     ) -> Result<SharedPage, Refusal> {
-        let page = candidate(frame).ok_or(Refusal::Gone)?;
-        let twin = candidate(twin).ok_or(Refusal::TargetGone)?;
+        let page = PageRef::candidate(frame).ok_or(Refusal::Gone)?;
+        let twin = PageRef::candidate(twin).ok_or(Refusal::TargetGone)?;
         self.check_few(&page)?;
         self.check_few(&twin).map_err(Refusal::of_target)?;
         if !same(&page.content(), &twin.content()) {
             return Err(Refusal::Different);
         }
         let shared = SharedPage::copy_of(&page, self.mm, pool).map_err(|_| Refusal::NoMemory)?;
+        // Of the copy, which nobody can change any more.
+        if !is_expected(&shared.content()) {
+            return Err(Refusal::Changed);
+        }
         // The twin first: its frame may have come to someone who is left alone, of whose pages
         // nothing must tell, not even that another's became a shared one.
         self.replace_by(&twin, &shared)
@@ -118,7 +126,7 @@ impl Terms<'_> {
 
     /// Merges `frame` into the shared page on `shared`; returns that.
     pub(crate) fn join(&self, frame: Frame, shared: Frame) -> Result<SharedPage, Refusal> {
-        let page = candidate(frame).ok_or(Refusal::Gone)?;
+        let page = PageRef::candidate(frame).ok_or(Refusal::Gone)?;
         let shared = SharedPage::readable(shared).ok_or(Refusal::TargetGone)?;
         self.check_few(&page)?;
         if page.mappings().saturating_add(shared.mappings()) > self.max_page_sharing {
@@ -140,7 +148,7 @@ impl Terms<'_> {
 
     /// Merges `frame`, if it is full of zeroes, into the kernel's zero page.
     pub(crate) fn join_zero(&self, frame: Frame) -> Result<(), Refusal> {
-        let page = candidate(frame).ok_or(Refusal::Gone)?;
+        let page = PageRef::candidate(frame).ok_or(Refusal::Gone)?;
         if !page.content().is_zero() {
             return Err(Refusal::Different);
         }
@@ -181,11 +189,6 @@ impl Terms<'_> {
             Err(replacement.refusal)
         }
     }
-}
-
-/// The page on `frame`, if it could be merged.
-fn candidate(frame: Frame) -> Option<PageRef> {
-    PageRef::get(frame).filter(|page| page.kind() == Kind::Anonymous && !page.is_poisoned())
 }
 
 /// What a page is replaced by.

@@ -66,6 +66,11 @@ impl PageRef {
         Some(PageRef { page })
     }
 
+    /// As [`Self::get`], if the page could be merged.
+    pub(crate) fn candidate(frame: Frame) -> Option<Self> {
+        Self::get(frame).filter(|page| page.kind() == Kind::Anonymous && !page.is_poisoned())
+    }
+
     /// Takes over a reference to a newly allocated folio of one page.
     ///
     /// # Safety

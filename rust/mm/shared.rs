@@ -82,6 +82,12 @@ impl Deref for SharedPage {
     }
 }
 
+impl From<SharedPage> for PageRef {
+    fn from(shared: SharedPage) -> PageRef {
+        shared.0
+    }
+}
+
 /// How many page table entries map the shared page on `frame`; `None` where there is none.
 pub(crate) fn mappings(frame: Frame) -> Option<u32> {
     SharedPage::get(frame).map(|page| page.mappings())

@@ -220,19 +220,27 @@ impl Reference {
         }
     }
 
-    /// As `KsmScanner::differed`; `content` is that of the target.
-    pub fn differed(&mut self, what: What, frame: Frame, content: Letter, remembered: bool) {
-        let (domain, Name::Sample(sample)) = what else {
-            if self.unstable.contains_key(&what) {
-                self.unstable.insert(what, Unstable::new(frame));
+    /// As `KsmScanner::differed`; `target` is what that has now.
+    pub fn differed(&mut self, what: What, frame: Frame, target: Look, remembered: bool) {
+        let known = self.unstable.get(&what);
+        let (domain, sample) = match what {
+            (domain, Name::Sample(sample)) if known.is_none() || target.sample == sample => {
+                (domain, sample)
             }
-            return;
+            // The twin has changed, or only the hash is the same.
+            _ => {
+                if known.is_some() {
+                    self.unstable.insert(what, Unstable::new(frame));
+                }
+                return;
+            }
         };
         // The two pages that differ.
         self.ambiguous.insert((domain, sample), 2);
         self.unstable.remove(&what);
         if let Some(shared) = self.stable.remove(&what) {
-            self.rename(shared, (domain, Name::Whole(content, sample)), remembered);
+            let name = Name::Whole(target.letter, sample);
+            self.rename(shared, (domain, name), remembered);
         }
     }
 

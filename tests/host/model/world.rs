@@ -391,11 +391,10 @@ impl<'a> World<'a> {
             frame, key, what, ..
         } = candidate;
         self.events.borrow_mut().differed += 1;
-        let shared = matches!(self.engine.target(key), Some(Target::Shared(_)));
-        let page = content.page();
+        let target = self.look(what.0, content);
         let ((), remembered) =
-            self.ask(|engine| engine.differed(key, frame, what.0, shared.then_some(&page)));
-        self.model.differed(what, frame, content, remembered);
+            self.ask(|engine| engine.differed(key, frame, what.0, &content.page()));
+        self.model.differed(what, frame, target, remembered);
     }
 
     fn retire(&mut self, key: Key, frame: Frame, what: What) {
