@@ -158,6 +158,9 @@ impl Stage {
         };
         knob::set("promote_after", 1 + stage.rng().below(2))?;
         knob::set("scan_rate", SCAN_RATE)?;
+        for &(name, value) in suite.knobs {
+            knob::set(name, value)?;
+        }
         Ok(stage)
     }
 

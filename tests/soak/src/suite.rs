@@ -21,6 +21,8 @@ pub struct Suite {
     pub crew: &'static [User],
     /// Why the suite can't be run on this kernel; asked with the module loaded and stopped.
     pub lacks: fn() -> Option<String>,
+    /// Knobs that are set before anything is scanned, with their values.
+    pub knobs: &'static [(&'static str, u64)],
     /// What the harness itself does meanwhile; it has to end with the stage's time.
     pub direct: fn(&Stage) -> Result,
     /// Whether workers may end by SIGKILL: the suite has them killed itself.
@@ -42,6 +44,7 @@ impl Suite {
             work,
             crew: &[User::Alice, User::Alice, User::Bob, User::Root],
             lacks: || None,
+            knobs: &[],
             direct: |_| Ok(()),
             kills_workers: false,
             may_merge_nothing: false,

@@ -7,7 +7,6 @@ use std::time::Duration;
 use std::time::Instant;
 
 use guest::expect;
-use guest::knob;
 use guest::peer::memory;
 use guest::peer::User;
 use guest::scanner;
@@ -26,6 +25,8 @@ use crate::worker::Worker;
 /// The suite.
 pub const SUITE: Suite = Suite {
     crew: &[User::Alice; WORKERS],
+    // From the start: the scanner may have merged more than by default before all have begun.
+    knobs: &[("max_page_sharing", i32::MAX as u64)],
     direct,
     kills_workers: true,
     ..Suite::new(
@@ -104,7 +105,6 @@ fn write_and_restore(region: &mut Region, worker: &mut Worker) -> Result {
 }
 
 fn direct(stage: &Stage) -> Result {
-    knob::set("max_page_sharing", i32::MAX)?;
     stage.wait();
     let all = WORKERS as u64 * pages_in(stage.time());
     wait_for_one_frame(stage, all)?;
