@@ -203,7 +203,14 @@ impl<E: Entry, S: Storage> Segment<E, S> {
                 return Err(Full);
             }
         }
-        self.place(entry)
+        self.place(entry).or_else(|Full| {
+            // The last homes are crowded. Where the others are not, a larger block is no use.
+            if !self.is_used(HALF) {
+                return Err(Full);
+            }
+            self.resize(storage, grown(self.bytes()))?;
+            self.place(entry)
+        })
     }
 
     /// Puts an entry where it belongs, and those behind it, up to the next vacant slot, one
@@ -329,6 +336,8 @@ fn position_of<E: Entry>(slots: &[E], hash: u64) -> usize {
 const CROWDED: usize = 29;
 /// How many may be where it can't grow: a search must come to its end.
 const FULL: usize = 31;
+/// How many are in one that is not worth growing.
+const HALF: usize = 16;
 /// How many are in a segment that was shrunk: not so many that it grows again at once.
 const ROOMY: usize = 24;
 
