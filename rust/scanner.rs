@@ -7,6 +7,9 @@
 
 use crate::mm::merge::Refusal;
 use crate::mm::merge::Terms;
+use crate::mm::neighbours;
+use crate::mm::neighbours::replace_all;
+use crate::mm::neighbours::Neighbour;
 use crate::mm::page::Kind;
 use crate::mm::page::PageRef;
 use crate::mm::policy::Policy;
@@ -66,6 +69,8 @@ const IDLE_PAUSE: Delta = Delta::from_millis(10);
 /// A page that was looked at and is to be merged.
 #[derive(Clone, Copy)]
 struct Candidate {
+    /// Where it was seen.
+    addr: usize,
     frame: Frame,
     /// `None`: full of zeroes.
     key: Option<Key>,
@@ -97,6 +102,7 @@ pub(crate) struct Scanner {
     place: Option<Place>,
     at_start_of_pass: bool,
     batch: Batch,
+    run: Run,
 }
 
 impl Scanner {
@@ -114,6 +120,7 @@ impl Scanner {
             place: None,
             at_start_of_pass: true,
             batch: Batch::new()?,
+            run: Run::new()?,
         })
     }
 
@@ -252,9 +259,7 @@ impl Scanner {
             mm,
             max_page_sharing: self.engine.max_page_sharing(),
         };
-        while let Some(candidate) = self.batch.candidates.pop() {
-            self.merge(&terms, candidate);
-        }
+        self.merge_all(&terms);
         next
     }
 
@@ -316,7 +321,12 @@ impl Scanner {
     /// Shows the unmerged pages that were met to the engine; what it wants merged is left in the
     /// batch's candidates.
     fn decide(&mut self, domain: Domain) {
-        for (frame, sample) in self.batch.pages.drain_all() {
+        for Seen {
+            addr,
+            frame,
+            sample,
+        } in self.batch.pages.drain_all()
+        {
             let key = match self.engine.glance(frame, domain, sample) {
                 Glance::Wait => continue,
                 Glance::Merge(key) => Some(key),
@@ -327,14 +337,94 @@ impl Scanner {
                 },
             };
             // There is room: a batch has no more pages than that.
-            let candidate = Candidate { frame, key };
+            let candidate = Candidate { addr, frame, key };
             let _ = self.batch.candidates.push_within_capacity(candidate);
         }
     }
 
-    /// Merges a page with what the engine has for its content by now.
+    /// Merges the candidates: near ones together, and one by one what that is too simple for.
+    fn merge_all(&mut self, terms: &Terms<'_>) {
+        let mut next = 0;
+        while next < self.batch.candidates.len() {
+            next = self.merge_neighbours(terms, next);
+        }
+        self.batch.candidates.clear();
+        // Not under the VMA lock: each looks for mappings in all processes.
+        while let Some(candidate) = self.batch.involved.pop() {
+            self.merge(terms, candidate);
+        }
+    }
+
+    /// Merges the candidates from number `next` on that are near each other. Returns where to go
+    /// on.
+    fn merge_neighbours(&mut self, terms: &Terms<'_>, mut next: usize) -> usize {
+        let area = self.batch.candidates.get(next);
+        let Some(vma) = area.and_then(|first| area_of(terms, first.addr)) else {
+            // It was changed meanwhile: come back in the next pass.
+            return next + 1;
+        };
+        while let Some(&candidate) = self.batch.candidates.get(next) {
+            if candidate.addr >= vma.end() || !self.run.takes(&candidate) {
+                break;
+            }
+            next += 1;
+            match self.prepare(terms, candidate) {
+                Ok(neighbour) => self.run.push(candidate, neighbour),
+                Err(Refusal::Involved) => self.batch.involve(candidate),
+                Err(refusal) => self.refused(terms.domain, candidate, refusal),
+            }
+        }
+        self.replace_run(terms, &vma);
+        next
+    }
+
+    /// Makes ready what a candidate is to be replaced by.
+    fn prepare(&mut self, terms: &Terms<'_>, candidate: Candidate) -> Result<Neighbour, Refusal> {
+        let Candidate { addr, frame, key } = candidate;
+        let Some(key) = key else {
+            return Neighbour::by_zero(addr, frame);
+        };
+        match self.engine.target(key).ok_or(Refusal::Gone)? {
+            Target::Shared(shared) => Neighbour::by_shared(addr, frame, shared),
+            Target::Twin(twin) if twin == frame => Err(Refusal::Gone),
+            Target::Twin(twin) => Neighbour::by_new(addr, frame, twin, terms, &mut self.pool),
+        }
+    }
+
+    /// Replaces the pages of the run, and tells the engine.
+    fn replace_run(&mut self, terms: &Terms<'_>, vma: &VmaReadGuard<'_>) {
+        let (engine, candidates) = (&self.engine, &self.run.candidates);
+        let results = replace_all(terms, vma, &self.run.neighbours, &|index, content| {
+            let key = candidates.get(index).and_then(|candidate| candidate.key);
+            key.is_some_and(|key| engine.is_of(key, terms.domain, content))
+        });
+        for (index, result) in results.into_iter().enumerate() {
+            let (Some(&candidate), Some(neighbour)) = (
+                self.run.candidates.get(index),
+                self.run.neighbours.get(index),
+            ) else {
+                break;
+            };
+            match (result, candidate.key, neighbour.shared()) {
+                (Ok(()), Some(key), Some(shared)) => {
+                    if neighbour.is_new() {
+                        self.batch.await_twin(key, self.engine.target(key));
+                        // Whatever shared page was on this frame before has been freed.
+                        self.engine.forget_shared(shared.frame());
+                    }
+                    self.engine
+                        .merged(key, shared.frame(), terms.domain, shared.mappings());
+                }
+                (Ok(()), ..) => (),
+                (Err(refusal), ..) => self.refused(terms.domain, candidate, refusal),
+            }
+        }
+        self.run.clear();
+    }
+
+    /// Merges a page, by all of its mappings, with what the engine has for its content by now.
     fn merge(&mut self, terms: &Terms<'_>, candidate: Candidate) {
-        let Candidate { frame, key } = candidate;
+        let Candidate { frame, key, .. } = candidate;
         let Some(key) = key else {
             // Refused: it will be met again in the next pass.
             let _ = terms.join_zero(frame);
@@ -352,10 +442,21 @@ impl Scanner {
                 self.engine
                     .merged(key, shared.frame(), terms.domain, mappings);
             }
-            Err(Refusal::TargetGone) => self.engine.refuted(key, frame),
-            Err(Refusal::Different) => self.differed(terms.domain, key, frame),
-            Err(Refusal::Full) => self.engine.retire(key, frame),
-            Err(_) => (),
+            Err(refusal) => self.refused(terms.domain, candidate, refusal),
+        }
+    }
+
+    /// Tells the engine why a page was not merged, as far as that is of use to it.
+    fn refused(&mut self, domain: Domain, candidate: Candidate, refusal: Refusal) {
+        let Candidate { frame, key, .. } = candidate;
+        let Some(key) = key else {
+            return;
+        };
+        match refusal {
+            Refusal::TargetGone => self.engine.refuted(key, frame),
+            Refusal::Different => self.differed(domain, key, frame),
+            Refusal::Full => self.engine.retire(key, frame),
+            _ => (),
         }
     }
 
@@ -404,6 +505,12 @@ fn look(engine: &mut KsmScanner<KernelStorage>, frame: Frame, domain: Domain) ->
     })
 }
 
+/// The area at `addr`, if pages of it may be merged on these terms.
+fn area_of<'a>(terms: &Terms<'a>, addr: usize) -> Option<VmaReadGuard<'a>> {
+    let vma = VmaReadGuard::next(terms.mm, addr).ok()??;
+    (vma.start() <= addr && terms.allows(&vma)).then_some(vma)
+}
+
 /// Breaks what is merged in all processes; returns how many pages that were.
 fn unmerge_all(which: &Which) -> Result<u64> {
     let mut cursor = Cursor::default();
@@ -434,13 +541,22 @@ fn is_admitted(mm: &Mm, vma: &VmaReadGuard<'_>, policy: Policy) -> bool {
 /// merging takes for a pin.
 struct Batch {
     /// Unmerged pages.
-    pages: KVec<(Frame, Sample)>,
+    pages: KVec<Seen>,
     /// Merged ones, with the number of their mappings.
     merged: KVec<(Frame, u32)>,
     /// Merged ones of which nobody wants to know more.
     passed_by: u64,
     /// Pages to merge.
     candidates: KVec<Candidate>,
+    /// Those of them that have to be merged by themselves.
+    involved: KVec<Candidate>,
+}
+
+/// An unmerged page that was met.
+struct Seen {
+    addr: usize,
+    frame: Frame,
+    sample: Sample,
 }
 
 impl Batch {
@@ -450,7 +566,64 @@ impl Batch {
             merged: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             passed_by: 0,
             candidates: KVec::with_capacity(BATCH, GFP_KERNEL)?,
+            involved: KVec::with_capacity(BATCH, GFP_KERNEL)?,
         })
+    }
+
+    /// Has a page merged by itself.
+    fn involve(&mut self, candidate: Candidate) {
+        // There is room: it is a candidate, or the twin of one that is not here.
+        let _ = self.involved.push_within_capacity(candidate);
+    }
+
+    /// Has the twin for which a shared page was made merged, too.
+    fn await_twin(&mut self, key: Key, target: Option<Target>) {
+        if let Some(Target::Twin(frame)) = target {
+            // Nobody knows its address, and merging it by itself takes none.
+            let (addr, key) = (0, Some(key));
+            self.involve(Candidate { addr, frame, key });
+        }
+    }
+}
+
+/// Candidates near each other, each with what it is to be replaced by.
+struct Run {
+    candidates: KVec<Candidate>,
+    neighbours: KVec<Neighbour>,
+}
+
+impl Run {
+    fn new() -> Result<Self> {
+        Ok(Run {
+            candidates: KVec::with_capacity(neighbours::MOST, GFP_KERNEL)?,
+            neighbours: KVec::with_capacity(neighbours::MOST, GFP_KERNEL)?,
+        })
+    }
+
+    /// Whether a further candidate can be replaced together with these: not where one of them
+    /// brings the shared page that this one is to join.
+    fn takes(&self, further: &Candidate) -> bool {
+        let awaits = |(candidate, neighbour): (&Candidate, &Neighbour)| {
+            neighbour.is_new() && candidate.key == further.key
+        };
+        self.candidates.len() < neighbours::MOST
+            && self
+                .candidates
+                .last()
+                .is_none_or(|last| neighbours::are_near(last.addr, further.addr))
+            && !self.candidates.iter().zip(&self.neighbours).any(awaits)
+    }
+
+    fn push(&mut self, candidate: Candidate, neighbour: Neighbour) {
+        // There is room: it was asked for.
+        let _ = self.candidates.push_within_capacity(candidate);
+        let _ = self.neighbours.push_within_capacity(neighbour);
+    }
+
+    /// Gives up the pages, which frees those that were replaced.
+    fn clear(&mut self) {
+        self.candidates.clear();
+        self.neighbours.clear();
     }
 }
 
@@ -477,11 +650,16 @@ struct Gatherer<'a> {
 }
 
 impl Visitor for Gatherer<'_> {
-    fn page(&mut self, _addr: usize, mapped: Mapped) -> ControlFlow<()> {
+    fn page(&mut self, addr: usize, mapped: Mapped) -> ControlFlow<()> {
         // There is room: no more pages are looked at than a batch holds.
         if mapped.kind != Kind::Merged {
             if let Some(sample) = mapped.sample(&self.sampler) {
-                let seen = (mapped.frame(), sample);
+                let frame = mapped.frame();
+                let seen = Seen {
+                    addr,
+                    frame,
+                    sample,
+                };
                 let _ = self.batch.pages.push_within_capacity(seen);
             }
         } else if self.watchful {

@@ -9,7 +9,9 @@ pub const PAGE_SIZE: usize = 4096;
 pub const WORDS: usize = PAGE_SIZE / 8;
 
 /// Words that are read before they are judged: a branch for each would cost more than it saves.
-const ROW: usize = 8;
+pub const ROW: usize = 4;
+/// Rows of a page.
+const ROWS: usize = WORDS / ROW;
 
 /// Read access to one page of [`PAGE_SIZE`] bytes.
 ///
@@ -20,10 +22,16 @@ pub trait Content {
     /// Returns the word at `index` (in words, below [`WORDS`]), in native byte order.
     fn word(&self, index: usize) -> u64;
 
+    /// Returns the words from `row` times [`ROW`] on.
+    #[inline]
+    fn row(&self, row: usize) -> [u64; ROW] {
+        core::array::from_fn(|index| self.word(row * ROW + index))
+    }
+
     /// Whether every byte is zero. Stops soon behind the first word that is not.
     #[inline]
     fn is_zero(&self) -> bool {
-        (0..WORDS / ROW).all(|row| any_bit(row, |index| self.word(index)) == 0)
+        (0..ROWS).all(|row| any_bit(self.row(row)) == 0)
     }
 }
 
@@ -41,11 +49,14 @@ impl Content for [u8; PAGE_SIZE] {
 /// Whether two pages are equal, byte for byte.
 #[inline]
 pub fn same<A: Content + ?Sized, B: Content + ?Sized>(a: &A, b: &B) -> bool {
-    (0..WORDS / ROW).all(|row| any_bit(row, |index| a.word(index) ^ b.word(index)) == 0)
+    (0..ROWS).all(|row| {
+        let (a, b) = (a.row(row), b.row(row));
+        any_bit(core::array::from_fn(|index| a[index] ^ b[index])) == 0
+    })
 }
 
-/// The bits that any word of a row has, of what `word` makes of its index.
+/// The bits that any of these words has.
 #[inline]
-fn any_bit(row: usize, word: impl Fn(usize) -> u64) -> u64 {
-    (0..ROW).fold(0, |bits, index| bits | word(row * ROW + index))
+fn any_bit(words: [u64; ROW]) -> u64 {
+    words.into_iter().fold(0, |bits, word| bits | word)
 }

@@ -19,7 +19,7 @@
 //!   the shared page, or finds its own page as it was.
 //! - the kernel or a device writes to it (O_DIRECT, RDMA, ptrace)? Such a write has taken a
 //!   reference to the page. One taken under the page table lock, or before the entry was cleared,
-//!   is counted by [`Replacement::is_pinned`] after the flush; one by `get_user_pages_fast()`
+//!   is counted by [`LockedPage::is_pinned`] after the flush; one by `get_user_pages_fast()`
 //!   after that sees the entry cleared and is given back.
 
 use crate::mm::page::Kind;
@@ -30,19 +30,18 @@ use crate::mm::policy::Policy;
 use crate::mm::pool::Pool;
 use crate::mm::process::Owner;
 use crate::mm::pte::Cleared;
+use crate::mm::pte::Entry;
 use crate::mm::pte::Invalidation;
-use crate::mm::pte::MappedEntry;
+use crate::mm::pte::Mapping;
+use crate::mm::rmap::each_mapping;
 use crate::mm::shared::SharedPage;
 use crate::mm::vma::StableVma;
-use crate::shim;
-use core::ptr::NonNull;
+use core::ops::ControlFlow;
 use engine::content::same;
 use engine::Content;
 use engine::Domain;
 use engine::Frame;
-use kernel::bindings;
-use kernel::ffi::c_ulong;
-use kernel::ffi::c_void;
+use engine::PAGE_SIZE;
 use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 use kernel::sync::rcu;
@@ -66,6 +65,8 @@ pub(crate) enum Refusal {
     LeftAlone,
     /// The shared page would have more mappings than it may have.
     Full,
+    /// It has several mappings, or is part of a large page.
+    Involved,
     /// There is no memory for a shared page.
     NoMemory,
 }
@@ -110,7 +111,8 @@ impl Terms<'_> {
         if !same(&page.content(), &twin.content()) {
             return Err(Refusal::Different);
         }
-        let shared = SharedPage::copy_of(&page, self.mm, pool).map_err(|_| Refusal::NoMemory)?;
+        let shared = SharedPage::new(self.mm, pool).map_err(|_| Refusal::NoMemory)?;
+        shared.fill(&page);
         // Of the copy, which nobody can change any more.
         if !is_expected(&shared.content()) {
             return Err(Refusal::Changed);
@@ -129,21 +131,12 @@ impl Terms<'_> {
         let page = PageRef::candidate(frame).ok_or(Refusal::Gone)?;
         let shared = SharedPage::readable(shared).ok_or(Refusal::TargetGone)?;
         self.check_few(&page)?;
+        // All of its mappings, or none: who has them is not to be told apart by that.
         if page.mappings().saturating_add(shared.mappings()) > self.max_page_sharing {
             return Err(Refusal::Full);
         }
         self.replace_by(&page, &shared)?;
         Ok(shared)
-    }
-
-    /// Leaves pages alone that many processes share since a fork: two of them would be too many
-    /// mappings for one shared page. (A fork may add to them meanwhile, as to any shared page.)
-    fn check_few(&self, page: &PageRef) -> Result<(), Refusal> {
-        if page.mappings() <= self.max_page_sharing / 2 {
-            Ok(())
-        } else {
-            Err(Refusal::LeftAlone)
-        }
     }
 
     /// Merges `frame`, if it is full of zeroes, into the kernel's zero page.
@@ -156,6 +149,62 @@ impl Terms<'_> {
         self.replace(&page, &Equal::Zero)
     }
 
+    /// Whether the page on `twin` is one that these terms allow to merge, and equals `page`. An
+    /// error tells nothing about a page that they do not allow.
+    pub(super) fn check_twin(&self, twin: Frame, page: &PageRef) -> Result<(), Refusal> {
+        let twin = PageRef::candidate(twin).ok_or(Refusal::TargetGone)?;
+        self.check_few(&twin).map_err(Refusal::of_target)?;
+        let twin = twin.try_lock().ok_or(Refusal::Busy)?;
+        if twin.kind() != Kind::Anonymous || twin.is_pinned() {
+            return Err(Refusal::TargetGone);
+        }
+        if twin.is_large() {
+            return Err(Refusal::Involved);
+        }
+        let mut allowed = false;
+        let walked = each_mapping(&twin, &mut |vma, addr| {
+            allowed = self.allows(vma) && Mapping::find(&twin, vma, addr).is_some();
+            if allowed {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        match (walked, allowed) {
+            (false, _) => Err(Refusal::Busy),
+            (true, false) => Err(Refusal::TargetGone),
+            (true, true) if same(&page.content(), &twin.content()) => Ok(()),
+            (true, true) => Err(Refusal::Different),
+        }
+    }
+
+    /// Leaves pages alone that many processes share since a fork: two of them would be too many
+    /// mappings for one shared page. (A fork may add to them meanwhile, as to any shared page.)
+    fn check_few(&self, page: &PageRef) -> Result<(), Refusal> {
+        if page.mappings() <= self.max_page_sharing / 2 {
+            Ok(())
+        } else {
+            Err(Refusal::LeftAlone)
+        }
+    }
+
+    /// Whether `shared` may have one mapping more.
+    fn check_room(&self, shared: &SharedPage) -> Result<(), Refusal> {
+        if shared.mappings() < self.max_page_sharing {
+            Ok(())
+        } else {
+            Err(Refusal::Full)
+        }
+    }
+
+    /// Whether the rules let pages of `vma` be merged, on these terms.
+    pub(crate) fn allows(&self, vma: &StableVma<'_>) -> bool {
+        let rcu = rcu::read_lock();
+        Owner::of(vma.mm(), &rcu).is_some_and(|owner| {
+            self.policy.domain(&owner) == self.domain && self.policy.admits(vma, &owner)
+        })
+    }
+
     /// Replaces what mappings of `page` it may by mappings of `shared`.
     fn replace_by(&self, page: &PageRef, shared: &SharedPage) -> Result<(), Refusal> {
         // A huge page is not split for what is different anyway.
@@ -163,169 +212,120 @@ impl Terms<'_> {
             return Err(Refusal::Different);
         }
         let page = page.try_lock().ok_or(Refusal::Busy)?;
-        let shared = shared.try_lock().ok_or(Refusal::Busy)?;
-        self.replace(&page, &Equal::Shared(&shared))
+        self.replace(&page, &Equal::Shared(shared))
     }
 
-    /// Replaces what mappings of `page` it may; an error where that is none.
+    /// Replaces what mappings of `page` it may; an error where that is none: why the last was not.
     fn replace(&self, page: &LockedPage<'_>, equal: &Equal<'_>) -> Result<(), Refusal> {
         // Its kind may have changed before it was locked.
         if page.kind() != Kind::Anonymous {
             return Err(Refusal::Gone);
         }
         page.split().map_err(|_| Refusal::Busy)?;
-        let mut replacement = Replacement {
-            terms: self,
-            page,
-            equal,
-            replaced: false,
-            refusal: Refusal::Gone,
-        };
-        replacement.walk();
+        let (mut replaced, mut refusal) = (false, Refusal::Gone);
+        let walked = each_mapping(page, &mut |vma, addr| {
+            match self.replace_in(page, equal, vma, addr) {
+                Ok(()) => replaced = true,
+                Err(why) => refusal = why,
+            }
+            ControlFlow::Continue(())
+        });
         page.free_swap_if_unmapped();
-        if replacement.replaced {
-            Ok(())
-        } else {
-            Err(replacement.refusal)
+        match (replaced, walked) {
+            (true, _) => Ok(()),
+            (false, true) => Err(refusal),
+            (false, false) => Err(Refusal::Busy),
         }
+    }
+
+    /// Replaces the mapping of `page` at `addr` in `vma`, if it is there.
+    fn replace_in(
+        &self,
+        page: &LockedPage<'_>,
+        equal: &Equal<'_>,
+        vma: &StableVma<'_>,
+        addr: usize,
+    ) -> Result<(), Refusal> {
+        if !self.allows(vma) || equal.is_forbidden_in(vma) {
+            return Err(Refusal::LeftAlone);
+        }
+        let invalidation = Invalidation::start(vma, addr..addr.saturating_add(PAGE_SIZE));
+        let mut mapping = Mapping::find(page, vma, addr).ok_or(Refusal::Gone)?;
+        let mut entry = mapping.entry(&invalidation).ok_or(Refusal::Gone)?;
+        let old = entry.clear();
+        replace_entry(self, &mut entry, old, equal)
     }
 }
 
 /// What a page is replaced by.
-enum Equal<'a> {
-    /// A shared page.
-    Shared(&'a LockedPage<'a>),
+pub(super) enum Equal<'a> {
+    /// A shared page, of equal content.
+    Shared(&'a SharedPage),
+    /// A shared page that is new, and gets its content from the page: if that is as expected.
+    New(&'a SharedPage, &'a dyn Fn(&MappedPage<'_>) -> bool),
     /// The zero page.
     Zero,
 }
 
-/// The replacement of one page, in all its mappings.
-struct Replacement<'a> {
-    terms: &'a Terms<'a>,
-    page: &'a LockedPage<'a>,
-    equal: &'a Equal<'a>,
-    replaced: bool,
-    /// Why the last mapping that was not replaced was not.
-    refusal: Refusal,
+impl Equal<'_> {
+    /// Whether it must not be mapped in `vma`.
+    pub(super) fn is_forbidden_in(&self, vma: &StableVma<'_>) -> bool {
+        matches!(self, Equal::Zero) && vma.forbids_zero_page()
+    }
+
+    /// Whether the content of `page`, which nobody can change, is as it has to be.
+    fn check(&self, page: &LockedPage<'_>) -> Result<(), Refusal> {
+        let is_so = |so, refusal| if so { Ok(()) } else { Err(refusal) };
+        match self {
+            Equal::Shared(shared) => {
+                is_so(same(&page.content(), &shared.content()), Refusal::Different)
+            }
+            Equal::New(shared, is_expected) => {
+                shared.fill(page);
+                is_so(is_expected(&shared.content()), Refusal::Changed)
+            }
+            Equal::Zero => is_so(page.content().is_zero(), Refusal::Different),
+        }
+    }
 }
 
-impl Replacement<'_> {
-    /// Visits all mappings of the page.
-    fn walk(&mut self) {
-        let folio = self.page.folio();
-        let mut control = shim::rmap_walk_control {
-            arg: core::ptr::from_mut(self).cast(),
-            try_lock: true,
-            contended: false,
-            rmap_one: Some(Self::rmap_one),
-            done: None,
-            // The folio lock and a reference do not keep the anon_vma: the last process that maps
-            // the page may exit at any moment. This one takes it only where the page is mapped.
-            anon_lock: Some(shim::folio_lock_anon_vma_read),
-            invalid_vma: None,
-        };
-        // SAFETY: The folio is referenced and locked; `rmap_one` takes `arg` as what it is.
-        unsafe { shim::rmap_walk(folio, &mut control) };
-        if control.contended {
-            self.refusal = Refusal::Busy;
-        }
+/// Replaces a mapping whose entry was cleared, or puts it back.
+pub(super) fn replace_entry(
+    terms: &Terms<'_>,
+    entry: &mut Entry<'_>,
+    old: Cleared,
+    equal: &Equal<'_>,
+) -> Result<(), Refusal> {
+    if let Err(refusal) = check(terms, entry, &old, equal) {
+        entry.restore(old);
+        return Err(refusal);
     }
+    match equal {
+        Equal::Shared(shared) | Equal::New(shared, _) => entry.map(old, shared),
+        Equal::Zero => entry.map_zero(old),
+    }
+    Ok(())
+}
 
-    /// Visits the mapping of the page at `addr` in `vma`, if there is one. Returns whether to
-    /// visit others.
-    ///
-    /// # Safety
-    ///
-    /// Called by `rmap_walk()` as called by [`Self::walk`]: with the folio locked and the lock of
-    /// an anon_vma held in which `vma` is linked.
-    unsafe extern "C" fn rmap_one(
-        _folio: *mut bindings::folio,
-        vma: *mut bindings::vm_area_struct,
-        addr: c_ulong,
-        arg: *mut c_void,
-    ) -> bool {
-        // SAFETY: `arg` is what `walk` passed, and nobody else uses it meanwhile.
-        let this = unsafe { &mut *arg.cast::<Self>() };
-        if let Some(vma) = NonNull::new(vma) {
-            // SAFETY: The anon_vma lock is held.
-            let vma = unsafe { StableVma::from_raw(vma) };
-            match this.replace_in(&vma, addr) {
-                Ok(()) => this.replaced = true,
-                Err(refusal) => this.refusal = refusal,
-            }
-        }
-        true
+/// What decides, once nobody can write to the page through this entry: the page is referred to by
+/// page tables only, equals its replacement in every byte, and can be made shared.
+fn check(
+    terms: &Terms<'_>,
+    entry: &Entry<'_>,
+    cleared: &Cleared,
+    equal: &Equal<'_>,
+) -> Result<(), Refusal> {
+    let page = entry.page();
+    if page.is_pinned() {
+        return Err(Refusal::Pinned);
     }
-
-    /// Replaces the mapping at `addr` in `vma`.
-    fn replace_in(&self, vma: &StableVma<'_>, addr: usize) -> Result<(), Refusal> {
-        if !self.is_allowed(vma) {
-            return Err(Refusal::LeftAlone);
-        }
-        let invalidation = Invalidation::start(vma, addr);
-        let mut entry =
-            MappedEntry::find(self.page, vma, addr, &invalidation).ok_or(Refusal::Gone)?;
-        let old = entry.clear();
-        if let Err(refusal) = self.check(&entry, &old) {
-            entry.restore(old);
-            return Err(refusal);
-        }
-        match self.equal {
-            Equal::Shared(shared) => entry.map(old, shared),
-            Equal::Zero => entry.map_zero(old),
-        }
-        Ok(())
+    if let Equal::Shared(shared) = equal {
+        terms.check_room(shared)?;
     }
-
-    /// Whether the rules let pages of `vma` be merged, on these terms.
-    fn is_allowed(&self, vma: &StableVma<'_>) -> bool {
-        let rcu = rcu::read_lock();
-        let Some(owner) = Owner::of(vma.mm(), &rcu) else {
-            return false;
-        };
-        let policy = self.terms.policy;
-        policy.domain(&owner) == self.terms.domain
-            && policy.admits(vma, &owner)
-            && !(matches!(self.equal, Equal::Zero) && vma.forbids_zero_page())
+    equal.check(page)?;
+    // Last, for it can't be undone.
+    if !entry.try_share(cleared) {
+        return Err(Refusal::Pinned);
     }
-
-    /// What decides, once nobody can write to the page through this entry: the page is referred
-    /// to by page tables only, equals its replacement in every byte, and can be made shared.
-    fn check(&self, entry: &MappedEntry<'_>, cleared: &Cleared) -> Result<(), Refusal> {
-        if self.is_pinned() {
-            return Err(Refusal::Pinned);
-        }
-        if !self.is_equal() {
-            return Err(Refusal::Different);
-        }
-        // Last, for it can't be undone.
-        if !entry.try_share(cleared) {
-            return Err(Refusal::Pinned);
-        }
-        Ok(())
-    }
-
-    /// Whether anything but its mappings, the swap cache and this thread refers to the page.
-    ///
-    /// As `write_protect_page()` in `mm/ksm.c`: the entry was cleared, but its mapping still
-    /// counts.
-    fn is_pinned(&self) -> bool {
-        let folio = self.page.folio();
-        // SAFETY: The folio is referenced, and its lock keeps it in or out of the swap cache.
-        unsafe {
-            let swapcache = i32::from(shim::ksm_v_folio_test_swapcache(folio));
-            let expected = shim::ksm_v_folio_mapcount(folio)
-                .wrapping_add(1)
-                .wrapping_add(swapcache);
-            expected != shim::ksm_v_folio_ref_count(folio)
-        }
-    }
-
-    fn is_equal(&self) -> bool {
-        let content: MappedPage<'_> = self.page.content();
-        match self.equal {
-            Equal::Shared(shared) => same(&content, &shared.content()),
-            Equal::Zero => content.is_zero(),
-        }
-    }
+    Ok(())
 }

@@ -4,30 +4,32 @@
 //!
 //! One type for each right held. Data flows one way: [`process`] finds address spaces, [`vma`]
 //! their areas, [`walk`] the pages that are mapped there; [`page`] is a page by its frame number;
-//! [`merge`] replaces all mappings of one by another, found through the kernel's rmap; and
-//! [`unmerge`] breaks them apart again. Shared pages come out of a [`pool`]. [`policy`] says what may be merged with what.
+//! [`merge`] replaces all mappings of one by another, found through the kernel's [`rmap`], and
+//! [`neighbours`] many pages at once that have one mapping each; [`unmerge`] breaks them apart
+//! again. Shared pages come out of a [`pool`]. [`policy`] says what may be merged with what.
 //!
 //! # Lock order
 //!
 //! ```text
 //! scanner mutex                           (crate::daemon)
-//!   mmap_lock or VMA lock, for reading    (walk, unmerge; not held while merging)
-//!   folio lock of the page to replace     (trylock)
-//!     folio lock of the shared page       (trylock)
-//!       anon_vma lock, for reading        (rmap_walk)
+//!   mmap_lock or VMA lock, for reading    (walk, unmerge, neighbours; not in merge)
+//!     folio locks of pages to replace     (trylock)
+//!       anon_vma lock, for reading        (trylock; merge)
 //!         mmu notifiers
 //!           page table lock
 //! ```
 //!
-//! Merging holds no lock of the address space. What may happen to a mapping meanwhile, and which
-//! lock forbids it, is said in [`merge`].
+//! What may happen to a mapping meanwhile, and which lock forbids it, is said in [`merge`] and in
+//! [`neighbours`].
 
 pub(crate) mod merge;
+pub(crate) mod neighbours;
 pub(crate) mod page;
 pub(crate) mod policy;
 pub(crate) mod pool;
 pub(crate) mod process;
 pub(crate) mod pte;
+pub(crate) mod rmap;
 pub(crate) mod shared;
 pub(crate) mod storage;
 pub(crate) mod unmerge;

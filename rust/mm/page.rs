@@ -9,6 +9,7 @@ use crate::shim;
 use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr::NonNull;
+use engine::content::ROW;
 use engine::content::WORDS;
 use engine::Content;
 use engine::Frame;
@@ -261,6 +262,22 @@ impl LockedPage<'_> {
         kernel::error::to_result(unsafe { shim::ksm_v_split_huge_page(self.as_ptr()) })
     }
 
+    /// Whether anything but its mappings, the swap cache and the owner of this refers to the page.
+    ///
+    /// As `write_protect_page()` in `mm/ksm.c`. To be asked while the mapping is cleared and
+    /// flushed: that still counts, and nobody finds the page by it any more.
+    pub(super) fn is_pinned(&self) -> bool {
+        let folio = self.folio();
+        // SAFETY: The folio is referenced, and its lock keeps it in or out of the swap cache.
+        unsafe {
+            let swapcache = i32::from(shim::ksm_v_folio_test_swapcache(folio));
+            let expected = shim::ksm_v_folio_mapcount(folio)
+                .wrapping_add(1)
+                .wrapping_add(swapcache);
+            expected != shim::ksm_v_folio_ref_count(folio)
+        }
+    }
+
     /// Frees the swap slot of a page that nothing maps any more.
     pub(super) fn free_swap_if_unmapped(&self) {
         if self.mappings() == 0 {
@@ -306,6 +323,15 @@ impl Content for MappedPage<'_> {
         }
         // SAFETY: Within the page, by the type invariant. Volatile: user space may write to it.
         unsafe { self.words.add(index).read_volatile() }
+    }
+
+    #[inline]
+    fn row(&self, row: usize) -> [u64; ROW] {
+        if row >= WORDS / ROW {
+            return [0; ROW];
+        }
+        // SAFETY: As above.
+        core::array::from_fn(|index| unsafe { self.words.add(row * ROW + index).read_volatile() })
     }
 }
 

@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One page table entry, found through the rmap, to be replaced.
+//! Page table entries that map a page to be replaced: one that the rmap leads to, or several of
+//! one page table.
 //!
 //! C headers: [`include/linux/rmap.h`](srctree/include/linux/rmap.h),
 //! [`include/linux/mmu_notifier.h`](srctree/include/linux/mmu_notifier.h)
 
 use crate::mm::page::LockedPage;
+use crate::mm::shared::SharedPage;
 use crate::mm::vma::StableVma;
 use crate::shim;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
+use core::ops::Range;
+use core::ptr::NonNull;
 use engine::PAGE_SIZE;
 use kernel::bindings;
 use kernel::ffi::c_int;
 use kernel::types::NotThreadSafe;
 
-/// Secondary MMUs (KVM) have been told to forget a page, and wait until this is dropped.
+/// Secondary MMUs (KVM) have been told to forget pages, and wait until this is dropped.
 ///
 /// # Invariants
 ///
@@ -27,19 +31,19 @@ pub(super) struct Invalidation<'a> {
 }
 
 impl<'a> Invalidation<'a> {
-    /// Invalidates the page at `addr`. May sleep.
-    pub(super) fn start(vma: &'a StableVma<'_>, addr: usize) -> Self {
-        let mut range = MaybeUninit::uninit();
+    /// Invalidates the pages in `range`. May sleep.
+    pub(super) fn start(vma: &'a StableVma<'_>, range: Range<usize>) -> Self {
+        let mut notified = MaybeUninit::uninit();
         // SAFETY: Initialises the range; the area keeps the mm in place.
         let range = unsafe {
             shim::ksm_v_mmu_notifier_range_init(
-                range.as_mut_ptr(),
+                notified.as_mut_ptr(),
                 vma.mm().as_raw(),
-                addr,
-                addr.saturating_add(PAGE_SIZE),
+                range.start,
+                range.end,
             );
-            shim::ksm_v_mmu_notifier_invalidate_range_start(range.as_mut_ptr());
-            range.assume_init()
+            shim::ksm_v_mmu_notifier_invalidate_range_start(notified.as_mut_ptr());
+            notified.assume_init()
         };
         // INVARIANT: It was just started. Moving it is fine: nothing points to it between the
         // calls.
@@ -58,71 +62,76 @@ impl Drop for Invalidation<'_> {
     }
 }
 
-/// A page table entry that maps a page; the page table lock is held.
+/// The entry at `addr` of an area, which maps a page for the CPU, in the ordinary way.
 ///
 /// # Invariants
 ///
-/// `walk` stopped at an entry of `vma` that maps the page, which is a folio of its own, and holds
-/// the page table lock.
-pub(super) struct MappedEntry<'a> {
-    walk: shim::page_vma_mapped_walk,
+/// For `'a` the lock of the page table is held in which `entry` is, the entry of `vma` at `addr`.
+/// It mapped `page`, a folio of its own, when this was made.
+pub(super) struct Entry<'a> {
+    entry: NonNull<bindings::pte_t>,
+    addr: usize,
     vma: &'a StableVma<'a>,
     page: &'a LockedPage<'a>,
 }
 
-/// An entry that was cleared and flushed: no CPU can write through it, nor find the page by it.
+/// What an entry held that was cleared. CPUs may still write to the page, by what their TLBs know.
+#[must_use]
+pub(super) struct Unflushed(bindings::pte_t);
+
+/// What an entry held that was cleared and flushed: no CPU can write to the page through it, nor
+/// find the page by it.
+///
+/// From here until the entry is set again, the CPUs fault on the address and wait for the page
+/// table lock; `get_user_pages_fast()`, which takes no lock, no longer finds the page, or had
+/// taken its reference before: see [`LockedPage::is_pinned`].
+#[must_use]
 pub(super) struct Cleared(bindings::pte_t);
 
-impl<'a> MappedEntry<'a> {
-    /// Finds the entry of `vma` that maps `page` at `addr`, and locks its page table.
-    ///
-    /// The invalidation that the caller must have started covers what is done to the entry.
-    pub(super) fn find(
-        page: &'a LockedPage<'a>,
-        vma: &'a StableVma<'a>,
-        addr: usize,
-        _invalidation: &Invalidation<'_>,
-    ) -> Option<Self> {
-        let mut walk = MaybeUninit::uninit();
-        // SAFETY: Initialises the walk. The folio is locked and referenced, the area in place.
-        let mut walk = unsafe {
-            shim::ksm_v_folio_vma_walk_init(walk.as_mut_ptr(), page.folio(), vma.as_ptr(), addr);
-            walk.assume_init()
-        };
-        // SAFETY: As above. When it returns false, it has cleaned up after itself.
-        if !unsafe { shim::page_vma_mapped_walk(&mut walk) } {
-            return None;
-        }
-        // INVARIANT: It stopped at an entry, its page table locked.
-        let entry = MappedEntry { walk, vma, page };
-        entry.is_plain().then_some(entry)
-    }
+/// Proof that the TLBs were flushed after entries were cleared.
+pub(super) struct Flushed(());
 
+impl Unflushed {
+    /// `_flush` was made after the entry was cleared, and included it.
+    pub(super) fn flushed(self, _flush: &Flushed) -> Cleared {
+        Cleared(self.0)
+    }
+}
+
+impl Entry<'_> {
     /// Whether the entry maps the page for the CPU, in the ordinary way.
     ///
-    /// Not so: a huge mapping (the page was split before), an entry that only a device uses, and
-    /// one whose writes user space wants to hear of.
-    fn is_plain(&self) -> bool {
-        if self.walk.pte.is_null() {
-            return false;
-        }
-        // SAFETY: By the type invariant.
+    /// Not so: one that only a device uses, and one whose writes user space wants to hear of.
+    ///
+    /// # Safety
+    ///
+    /// The lock of the page table must be held in which `entry` is.
+    unsafe fn is_plain(entry: NonNull<bindings::pte_t>) -> bool {
+        // SAFETY: Promised by the caller.
         unsafe {
-            let pte = shim::ksm_v_ptep_get(self.walk.pte);
+            let pte = shim::ksm_v_ptep_get(entry.as_ptr());
             shim::ksm_v_pte_present(pte) && !shim::ksm_v_pte_uffd(pte)
         }
     }
 
+    /// The page that it maps, or did before it was cleared.
+    pub(super) fn page(&self) -> &LockedPage<'_> {
+        self.page
+    }
+
     /// Clears the entry and flushes it from all TLBs.
-    ///
-    /// From here until [`Self::restore`] or [`Self::map`], the CPUs fault on the address and wait
-    /// for the page table lock; `get_user_pages_fast()`, which takes no lock, no longer finds the
-    /// page, or had taken its reference before: see `is_pinned()` in [`super::merge`].
     pub(super) fn clear(&mut self) -> Cleared {
         // SAFETY: By the type invariant.
         Cleared(unsafe {
-            shim::ptep_clear_flush(self.vma.as_ptr(), self.walk.address, self.walk.pte)
+            shim::ptep_clear_flush(self.vma.as_ptr(), self.addr, self.entry.as_ptr())
         })
+    }
+
+    /// Clears the entry, to be flushed later.
+    pub(super) fn clear_unflushed(&mut self) -> Unflushed {
+        let mm = self.vma.mm().as_raw();
+        // SAFETY: By the type invariant.
+        Unflushed(unsafe { shim::ksm_v_ptep_get_and_clear(mm, self.addr, self.entry.as_ptr()) })
     }
 
     /// Puts back what was cleared: as if nothing had happened.
@@ -142,10 +151,10 @@ impl<'a> MappedEntry<'a> {
     }
 
     /// Maps `shared` in place of the page.
-    pub(super) fn map(mut self, old: Cleared, shared: &LockedPage<'_>) {
+    pub(super) fn map(&mut self, old: Cleared, shared: &SharedPage) {
         let (folio, page) = (shared.folio(), shared.as_ptr());
-        // SAFETY: The shared page is referenced and locked, and the page table lock is held. The
-        // new mapping gets a reference of its own.
+        // SAFETY: The shared page is referenced, and the page table lock is held. The new mapping
+        // gets a reference of its own.
         let pte = unsafe {
             shim::ksm_v_folio_get(folio);
             shim::folio_add_anon_rmap_ptes(
@@ -153,7 +162,7 @@ impl<'a> MappedEntry<'a> {
                 page,
                 1,
                 self.vma.as_ptr(),
-                self.walk.address,
+                self.addr,
                 0, // RMAP_NONE: not exclusive.
             );
             shim::ksm_v_mk_pte(page, self.vma.page_prot())
@@ -163,13 +172,13 @@ impl<'a> MappedEntry<'a> {
 
     /// Maps the zero page in place of the page, marked as `mm/ksm.c` marks it, so that the kernel
     /// counts it in `ksm_zero_pages`.
-    pub(super) fn map_zero(mut self, old: Cleared) {
+    pub(super) fn map_zero(&mut self, old: Cleared) {
         let mm = self.vma.mm().as_raw();
         // SAFETY: The area keeps the mm in place. The zero page is no anonymous page.
         let pte = unsafe {
             shim::ksm_v_ksm_map_zero_page(mm);
             shim::ksm_v_dec_mm_counter(mm, bindings::MM_ANONPAGES as c_int);
-            shim::ksm_v_mk_ksm_zero_pte(self.walk.address, self.vma.page_prot())
+            shim::ksm_v_mk_ksm_zero_pte(self.addr, self.vma.page_prot())
         };
         self.finish(old, pte);
     }
@@ -195,13 +204,129 @@ impl<'a> MappedEntry<'a> {
     fn set(&mut self, pte: bindings::pte_t) {
         let mm = self.vma.mm().as_raw();
         // SAFETY: By the type invariant; the entry was cleared before.
-        unsafe { shim::ksm_v_set_pte_at(mm, self.walk.address, self.walk.pte, pte) };
+        unsafe { shim::ksm_v_set_pte_at(mm, self.addr, self.entry.as_ptr(), pte) };
     }
 }
 
-impl Drop for MappedEntry<'_> {
+/// A mapping that the rmap led to, its page table locked.
+///
+/// # Invariants
+///
+/// `walk` stopped at an entry of `vma` that maps `page`, and holds its page table's lock.
+pub(super) struct Mapping<'a> {
+    walk: shim::page_vma_mapped_walk,
+    vma: &'a StableVma<'a>,
+    page: &'a LockedPage<'a>,
+}
+
+impl<'a> Mapping<'a> {
+    /// Finds where `vma` maps `page`, for which the rmap says `addr`, and locks the page table.
+    pub(super) fn find(
+        page: &'a LockedPage<'a>,
+        vma: &'a StableVma<'a>,
+        addr: usize,
+    ) -> Option<Self> {
+        let mut walk = MaybeUninit::uninit();
+        // SAFETY: Initialises the walk. The folio is locked and referenced, the area in place.
+        let mut walk = unsafe {
+            shim::ksm_v_folio_vma_walk_init(walk.as_mut_ptr(), page.folio(), vma.as_ptr(), addr);
+            walk.assume_init()
+        };
+        // SAFETY: As above. When it returns false, it has cleaned up after itself.
+        if !unsafe { shim::page_vma_mapped_walk(&mut walk) } {
+            return None;
+        }
+        // INVARIANT: It stopped at an entry, its page table locked.
+        Some(Mapping { walk, vma, page })
+    }
+
+    /// The entry, to be replaced: the invalidation that the caller must have started covers that.
+    ///
+    /// `None` where it does not map the page in the ordinary way. That may be a huge mapping, too:
+    /// the page was split before.
+    pub(super) fn entry(&mut self, _invalidation: &Invalidation<'_>) -> Option<Entry<'_>> {
+        let entry = NonNull::new(self.walk.pte)?;
+        // SAFETY: By the type invariant.
+        if !unsafe { Entry::is_plain(entry) } {
+            return None;
+        }
+        // INVARIANT: By that of this type.
+        Some(Entry {
+            entry,
+            addr: self.walk.address,
+            vma: self.vma,
+            page: self.page,
+        })
+    }
+}
+
+impl Drop for Mapping<'_> {
     fn drop(&mut self) {
         // SAFETY: By the type invariant the walk stopped at an entry.
         unsafe { shim::ksm_v_page_vma_mapped_walk_done(&mut self.walk) };
+    }
+}
+
+/// A part of a page table, locked.
+///
+/// # Invariants
+///
+/// For `'a` the page table lock is held. `first` is the entry of `vma` at `range.start`; the
+/// others of `range` follow it.
+pub(super) struct LockedTable<'a> {
+    first: NonNull<bindings::pte_t>,
+    range: Range<usize>,
+    vma: &'a StableVma<'a>,
+}
+
+impl<'a> LockedTable<'a> {
+    /// # Safety
+    ///
+    /// What the invariants say.
+    pub(super) unsafe fn new(
+        first: NonNull<bindings::pte_t>,
+        range: Range<usize>,
+        vma: &'a StableVma<'a>,
+    ) -> Self {
+        // INVARIANT: Promised by the caller.
+        LockedTable { first, range, vma }
+    }
+
+    /// The entry at `addr`, if it maps `page`; the invalidation that the caller must have started
+    /// covers what is done to it.
+    pub(super) fn entry(
+        &'a self,
+        addr: usize,
+        page: &'a LockedPage<'a>,
+        _invalidation: &Invalidation<'_>,
+    ) -> Option<Entry<'a>> {
+        if !self.range.contains(&addr) {
+            return None;
+        }
+        let index = (addr - self.range.start) / PAGE_SIZE;
+        // SAFETY: By the type invariant.
+        let entry = unsafe { self.first.add(index) };
+        // SAFETY: As above.
+        let maps_page = unsafe {
+            Entry::is_plain(entry)
+                && shim::ksm_v_pte_pfn(shim::ksm_v_ptep_get(entry.as_ptr())) as u64
+                    == page.frame().0
+        };
+        // INVARIANT: By that of this type, and as just seen.
+        maps_page.then_some(Entry {
+            entry,
+            addr,
+            vma: self.vma,
+            page,
+        })
+    }
+
+    /// Flushes all of this part from the TLBs.
+    pub(super) fn flush(&self) -> Flushed {
+        // SAFETY: By the type invariant the area is in place.
+        unsafe {
+            shim::ksm_v_flush_tlb_ptes(self.vma.as_ptr(), self.range.start, self.range.end);
+        }
+        Flushed(())
     }
 }

@@ -43,26 +43,23 @@ impl SharedPage {
         Self::get(frame).filter(|page| !page.is_poisoned())
     }
 
-    /// Makes a new shared page with the content of `original`, mapped nowhere yet.
+    /// Makes a new shared page, mapped nowhere yet, whose content is to come.
     ///
     /// It is charged to the memory cgroup of `mm`, as any anonymous page of it, and on no LRU list.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`: no memory, or the cgroup has reached its limit. `EIO`: the original is poisoned.
-    pub(crate) fn copy_of(original: &PageRef, mm: &MmWithUser, pool: &mut Pool) -> Result<Self> {
+    /// `ENOMEM`: no memory, or the cgroup has reached its limit.
+    pub(crate) fn new(mm: &MmWithUser, pool: &mut Pool) -> Result<Self> {
         let page = pool.draw()?;
         let folio = page.folio();
-        // SAFETY: The folio is known to nobody else, the mm in use; both pages are referenced.
+        // SAFETY: The folio is referenced and known to nobody else, the mm in use.
         unsafe {
             to_result(shim::ksm_v_mem_cgroup_charge(
                 folio,
                 mm.as_raw(),
                 shim::KSM_V_GFP_SHARED,
             ))?;
-            if shim::ksm_v_copy_mc_highpage(page.as_ptr(), original.as_ptr()) != 0 {
-                return Err(EIO);
-            }
             shim::ksm_v_folio_mark_uptodate(folio);
             shim::ksm_v_folio_set_swapbacked(folio);
             shim::ksm_v_folio_set_raw_mapping(folio, shim::KSM_V_FOLIO_MAPPING_KSM);
@@ -71,6 +68,12 @@ impl SharedPage {
         }
         // INVARIANT: So it was made.
         Ok(SharedPage(page))
+    }
+
+    /// Copies the content of `original` to this page, which must not be mapped anywhere.
+    pub(super) fn fill(&self, original: &PageRef) {
+        // SAFETY: Both pages are referenced.
+        unsafe { shim::ksm_v_copy_highpage(self.as_ptr(), original.as_ptr()) };
     }
 }
 

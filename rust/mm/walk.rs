@@ -13,7 +13,9 @@ use crate::mm::page::is_poisoned;
 use crate::mm::page::mapped_kind_of;
 use crate::mm::page::mappings_of;
 use crate::mm::page::Kind;
+use crate::mm::pte::LockedTable;
 use crate::mm::vma::StableVma;
+use crate::mm::vma::VmaReadGuard;
 use crate::shim;
 use core::ops::ControlFlow;
 use core::ops::Range;
@@ -146,6 +148,62 @@ pub(crate) fn walk<V: Visitor>(
     } else {
         range.end
     }
+}
+
+/// Shows the page table that maps `range`, which must lie within one, to `visit`, locked; not if
+/// there is none.
+pub(super) fn with_table<F>(vma: &VmaReadGuard<'_>, range: Range<usize>, visit: F)
+where
+    F: FnOnce(&LockedTable<'_>),
+{
+    let mut visit = Some(visit);
+    let ops = shim::mm_walk_ops {
+        pmd_entry: Some(table_entry::<F>),
+        walk_lock: shim::page_walk_lock_PGWALK_VMA_RDLOCK_VERIFY,
+        // SAFETY: All further fields are optional callbacks: none.
+        ..unsafe { core::mem::zeroed() }
+    };
+    // SAFETY: The VMA lock is held; the callback takes `visit` as what it is.
+    unsafe {
+        shim::walk_page_range_vma(
+            vma.as_ptr(),
+            range.start,
+            range.end,
+            &ops,
+            core::ptr::from_mut(&mut visit).cast(),
+        );
+    }
+}
+
+/// # Safety
+///
+/// Called by `walk_page_range_vma()` as called by [`with_table`].
+unsafe extern "C" fn table_entry<F>(
+    pmd: *mut bindings::pmd_t,
+    addr: c_ulong,
+    next: c_ulong,
+    walk: *mut shim::mm_walk,
+) -> c_int
+where
+    F: FnOnce(&LockedTable<'_>),
+{
+    // SAFETY: `private` is what `with_table` passed, and nobody else uses it meanwhile.
+    let (visit, vma) = unsafe { (&mut *(*walk).private.cast::<Option<F>>(), (*walk).vma) };
+    let (Some(visit), Some(vma)) = (visit.take(), NonNull::new(vma)) else {
+        return GO_ON;
+    };
+    // SAFETY: The area is the one of `with_table`, whose lock is held.
+    let vma = unsafe { StableVma::from_raw(vma) };
+    let mut lock = core::ptr::null_mut();
+    // SAFETY: As above; fails where the table has gone or become a huge page.
+    let first = unsafe { shim::pte_offset_map_lock(vma.mm().as_raw(), pmd, addr, &mut lock) };
+    if let Some(first) = NonNull::new(first) {
+        // SAFETY: The entries of this range lie in one table, which was just locked.
+        visit(&unsafe { LockedTable::new(first, addr..next, &vma) });
+        // SAFETY: Mapped and locked above.
+        unsafe { shim::ksm_v_pte_unmap_unlock(first.as_ptr(), lock) };
+    }
+    GO_ON
 }
 
 /// Makes `walk_page_range_vma()` return.

@@ -49,6 +49,8 @@
 	X(ptep_clear_flush, pte_t,							\
 	  (struct vm_area_struct *vma, unsigned long addr, pte_t *ptep),		\
 	  (vma, addr, ptep))								\
+	X(tlb_gather_mmu, void, (struct mmu_gather *tlb, struct mm_struct *mm), (tlb, mm)) \
+	X(tlb_finish_mmu, void, (struct mmu_gather *tlb), (tlb))			\
 	X(folio_add_anon_rmap_ptes, void,						\
 	  (struct folio *folio, struct page *page, int nr, struct vm_area_struct *vma,	\
 	   unsigned long addr, rmap_t flags), (folio, page, nr, vma, addr, flags))	\

@@ -13,6 +13,16 @@ pte_t *ksm_v_ptep_next(pte_t *ptep)
 	return ptep + 1;
 }
 
+pte_t ksm_v_ptep_get_and_clear(struct mm_struct *mm, unsigned long addr, pte_t *ptep)
+{
+	return ptep_get_and_clear(mm, addr, ptep);
+}
+
+unsigned long ksm_v_pte_pfn(pte_t pte)
+{
+	return pte_pfn(pte);
+}
+
 void ksm_v_pte_unmap_unlock(pte_t *ptep, spinlock_t *ptl)
 {
 	pte_unmap_unlock(ptep, ptl);

@@ -87,7 +87,7 @@ void ksm_v_ksm_zero_pages_add(long pages);
 u64 ksm_v_task_cgroup_id(struct task_struct *task);
 
 /* <linux/highmem.h> */
-int ksm_v_copy_mc_highpage(struct page *to, struct page *from);
+void ksm_v_copy_highpage(struct page *to, struct page *from);
 
 /* <linux/huge_mm.h> */
 spinlock_t *ksm_v_pmd_trans_huge_lock(pmd_t *pmd, struct vm_area_struct *vma);
@@ -155,6 +155,8 @@ void ksm_v_folio_set_swapbacked(struct folio *folio);
 
 /* <linux/pgtable.h> */
 pte_t ksm_v_ptep_get(pte_t *ptep);
+pte_t ksm_v_ptep_get_and_clear(struct mm_struct *mm, unsigned long addr, pte_t *ptep);
+unsigned long ksm_v_pte_pfn(pte_t pte);
 pte_t *ksm_v_ptep_next(pte_t *ptep);
 void ksm_v_pte_unmap_unlock(pte_t *ptep, spinlock_t *ptl);
 bool ksm_v_pte_present(pte_t pte);
@@ -201,6 +203,9 @@ void *ksm_v_kvmalloc(size_t size, gfp_t gfp);
 
 /* <linux/spinlock.h> */
 void ksm_v_spin_unlock(spinlock_t *lock);
+
+/* <asm/tlb.h> */
+void ksm_v_flush_tlb_ptes(struct vm_area_struct *vma, unsigned long start, unsigned long end);
 
 /* <linux/userfaultfd_k.h> */
 bool ksm_v_userfaultfd_armed(struct vm_area_struct *vma);

@@ -344,7 +344,10 @@ fn a_page_that_changed_after_it_was_looked_at_is_not_of_its_key() {
     let (one, other) = ([1; PAGE_SIZE], Alike(1));
     scanner.scan(Frame(3), D, &Alike(1));
     let alike = key(scanner.scan(Frame(4), D, &Alike(2)));
-    assert!(scanner.is_of(alike, D, &Alike(3)), "as far as a sample says");
+    assert!(
+        scanner.is_of(alike, D, &Alike(3)),
+        "as far as a sample says"
+    );
     scanner.differed(alike, Frame(4), D, &other);
     scanner.scan(Frame(3), D, &Alike(1));
     let whole = key(scanner.scan(Frame(5), D, &Alike(1)));

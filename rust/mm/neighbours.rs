@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Replaces pages that are mapped near each other, once each, all with one flush of the TLBs.
+//!
+//! The VMA lock is held, so there is no need for the rmap: a page whose only mapping is in this
+//! page table has no other. For each of them, what if right now …
+//!
+//! - the process unmaps, moves, changes or forks the area? Each wants the VMA lock for writing. It
+//!   exits? The address space stays as it is until we drop our reference.
+//! - it discards the page, which the VMA lock allows? That takes the page table lock: before us,
+//!   and the entry does not map the page any more; or after us, and it removes our new mapping.
+//! - another process comes to map the page, out of the swap cache? That wants the folio lock.
+//! - a thread writes to the page, or the kernel or a device does? As for [`super::merge`]: all
+//!   entries are cleared first, then flushed at once, and only then looked at; the page table lock
+//!   is held until each is set again.
+
+use crate::mm::merge::replace_entry;
+use crate::mm::merge::Equal;
+use crate::mm::merge::Refusal;
+use crate::mm::merge::Terms;
+use crate::mm::page::Kind;
+use crate::mm::page::LockedPage;
+use crate::mm::page::MappedPage;
+use crate::mm::page::PageRef;
+use crate::mm::pool::Pool;
+use crate::mm::pte::Cleared;
+use crate::mm::pte::Entry;
+use crate::mm::pte::Invalidation;
+use crate::mm::pte::LockedTable;
+use crate::mm::shared::SharedPage;
+use crate::mm::vma::VmaReadGuard;
+use crate::mm::walk::with_table;
+use core::array::from_fn;
+use core::ops::Range;
+use engine::Frame;
+use engine::PAGE_SIZE;
+use kernel::prelude::*;
+
+/// Pages that are replaced under one page table lock: few, so that no fault waits long for it.
+pub(crate) const MOST: usize = 32;
+/// Bytes between two of them, at most: secondary MMUs forget what is in between, too.
+const LONGEST_GAP: usize = 16 * PAGE_SIZE;
+/// Bytes that a page table maps, at least.
+const TABLE_SIZE: usize = PAGE_SIZE * PAGE_SIZE / core::mem::size_of::<u64>();
+
+/// What a page is to be replaced by.
+enum By {
+    /// A shared page.
+    Shared(SharedPage),
+    /// A shared page that is to have its content.
+    New(SharedPage),
+    /// The zero page.
+    Zero,
+}
+
+/// A page that seems to be mapped once, at `addr`, and is to be replaced.
+pub(crate) struct Neighbour {
+    addr: usize,
+    page: PageRef,
+    by: By,
+}
+
+impl Neighbour {
+    /// The page on `frame`, which is seen at `addr`, to be replaced by the zero page.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Gone`]; [`Refusal::Involved`]: it has to be replaced by itself.
+    pub(crate) fn by_zero(addr: usize, frame: Frame) -> Result<Self, Refusal> {
+        let (page, by) = (simple(frame)?, By::Zero);
+        Ok(Neighbour { addr, page, by })
+    }
+
+    /// As [`Self::by_zero`], by the shared page on `shared`.
+    ///
+    /// # Errors
+    ///
+    /// In addition [`Refusal::TargetGone`].
+    pub(crate) fn by_shared(addr: usize, frame: Frame, shared: Frame) -> Result<Self, Refusal> {
+        let page = simple(frame)?;
+        let by = By::Shared(SharedPage::readable(shared).ok_or(Refusal::TargetGone)?);
+        Ok(Neighbour { addr, page, by })
+    }
+
+    /// As [`Self::by_zero`], by a new shared page out of `pool`, which gets the content of the page
+    /// and is for `twin` too. The twin itself is left as it is.
+    ///
+    /// # Errors
+    ///
+    /// In addition those of a twin that can't be merged; [`Refusal::NoMemory`].
+    pub(crate) fn by_new(
+        addr: usize,
+        frame: Frame,
+        twin: Frame,
+        terms: &Terms<'_>,
+        pool: &mut Pool,
+    ) -> Result<Self, Refusal> {
+        let page = simple(frame)?;
+        terms.check_twin(twin, &page)?;
+        let shared = SharedPage::new(terms.mm, pool).map_err(|_| Refusal::NoMemory)?;
+        let by = By::New(shared);
+        Ok(Neighbour { addr, page, by })
+    }
+
+    /// What the page has been, or is to be, replaced by: nothing, for the zero page.
+    pub(crate) fn shared(&self) -> Option<&SharedPage> {
+        match &self.by {
+            By::Shared(shared) | By::New(shared) => Some(shared),
+            By::Zero => None,
+        }
+    }
+
+    /// Whether that is new.
+    pub(crate) fn is_new(&self) -> bool {
+        matches!(self.by, By::New(_))
+    }
+}
+
+/// The page on `frame`, if it is one of its own and has one mapping.
+fn simple(frame: Frame) -> Result<PageRef, Refusal> {
+    let page = PageRef::candidate(frame).ok_or(Refusal::Gone)?;
+    if page.is_large() || page.mappings() != 1 {
+        return Err(Refusal::Involved);
+    }
+    Ok(page)
+}
+
+/// Whether a page at `addr`, above `last`, can be replaced together with one there.
+pub(crate) fn are_near(last: usize, addr: usize) -> bool {
+    last < addr && addr - last <= LONGEST_GAP && last / TABLE_SIZE == addr / TABLE_SIZE
+}
+
+/// Replaces neighbours, in the order of their addresses and near each other, and at most [`MOST`];
+/// returns how each of them fared.
+///
+/// `vma` is one that the terms allow, and holds all of the addresses. `is_expected` says whether
+/// the content of a new shared page is what was expected, by its number in the list.
+pub(crate) fn replace_all(
+    terms: &Terms<'_>,
+    vma: &VmaReadGuard<'_>,
+    neighbours: &[Neighbour],
+    is_expected: &dyn Fn(usize, &MappedPage<'_>) -> bool,
+) -> [Result<(), Refusal>; MOST] {
+    let mut results = [Err(Refusal::Gone); MOST];
+    let (Some(first), Some(last)) = (neighbours.first(), neighbours.last()) else {
+        return results;
+    };
+    let locked: [Option<LockedPage<'_>>; MOST] =
+        from_fn(|index| neighbours.get(index)?.page.try_lock());
+    let range = first.addr..last.addr.saturating_add(PAGE_SIZE);
+    let invalidation = Invalidation::start(vma, range.clone());
+    let run = Run {
+        terms,
+        vma,
+        neighbours,
+        locked: &locked,
+        is_expected,
+        invalidation: &invalidation,
+    };
+    run.replace(range, &mut results);
+    drop(invalidation);
+    for page in locked.iter().flatten() {
+        page.free_swap_if_unmapped();
+    }
+    results
+}
+
+/// Neighbours that are being replaced.
+struct Run<'a> {
+    terms: &'a Terms<'a>,
+    vma: &'a VmaReadGuard<'a>,
+    neighbours: &'a [Neighbour],
+    locked: &'a [Option<LockedPage<'a>>; MOST],
+    is_expected: &'a dyn Fn(usize, &MappedPage<'_>) -> bool,
+    invalidation: &'a Invalidation<'a>,
+}
+
+impl Run<'_> {
+    fn replace(&self, range: Range<usize>, results: &mut [Result<(), Refusal>; MOST]) {
+        with_table(self.vma, range, |table| self.replace_in(table, results));
+    }
+
+    fn replace_in(&self, table: &LockedTable<'_>, results: &mut [Result<(), Refusal>; MOST]) {
+        let mut cleared: [_; MOST] = from_fn(|index| {
+            let mut entry = self.entry(table, index)?;
+            let old = entry.clear_unflushed();
+            Some((entry, old))
+        });
+        if cleared.iter().all(Option::is_none) {
+            return;
+        }
+        let flush = table.flush();
+        for (index, (cleared, result)) in cleared.iter_mut().zip(results).enumerate() {
+            if let Some((mut entry, old)) = cleared.take() {
+                *result = self.replace_entry(index, &mut entry, old.flushed(&flush));
+            }
+        }
+    }
+
+    /// The entry that maps a neighbour, and is the only one that does.
+    fn entry<'t>(&'t self, table: &'t LockedTable<'_>, index: usize) -> Option<Entry<'t>> {
+        let neighbour = self.neighbours.get(index)?;
+        let page = self.locked.get(index)?.as_ref()?;
+        let is_simple = page.kind() == Kind::Anonymous && !page.is_large() && page.mappings() == 1;
+        is_simple
+            .then(|| table.entry(neighbour.addr, page, self.invalidation))
+            .flatten()
+    }
+
+    fn replace_entry(
+        &self,
+        index: usize,
+        entry: &mut Entry<'_>,
+        old: Cleared,
+    ) -> Result<(), Refusal> {
+        let is_expected = |content: &MappedPage<'_>| (self.is_expected)(index, content);
+        let equal = match &self.neighbours.get(index).ok_or(Refusal::Gone)?.by {
+            By::Shared(shared) => Equal::Shared(shared),
+            By::New(shared) => Equal::New(shared, &is_expected),
+            By::Zero => Equal::Zero,
+        };
+        replace_entry(self.terms, entry, old, &equal)
+    }
+}
