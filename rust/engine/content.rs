@@ -9,7 +9,7 @@ pub const PAGE_SIZE: usize = 4096;
 pub const WORDS: usize = PAGE_SIZE / 8;
 
 /// Words that are read before they are judged: a branch for each would cost more than it saves.
-pub const ROW: usize = 4;
+pub const ROW: usize = 8;
 /// Rows of a page.
 const ROWS: usize = WORDS / ROW;
 

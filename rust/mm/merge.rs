@@ -26,6 +26,7 @@ use crate::mm::page::Kind;
 use crate::mm::page::LockedPage;
 use crate::mm::page::MappedPage;
 use crate::mm::page::PageRef;
+use crate::mm::page::StillPage;
 use crate::mm::policy::Policy;
 use crate::mm::pool::Pool;
 use crate::mm::process::Owner;
@@ -273,18 +274,18 @@ impl Equal<'_> {
         matches!(self, Equal::Zero) && vma.forbids_zero_page()
     }
 
-    /// Whether the content of `page`, which nobody can change, is as it has to be.
-    fn check(&self, page: &LockedPage<'_>) -> Result<(), Refusal> {
+    /// Whether `content`, that of `page`, is as it has to be.
+    fn check(&self, page: &PageRef, content: &StillPage<'_>) -> Result<(), Refusal> {
         let is_so = |so, refusal| if so { Ok(()) } else { Err(refusal) };
         match self {
             Equal::Shared(shared) => {
-                is_so(same(&page.content(), &shared.content()), Refusal::Different)
+                is_so(same(content, &shared.still_content()), Refusal::Different)
             }
             Equal::New(shared, is_expected) => {
                 shared.fill(page);
                 is_so(is_expected(&shared.content()), Refusal::Changed)
             }
-            Equal::Zero => is_so(page.content().is_zero(), Refusal::Different),
+            Equal::Zero => is_so(content.is_zero(), Refusal::Different),
         }
     }
 }
@@ -322,7 +323,9 @@ fn check(
     if let Equal::Shared(shared) = equal {
         terms.check_room(shared)?;
     }
-    equal.check(page)?;
+    // SAFETY: Not pinned, as was just seen.
+    let content = unsafe { entry.still_content(cleared) };
+    equal.check(page, &content)?;
     // Last, for it can't be undone.
     if !entry.try_share(cleared) {
         return Err(Refusal::Pinned);

@@ -7,6 +7,7 @@
 //! [`include/linux/mmu_notifier.h`](srctree/include/linux/mmu_notifier.h)
 
 use crate::mm::page::LockedPage;
+use crate::mm::page::StillPage;
 use crate::mm::shared::SharedPage;
 use crate::mm::vma::StableVma;
 use crate::shim;
@@ -137,6 +138,17 @@ impl Entry<'_> {
     /// Puts back what was cleared: as if nothing had happened.
     pub(super) fn restore(&mut self, old: Cleared) {
         self.set(old.0);
+    }
+
+    /// The content of the page, which nobody can change until the entry is set again.
+    ///
+    /// # Safety
+    ///
+    /// The page must not be pinned. It is then written to through a mapping only, and one of
+    /// several is read-only.
+    pub(super) unsafe fn still_content(&self, _cleared: &Cleared) -> StillPage<'_> {
+        // SAFETY: Promised by the caller; this entry is cleared.
+        unsafe { StillPage::new(self.page.content()) }
     }
 
     /// Makes the page non-exclusive, as sharing it demands, unless it may be pinned.

@@ -12,6 +12,7 @@
 
 use crate::mm::page::Kind;
 use crate::mm::page::PageRef;
+use crate::mm::page::StillPage;
 use crate::mm::pool::Pool;
 use crate::shim;
 use core::ops::Deref;
@@ -68,6 +69,13 @@ impl SharedPage {
         }
         // INVARIANT: So it was made.
         Ok(SharedPage(page))
+    }
+
+    /// The content, which nobody can change any more.
+    pub(super) fn still_content(&self) -> StillPage<'_> {
+        // SAFETY: Whoever writes to a KSM page copies it first; this module has filled it before,
+        // being the only one who knew it.
+        unsafe { StillPage::new(self.content()) }
     }
 
     /// Copies the content of `original` to this page, which must not be mapped anywhere.

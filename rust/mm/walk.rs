@@ -336,7 +336,7 @@ impl<V: Visitor> Walk<'_, V> {
                 break;
             }
             // SAFETY: As above; it is not looked at behind the end of the range.
-            entry = unsafe { shim::ksm_v_ptep_next(entry) };
+            entry = unsafe { entry.add(1) };
         }
         // SAFETY: Mapped and locked above.
         unsafe { shim::ksm_v_pte_unmap_unlock(first.as_ptr(), lock) };

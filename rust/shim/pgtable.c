@@ -8,11 +8,6 @@ pte_t ksm_v_ptep_get(pte_t *ptep)
 	return ptep_get(ptep);
 }
 
-pte_t *ksm_v_ptep_next(pte_t *ptep)
-{
-	return ptep + 1;
-}
-
 pte_t ksm_v_ptep_get_and_clear(struct mm_struct *mm, unsigned long addr, pte_t *ptep)
 {
 	return ptep_get_and_clear(mm, addr, ptep);

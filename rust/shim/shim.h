@@ -157,7 +157,6 @@ void ksm_v_folio_set_swapbacked(struct folio *folio);
 pte_t ksm_v_ptep_get(pte_t *ptep);
 pte_t ksm_v_ptep_get_and_clear(struct mm_struct *mm, unsigned long addr, pte_t *ptep);
 unsigned long ksm_v_pte_pfn(pte_t pte);
-pte_t *ksm_v_ptep_next(pte_t *ptep);
 void ksm_v_pte_unmap_unlock(pte_t *ptep, spinlock_t *ptl);
 bool ksm_v_pte_present(pte_t pte);
 bool ksm_v_pte_dirty(pte_t pte);
