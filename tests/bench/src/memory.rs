@@ -9,14 +9,20 @@ use std::os::unix::net::UnixStream;
 use std::slice::from_raw_parts_mut;
 
 const PAGE_SIZE: usize = 4096;
+/// Words at the end of a page in which those differ that are alike: 100 bytes, rounded down.
+const LAST_WORDS: usize = 100 / 8;
 
 /// What the pages hold.
 #[derive(Clone, Copy)]
-pub enum Work {
+pub enum Content {
     /// All differ, from their first word on.
     Unique,
+    /// All differ, in their last words only.
+    Alike,
     /// Every content is there so many times, spread over the processes.
     Copies(usize),
+    /// Zeroes.
+    Zero,
 }
 
 /// Processes that hold memory until this is dropped.
@@ -26,13 +32,14 @@ pub struct Workers {
 
 impl Workers {
     /// Starts `processes` processes that share out `pages` pages; returns when all are filled.
-    pub fn spawn(processes: usize, pages: usize, work: Work) -> Self {
+    pub fn spawn(processes: usize, pages: usize, content: Content) -> Self {
+        allow_files(2 * processes as u64 + 100);
         let children = (0..processes)
             .map(|index| {
                 spawn_one(
                     index * pages / processes..(index + 1) * pages / processes,
                     pages,
-                    work,
+                    content,
                 )
             })
             .collect();
@@ -51,14 +58,29 @@ impl Drop for Workers {
     }
 }
 
-fn spawn_one(pages: std::ops::Range<usize>, of: usize, work: Work) -> (libc::pid_t, UnixStream) {
+/// Allows this process so many open files.
+fn allow_files(count: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: count,
+        rlim_max: count,
+    };
+    // SAFETY: Only reads `limit`.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+    assert_eq!(result, 0, "setrlimit: {}", std::io::Error::last_os_error());
+}
+
+fn spawn_one(
+    pages: std::ops::Range<usize>,
+    of: usize,
+    content: Content,
+) -> (libc::pid_t, UnixStream) {
     let (mut ours, mut theirs) = UnixStream::pair().expect("socketpair");
     // SAFETY: This process has one thread.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
     if pid == 0 {
         drop(ours);
-        fill(pages, of, work);
+        fill(pages, of, content);
         theirs.write_all(b"!").expect("tell the parent");
         let _ = theirs.read(&mut [0]); // until the parent shuts it down
                                        // SAFETY: Ends the child without running the parent's destructors.
@@ -69,18 +91,26 @@ fn spawn_one(pages: std::ops::Range<usize>, of: usize, work: Work) -> (libc::pid
     (pid, ours)
 }
 
-fn fill(pages: std::ops::Range<usize>, of: usize, work: Work) {
+fn fill(pages: std::ops::Range<usize>, of: usize, content: Content) {
     let memory = map(pages.len());
     for (page, index) in memory.chunks_exact_mut(PAGE_SIZE / 8).zip(pages) {
-        let content = match work {
-            Work::Unique => index,
-            Work::Copies(copies) => index % (of / copies),
-        };
-        let mut state = content as u64 + 1;
-        for word in page {
-            *word = next_random(&mut state);
+        match content {
+            Content::Unique => scribble(page, index),
+            Content::Copies(copies) => scribble(page, index % (of / copies)),
+            Content::Alike => {
+                let (alike, last) = page.split_at_mut(page.len() - LAST_WORDS);
+                scribble(alike, 0);
+                scribble(last, index);
+            }
+            Content::Zero => page.fill(0),
         }
     }
+}
+
+/// Writes random words, different for each `seed`.
+fn scribble(words: &mut [u64], seed: usize) {
+    let mut state = seed as u64 + 1;
+    words.fill_with(|| next_random(&mut state));
 }
 
 /// Maps memory without huge pages, so that both scanners meet the same pages, and registers it.

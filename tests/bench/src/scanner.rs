@@ -17,6 +17,9 @@ pub struct Scanner {
     thread: &'static str,
     /// Knobs and values for a scan without pauses, of registered memory only.
     opened: &'static [(&'static str, &'static str)],
+    /// Which file counts pages merged with the zero page.
+    zero_pages: &'static str,
+    index_bytes: fn(&Self) -> u64,
 }
 
 impl Scanner {
@@ -30,7 +33,11 @@ impl Scanner {
                 ("pages_to_scan", "100000"),
                 // Else it skips most pages in most passes, and a pass is no pass.
                 ("smart_scan", "0"),
+                // As ksm_v does.
+                ("use_zero_pages", "1"),
             ],
+            zero_pages: "ksm_zero_pages",
+            index_bytes: |_| slab_bytes("ksm_"),
         }
     }
 
@@ -44,6 +51,8 @@ impl Scanner {
                 ("scan_rate", "100000"),
                 ("scope", "registered"),
             ],
+            zero_pages: "zero_pages",
+            index_bytes: |ksm_v| ksm_v.read("index_bytes"),
         }
     }
 
@@ -74,6 +83,16 @@ impl Scanner {
     /// Pages merged away.
     pub fn pages_sharing(&self) -> u64 {
         self.read("pages_sharing")
+    }
+
+    /// Pages merged with the zero page.
+    pub fn zero_pages(&self) -> u64 {
+        self.read(self.zero_pages)
+    }
+
+    /// Bytes of its tables.
+    pub fn index_bytes(&self) -> u64 {
+        (self.index_bytes)(self)
     }
 
     /// Waits for `count` more completed passes.
@@ -130,9 +149,27 @@ pub struct Usage {
 
 impl Usage {
     /// Run time for each page since `start`.
-    pub fn ns_per_page_since(&self, start: &Self) -> u64 {
-        (self.cpu_ns - start.cpu_ns) / (self.pages - start.pages).max(1)
+    pub fn ns_per_page_since(&self, start: &Self) -> f64 {
+        (self.cpu_ns - start.cpu_ns) as f64 / (self.pages - start.pages).max(1) as f64
     }
+}
+
+/// Bytes of the objects in use of all slab caches whose names begin like that.
+fn slab_bytes(prefix: &str) -> u64 {
+    let path = "/proc/slabinfo";
+    let text = fs::read_to_string(path).unwrap_or_else(|err| panic!("{path}: {err}"));
+    let caches = text.lines().filter(|line| line.starts_with(prefix));
+    // Name, objects in use, objects, bytes of each.
+    caches
+        .map(|line| {
+            let mut numbers = line
+                .split_whitespace()
+                .skip(1)
+                .map_while(|n| n.parse().ok());
+            let used: u64 = numbers.next().unwrap_or(0);
+            used * numbers.nth(1).unwrap_or(0)
+        })
+        .sum()
 }
 
 /// The /proc directory of a kernel thread.
