@@ -7,6 +7,7 @@
 
 use crate::mm::merge::Refusal;
 use crate::mm::merge::Terms;
+use crate::mm::merge::Twin;
 use crate::mm::neighbours;
 use crate::mm::neighbours::replace_all;
 use crate::mm::neighbours::Neighbour;
@@ -66,6 +67,8 @@ const EVACUATION_ROUNDS: u32 = 3;
 /// Pause after a round that found nothing.
 const IDLE_PAUSE: Delta = Delta::from_millis(10);
 
+type Engine = KsmScanner<KernelStorage>;
+
 /// A page that was looked at and is to be merged.
 #[derive(Clone, Copy)]
 struct Candidate {
@@ -95,7 +98,7 @@ pub(crate) struct Step {
 /// The scanner.
 pub(crate) struct Scanner {
     /// Decides, counts and holds the knobs that are documented for it.
-    pub(crate) engine: KsmScanner<KernelStorage>,
+    pub(crate) engine: Engine,
     policy: Policy,
     pool: Pool,
     cursor: Cursor,
@@ -321,11 +324,14 @@ impl Scanner {
     /// Shows the unmerged pages that were met to the engine; what it wants merged is left in the
     /// batch's candidates.
     fn decide(&mut self, domain: Domain) {
+        let Batch {
+            pages, candidates, ..
+        } = &mut self.batch;
         for Seen {
             addr,
             frame,
             sample,
-        } in self.batch.pages.drain_all()
+        } in pages.drain_all()
         {
             let key = match self.engine.glance(frame, domain, sample) {
                 Glance::Wait => continue,
@@ -336,23 +342,53 @@ impl Scanner {
                     Verdict::Merge(key) => Some(key),
                 },
             };
-            // There is room: a batch has no more pages than that.
-            let candidate = Candidate { addr, frame, key };
-            let _ = self.batch.candidates.push_within_capacity(candidate);
+            nominate(candidates, Candidate { addr, frame, key });
         }
     }
 
-    /// Merges the candidates: near ones together, and one by one what that is too simple for.
+    /// Merges the candidates and what they are equal to: near ones together, and one by one what
+    /// that is too simple for.
     fn merge_all(&mut self, terms: &Terms<'_>) {
+        self.merge_candidates(terms);
+        self.merge_twins(terms);
+        // Not under the VMA lock: each looks for mappings in all processes.
+        while let Some(candidate) = self.batch.involved.pop() {
+            self.merge(terms, candidate);
+        }
+    }
+
+    /// Merges the candidates, which all are in the address space of `terms`.
+    fn merge_candidates(&mut self, terms: &Terms<'_>) {
         let mut next = 0;
         while next < self.batch.candidates.len() {
             next = self.merge_neighbours(terms, next);
         }
         self.batch.candidates.clear();
-        // Not under the VMA lock: each looks for mappings in all processes.
-        while let Some(candidate) = self.batch.involved.pop() {
-            self.merge(terms, candidate);
+    }
+
+    /// Merges the twins for which shared pages were made, those of one address space together.
+    fn merge_twins(&mut self, terms: &Terms<'_>) {
+        let mut twins = core::mem::take(&mut self.batch.twins);
+        let mut rest = twins.drain_all().peekable();
+        while let Some((Twin { frame, mm, addr }, key)) = rest.next() {
+            let candidates = &mut self.batch.candidates;
+            let key = Some(key);
+            nominate(candidates, Candidate { addr, frame, key });
+            let is_beside = |(twin, _): &(Twin, Key)| core::ptr::eq(&*twin.mm, &*mm);
+            while let Some((Twin { frame, addr, .. }, key)) = rest.next_if(is_beside) {
+                let key = Some(key);
+                nominate(candidates, Candidate { addr, frame, key });
+            }
+            match mm.mmget_not_zero() {
+                Some(mm) => {
+                    let mm = &MmWithUser::into_mmput_async(mm);
+                    self.merge_candidates(&Terms { mm, ..*terms });
+                }
+                None => self.batch.candidates.clear(),
+            }
         }
+        drop(rest);
+        self.batch.twins = twins;
     }
 
     /// Merges the candidates from number `next` on that are near each other. Returns where to go
@@ -370,8 +406,11 @@ impl Scanner {
             next += 1;
             match self.prepare(terms, candidate) {
                 Ok(neighbour) => self.run.push(candidate, neighbour),
-                Err(Refusal::Involved) => self.batch.involve(candidate),
-                Err(refusal) => self.refused(terms.domain, candidate, refusal),
+                // There is room: as many as there are candidates and twins.
+                Err(Refusal::Involved) => {
+                    let _ = self.batch.involved.push_within_capacity(candidate);
+                }
+                Err(refusal) => refused(&mut self.engine, terms.domain, candidate, refusal),
             }
         }
         self.replace_run(terms, &vma);
@@ -398,28 +437,29 @@ impl Scanner {
             let key = candidates.get(index).and_then(|candidate| candidate.key);
             key.is_some_and(|key| engine.is_of(key, terms.domain, content))
         });
-        for (index, result) in results.into_iter().enumerate() {
-            let (Some(&candidate), Some(neighbour)) = (
-                self.run.candidates.get(index),
-                self.run.neighbours.get(index),
-            ) else {
-                break;
-            };
+        let candidates = self.run.candidates.drain_all();
+        // Gives up the pages, which frees those that were replaced.
+        let neighbours = self.run.neighbours.drain_all();
+        for ((candidate, neighbour), result) in candidates.zip(neighbours).zip(results) {
             match (result, candidate.key, neighbour.shared()) {
                 (Ok(()), Some(key), Some(shared)) => {
                     if neighbour.is_new() {
-                        self.batch.await_twin(key, self.engine.target(key));
                         // Whatever shared page was on this frame before has been freed.
                         self.engine.forget_shared(shared.frame());
                     }
                     self.engine
                         .merged(key, shared.frame(), terms.domain, shared.mappings());
+                    if let Some(twin) = neighbour.into_twin() {
+                        // There is room: each candidate has one twin at the most.
+                        let _ = self.batch.twins.push_within_capacity((twin, key));
+                    }
                 }
                 (Ok(()), ..) => (),
-                (Err(refusal), ..) => self.refused(terms.domain, candidate, refusal),
+                (Err(refusal), ..) => {
+                    refused(&mut self.engine, terms.domain, candidate, refusal);
+                }
             }
         }
-        self.run.clear();
     }
 
     /// Merges a page, by all of its mappings, with what the engine has for its content by now.
@@ -442,21 +482,7 @@ impl Scanner {
                 self.engine
                     .merged(key, shared.frame(), terms.domain, mappings);
             }
-            Err(refusal) => self.refused(terms.domain, candidate, refusal),
-        }
-    }
-
-    /// Tells the engine why a page was not merged, as far as that is of use to it.
-    fn refused(&mut self, domain: Domain, candidate: Candidate, refusal: Refusal) {
-        let Candidate { frame, key, .. } = candidate;
-        let Some(key) = key else {
-            return;
-        };
-        match refusal {
-            Refusal::TargetGone => self.engine.refuted(key, frame),
-            Refusal::Different => self.differed(domain, key, frame),
-            Refusal::Full => self.engine.retire(key, frame),
-            _ => (),
+            Err(refusal) => refused(&mut self.engine, terms.domain, candidate, refusal),
         }
     }
 
@@ -476,21 +502,35 @@ impl Scanner {
         self.engine.forget_shared(shared.frame());
         Ok(shared)
     }
+}
 
-    /// Tells the engine that a page does not equal its target, unless it just changed. As for
-    /// [`look`], other pages may be on both frames by now.
-    fn differed(&mut self, domain: Domain, key: Key, frame: Frame) {
-        let target = match self.engine.target(key) {
-            Some(Target::Shared(shared)) => SharedPage::readable(shared).map(PageRef::from),
-            Some(Target::Twin(twin)) => PageRef::candidate(twin),
-            None => None,
-        };
-        let (Some(page), Some(target)) = (PageRef::candidate(frame), target) else {
-            return;
-        };
-        if self.engine.is_of(key, domain, &page.content()) {
-            self.engine.differed(key, frame, domain, &target.content());
-        }
+/// Tells the engine why a page was not merged, as far as that is of use to it.
+fn refused(engine: &mut Engine, domain: Domain, candidate: Candidate, refusal: Refusal) {
+    let Candidate { frame, key, .. } = candidate;
+    let Some(key) = key else {
+        return;
+    };
+    match refusal {
+        Refusal::TargetGone => engine.refuted(key, frame),
+        Refusal::Different => differed(engine, domain, key, frame),
+        Refusal::Full => engine.retire(key, frame),
+        _ => (),
+    }
+}
+
+/// Tells the engine that a page does not equal its target, unless it just changed. As for [`look`],
+/// other pages may be on both frames by now.
+fn differed(engine: &mut Engine, domain: Domain, key: Key, frame: Frame) {
+    let target = match engine.target(key) {
+        Some(Target::Shared(shared)) => SharedPage::readable(shared).map(PageRef::from),
+        Some(Target::Twin(twin)) => PageRef::candidate(twin),
+        None => None,
+    };
+    let (Some(page), Some(target)) = (PageRef::candidate(frame), target) else {
+        return;
+    };
+    if engine.is_of(key, domain, &page.content()) {
+        engine.differed(key, frame, domain, &target.content());
     }
 }
 
@@ -499,7 +539,7 @@ impl Scanner {
 /// No reference was held since the sample was taken, so that another page may be on the frame by
 /// now, even of another domain. That does no harm: the engine takes note of a content that nobody
 /// has; it would be merged only after a look at who maps it.
-fn look(engine: &mut KsmScanner<KernelStorage>, frame: Frame, domain: Domain) -> Verdict {
+fn look(engine: &mut Engine, frame: Frame, domain: Domain) -> Verdict {
     PageRef::candidate(frame).map_or(Verdict::Wait, |page| {
         engine.look(frame, domain, &page.content())
     })
@@ -548,7 +588,9 @@ struct Batch {
     passed_by: u64,
     /// Pages to merge.
     candidates: KVec<Candidate>,
-    /// Those of them that have to be merged by themselves.
+    /// Pages for which shared pages were made, with the keys of those.
+    twins: KVec<(Twin, Key)>,
+    /// Candidates and twins that have to be merged by themselves.
     involved: KVec<Candidate>,
 }
 
@@ -566,24 +608,16 @@ impl Batch {
             merged: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             passed_by: 0,
             candidates: KVec::with_capacity(BATCH, GFP_KERNEL)?,
-            involved: KVec::with_capacity(BATCH, GFP_KERNEL)?,
+            twins: KVec::with_capacity(BATCH, GFP_KERNEL)?,
+            involved: KVec::with_capacity(2 * BATCH, GFP_KERNEL)?,
         })
     }
+}
 
-    /// Has a page merged by itself.
-    fn involve(&mut self, candidate: Candidate) {
-        // There is room: it is a candidate, or the twin of one that is not here.
-        let _ = self.involved.push_within_capacity(candidate);
-    }
-
-    /// Has the twin for which a shared page was made merged, too.
-    fn await_twin(&mut self, key: Key, target: Option<Target>) {
-        if let Some(Target::Twin(frame)) = target {
-            // Nobody knows its address, and merging it by itself takes none.
-            let (addr, key) = (0, Some(key));
-            self.involve(Candidate { addr, frame, key });
-        }
-    }
+/// Has a page merged.
+fn nominate(candidates: &mut KVec<Candidate>, candidate: Candidate) {
+    // There is room: a batch has no more pages than that, and each has one twin at the most.
+    let _ = candidates.push_within_capacity(candidate);
 }
 
 /// Candidates near each other, each with what it is to be replaced by.
@@ -618,12 +652,6 @@ impl Run {
         // There is room: it was asked for.
         let _ = self.candidates.push_within_capacity(candidate);
         let _ = self.neighbours.push_within_capacity(neighbour);
-    }
-
-    /// Gives up the pages, which frees those that were replaced.
-    fn clear(&mut self) {
-        self.candidates.clear();
-        self.neighbours.clear();
     }
 }
 

@@ -43,8 +43,10 @@ use engine::Content;
 use engine::Domain;
 use engine::Frame;
 use engine::PAGE_SIZE;
+use kernel::mm::Mm;
 use kernel::mm::MmWithUser;
 use kernel::prelude::*;
+use kernel::sync::aref::ARef;
 use kernel::sync::rcu;
 
 /// Why a page was not merged.
@@ -150,10 +152,10 @@ impl Terms<'_> {
         self.replace(&page, &Equal::Zero)
     }
 
-    /// Whether the page on `twin` is one that these terms allow to merge, and equals `page`. An
-    /// error tells nothing about a page that they do not allow.
-    pub(super) fn check_twin(&self, twin: Frame, page: &PageRef) -> Result<(), Refusal> {
-        let twin = PageRef::candidate(twin).ok_or(Refusal::TargetGone)?;
+    /// Finds where the page on `frame` is mapped, if these terms allow to merge it and it equals
+    /// `page`. An error tells nothing about a page that they do not allow.
+    pub(super) fn find_twin(&self, frame: Frame, page: &PageRef) -> Result<Twin, Refusal> {
+        let twin = PageRef::candidate(frame).ok_or(Refusal::TargetGone)?;
         self.check_few(&twin).map_err(Refusal::of_target)?;
         let twin = twin.try_lock().ok_or(Refusal::Busy)?;
         if twin.kind() != Kind::Anonymous || twin.is_pinned() {
@@ -162,20 +164,23 @@ impl Terms<'_> {
         if twin.is_large() {
             return Err(Refusal::Involved);
         }
-        let mut allowed = false;
+        let mut found = None;
         let walked = each_mapping(&twin, &mut |vma, addr| {
-            allowed = self.allows(vma) && Mapping::find(&twin, vma, addr).is_some();
-            if allowed {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
+            if !self.allows(vma) || Mapping::find(&twin, vma, addr).is_none() {
+                return ControlFlow::Continue(());
             }
+            let mm = ARef::from(vma.mm());
+            found = Some(Twin { frame, mm, addr });
+            ControlFlow::Break(())
         });
-        match (walked, allowed) {
-            (false, _) => Err(Refusal::Busy),
-            (true, false) => Err(Refusal::TargetGone),
-            (true, true) if same(&page.content(), &twin.content()) => Ok(()),
-            (true, true) => Err(Refusal::Different),
+        if !walked {
+            return Err(Refusal::Busy);
+        }
+        let found = found.ok_or(Refusal::TargetGone)?;
+        if same(&page.content(), &twin.content()) {
+            Ok(found)
+        } else {
+            Err(Refusal::Different)
         }
     }
 
@@ -256,6 +261,16 @@ impl Terms<'_> {
         let old = entry.clear();
         replace_entry(self, &mut entry, old, equal)
     }
+}
+
+/// A page for which a shared one is made because another equals it, and where it was found.
+pub(crate) struct Twin {
+    /// The page.
+    pub(crate) frame: Frame,
+    /// An address space that maps it, which may have exited.
+    pub(crate) mm: ARef<Mm>,
+    /// Where it does.
+    pub(crate) addr: usize,
 }
 
 /// What a page is replaced by.

@@ -18,6 +18,7 @@ use crate::mm::merge::replace_entry;
 use crate::mm::merge::Equal;
 use crate::mm::merge::Refusal;
 use crate::mm::merge::Terms;
+use crate::mm::merge::Twin;
 use crate::mm::page::Kind;
 use crate::mm::page::LockedPage;
 use crate::mm::page::MappedPage;
@@ -47,8 +48,8 @@ const TABLE_SIZE: usize = PAGE_SIZE * PAGE_SIZE / core::mem::size_of::<u64>();
 enum By {
     /// A shared page.
     Shared(SharedPage),
-    /// A shared page that is to have its content.
-    New(SharedPage),
+    /// A shared page that is to have its content, and its twin as another sharer.
+    New(SharedPage, Twin),
     /// The zero page.
     Zero,
 }
@@ -96,23 +97,31 @@ impl Neighbour {
         pool: &mut Pool,
     ) -> Result<Self, Refusal> {
         let page = simple(frame)?;
-        terms.check_twin(twin, &page)?;
+        let twin = terms.find_twin(twin, &page)?;
         let shared = SharedPage::new(terms.mm, pool).map_err(|_| Refusal::NoMemory)?;
-        let by = By::New(shared);
+        let by = By::New(shared, twin);
         Ok(Neighbour { addr, page, by })
     }
 
     /// What the page has been, or is to be, replaced by: nothing, for the zero page.
     pub(crate) fn shared(&self) -> Option<&SharedPage> {
         match &self.by {
-            By::Shared(shared) | By::New(shared) => Some(shared),
+            By::Shared(shared) | By::New(shared, _) => Some(shared),
             By::Zero => None,
         }
     }
 
     /// Whether that is new.
     pub(crate) fn is_new(&self) -> bool {
-        matches!(self.by, By::New(_))
+        matches!(self.by, By::New(..))
+    }
+
+    /// For which other page that was made, where it is new.
+    pub(crate) fn into_twin(self) -> Option<Twin> {
+        match self.by {
+            By::New(_, twin) => Some(twin),
+            By::Shared(_) | By::Zero => None,
+        }
     }
 }
 
@@ -197,11 +206,15 @@ impl Run<'_> {
         }
     }
 
-    /// The entry that maps a neighbour, and is the only one that does.
+    /// The entry that maps a neighbour, and is the only one that does. None of a page that is
+    /// pinned: clearing it would be in vain, as will be found for certain once it is cleared.
     fn entry<'t>(&'t self, table: &'t LockedTable<'_>, index: usize) -> Option<Entry<'t>> {
         let neighbour = self.neighbours.get(index)?;
         let page = self.locked.get(index)?.as_ref()?;
-        let is_simple = page.kind() == Kind::Anonymous && !page.is_large() && page.mappings() == 1;
+        let is_simple = page.kind() == Kind::Anonymous
+            && !page.is_large()
+            && page.mappings() == 1
+            && !page.is_pinned();
         is_simple
             .then(|| table.entry(neighbour.addr, page, self.invalidation))
             .flatten()
@@ -216,7 +229,7 @@ impl Run<'_> {
         let is_expected = |content: &MappedPage<'_>| (self.is_expected)(index, content);
         let equal = match &self.neighbours.get(index).ok_or(Refusal::Gone)?.by {
             By::Shared(shared) => Equal::Shared(shared),
-            By::New(shared) => Equal::New(shared, &is_expected),
+            By::New(shared, _) => Equal::New(shared, &is_expected),
             By::Zero => Equal::Zero,
         };
         replace_entry(self.terms, entry, old, &equal)

@@ -4,11 +4,14 @@
 
 use std::path::Path;
 
+use crate::probe;
 use crate::procfs;
 
 /// Something that a kernel may have been built without.
 #[derive(Clone, Copy, Debug)]
 pub enum Feature {
+    /// Counting the calls of its functions.
+    CallCounts,
     /// Transparent huge pages.
     HugePages,
     /// Marks of pages that were written to (Documentation/admin-guide/mm/soft-dirty.rst).
@@ -19,6 +22,9 @@ impl Feature {
     /// Says so where this kernel lacks it.
     pub fn missing(self) -> Option<&'static str> {
         match self {
+            Feature::CallCounts => {
+                (!probe::is_possible()).then_some("the kernel has no kprobe events")
+            }
             Feature::HugePages => (!Path::new("/sys/kernel/mm/transparent_hugepage").exists())
                 .then_some("the kernel has no transparent huge pages"),
             Feature::SoftDirty => {

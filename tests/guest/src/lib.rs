@@ -22,6 +22,7 @@ pub mod module;
 pub mod pagemap;
 pub mod pages;
 pub mod peer;
+pub mod probe;
 pub mod procfs;
 pub mod refused;
 pub mod rng;

@@ -12,6 +12,7 @@ mod decision;
 mod huge;
 mod kinds;
 mod ksmd;
+mod neighbours;
 
 /// The tests.
 pub fn trials() -> Vec<Trial> {
@@ -21,6 +22,7 @@ pub fn trials() -> Vec<Trial> {
         kinds::TESTS,
         ksmd::TESTS,
         accounting::TESTS,
+        neighbours::TESTS,
     ];
     let mut trials: Vec<Trial> = tests
         .iter()
@@ -28,5 +30,10 @@ pub fn trials() -> Vec<Trial> {
         .collect();
     trials.extend(lab::skippable_trials("merge", kinds::SKIPPABLE));
     trials.extend(lab::trials_with(Feature::HugePages, "merge", huge::TESTS));
+    trials.extend(lab::trials_with(
+        Feature::CallCounts,
+        "merge",
+        neighbours::COUNTING_TESTS,
+    ));
     trials
 }

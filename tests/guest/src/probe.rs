@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How often the kernel calls one of its functions
+//! ([`Documentation/trace/kprobetrace.rst`](https://docs.kernel.org/trace/kprobetrace.html)).
+
+use std::fs;
+use std::fs::OpenOptions;
+use std::io::Write;
+
+use crate::Context;
+use crate::Result;
+
+const TRACING: &str = "/sys/kernel/tracing";
+const GROUP: &str = "ksm_v_test";
+
+/// Counts the calls of a function for as long as it exists.
+pub struct CallCount {
+    function: &'static str,
+}
+
+impl CallCount {
+    /// Begins to count the calls of `function`.
+    pub fn start(function: &'static str) -> Result<Self> {
+        define(&format!("p:{GROUP}/{function} {function}"))?;
+        let count = CallCount { function };
+        let path = format!("{TRACING}/events/{GROUP}/{function}/enable");
+        fs::write(&path, "1").context(|| path)?;
+        Ok(count)
+    }
+
+    /// The calls so far.
+    pub fn calls(&self) -> Result<u64> {
+        let path = format!("{TRACING}/kprobe_profile");
+        let text = fs::read_to_string(&path).context(|| path)?;
+        // Name, hits, misses.
+        let mut hits = text.lines().filter_map(|line| {
+            let mut words = line.split_whitespace();
+            (words.next() == Some(self.function)).then(|| words.next()?.parse().ok())?
+        });
+        hits.next()
+            .ok_or("not there")
+            .context(|| format!("{} in kprobe_profile", self.function))
+    }
+}
+
+impl Drop for CallCount {
+    fn drop(&mut self) {
+        let function = self.function;
+        // A probe that is left over counts, and does nothing else.
+        let _ = fs::write(format!("{TRACING}/events/{GROUP}/{function}/enable"), "0");
+        let _ = define(&format!("-:{GROUP}/{function}"));
+    }
+}
+
+/// Adds a line to the definitions of probes.
+fn define(line: &str) -> Result {
+    let path = format!("{TRACING}/kprobe_events");
+    let file = OpenOptions::new().append(true).open(&path);
+    file.and_then(|mut file| file.write_all(line.as_bytes()))
+        .context(|| format!("{line} to {path}"))
+}
+
+/// Whether calls can be counted.
+pub fn is_possible() -> bool {
+    fs::exists(format!("{TRACING}/kprobe_events")).unwrap_or(false)
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages near each other are merged together, whatever lies between them.
+
+use guest::content::Ids;
+use guest::expect;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pages;
+use guest::probe::CallCount;
+use guest::scanner;
+use guest::Result;
+
+pub(super) const TESTS: &[Test] = &[
+    ("pages_with_gaps_between_them_are_merged", gaps),
+    ("forked_pages_between_others_are_merged", forked),
+    ("pinned_pages_between_others_stay", pinned),
+];
+
+pub(super) const COUNTING_TESTS: &[Test] = &[("near_pages_are_merged_with_few_flushes", flushes)];
+
+/// More pages than a page table maps.
+const PAGES: u64 = 1200;
+/// Pages of some tens.
+const FEW: u64 = 48;
+
+/// A flush for every fourth page that is merged away: an eighth of what mainline needs.
+fn flushes(lab: &Lab) -> Result {
+    let ids = Ids::each(100);
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(PAGES, ids)?, b.anon(PAGES, ids)?);
+    let flushes = CallCount::start("flush_tlb_mm_range")?;
+    scanner::merge()?;
+    let calls = flushes.calls()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    expect::within("flushes", 1..=PAGES / 4, calls)
+}
+
+/// Whether the next one is beside it, within reach, or in another page table.
+fn gaps(lab: &Lab) -> Result {
+    let ids = Ids::each(100);
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(PAGES, ids)?, b.anon(PAGES, ids)?);
+    let mut kept = vec![0];
+    for gap in (0..40).cycle() {
+        let discarded = kept[kept.len() - 1] + 1;
+        if discarded + gap >= PAGES {
+            break;
+        }
+        if gap > 0 {
+            a.advise(in_a.part(discarded, gap), libc::MADV_DONTNEED)?;
+            b.advise(in_b.part(discarded, gap), libc::MADV_DONTNEED)?;
+        }
+        kept.push(discarded + gap);
+    }
+    scanner::merge()?;
+    for index in kept {
+        pages::expect_merged(&[(&a, in_a.page(index)), (&b, in_b.page(index))])?;
+        a.check(in_a.page(index), Ids::same(ids.of(index)))?;
+    }
+    Ok(())
+}
+
+/// Every other page is mapped twice.
+fn forked(lab: &Lab) -> Result {
+    let ids = Ids::each(100);
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(FEW, ids)?, b.anon(FEW, ids)?);
+    let child = a.fork()?;
+    for index in (0..FEW).step_by(2) {
+        child.fill(in_a.page(index), Ids::same(ids.of(index)))?;
+    }
+    scanner::merge()?;
+    let frames = pages::expect_merged(&[(&a, in_a), (&child, in_a), (&b, in_b)])?;
+    pages::expect_mappings(&frames, 3)?;
+    child.check(in_a, ids)
+}
+
+/// One of them, that is, until it is let go.
+fn pinned(lab: &Lab) -> Result {
+    let ids = Ids::each(100);
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(FEW, ids)?, b.anon(FEW, ids)?);
+    let middle = FEW / 2;
+    b.pin(in_b.page(middle))?;
+    let before = b.frames(in_b.page(middle))?;
+    scanner::merge()?;
+    pages::expect_frames("the pinned page", (&b, in_b.page(middle)), &before)?;
+    for (first, count) in [(0, middle), (middle + 1, FEW - middle - 1)] {
+        pages::expect_merged(&[(&a, in_a.part(first, count)), (&b, in_b.part(first, count))])?;
+    }
+    b.unpin()?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
+}
