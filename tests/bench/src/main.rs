@@ -4,7 +4,7 @@
 //!
 //! Run as root in a guest with `ksm_v.ko` in the current directory. Under QEMU's `-icount
 //! shift=0`, a nanosecond of a thread's run time is one instruction, and a run repeats exactly.
-//! Prints a table, and the same as JSON; the exit status is 0 only if ksm_v needs no more than ksmd
+//! Prints a table, the same as JSON, and points to plot; the exit status is 0 only if ksm_v needs no more than ksmd
 //! in every row.
 //!
 //! - [`work`]: what is measured, by which scanner whatsoever
@@ -20,6 +20,8 @@ mod work;
 use scanner::Scanner;
 use std::process::Command;
 use std::process::ExitCode;
+use work::Outcome;
+use work::Point;
 use work::Work;
 use work::WORKS;
 
@@ -39,16 +41,22 @@ fn main() -> ExitCode {
         }
     };
     load_module();
-    let (mut ksmd, mut ksm_v) = (Vec::new(), Vec::new());
+    let (mut ksmd, mut ksm_v) = (Outcome::default(), Outcome::default());
     for work in works {
         if work.beside_ksmd {
-            ksmd.extend(measure(work, &Scanner::ksmd()));
+            measure(work, &Scanner::ksmd(), &mut ksmd);
         }
-        ksm_v.extend(measure(work, &Scanner::ksm_v()));
+        measure(work, &Scanner::ksm_v(), &mut ksm_v);
     }
-    let report = report::Report::of(&ksmd, &ksm_v);
+    let report = report::Report::of(&ksmd.figures, &ksm_v.figures);
     print!("{}", report.markdown());
     println!("== json\n{}", report.json());
+    println!("== points: plot, scanner, x, y");
+    for (scanner, outcome) in [("ksmd", ksmd), ("ksm_v", ksm_v)] {
+        for Point { plot, x, y } in outcome.points {
+            println!("{plot} {scanner} {x:.2} {y:.2}");
+        }
+    }
     if report.is_never_worse() {
         ExitCode::SUCCESS
     } else {
@@ -68,9 +76,11 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Work>, &String> {
         .collect()
 }
 
-fn measure(work: &Work, scanner: &Scanner) -> Vec<work::Figure> {
+fn measure(work: &Work, scanner: &Scanner, all: &mut Outcome) {
     eprintln!("measuring {}: {} ...", scanner.name(), work.name);
-    (work.run)(scanner)
+    let outcome = (work.run)(scanner);
+    all.figures.extend(outcome.figures);
+    all.points.extend(outcome.points);
 }
 
 fn load_module() {

@@ -5,6 +5,8 @@
 use crate::memory::Content;
 use crate::memory::Workers;
 use crate::scanner::Scanner;
+use std::thread::sleep;
+use std::time::Duration;
 
 /// Pages of a MiB.
 const MIB: usize = 256;
@@ -12,6 +14,8 @@ const MIB: usize = 256;
 const PROCESSES: usize = 2;
 /// Passes over which a steady state is averaged.
 const STEADY_PASSES: u64 = 3;
+/// Between two points of a curve.
+const CURVE_INTERVAL: Duration = Duration::from_millis(5);
 /// Further passes in which something has to be merged, or it never will.
 const IDLE_PASSES: u64 = 8;
 
@@ -23,80 +27,123 @@ pub struct Figure {
     pub value: f64,
 }
 
+/// A point of a plot.
+pub struct Point {
+    /// By what the plot is known.
+    pub plot: &'static str,
+    /// What it lies above.
+    pub x: f64,
+    /// How high it is.
+    pub y: f64,
+}
+
+/// What a piece of work brought.
+#[derive(Default)]
+pub struct Outcome {
+    /// Its numbers.
+    pub figures: Vec<Figure>,
+    /// Its points, from left to right.
+    pub points: Vec<Point>,
+}
+
 /// A piece of work.
 pub struct Work {
     /// Its name, as it is asked for.
     pub name: &'static str,
     /// Has a scanner do it. Leaves nothing merged and nothing running.
-    pub run: fn(&Scanner) -> Vec<Figure>,
+    pub run: fn(&Scanner) -> Outcome,
     /// Whether ksmd does it too, within reasonable time.
     pub beside_ksmd: bool,
 }
+
+/// Saved pages over the run time of the scanner's thread: MiB over ms.
+pub const CONVERGENCE: &str = "convergence";
+/// Cost of a page over the size of memory: ns over MiB.
+pub const COST: &str = "cost";
 
 /// All of them.
 pub const WORKS: &[Work] = &[
     Work {
         name: "unique-64",
         run: |scanner| {
-            let costs = unique(scanner, PROCESSES, 64 * MIB);
-            vec![
-                figure("unique-64/first-pass", costs.first_pass),
-                figure("unique-64/later-passes", costs.later_passes),
-                figure("unique-64/index-bytes", costs.index_bytes),
-            ]
+            let costs = unique(scanner, PROCESSES, 64);
+            Outcome {
+                figures: vec![
+                    figure("unique-64/first-pass", costs.first_pass),
+                    figure("unique-64/later-passes", costs.later_passes),
+                    figure("unique-64/index-bytes", costs.index_bytes),
+                ],
+                points: vec![costs.point(64)],
+            }
         },
         beside_ksmd: true,
     },
     Work {
         name: "unique-256",
         run: |scanner| {
-            let costs = unique(scanner, PROCESSES, 256 * MIB);
-            vec![figure("unique-256/later-passes", costs.later_passes)]
+            let costs = unique(scanner, PROCESSES, 256);
+            Outcome {
+                figures: vec![figure("unique-256/later-passes", costs.later_passes)],
+                points: vec![costs.point(256)],
+            }
         },
         beside_ksmd: true,
     },
     Work {
         name: "unique-2048",
         run: |scanner| {
-            let costs = unique(scanner, PROCESSES, 2048 * MIB);
-            vec![figure("unique-2048/later-passes", costs.later_passes)]
+            let costs = unique(scanner, PROCESSES, 2048);
+            Outcome {
+                figures: vec![figure("unique-2048/later-passes", costs.later_passes)],
+                points: vec![costs.point(2048)],
+            }
         },
         beside_ksmd: false,
     },
     Work {
         name: "alike-64",
         run: |scanner| {
-            let costs = steady(scanner, PROCESSES, 64 * MIB, Content::Alike);
-            vec![figure("alike-64/later-passes", costs.later_passes)]
+            let costs = steady(scanner, PROCESSES, 64, Content::Alike);
+            only(figure("alike-64/later-passes", costs.later_passes))
         },
         beside_ksmd: true,
     },
     Work {
         name: "copies-256",
         run: |scanner| {
-            let costs = copies(scanner, 256 * MIB, 4);
-            vec![
-                figure("copies-256/merging", costs.merging),
-                figure("copies-256/passes", costs.passes),
-                figure("copies-256/merged", costs.merged),
-            ]
+            let costs = copies(scanner, 256, 4);
+            Outcome {
+                figures: vec![
+                    figure("copies-256/merging", costs.merging),
+                    figure("copies-256/passes", costs.passes),
+                    figure("copies-256/merged", costs.merged),
+                ],
+                points: costs.points,
+            }
         },
         beside_ksmd: true,
     },
     Work {
         name: "zero-64",
-        run: |scanner| vec![figure("zero-64/merging", zeroes(scanner, 64 * MIB))],
+        run: |scanner| only(figure("zero-64/merging", zeroes(scanner, 64))),
         beside_ksmd: true,
     },
     Work {
         name: "processes-1000",
         run: |scanner| {
-            let costs = unique(scanner, 1000, 1000 * MIB);
-            vec![figure("processes-1000/later-passes", costs.later_passes)]
+            let costs = unique(scanner, 1000, 1000);
+            only(figure("processes-1000/later-passes", costs.later_passes))
         },
         beside_ksmd: true,
     },
 ];
+
+fn only(figure: Figure) -> Outcome {
+    Outcome {
+        figures: vec![figure],
+        ..Outcome::default()
+    }
+}
 
 fn figure(id: &'static str, value: f64) -> Figure {
     Figure { id, value }
@@ -110,11 +157,22 @@ struct Steady {
     index_bytes: f64,
 }
 
-fn unique(scanner: &Scanner, processes: usize, pages: usize) -> Steady {
-    steady(scanner, processes, pages, Content::Unique)
+impl Steady {
+    fn point(&self, mib: u32) -> Point {
+        Point {
+            plot: COST,
+            x: mib.into(),
+            y: self.later_passes,
+        }
+    }
 }
 
-fn steady(scanner: &Scanner, processes: usize, pages: usize, content: Content) -> Steady {
+fn unique(scanner: &Scanner, processes: usize, mib: usize) -> Steady {
+    steady(scanner, processes, mib, Content::Unique)
+}
+
+fn steady(scanner: &Scanner, processes: usize, mib: usize, content: Content) -> Steady {
+    let pages = mib * MIB;
     let workers = Workers::spawn(processes, pages, content);
     scanner.start();
     let start = scanner.usage();
@@ -140,22 +198,25 @@ fn steady(scanner: &Scanner, processes: usize, pages: usize, content: Content) -
 struct Copies {
     /// For each page merged away, to convergence, in ns.
     merging: f64,
-    /// Passes until then.
+    /// Passes until then, the last one included.
     passes: f64,
     /// For each page in each pass from then on, in ns.
     merged: f64,
+    /// The way there.
+    points: Vec<Point>,
 }
 
 /// Every content is there `copies` times.
-fn copies(scanner: &Scanner, pages: usize, copies: usize) -> Copies {
+fn copies(scanner: &Scanner, mib: usize, copies: usize) -> Copies {
+    let pages = mib * MIB;
     let workers = Workers::spawn(PROCESSES, pages, Content::Copies(copies));
     let goal = (pages - pages / copies) as u64;
     scanner.start();
     let (start, first_pass) = (scanner.cpu_ns(), scanner.passes());
-    converge(scanner, goal, Scanner::pages_sharing);
+    let points = converge(scanner, goal, Scanner::pages_sharing);
     let merging = (scanner.cpu_ns() - start) as f64 / goal as f64;
-    let passes = (scanner.passes() - first_pass) as f64;
-    scanner.wait_for_passes(1);
+    let passes = (scanner.passes() + 1 - first_pass) as f64;
+    scanner.wait_for_passes(2);
     let before = scanner.usage();
     scanner.wait_for_passes(STEADY_PASSES);
     let merged = scanner.usage().ns_per_page_since(&before);
@@ -165,11 +226,13 @@ fn copies(scanner: &Scanner, pages: usize, copies: usize) -> Copies {
         merging,
         passes,
         merged,
+        points,
     }
 }
 
 /// Cost of each page of zeroes that is merged away, in ns.
-fn zeroes(scanner: &Scanner, pages: usize) -> f64 {
+fn zeroes(scanner: &Scanner, mib: usize) -> f64 {
+    let pages = mib * MIB;
     let workers = Workers::spawn(PROCESSES, pages, Content::Zero);
     scanner.start();
     let start = scanner.cpu_ns();
@@ -180,18 +243,28 @@ fn zeroes(scanner: &Scanner, pages: usize) -> f64 {
     cost
 }
 
-/// Lets it scan until `count` says `goal`.
-fn converge(scanner: &Scanner, goal: u64, count: fn(&Scanner) -> u64) {
-    let (mut merged, mut idle) = (count(scanner), 0);
+/// Lets it scan until `count` says `goal`; returns how that came about.
+fn converge(scanner: &Scanner, goal: u64, count: fn(&Scanner) -> u64) -> Vec<Point> {
+    let start = scanner.cpu_ns();
+    let (mut merged, mut last_gain) = (0, scanner.passes());
+    let mut points = Vec::new();
     while merged < goal {
-        scanner.wait_for_passes(1);
+        sleep(CURVE_INTERVAL);
         let now = count(scanner);
-        idle = if now > merged { 0 } else { idle + 1 };
+        points.push(Point {
+            plot: CONVERGENCE,
+            x: (scanner.cpu_ns() - start) as f64 / 1e6,
+            y: now as f64 / MIB as f64,
+        });
+        if now > merged {
+            last_gain = scanner.passes();
+        }
         merged = now;
         assert!(
-            idle < IDLE_PASSES,
+            scanner.passes() < last_gain + IDLE_PASSES,
             "{} does not converge: {now} of {goal} pages merged away",
             scanner.name()
         );
     }
+    points
 }
