@@ -68,7 +68,7 @@ pub(crate) enum Refusal {
     LeftAlone,
     /// The shared page would have more mappings than it may have.
     Full,
-    /// It has several mappings, or is part of a large page.
+    /// It has several mappings.
     Involved,
     /// There is no memory for a shared page.
     NoMemory,
@@ -107,7 +107,8 @@ impl Terms<'_> {
         twin: Frame,
         is_expected: impl FnOnce(&MappedPage<'_>) -> bool,
     ) -> Result<SharedPage, Refusal> {
-        let page = PageRef::candidate(frame).ok_or(Refusal::Gone)?;
+        // Before there is a reference to the twin, which may be a part of the same large page.
+        let page = single(frame, |page| equals_frame(page, twin))?;
         let twin = PageRef::candidate(twin).ok_or(Refusal::TargetGone)?;
         self.check_few(&page)?;
         self.check_few(&twin).map_err(Refusal::of_target)?;
@@ -153,34 +154,44 @@ impl Terms<'_> {
     }
 
     /// Finds where the page on `frame` is mapped, if these terms allow to merge it and it equals
-    /// `page`. An error tells nothing about a page that they do not allow.
+    /// `page`, a folio of its own; the twin is made one. An error tells nothing about a page that
+    /// they do not allow.
     pub(super) fn find_twin(&self, frame: Frame, page: &PageRef) -> Result<Twin, Refusal> {
         let twin = PageRef::candidate(frame).ok_or(Refusal::TargetGone)?;
         self.check_few(&twin).map_err(Refusal::of_target)?;
         let twin = twin.try_lock().ok_or(Refusal::Busy)?;
-        if twin.kind() != Kind::Anonymous || twin.is_pinned() {
+        if twin.kind() != Kind::Anonymous {
             return Err(Refusal::TargetGone);
         }
-        if twin.is_large() {
-            return Err(Refusal::Involved);
+        let mut found = self.find_mapping(&twin)?;
+        if !same(&page.content(), &twin.content()) {
+            return Err(Refusal::Different);
         }
+        if twin.is_large() {
+            twin.split().map_err(|_| Refusal::Busy)?;
+            found = self.find_mapping(&twin)?;
+        }
+        if twin.is_pinned() {
+            return Err(Refusal::TargetGone);
+        }
+        Ok(found)
+    }
+
+    /// Finds a mapping of the folio of `twin` that these terms allow to replace.
+    fn find_mapping(&self, twin: &LockedPage<'_>) -> Result<Twin, Refusal> {
         let mut found = None;
-        let walked = each_mapping(&twin, &mut |vma, addr| {
-            if !self.allows(vma) || Mapping::find(&twin, vma, addr).is_none() {
+        let walked = each_mapping(twin, &mut |vma, addr| {
+            if !self.allows(vma) || Mapping::find(twin, vma, addr).is_none() {
                 return ControlFlow::Continue(());
             }
-            let mm = ARef::from(vma.mm());
+            let (frame, mm) = (twin.frame(), ARef::from(vma.mm()));
             found = Some(Twin { frame, mm, addr });
             ControlFlow::Break(())
         });
-        if !walked {
-            return Err(Refusal::Busy);
-        }
-        let found = found.ok_or(Refusal::TargetGone)?;
-        if same(&page.content(), &twin.content()) {
-            Ok(found)
+        if walked {
+            found.ok_or(Refusal::TargetGone)
         } else {
-            Err(Refusal::Different)
+            Err(Refusal::Busy)
         }
     }
 
@@ -261,6 +272,31 @@ impl Terms<'_> {
         let old = entry.clear();
         replace_entry(self, &mut entry, old, equal)
     }
+}
+
+/// The page on `frame`, a folio of its own: taken out of a large one if that pays, because it
+/// `is_equal` to what it is to be replaced by.
+pub(super) fn single(
+    frame: Frame,
+    is_equal: impl FnOnce(&PageRef) -> bool,
+) -> Result<PageRef, Refusal> {
+    let page = PageRef::candidate(frame).ok_or(Refusal::Gone)?;
+    if page.is_large() {
+        if !is_equal(&page) {
+            return Err(Refusal::Different);
+        }
+        let locked = page.try_lock().ok_or(Refusal::Busy)?;
+        if locked.kind() != Kind::Anonymous {
+            return Err(Refusal::Gone);
+        }
+        locked.split().map_err(|_| Refusal::Busy)?;
+    }
+    Ok(page)
+}
+
+/// Whether `page` equals the one on `frame`, if one is there that could be merged.
+pub(super) fn equals_frame(page: &PageRef, frame: Frame) -> bool {
+    PageRef::candidate(frame).is_some_and(|other| same(&page.content(), &other.content()))
 }
 
 /// A page for which a shared one is made because another equals it, and where it was found.

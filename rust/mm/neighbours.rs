@@ -14,7 +14,9 @@
 //!   entries are cleared first, then flushed at once, and only then looked at; the page table lock
 //!   is held until each is set again.
 
+use crate::mm::merge::equals_frame;
 use crate::mm::merge::replace_entry;
+use crate::mm::merge::single;
 use crate::mm::merge::Equal;
 use crate::mm::merge::Refusal;
 use crate::mm::merge::Terms;
@@ -33,6 +35,8 @@ use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::with_table;
 use core::array::from_fn;
 use core::ops::Range;
+use engine::content::same;
+use engine::Content;
 use engine::Frame;
 use engine::PAGE_SIZE;
 use kernel::prelude::*;
@@ -66,9 +70,11 @@ impl Neighbour {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Gone`]; [`Refusal::Involved`]: it has to be replaced by itself.
+    /// [`Refusal::Gone`]; [`Refusal::Involved`]: it has to be replaced by itself;
+    /// [`Refusal::Different`], [`Refusal::Busy`]: it stays in a large page.
     pub(crate) fn by_zero(addr: usize, frame: Frame) -> Result<Self, Refusal> {
-        let (page, by) = (simple(frame)?, By::Zero);
+        let page = simple(frame, |page| page.content().is_zero())?;
+        let by = By::Zero;
         Ok(Neighbour { addr, page, by })
     }
 
@@ -78,8 +84,9 @@ impl Neighbour {
     ///
     /// In addition [`Refusal::TargetGone`].
     pub(crate) fn by_shared(addr: usize, frame: Frame, shared: Frame) -> Result<Self, Refusal> {
-        let page = simple(frame)?;
-        let by = By::Shared(SharedPage::readable(shared).ok_or(Refusal::TargetGone)?);
+        let shared = SharedPage::readable(shared).ok_or(Refusal::TargetGone)?;
+        let page = simple(frame, |page| same(&page.content(), &shared.content()))?;
+        let by = By::Shared(shared);
         Ok(Neighbour { addr, page, by })
     }
 
@@ -96,7 +103,7 @@ impl Neighbour {
         terms: &Terms<'_>,
         pool: &mut Pool,
     ) -> Result<Self, Refusal> {
-        let page = simple(frame)?;
+        let page = simple(frame, |page| equals_frame(page, twin))?;
         let twin = terms.find_twin(twin, &page)?;
         let shared = SharedPage::new(terms.mm, pool).map_err(|_| Refusal::NoMemory)?;
         let by = By::New(shared, twin);
@@ -125,13 +132,14 @@ impl Neighbour {
     }
 }
 
-/// The page on `frame`, if it is one of its own and has one mapping.
-fn simple(frame: Frame) -> Result<PageRef, Refusal> {
-    let page = PageRef::candidate(frame).ok_or(Refusal::Gone)?;
-    if page.is_large() || page.mappings() != 1 {
-        return Err(Refusal::Involved);
+/// The page on `frame`, as [`single`] gives it, if it has one mapping.
+fn simple(frame: Frame, is_equal: impl FnOnce(&PageRef) -> bool) -> Result<PageRef, Refusal> {
+    let page = single(frame, is_equal)?;
+    if page.mappings() == 1 {
+        Ok(page)
+    } else {
+        Err(Refusal::Involved)
     }
-    Ok(page)
 }
 
 /// Whether a page at `addr`, above `last`, can be replaced together with one there.

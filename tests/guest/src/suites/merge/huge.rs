@@ -18,6 +18,10 @@ pub(super) const TESTS: &[Test] = &[
     ("unique_huge_pages_stay_huge", unique),
     ("equal_parts_are_merged_out_of_huge_pages", equal_part),
     ("equal_huge_pages_are_merged", equal_whole),
+    (
+        "equal_parts_of_one_huge_page_are_merged",
+        equal_parts_of_one,
+    ),
     ("zeros_are_merged_out_of_huge_pages", zeros),
     ("huge_pages_shared_by_fork_stay_correct", forked),
     ("huge_pages_are_not_split_for_what_they_held", changed),
@@ -94,6 +98,30 @@ fn equal_whole(lab: &Lab) -> Result {
     a.fill(in_a.part(100, 8), Ids::each(1))?;
     b.check(in_b, ids)?;
     scanner::expect_exact_counts("with two huge pages merged").map(drop)
+}
+
+/// Of a process alone, and of one that has forked.
+fn equal_parts_of_one(lab: &Lab) -> Result {
+    let peer = lab.alice()?;
+    let alone = huge(&peer, 1, Ids::same(10_000))?;
+    scanner::merge()?;
+    expect_parts_merged(&peer, alone, HUGE)?;
+    let forked = huge(&peer, 1, Ids::same(20_000))?;
+    let child = peer.fork()?;
+    scanner::merge()?;
+    expect_parts_merged(&child, alone, 2 * HUGE)?;
+    expect_parts_merged(&child, forked, 2 * HUGE)?;
+    peer.check(forked, Ids::same(20_000))?;
+    child.check(forked, Ids::same(20_000))
+}
+
+/// Each with each.
+fn expect_parts_merged(peer: &Peer, span: Span, mappings: u64) -> Result {
+    for index in 1..HUGE {
+        let frames = pages::expect_merged(&[(peer, span.page(0)), (peer, span.page(index))])?;
+        pages::expect_mappings(&frames, mappings)?;
+    }
+    Ok(())
 }
 
 fn zeros(lab: &Lab) -> Result {

@@ -8,6 +8,7 @@ use guest::lab::Lab;
 use guest::lab::Test;
 use guest::pages;
 use guest::probe::CallCount;
+use guest::procfs;
 use guest::scanner;
 use guest::Result;
 
@@ -17,7 +18,14 @@ pub(super) const TESTS: &[Test] = &[
     ("pinned_pages_between_others_stay", pinned),
 ];
 
-pub(super) const COUNTING_TESTS: &[Test] = &[("near_pages_are_merged_with_few_flushes", flushes)];
+pub(super) const COUNTING_TESTS: &[Test] = &[
+    ("near_pages_are_merged_with_few_flushes", |lab| {
+        flushes(lab, "never")
+    }),
+    ("huge_pages_are_merged_with_few_flushes", |lab| {
+        flushes(lab, "always")
+    }),
+];
 
 /// More pages than a page table maps.
 const PAGES: u64 = 1200;
@@ -25,7 +33,8 @@ const PAGES: u64 = 1200;
 const FEW: u64 = 48;
 
 /// A flush for every fourth page that is merged away: an eighth of what mainline needs.
-fn flushes(lab: &Lab) -> Result {
+fn flushes(lab: &Lab, huge_pages: &str) -> Result {
+    procfs::write("/sys/kernel/mm/transparent_hugepage/enabled", huge_pages)?;
     let ids = Ids::each(100);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, ids)?, b.anon(PAGES, ids)?);
