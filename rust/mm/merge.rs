@@ -108,13 +108,11 @@ impl Terms<'_> {
         is_expected: impl FnOnce(&MappedPage<'_>) -> bool,
     ) -> Result<SharedPage, Refusal> {
         // Before there is a reference to the twin, which may be a part of the same large page.
-        let page = single(frame, |page| equals_frame(page, twin))?;
+        let page = single(frame, |page| self.expect_twin(twin, page))?;
         let twin = PageRef::candidate(twin).ok_or(Refusal::TargetGone)?;
         self.check_few(&page)?;
         self.check_few(&twin).map_err(Refusal::of_target)?;
-        if !same(&page.content(), &twin.content()) {
-            return Err(Refusal::Different);
-        }
+        expect_same(&page.content(), &twin.content())?;
         let shared = SharedPage::new(self.mm, pool).map_err(|_| Refusal::NoMemory)?;
         shared.fill(&page);
         // Of the copy, which nobody can change any more.
@@ -146,9 +144,7 @@ impl Terms<'_> {
     /// Merges `frame`, if it is full of zeroes, into the kernel's zero page.
     pub(crate) fn join_zero(&self, frame: Frame) -> Result<(), Refusal> {
         let page = PageRef::candidate(frame).ok_or(Refusal::Gone)?;
-        if !page.content().is_zero() {
-            return Err(Refusal::Different);
-        }
+        expect_zero(&page.content())?;
         let page = page.try_lock().ok_or(Refusal::Busy)?;
         self.replace(&page, &Equal::Zero)
     }
@@ -158,15 +154,8 @@ impl Terms<'_> {
     /// they do not allow.
     pub(super) fn find_twin(&self, frame: Frame, page: &PageRef) -> Result<Twin, Refusal> {
         let twin = PageRef::candidate(frame).ok_or(Refusal::TargetGone)?;
-        self.check_few(&twin).map_err(Refusal::of_target)?;
         let twin = twin.try_lock().ok_or(Refusal::Busy)?;
-        if twin.kind() != Kind::Anonymous {
-            return Err(Refusal::TargetGone);
-        }
-        let mut found = self.find_mapping(&twin)?;
-        if !same(&page.content(), &twin.content()) {
-            return Err(Refusal::Different);
-        }
+        let mut found = self.check_twin(&twin, page)?;
         if twin.is_large() {
             twin.split().map_err(|_| Refusal::Busy)?;
             found = self.find_mapping(&twin)?;
@@ -174,6 +163,26 @@ impl Terms<'_> {
         if twin.is_pinned() {
             return Err(Refusal::TargetGone);
         }
+        Ok(found)
+    }
+
+    /// Whether [`Self::find_twin`] will find one, as far as can be told before `page` is taken out
+    /// of a large page. A page may still be there that nothing maps any more, whose content has
+    /// just moved to `page`.
+    pub(super) fn expect_twin(&self, frame: Frame, page: &PageRef) -> Result<(), Refusal> {
+        let twin = PageRef::candidate(frame).ok_or(Refusal::TargetGone)?;
+        let twin = twin.try_lock().ok_or(Refusal::Busy)?;
+        self.check_twin(&twin, page).map(drop)
+    }
+
+    /// Looks at who maps `twin`, and only then at its bytes.
+    fn check_twin(&self, twin: &LockedPage<'_>, page: &PageRef) -> Result<Twin, Refusal> {
+        if twin.kind() != Kind::Anonymous {
+            return Err(Refusal::TargetGone);
+        }
+        self.check_few(twin).map_err(Refusal::of_target)?;
+        let found = self.find_mapping(twin)?;
+        expect_same(&page.content(), &twin.content())?;
         Ok(found)
     }
 
@@ -225,8 +234,8 @@ impl Terms<'_> {
     /// Replaces what mappings of `page` it may by mappings of `shared`.
     fn replace_by(&self, page: &PageRef, shared: &SharedPage) -> Result<(), Refusal> {
         // A huge page is not split for what is different anyway.
-        if page.is_large() && !same(&page.content(), &shared.content()) {
-            return Err(Refusal::Different);
+        if page.is_large() {
+            expect_same(&page.content(), &shared.content())?;
         }
         let page = page.try_lock().ok_or(Refusal::Busy)?;
         self.replace(&page, &Equal::Shared(shared))
@@ -274,17 +283,15 @@ impl Terms<'_> {
     }
 }
 
-/// The page on `frame`, a folio of its own: taken out of a large one if that pays, because it
-/// `is_equal` to what it is to be replaced by.
+/// The page on `frame`, a folio of its own: taken out of a large one if `check` finds nothing that
+/// speaks against replacing it.
 pub(super) fn single(
     frame: Frame,
-    is_equal: impl FnOnce(&PageRef) -> bool,
+    check: impl FnOnce(&PageRef) -> Result<(), Refusal>,
 ) -> Result<PageRef, Refusal> {
     let page = PageRef::candidate(frame).ok_or(Refusal::Gone)?;
     if page.is_large() {
-        if !is_equal(&page) {
-            return Err(Refusal::Different);
-        }
+        check(&page)?;
         let locked = page.try_lock().ok_or(Refusal::Busy)?;
         if locked.kind() != Kind::Anonymous {
             return Err(Refusal::Gone);
@@ -294,9 +301,26 @@ pub(super) fn single(
     Ok(page)
 }
 
-/// Whether `page` equals the one on `frame`, if one is there that could be merged.
-pub(super) fn equals_frame(page: &PageRef, frame: Frame) -> bool {
-    PageRef::candidate(frame).is_some_and(|other| same(&page.content(), &other.content()))
+/// # Errors
+///
+/// [`Refusal::Different`].
+pub(super) fn expect_same(one: &impl Content, other: &impl Content) -> Result<(), Refusal> {
+    if same(one, other) {
+        Ok(())
+    } else {
+        Err(Refusal::Different)
+    }
+}
+
+/// # Errors
+///
+/// [`Refusal::Different`].
+pub(super) fn expect_zero(content: &impl Content) -> Result<(), Refusal> {
+    if content.is_zero() {
+        Ok(())
+    } else {
+        Err(Refusal::Different)
+    }
 }
 
 /// A page for which a shared one is made because another equals it, and where it was found.
@@ -327,16 +351,17 @@ impl Equal<'_> {
 
     /// Whether `content`, that of `page`, is as it has to be.
     fn check(&self, page: &PageRef, content: &StillPage<'_>) -> Result<(), Refusal> {
-        let is_so = |so, refusal| if so { Ok(()) } else { Err(refusal) };
         match self {
-            Equal::Shared(shared) => {
-                is_so(same(content, &shared.still_content()), Refusal::Different)
-            }
+            Equal::Shared(shared) => expect_same(content, &shared.still_content()),
             Equal::New(shared, is_expected) => {
                 shared.fill(page);
-                is_so(is_expected(&shared.content()), Refusal::Changed)
+                if is_expected(&shared.content()) {
+                    Ok(())
+                } else {
+                    Err(Refusal::Changed)
+                }
             }
-            Equal::Zero => is_so(content.is_zero(), Refusal::Different),
+            Equal::Zero => expect_zero(content),
         }
     }
 }

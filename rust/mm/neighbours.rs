@@ -14,7 +14,8 @@
 //!   entries are cleared first, then flushed at once, and only then looked at; the page table lock
 //!   is held until each is set again.
 
-use crate::mm::merge::equals_frame;
+use crate::mm::merge::expect_same;
+use crate::mm::merge::expect_zero;
 use crate::mm::merge::replace_entry;
 use crate::mm::merge::single;
 use crate::mm::merge::Equal;
@@ -35,8 +36,6 @@ use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::with_table;
 use core::array::from_fn;
 use core::ops::Range;
-use engine::content::same;
-use engine::Content;
 use engine::Frame;
 use engine::PAGE_SIZE;
 use kernel::prelude::*;
@@ -73,7 +72,7 @@ impl Neighbour {
     /// [`Refusal::Gone`]; [`Refusal::Involved`]: it has to be replaced by itself;
     /// [`Refusal::Different`], [`Refusal::Busy`]: it stays in a large page.
     pub(crate) fn by_zero(addr: usize, frame: Frame) -> Result<Self, Refusal> {
-        let page = simple(frame, |page| page.content().is_zero())?;
+        let page = simple(frame, |page| expect_zero(&page.content()))?;
         let by = By::Zero;
         Ok(Neighbour { addr, page, by })
     }
@@ -85,7 +84,9 @@ impl Neighbour {
     /// In addition [`Refusal::TargetGone`].
     pub(crate) fn by_shared(addr: usize, frame: Frame, shared: Frame) -> Result<Self, Refusal> {
         let shared = SharedPage::readable(shared).ok_or(Refusal::TargetGone)?;
-        let page = simple(frame, |page| same(&page.content(), &shared.content()))?;
+        let page = simple(frame, |page| {
+            expect_same(&page.content(), &shared.content())
+        })?;
         let by = By::Shared(shared);
         Ok(Neighbour { addr, page, by })
     }
@@ -103,7 +104,7 @@ impl Neighbour {
         terms: &Terms<'_>,
         pool: &mut Pool,
     ) -> Result<Self, Refusal> {
-        let page = simple(frame, |page| equals_frame(page, twin))?;
+        let page = simple(frame, |page| terms.expect_twin(twin, page))?;
         let twin = terms.find_twin(twin, &page)?;
         let shared = SharedPage::new(terms.mm, pool).map_err(|_| Refusal::NoMemory)?;
         let by = By::New(shared, twin);
@@ -133,8 +134,11 @@ impl Neighbour {
 }
 
 /// The page on `frame`, as [`single`] gives it, if it has one mapping.
-fn simple(frame: Frame, is_equal: impl FnOnce(&PageRef) -> bool) -> Result<PageRef, Refusal> {
-    let page = single(frame, is_equal)?;
+fn simple(
+    frame: Frame,
+    check: impl FnOnce(&PageRef) -> Result<(), Refusal>,
+) -> Result<PageRef, Refusal> {
+    let page = single(frame, check)?;
     if page.mappings() == 1 {
         Ok(page)
     } else {

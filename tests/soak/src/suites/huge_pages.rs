@@ -6,6 +6,8 @@
 use std::io;
 use std::path::Path;
 use std::process;
+use std::thread;
+use std::time::Duration;
 
 use guest::content::PAGE_SIZE;
 use guest::content::WORDS;
@@ -40,6 +42,7 @@ pub const SUITE: Suite = Suite {
 
 /// 4 KiB pages of a huge page.
 const HUGE: u64 = 512;
+const HUGE_KB: u64 = HUGE * PAGE_SIZE / 1024;
 /// Huge pages of a worker that it works on.
 const COUNT: u64 = 2;
 
@@ -74,9 +77,7 @@ fn work(worker: &mut Worker) -> Result {
     for index in 0..HUGE {
         state.unique.fill(index, Content::unique(&mut worker.rng));
     }
-    // The kernel may have had none at the first fault.
-    advise(state.unique.span(), MADV_COLLAPSE).context(|| "MADV_COLLAPSE")?;
-    state.expect_still_huge()?;
+    make_huge(state.unique.span())?;
     worker.work(&mut state, STEPS)?;
     state.expect_still_huge()?;
     worker.finish([&state.region, &state.unique])
@@ -95,11 +96,32 @@ fn advise(span: Span, advice: i32) -> io::Result<()> {
     memory::advise(span, advice as u64)
 }
 
+/// Makes a huge page of small ones. Someone may be looking at one of them just now; and as long as
+/// it had parts full of zeroes, it was there to be split.
+fn make_huge(span: Span) -> Result {
+    const ATTEMPTS: u32 = 100;
+    for _ in 0..ATTEMPTS {
+        match advise(span, MADV_COLLAPSE) {
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
+            result => result.context(|| "MADV_COLLAPSE")?,
+        }
+        thread::sleep(Duration::from_millis(20));
+        if huge_kb(span)? == HUGE_KB {
+            return Ok(());
+        }
+    }
+    Err(format!("no huge page in {ATTEMPTS} attempts").into())
+}
+
+/// How much of this memory is huge pages.
+fn huge_kb(span: Span) -> Result<u64> {
+    procfs::smaps(process::id() as i32, span, "AnonHugePages")
+}
+
 impl State {
     fn expect_still_huge(&self) -> Result {
-        let huge = procfs::smaps(process::id() as i32, self.unique.span(), "AnonHugePages")?;
-        let expected = HUGE * PAGE_SIZE / 1024;
-        expect::eq("a huge page with no part to merge, in kB", expected, huge)
+        let found = huge_kb(self.unique.span())?;
+        expect::eq("a huge page with no part to merge, in kB", HUGE_KB, found)
     }
 }
 

@@ -5,6 +5,7 @@
 use guest::content::Ids;
 use guest::expect;
 use guest::expect::FailureContext;
+use guest::knob;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::pages;
@@ -26,6 +27,10 @@ pub(super) const TESTS: &[Test] = &[
     ("huge_pages_shared_by_fork_stay_correct", forked),
     ("huge_pages_are_not_split_for_what_they_held", changed),
     ("huge_pages_of_other_domains_stay_huge", other_domain),
+    (
+        "huge_pages_stay_huge_where_their_twins_are_left_alone",
+        twin_left_alone,
+    ),
 ];
 
 /// 4 KiB pages of a huge page.
@@ -177,4 +182,22 @@ fn other_domain(lab: &Lab) -> Result {
     merge_with_control(lab)?;
     expect_huge(&alice, in_a, 1)?;
     expect_huge(&bob, in_b, 1)
+}
+
+/// The index knows it from a time when its process was not left alone yet.
+fn twin_left_alone(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let ids = Ids::each(10_000);
+    let twins = a.anon(8, ids)?;
+    knob::set(knob::WRITE_ONLY, a.pid())?;
+    a.set_dumpable(false)?;
+    let span = huge(&b, 1, ids)?;
+    knob::set(knob::WRITE_ONLY, b.pid())?;
+    expect_huge(&b, span, 1)?;
+    pages::expect_not_merged((&a, twins))?;
+    // If there is another twin, it is merged.
+    let other = lab.alice()?;
+    let small = other.anon(8, ids)?;
+    knob::set(knob::WRITE_ONLY, other.pid())?;
+    pages::expect_merged(&[(&b, span.part(0, 8)), (&other, small)]).map(drop)
 }
