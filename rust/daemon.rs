@@ -2,16 +2,24 @@
 
 //! The kernel thread `ksm_v_scand`, and what the knobs do to it.
 //!
-//! One mutex, around the [`Scanner`]: the thread holds it for a batch of pages, a reader or
-//! writer of a knob for a moment, and whoever writes 2 to `run` until everything is unmerged.
+//! One mutex, around the [`Scanner`]: the thread holds it for a batch of pages, and so does whoever
+//! writes to `merge_now`; a reader or writer of a knob for a moment; whoever writes 2 to `run` until
+//! everything is unmerged.
 
+use crate::mm::is_memory_short;
 use crate::mm::policy::Policy;
+use crate::scanner::drain_lru;
 use crate::scanner::Scanner;
 use crate::shim;
+use crate::sys::kthread::own_cpu_ns;
 use crate::sys::kthread::should_stop;
 use crate::sys::kthread::Body;
 use core::ops::Range;
+use engine::pace::Clocks;
+use engine::pace::Governor;
+use engine::pace::Pacer;
 use engine::KsmStats;
+use kernel::mm::Mm;
 use kernel::new_condvar;
 use kernel::new_mutex;
 use kernel::prelude::*;
@@ -19,9 +27,12 @@ use kernel::sync::Arc;
 use kernel::sync::CondVar;
 use kernel::sync::Mutex;
 use kernel::time::msecs_to_jiffies;
+use kernel::time::Instant;
+use kernel::time::Monotonic;
 
 /// Pause after a pass that found nothing to look at, in milliseconds.
 const EMPTY_PASS_MS: u32 = 20;
+const NS_PER_MS: u64 = 1_000_000;
 
 /// What the `run` knob says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +72,35 @@ impl Counts {
 
 struct State {
     scanner: Scanner,
+    pacer: Pacer,
     run: Run,
     /// The module is being unloaded.
     stopping: bool,
+}
+
+impl State {
+    /// Pages of a cycle, and the pause between two, in milliseconds.
+    fn speed(&self) -> (u32, u32) {
+        match self.pacer.governor() {
+            Governor::Manual => {
+                let engine = &self.scanner.engine;
+                (engine.scan_rate(), engine.sleep_ms())
+            }
+            // All of its share, as it comes.
+            Governor::Auto => (u32::MAX, 0),
+        }
+    }
+
+    /// For how long to rest so that the scanner takes no more than its share, in milliseconds.
+    fn rest_ms(&mut self, clocks: Clocks) -> u32 {
+        let ms = self.pacer.rest(clocks).div_ceil(NS_PER_MS);
+        u32::try_from(ms).unwrap_or(u32::MAX)
+    }
+
+    fn end_pass(&mut self) {
+        self.pacer
+            .end_pass(self.scanner.totals(), is_memory_short());
+    }
 }
 
 /// The scanner as its thread and its knobs share it.
@@ -77,6 +114,8 @@ pub(crate) struct Daemon {
     /// Wakes the thread: a knob has changed.
     #[pin]
     changed: CondVar,
+    /// When the module was loaded.
+    start: Instant<Monotonic>,
 }
 
 impl Daemon {
@@ -88,6 +127,7 @@ impl Daemon {
     pub(crate) fn new(scanner: Scanner) -> Result<Arc<Self>> {
         let state = State {
             scanner,
+            pacer: Pacer::new(),
             run: Run::Stop,
             stopping: false,
         };
@@ -96,6 +136,7 @@ impl Daemon {
                 state <- new_mutex!(state, "ksm_v::state"),
                 published <- new_mutex!((Counts::default(), false), "ksm_v::published"),
                 changed <- new_condvar!("ksm_v::changed"),
+                start: Instant::now(),
             }),
             GFP_KERNEL,
         )
@@ -137,6 +178,36 @@ impl Daemon {
             state.run = Run::Stop;
         }
         result
+    }
+
+    /// Merges what it can in `range` of an address space, at once; returns when it is done.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY`: everything has been unmerged, and is to stay so. `EPERM`: there is nothing that may
+    /// be merged. `EINTR`: the caller has a signal pending; what was merged stays so. Those of
+    /// [`Scanner::merge_at_once`].
+    pub(crate) fn merge_now(&self, mm: &Mm, mut range: Range<usize>) -> Result {
+        drain_lru();
+        let mut is_admitted = false;
+        loop {
+            let mut state = self.state.lock();
+            if state.run == Run::Unmerge {
+                return Err(EBUSY);
+            }
+            let progress = state.scanner.merge_at_once(mm, range.clone())?;
+            drop(state);
+            is_admitted |= progress.is_admitted;
+            let Some(next) = progress.next else {
+                return if is_admitted { Ok(()) } else { Err(EPERM) };
+            };
+            range.start = next;
+            if current!().signal_pending() {
+                return Err(EINTR);
+            }
+            // SAFETY: No lock is held.
+            unsafe { shim::ksm_v_cond_resched_tasks_rcu_qs() };
+        }
     }
 
     /// Leaves frames whose memory is to go offline; see [`Scanner::evacuate`].
@@ -198,6 +269,17 @@ impl Daemon {
         Ok(())
     }
 
+    /// Reads something of the pacer.
+    pub(crate) fn read_pacer<T>(&self, read: impl FnOnce(&Pacer) -> T) -> T {
+        read(&self.state.lock().pacer)
+    }
+
+    /// Changes how fast the scanner is, at once.
+    pub(crate) fn change_pacer(&self, change: impl FnOnce(&mut Pacer)) {
+        change(&mut self.state.lock().pacer);
+        self.changed.notify_all();
+    }
+
     /// Changes the rules; see [`Scanner::set_policy`].
     ///
     /// # Errors
@@ -225,33 +307,48 @@ impl Daemon {
         !state.stopping
     }
 
-    /// Looks at as many pages as a cycle has, a batch at a time. Returns for how long to sleep
-    /// then, in milliseconds.
+    /// Looks at as many pages as a cycle has, a batch at a time, unless it has to rest before.
+    /// Returns for how long to sleep then, in milliseconds.
     fn cycle(&self) -> u32 {
         let mut done = 0u32;
         loop {
             let mut state = self.state.lock();
-            let engine = &state.scanner.engine;
-            let left = engine.scan_rate().saturating_sub(done);
-            let sleep_ms = engine.sleep_ms();
-            if left == 0 || state.stopping || !engine.is_enabled() {
+            let (rate, sleep_ms) = state.speed();
+            let left = rate.saturating_sub(done);
+            if left == 0 || state.stopping || !state.scanner.engine.is_enabled() {
                 return sleep_ms;
             }
             let step = state.scanner.step(left);
+            if step.end_of_pass {
+                state.end_pass();
+            }
+            let rest_ms = state.rest_ms(self.clocks());
             drop(state);
             done = done.saturating_add(step.pages);
             if step.end_of_pass {
-                return if done == 0 {
+                let sleep_ms = if done == 0 {
                     sleep_ms.max(EMPTY_PASS_MS)
                 } else {
                     sleep_ms
                 };
+                return sleep_ms.max(rest_ms);
+            }
+            if rest_ms > 0 {
+                self.pause(rest_ms);
             }
             // SAFETY: No lock is held.
             unsafe { shim::ksm_v_cond_resched_tasks_rcu_qs() };
             if should_stop() {
                 return sleep_ms;
             }
+        }
+    }
+
+    /// What the clocks say, to the scanner's thread.
+    fn clocks(&self) -> Clocks {
+        Clocks {
+            now: u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(0),
+            ran: own_cpu_ns(),
         }
     }
 

@@ -31,6 +31,7 @@ use crate::mm::zero;
 use crate::shim;
 use core::ops::ControlFlow;
 use core::ops::Range;
+use engine::pace::Totals;
 use engine::Domain;
 use engine::Frame;
 use engine::Glance;
@@ -55,6 +56,8 @@ use kernel::time::Delta;
 const BATCH: usize = 512;
 /// Pages looked at under one page table lock: few, so that no fault waits long for it.
 const CHUNK: usize = 64;
+/// Sightings after which a page is merged that somebody wants merged at once: it and its twin.
+const SIGHTINGS_AT_ONCE: u8 = 2;
 /// Page tables looked at in one step, where there are few pages in them.
 const TABLES: u32 = 16;
 /// Areas looked at in one step, where there are few pages in them.
@@ -86,6 +89,14 @@ struct Place {
     addr: usize,
 }
 
+/// How far the scanner came in a part of an address space.
+pub(crate) struct Progress {
+    /// Where to go on; `None` at the end.
+    pub(crate) next: Option<usize>,
+    /// Whether some area is there that may be merged.
+    pub(crate) is_admitted: bool,
+}
+
 /// What a step did.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Step {
@@ -101,6 +112,8 @@ pub(crate) struct Scanner {
     pub(crate) engine: Engine,
     policy: Policy,
     pool: Pool,
+    /// Pages replaced by shared ones or the zero page since the start.
+    pages_merged: u64,
     cursor: Cursor,
     place: Option<Place>,
     at_start_of_pass: bool,
@@ -119,6 +132,7 @@ impl Scanner {
             engine: KsmScanner::with(KernelStorage, hash, seed),
             policy: Policy::default(),
             pool: Pool::new()?,
+            pages_merged: 0,
             cursor: Cursor::default(),
             place: None,
             at_start_of_pass: true,
@@ -157,9 +171,7 @@ impl Scanner {
     /// Looks at up to `limit` pages (and a batch at the most) and merges what can be merged.
     pub(crate) fn step(&mut self, limit: u32) -> Step {
         if self.at_start_of_pass {
-            // Pages in the per-CPU batches of the LRU carry a reference that looks like a pin.
-            // SAFETY: May sleep.
-            unsafe { shim::lru_add_drain_all() };
+            drain_lru();
             self.at_start_of_pass = false;
         }
         let Some(place) = self.place.take().or_else(|| self.next_place()) else {
@@ -175,14 +187,40 @@ impl Scanner {
         if let Some(mm) = place.mm.mmget_not_zero() {
             // The last user may go meanwhile: its memory is not torn down in this thread.
             let mm = MmWithUser::into_mmput_async(mm);
-            self.place = self
-                .scan(&mm, place.addr, limit)
-                .map(|addr| Place { mm: place.mm, addr });
+            // An error means that an area is just being changed: come back in the next pass.
+            let progress = self.scan(&mm, place.addr..usize::MAX, limit);
+            let next = progress.ok().and_then(|progress| progress.next);
+            self.place = next.map(|addr| Place { mm: place.mm, addr });
         }
         let pages = self.engine.get_stats().pages_scanned.wrapping_sub(before);
         Step {
             pages: u32::try_from(pages).unwrap_or(u32::MAX),
             end_of_pass: false,
+        }
+    }
+
+    /// Looks at a batch of pages in `range` of an address space, and merges at once what equals
+    /// anything that is known: with pages that are not shared yet, too.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH`: the process has exited. `EINTR`: the caller is being killed. `EAGAIN`: an area is
+    /// just being changed.
+    pub(crate) fn merge_at_once(&mut self, mm: &Mm, range: Range<usize>) -> Result<Progress> {
+        let mm = MmWithUser::into_mmput_async(mm.mmget_not_zero().ok_or(ESRCH)?);
+        let sightings = self.engine.promote_after();
+        self.engine
+            .set_promote_after(sightings.min(SIGHTINGS_AT_ONCE));
+        let progress = self.scan(&mm, range, u32::MAX);
+        self.engine.set_promote_after(sightings);
+        progress
+    }
+
+    /// What was done since the start.
+    pub(crate) fn totals(&self) -> Totals {
+        Totals {
+            scanned: self.engine.get_stats().pages_scanned,
+            merged: self.pages_merged,
         }
     }
 
@@ -250,10 +288,24 @@ impl Scanner {
         self.cursor.next().map(|mm| Place { mm, addr: 0 })
     }
 
-    /// Scans some pages of `mm` from `addr` on. Returns where to go on, `None` at its end.
-    fn scan(&mut self, mm: &ARef<MmWithUserAsync>, addr: usize, limit: u32) -> Option<usize> {
-        let domain = domain_of(mm, self.policy)?;
-        let next = self.gather(mm, addr, limit);
+    /// Scans some pages in `range` of `mm`, up to `limit` (and a batch at the most).
+    ///
+    /// # Errors
+    ///
+    /// `EINTR`: the caller is being killed. `EAGAIN`: an area is just being changed.
+    fn scan(
+        &mut self,
+        mm: &ARef<MmWithUserAsync>,
+        range: Range<usize>,
+        limit: u32,
+    ) -> Result<Progress> {
+        let Some(domain) = domain_of(mm, self.policy) else {
+            return Ok(Progress {
+                next: None,
+                is_admitted: false,
+            });
+        };
+        let progress = self.gather(mm, range, limit);
         self.sight_merged(domain);
         self.decide(domain);
         let terms = Terms {
@@ -263,35 +315,46 @@ impl Scanner {
             max_page_sharing: self.engine.max_page_sharing(),
         };
         self.merge_all(&terms);
-        next
+        progress
     }
 
-    /// Takes samples of pages that may be merged, area by area, each under its VMA lock. Returns
-    /// where to go on, `None` at the end.
-    fn gather(&mut self, mm: &MmWithUser, mut addr: usize, limit: u32) -> Option<usize> {
+    /// Takes samples of pages that may be merged, area by area, each under its VMA lock.
+    fn gather(&mut self, mm: &MmWithUser, range: Range<usize>, limit: u32) -> Result<Progress> {
         let mut budget = Budget {
             pages: BATCH.min(limit as usize),
             tables: TABLES,
         };
+        let (mut addr, mut is_admitted) = (range.start, false);
         for _ in 0..AREAS {
-            // An error means that the area is just being changed: come back in the next pass.
-            let vma = VmaReadGuard::next(mm, addr).ok()??;
-            addr = if is_admitted(mm, &vma, self.policy) {
-                self.gather_in(&vma, addr, &mut budget)
-            } else {
-                vma.end()
+            let vma = VmaReadGuard::next(mm, addr)?;
+            let Some(vma) = vma.filter(|vma| vma.start() < range.end) else {
+                addr = range.end;
+                break;
             };
-            if budget.is_spent() {
+            let end = vma.end().min(range.end);
+            addr = if may_merge(mm, &vma, self.policy) {
+                is_admitted = true;
+                self.gather_in(&vma, addr.max(vma.start())..end, &mut budget)
+            } else {
+                end
+            };
+            if budget.is_spent() || addr >= range.end {
                 break;
             }
         }
-        Some(addr)
+        let next = (addr < range.end).then_some(addr);
+        Ok(Progress { next, is_admitted })
     }
 
-    /// Takes samples of pages of `vma` from `addr` on. Returns where to go on.
-    fn gather_in(&mut self, vma: &VmaReadGuard<'_>, addr: usize, budget: &mut Budget) -> usize {
-        let mut addr = addr.max(vma.start());
-        while addr < vma.end() && !budget.is_spent() {
+    /// Takes samples of pages of `vma` in `range`. Returns where to go on.
+    fn gather_in(
+        &mut self,
+        vma: &VmaReadGuard<'_>,
+        range: Range<usize>,
+        budget: &mut Budget,
+    ) -> usize {
+        let mut addr = range.start;
+        while addr < range.end && !budget.is_spent() {
             let chunk = CHUNK.min(budget.pages);
             let mut visitor = Gatherer {
                 batch: &mut self.batch,
@@ -300,7 +363,7 @@ impl Scanner {
                 left: chunk,
                 tables: budget.tables,
             };
-            addr = walk(vma, Held::VmaLock, addr..vma.end(), &mut visitor);
+            addr = walk(vma, Held::VmaLock, addr..range.end, &mut visitor);
             budget.tables = visitor.tables;
             budget.pages = budget.pages.saturating_sub(chunk - visitor.left);
         }
@@ -437,6 +500,8 @@ impl Scanner {
             let key = candidates.get(index).and_then(|candidate| candidate.key);
             key.is_some_and(|key| engine.is_of(key, terms.domain, content))
         });
+        let merged = results.iter().filter(|result| result.is_ok()).count();
+        self.pages_merged = self.pages_merged.wrapping_add(merged as u64);
         let candidates = self.run.candidates.drain_all();
         // Gives up the pages, which frees those that were replaced.
         let neighbours = self.run.neighbours.drain_all();
@@ -467,7 +532,8 @@ impl Scanner {
         let Candidate { frame, key, .. } = candidate;
         let Some(key) = key else {
             // Refused: it will be met again in the next pass.
-            let _ = terms.join_zero(frame);
+            let merged = terms.join_zero(frame).is_ok();
+            self.pages_merged = self.pages_merged.wrapping_add(merged.into());
             return;
         };
         let merged = match self.engine.target(key) {
@@ -478,6 +544,7 @@ impl Scanner {
         };
         match merged {
             Ok(shared) => {
+                self.pages_merged = self.pages_merged.wrapping_add(1);
                 let mappings = shared.mappings();
                 self.engine
                     .merged(key, shared.frame(), terms.domain, mappings);
@@ -502,6 +569,13 @@ impl Scanner {
         self.engine.forget_shared(shared.frame());
         Ok(shared)
     }
+}
+
+/// Empties the per-CPU batches of the LRU: their pages carry a reference that looks like a pin.
+/// May sleep.
+pub(crate) fn drain_lru() {
+    // SAFETY: Called by a thread that may sleep, with no lock held that a kernel worker wants.
+    unsafe { shim::lru_add_drain_all() };
 }
 
 /// Tells the engine why a page was not merged, as far as that is of use to it.
@@ -571,7 +645,7 @@ fn domain_of(mm: &Mm, policy: Policy) -> Option<Domain> {
 }
 
 /// Whether pages of an area may be merged.
-fn is_admitted(mm: &Mm, vma: &VmaReadGuard<'_>, policy: Policy) -> bool {
+fn may_merge(mm: &Mm, vma: &VmaReadGuard<'_>, policy: Policy) -> bool {
     let rcu = rcu::read_lock();
     Owner::of(mm, &rcu).is_some_and(|owner| policy.admits(vma, &owner))
 }

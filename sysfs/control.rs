@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the scanner does: `run`, `scan_rate`, `sleep_ms`, `promote_after`, `max_page_sharing`.
+//! What the scanner does, and how fast.
 
+use super::choice;
+use super::choices;
 use super::number;
 use super::Scand;
 use crate::daemon::Run;
+use crate::mm::process;
 use crate::sys::sysfs::Attribute;
+use engine::pace::Governor;
 use kernel::prelude::*;
 
 pub(super) const RUN: Attribute<Scand> = Attribute::read_write(
@@ -85,3 +89,43 @@ pub(super) const MAX_PAGE_SHARING: Attribute<Scand> = Attribute::read_write(
         })
     },
 );
+
+pub(super) const MAX_CPU: Attribute<Scand> = Attribute::read_write(
+    c"max_cpu",
+    |scand, text| text.line(scand.body().read_pacer(|pacer| pacer.max_cpu())),
+    |scand, text| {
+        let percent = u8::try_from(number(text, 100)?).map_err(|_| EINVAL)?;
+        if percent == 0 {
+            return Err(EINVAL);
+        }
+        scand
+            .body()
+            .change_pacer(|pacer| pacer.set_max_cpu(percent));
+        Ok(())
+    },
+);
+
+const GOVERNORS: [Governor; 2] = [Governor::Manual, Governor::Auto];
+const GOVERNOR_NAMES: [&str; 2] = ["manual", "auto"];
+
+pub(super) const GOVERNOR: Attribute<Scand> = Attribute::read_write(
+    c"governor",
+    |scand, text| {
+        let governor = scand.body().read_pacer(|pacer| pacer.governor());
+        choices(text, &GOVERNORS, &GOVERNOR_NAMES, governor)
+    },
+    |scand, text| {
+        let governor = choice(text, &GOVERNORS, &GOVERNOR_NAMES)?;
+        scand
+            .body()
+            .change_pacer(|pacer| pacer.set_governor(governor));
+        Ok(())
+    },
+);
+
+pub(super) const MERGE_NOW: Attribute<Scand> =
+    Attribute::write_only(c"merge_now", |scand, text| {
+        let region = engine::parse::region(text).ok_or(EINVAL)?;
+        let mm = process::find(region.pid).ok_or(ESRCH)?;
+        scand.body().merge_now(&mm, region.range)
+    });

@@ -15,6 +15,8 @@ use crate::sys::imports::Imports;
 use crate::sys::kthread::Kthread;
 use crate::sys::sysfs::Attribute;
 use crate::sys::sysfs::Directory;
+use crate::sys::sysfs::Text;
+use core::fmt::Write;
 use kernel::prelude::*;
 
 /// What the files are about: the scanner and its thread.
@@ -39,12 +41,15 @@ impl Knobs {
     }
 }
 
-static ATTRIBUTES: [Attribute<Scand>; 17] = [
+static ATTRIBUTES: [Attribute<Scand>; 20] = [
     control::RUN,
     control::SCAN_RATE,
     control::SLEEP_MS,
     control::PROMOTE_AFTER,
     control::MAX_PAGE_SHARING,
+    control::MAX_CPU,
+    control::GOVERNOR,
+    control::MERGE_NOW,
     policy::SCOPE,
     policy::DOMAIN,
     counts::FULL_SCANS,
@@ -63,4 +68,25 @@ static ATTRIBUTES: [Attribute<Scand>; 17] = [
 fn number(text: &[u8], max: u32) -> Result<u32> {
     let number = engine::parse::decimal(text, max.into()).ok_or(EINVAL)?;
     u32::try_from(number).map_err(|_| EINVAL)
+}
+
+/// Writes all names, the chosen one in brackets, as `/sys/kernel/mm/transparent_hugepage` does.
+fn choices<T: PartialEq>(text: &mut Text<'_>, values: &[T], names: &[&str], chosen: T) -> Result {
+    let mut separator = "";
+    for (value, name) in values.iter().zip(names) {
+        let (open, close) = if *value == chosen {
+            ("[", "]")
+        } else {
+            ("", "")
+        };
+        write!(text, "{separator}{open}{name}{close}").map_err(|_| EMSGSIZE)?;
+        separator = " ";
+    }
+    text.line("")
+}
+
+/// The value whose name is written.
+fn choice<T: Copy>(text: &[u8], values: &[T], names: &[&str]) -> Result<T> {
+    let position = engine::parse::word(text, names).ok_or(EINVAL)?;
+    values.get(position).copied().ok_or(EINVAL)
 }

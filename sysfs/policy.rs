@@ -2,13 +2,12 @@
 
 //! What the scanner may merge: `scope`, `domain`.
 
+use super::choice;
+use super::choices;
 use super::Scand;
 use crate::mm::policy::Division;
 use crate::mm::policy::Scope;
 use crate::sys::sysfs::Attribute;
-use crate::sys::sysfs::Text;
-use core::fmt::Write;
-use kernel::prelude::*;
 
 const SCOPES: [Scope; 2] = [Scope::All, Scope::Registered];
 const SCOPE_NAMES: [&str; 2] = ["all", "registered"];
@@ -46,24 +45,3 @@ pub(super) const DOMAIN: Attribute<Scand> = Attribute::read_write(
             .change_policy(|policy| policy.division = division)
     },
 );
-
-/// Writes all names, the chosen one in brackets, as `/sys/kernel/mm/transparent_hugepage` does.
-fn choices<T: PartialEq>(text: &mut Text<'_>, values: &[T], names: &[&str], chosen: T) -> Result {
-    let mut separator = "";
-    for (value, name) in values.iter().zip(names) {
-        let (open, close) = if *value == chosen {
-            ("[", "]")
-        } else {
-            ("", "")
-        };
-        write!(text, "{separator}{open}{name}{close}").map_err(|_| EMSGSIZE)?;
-        separator = " ";
-    }
-    text.line("")
-}
-
-/// The value whose name is written.
-fn choice<T: Copy>(text: &[u8], values: &[T], names: &[&str]) -> Result<T> {
-    let position = engine::parse::word(text, names).ok_or(EINVAL)?;
-    values.get(position).copied().ok_or(EINVAL)
-}

@@ -14,7 +14,7 @@
 //! - [`index`]: the stable and the unstable set, one table by content
 //! - [`shared`]: the shared frames, one table by frame
 //! - [`table`]: the open-addressing hash table under both
-//! - [`stats`]: what is counted
+//! - [`stats`]: what is counted; [`pace`]: when to rest
 //! - [`parse`]: text of the knobs
 //!
 //! Locking: none. The owner of a [`KsmScanner`] serialises access to it.
@@ -25,6 +25,7 @@ pub mod content;
 pub mod hash;
 pub mod ids;
 pub mod index;
+pub mod pace;
 pub mod parse;
 pub mod sample;
 pub mod scanner;

@@ -14,7 +14,8 @@
 //! scanner mutex                           (crate::daemon)
 //!   mmap_lock or VMA lock, for reading    (walk, unmerge, neighbours; not in merge)
 //!     folio locks of pages to replace     (trylock)
-//!       anon_vma lock, for reading        (trylock; merge)
+//!       anon_vma lock, for reading        (trylock; merge, neighbours), or by the kernel for
+//!                                         writing (where a large page is split)
 //!         mmu notifiers
 //!           page table lock
 //! ```
@@ -36,6 +37,21 @@ pub(crate) mod unmerge;
 pub(crate) mod vma;
 pub(crate) mod walk;
 pub(crate) mod zero;
+
+/// Less than one of so many pages is available: memory is short.
+const SHORT: u64 = 8;
+
+/// Whether little memory can be had without swapping (`MemAvailable` of `/proc/meminfo`).
+pub(crate) fn is_memory_short() -> bool {
+    // SAFETY: May be called at any time.
+    let (available, total) = unsafe {
+        (
+            crate::shim::si_mem_available(),
+            crate::shim::ksm_v_totalram_pages(),
+        )
+    };
+    u64::try_from(available).unwrap_or(0) < total as u64 / SHORT
+}
 
 /// A number that nobody can guess.
 pub(crate) fn random() -> u64 {

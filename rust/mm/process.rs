@@ -54,6 +54,15 @@ impl Cursor {
     }
 }
 
+/// The address space of the process that the caller knows by the id `pid`; `None` as for
+/// [`address_space`], and where there is no such process.
+pub(crate) fn find(pid: i32) -> Option<ARef<Mm>> {
+    let rcu = rcu::read_lock();
+    // SAFETY: The RCU read lock is held.
+    let pid = NonNull::new(unsafe { shim::find_vpid(pid) })?;
+    address_space(pid, &rcu)
+}
+
 /// The address space of the process whose id is `pid`; `None` for ids of mere threads, for kernel
 /// threads and for processes that have exited.
 fn address_space(pid: NonNull<bindings::pid>, _rcu: &rcu::Guard) -> Option<ARef<Mm>> {

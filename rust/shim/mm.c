@@ -97,3 +97,8 @@ void ksm_v_vma_iter_init(struct vma_iterator *vmi, struct mm_struct *mm, unsigne
 {
 	vma_iter_init(vmi, mm, addr);
 }
+
+unsigned long ksm_v_totalram_pages(void)
+{
+	return totalram_pages();
+}

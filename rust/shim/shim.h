@@ -130,6 +130,7 @@ bool ksm_v_mm_forbids_zeropage(struct mm_struct *mm);
 bool ksm_v_vma_is_dax(const struct vm_area_struct *vma);
 bool ksm_v_vma_is_special(const struct vm_area_struct *vma);
 pgprot_t ksm_v_vma_page_prot(const struct vm_area_struct *vma);
+unsigned long ksm_v_totalram_pages(void);
 void ksm_v_vma_iter_init(struct vma_iterator *vmi, struct mm_struct *mm, unsigned long addr);
 
 /* <linux/memory_hotplug.h> */

@@ -119,6 +119,12 @@ unsafe extern "C" fn entry<T: Body>(data: *mut c_void) -> c_int {
     0
 }
 
+/// Time that the calling thread has run, in nanoseconds: up to a tick old.
+pub(crate) fn own_cpu_ns() -> u64 {
+    // SAFETY: The current task exists.
+    unsafe { shim::ksm_v_task_sum_exec_runtime(current!().as_ptr()) }
+}
+
 /// Freezes the calling kernel thread while the system sleeps, and says whether its owner wants it
 /// to end. Called with no lock held.
 pub(crate) fn should_stop() -> bool {

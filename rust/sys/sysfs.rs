@@ -61,6 +61,13 @@ impl<T> Attribute<T> {
         attribute.store = Some(store);
         attribute
     }
+
+    /// A file that nobody may read, and root with `CAP_SYS_ADMIN` may write.
+    pub(crate) const fn write_only(name: &'static CStr, store: fn(&T, &[u8]) -> Result) -> Self {
+        let mut attribute = Self::read_write(name, |_, _| Err(EACCES), store);
+        attribute.attr.mode = 0o200;
+        attribute
+    }
 }
 
 /// What a file's reader will get: at most a page of text.

@@ -4,6 +4,7 @@
 //! the standard library's parser.
 
 use engine::parse::decimal;
+use engine::parse::region;
 use engine::parse::word;
 use model::knob;
 use model::knob::WORDS;
@@ -113,6 +114,54 @@ fn a_page_of_text_is_read_to_its_end() {
 }
 
 #[test]
+fn region_accepts_a_process_or_a_part_of_it() {
+    for (text, pid, range) in [
+        ("1", 1, 0..usize::MAX),
+        ("4194304\n", 4_194_304, 0..usize::MAX),
+        ("2147483647", i32::MAX, 0..usize::MAX),
+        ("7 1000 3000", 7, 0x1000..0x3000),
+        ("7 0x1000 0x3000\n", 7, 0x1000..0x3000),
+        ("7 0 7ffFFFFff000", 7, 0..0x7fff_ffff_f000),
+    ] {
+        let found = region(text.as_bytes()).map(|region| (region.pid, region.range));
+        assert_eq!(found, Some((pid, range)), "{text:?}");
+    }
+}
+
+#[test]
+fn region_refuses_everything_else() {
+    for text in [
+        "",
+        "\n",
+        "x",
+        "-1",
+        "0x1",
+        "2147483648",
+        "1 ",
+        " 1",
+        "1\n\n",
+        "1\n1000 2000",
+        "1 1000",
+        "1 1000 ",
+        "1  1000 2000",
+        "1 1000  2000",
+        "1 1000 2000 ",
+        "1 1000 2000 3000",
+        "1 1000 1000",
+        "1 2000 1000",
+        "1 1001 2000",
+        "1 1000 2001",
+        "1 0x 2000",
+        "1 -1000 2000",
+        "1 1000-2000",
+        "1 0 10000000000000000",
+        "1\t1000\t2000",
+    ] {
+        assert_eq!(region(text.as_bytes()), None, "{text:?}");
+    }
+}
+
+#[test]
 fn word_accepts_a_whole_word_and_one_newline() {
     for (position, accepted) in WORDS.into_iter().enumerate() {
         assert_eq!(word(accepted.as_bytes(), &WORDS), Some(position));
@@ -193,6 +242,14 @@ proptest! {
         let number = u128::from(u64::MAX) - 1000 + distance;
         let text = number.to_string();
         prop_assert_eq!(decimal(text.as_bytes(), u64::MAX), u64::try_from(number).ok());
+    }
+
+    #[test]
+    fn region_agrees_with_the_standard_library(
+        text in "[0-9]{1,10}( (0x)?[0-9a-f]{0,4}000){0,3}[ x\n+-]{0,1}",
+    ) {
+        let found = region(text.as_bytes()).map(|region| (region.pid, region.range));
+        prop_assert_eq!(found, knob::region(text.as_bytes()));
     }
 
     #[test]

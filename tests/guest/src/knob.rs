@@ -15,16 +15,21 @@ pub const DIR: &str = "/sys/kernel/mm/ksm_v";
 /// Where mainline's are.
 pub const MAINLINE: &str = "/sys/kernel/mm/ksm";
 
-/// Files that can be written.
-pub const WRITABLE: [&str; 7] = [
+/// Files that can be written, and read.
+pub const WRITABLE: [&str; 9] = [
     "run",
     "scan_rate",
     "sleep_ms",
     "promote_after",
     "max_page_sharing",
+    "max_cpu",
+    "governor",
     "scope",
     "domain",
 ];
+
+/// The file that can only be written.
+pub const WRITE_ONLY: &str = "merge_now";
 
 /// Files that can only be read; each holds one number.
 pub const READ_ONLY: [&str; 10] = [

@@ -72,6 +72,8 @@ pub fn settle_knobs() -> Result {
     knob::set("promote_after", 1)?;
     knob::set("scan_rate", 10_000)?;
     knob::set("sleep_ms", 0)?;
+    knob::set("max_cpu", 100)?;
+    knob::set("governor", "manual")?;
     DRIFT.store(
         zero_pages()? - census::zero_pages() as i64,
         Ordering::Relaxed,

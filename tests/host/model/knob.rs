@@ -2,6 +2,8 @@
 
 //! What the knobs read from a text, said with the standard library.
 
+use std::ops::Range;
+
 /// The words of the knob `domain`.
 pub const WORDS: [&str; 4] = ["user", "process", "cgroup", "global"];
 
@@ -17,6 +19,26 @@ pub fn decimal(text: &[u8], max: u64) -> Option<u64> {
 pub fn word(text: &[u8]) -> Option<usize> {
     let text = bare(text)?;
     WORDS.iter().position(|&word| word == text)
+}
+
+/// What [`engine::parse::region`] is to return: the process id and the addresses.
+pub fn region(text: &[u8]) -> Option<(i32, Range<usize>)> {
+    let fields: Vec<&str> = bare(text)?.split(' ').collect();
+    let address = |text: &&str| {
+        let digits = text.strip_prefix("0x").unwrap_or(text);
+        let address = usize::from_str_radix(digits, 16).ok()?;
+        (address % 4096 == 0 && !digits.starts_with('+')).then_some(address)
+    };
+    let range = match fields[..] {
+        [_] => 0..usize::MAX,
+        [_, start, end] => address(&start)?..address(&end)?,
+        _ => return None,
+    };
+    let pid = fields
+        .first()
+        .filter(|field| !field.starts_with(['+', '-']));
+    let pid = pid.and_then(|field| field.parse().ok())?;
+    (!range.is_empty()).then_some((pid, range))
 }
 
 /// The text without the newline that may end it.

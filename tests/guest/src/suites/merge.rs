@@ -13,6 +13,7 @@ mod huge;
 mod kinds;
 mod ksmd;
 mod neighbours;
+mod now;
 
 /// The tests.
 pub fn trials() -> Vec<Trial> {
@@ -23,6 +24,7 @@ pub fn trials() -> Vec<Trial> {
         ksmd::TESTS,
         accounting::TESTS,
         neighbours::TESTS,
+        now::TESTS,
     ];
     let mut trials: Vec<Trial> = tests
         .iter()

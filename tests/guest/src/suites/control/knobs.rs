@@ -2,9 +2,11 @@
 
 //! What the knobs take and what they refuse.
 
+use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 
 use guest::content::Ids;
 use guest::expect;
@@ -28,18 +30,23 @@ pub(super) const TESTS: &[Test] = &[
     ("sleep_ms_takes_its_whole_range", sleep_values),
     ("promote_after_takes_its_whole_range", promote_values),
     ("max_page_sharing_takes_its_whole_range", sharing_values),
+    ("max_cpu_takes_its_whole_range", cpu_values),
     ("scope_takes_its_words", scope_words),
     ("domain_takes_its_words", domain_words),
+    ("governor_takes_its_words", governor_words),
     ("run_refuses_bad_input", bad_run),
     ("scan_rate_refuses_bad_input", bad_scan_rate),
     ("sleep_ms_refuses_bad_input", bad_sleep_ms),
     ("promote_after_refuses_bad_input", bad_promote_after),
     ("max_page_sharing_refuses_bad_input", bad_max_page_sharing),
+    ("max_cpu_refuses_bad_input", bad_max_cpu),
+    ("governor_refuses_bad_input", bad_governor),
     ("scope_refuses_bad_input", bad_scope),
     ("domain_refuses_bad_input", bad_domain),
     ("an_empty_write_changes_nothing", empty),
     ("counts_cannot_be_written", read_only),
     ("users_can_read_and_not_write", users),
+    ("merge_now_can_only_be_written_and_only_by_root", write_only),
     ("domain_is_fixed_while_pages_are_merged", busy_domain),
     ("scope_can_change_while_pages_are_merged", free_scope),
 ];
@@ -86,6 +93,15 @@ fn promote_values(_: &Lab) -> Result {
 
 fn sharing_values(_: &Lab) -> Result {
     takes_numbers("max_page_sharing", &["2", "3", "65536", "2147483647"])
+}
+
+fn cpu_values(_: &Lab) -> Result {
+    takes_numbers("max_cpu", &["1", "2", "50", "99", "100"])
+}
+
+fn governor_words(_: &Lab) -> Result {
+    takes("governor", "auto", "manual [auto]")?;
+    takes("governor", "manual", "[manual] auto")
 }
 
 fn scope_words(_: &Lab) -> Result {
@@ -159,6 +175,18 @@ fn bad_max_page_sharing(_: &Lab) -> Result {
     )
 }
 
+fn bad_max_cpu(_: &Lab) -> Result {
+    refuses_numbers(
+        "max_cpu",
+        "77",
+        &["0", "101", "255", "256", "257", "4294967297"],
+    )
+}
+
+fn bad_governor(_: &Lab) -> Result {
+    refuses("governor", "auto", &no_words(&["manual", "auto"]))
+}
+
 fn bad_scope(_: &Lab) -> Result {
     refuses("scope", "registered", &no_words(&["all", "registered"]))
 }
@@ -229,6 +257,18 @@ fn users(_: &Lab) -> Result {
         )?;
     }
     Ok(())
+}
+
+fn write_only(_: &Lab) -> Result {
+    let mode =
+        fs::metadata(knob::path(knob::WRITE_ONLY)).map(|file| file.permissions().mode() & 0o777);
+    expect::eq("mode of merge_now", 0o200, mode.context(|| "merge_now")?)?;
+    // Root may open anything.
+    let read = fs::read(knob::path(knob::WRITE_ONLY));
+    expect::errno("reading merge_now", libc::EACCES, read)?;
+    let _alice = Acting::as_user(User::Alice)?;
+    let opened = open_for_writing(knob::WRITE_ONLY);
+    expect::errno("Alice's opening merge_now", libc::EACCES, opened)
 }
 
 /// Two processes with merged pages.

@@ -29,6 +29,8 @@ pub(super) const TESTS: &[Test] = &[
     ("cpu_ns_is_its_run_time", cpu_time),
     ("keeps_the_pause", pause),
     ("keeps_the_scan_rate", rate),
+    ("keeps_to_its_share_of_a_cpu", share),
+    ("works_by_itself_under_the_governor", governor),
     ("stops_at_once_in_an_endless_cycle", endless_cycle),
     ("starts_at_once_out_of_a_long_pause", long_pause),
     ("unloads_at_once_out_of_a_long_pause", unload_in_pause),
@@ -142,6 +144,54 @@ fn scanned(scan_rate: u32, sleep_ms: u32) -> Result<u64> {
     let after = knob::number("pages_scanned")?;
     scanner::stop()?;
     Ok(after - before)
+}
+
+/// Run time of the thread in two seconds, in percent of them.
+fn share_taken() -> Result<u64> {
+    let pid = task::scanner()?;
+    let (start, before) = (Instant::now(), task::run_time_ns(pid)?);
+    sleep(Duration::from_secs(2));
+    let ran = task::run_time_ns(pid)? - before;
+    Ok(ran * 100 / start.elapsed().as_nanos() as u64)
+}
+
+fn share(lab: &Lab) -> Result {
+    let peer = lab.alice()?;
+    peer.anon(2000, Ids::each(1))?;
+    knob::set("max_cpu", 10)?;
+    scanner::start()?;
+    expect::within(
+        "percent of a CPU, where 10 are allowed",
+        3..=12,
+        share_taken()?,
+    )?;
+    knob::set("max_cpu", 50)?;
+    expect::within(
+        "percent of a CPU, where 50 are allowed",
+        25..=55,
+        share_taken()?,
+    )?;
+    knob::set("max_cpu", 100)?;
+    expect::within("percent of a CPU without a limit", 60..=101, share_taken()?)
+}
+
+/// Whatever the other knobs say; and slower, where there is nothing to merge.
+fn governor(lab: &Lab) -> Result {
+    let ids = Ids::each(1);
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(2000, ids)?, b.anon(2000, ids)?);
+    knob::set("scan_rate", 1)?;
+    knob::set("sleep_ms", u32::MAX)?;
+    knob::set("governor", "auto")?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    scanner::start()?;
+    scanner::wait_passes(8)?;
+    expect::within(
+        "percent of a CPU with nothing to merge",
+        0..=3,
+        share_taken()?,
+    )
 }
 
 fn pause(lab: &Lab) -> Result {

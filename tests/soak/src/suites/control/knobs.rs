@@ -9,6 +9,7 @@ use guest::expect;
 use guest::knob;
 use guest::refused;
 use guest::rng::Rng;
+use guest::task;
 use guest::Context;
 use guest::Result;
 
@@ -23,7 +24,7 @@ struct Knob {
 }
 
 /// Domains other than these two would let users share, which the checker takes for a failure.
-const KNOBS: [Knob; 6] = [
+const KNOBS: [Knob; 8] = [
     Knob {
         name: "run",
         takes: &["1", "1", "1", "1", "1", "1", "0", "2"],
@@ -45,6 +46,16 @@ const KNOBS: [Knob; 6] = [
         refuses: &["0", "256", "257"],
     },
     Knob {
+        name: "max_cpu",
+        takes: &["100", "100", "100", "50", "5", "1"],
+        refuses: &["0", "101", "256"],
+    },
+    Knob {
+        name: "governor",
+        takes: &["manual", "manual", "auto"],
+        refuses: &["[auto]", "manual auto"],
+    },
+    Knob {
         name: "scope",
         takes: &["all", "all", "all", "registered"],
         refuses: &["all registered", "[all]"],
@@ -61,9 +72,10 @@ pub(super) fn write(stage: &Stage, mut rng: Rng) -> Result {
     let bad = refused::no_numbers();
     while stage.has_time() {
         let knob = &KNOBS[rng.below(KNOBS.len() as u64) as usize];
-        match rng.below(10) {
+        match rng.below(11) {
             0..=4 => take(stage, knob, &mut rng)?,
             5..=7 => refuse(stage, knob, &bad, &mut rng)?,
+            8 => merge_now(stage, &mut rng)?,
             _ => read(stage, &mut rng)?,
         }
         std::thread::sleep(Duration::from_micros(rng.below(2_000)));
@@ -86,6 +98,21 @@ fn take(stage: &Stage, knob: &Knob, rng: &mut Rng) -> Result {
             stage.tally.count("change domain while pages are shared");
         }
         error => return error.context(|| format!("writing {text} to {}", knob.name)),
+    }
+    Ok(())
+}
+
+/// Has some process merged, which may exit or be left alone, while others write to `run`.
+fn merge_now(stage: &Stage, rng: &mut Rng) -> Result {
+    let pid = *rng.pick(&task::all());
+    let refusals = [libc::ESRCH, libc::EPERM, libc::EBUSY];
+    match knob::try_write(knob::WRITE_ONLY, pid.to_string().as_bytes()) {
+        Ok(()) => stage.tally.count("merge a process now"),
+        Err(error) if is_away(&error) => (),
+        Err(error) if refusals.contains(&error.raw_os_error().unwrap_or(0)) => {
+            stage.tally.count("refuse to merge a process now");
+        }
+        error => return error.context(|| format!("merging process {pid} now")),
     }
     Ok(())
 }

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pacing: how much of one CPU the scanner takes, and when it rests.
+//!
+//! [`Pacer::rest`] keeps the scanner's run time below a share of one CPU. The share is the most that
+//! it may take (`max_cpu`), or less, where [`Governor::Auto`] chooses it by what the last pass
+//! brought.
+
+/// Shares of a CPU are in percent; all of it is no limit.
+const WHOLE_CPU: u8 = 100;
+/// What the governor begins with, and the least that it leaves: memory changes, so that the
+/// scanner has to go on looking.
+const FIRST_SHARE: u8 = 5;
+const LEAST_SHARE: u8 = 1;
+/// Run time that is saved up while the scanner sleeps, at most, in nanoseconds.
+const MOST_CREDIT: i64 = 10_000_000;
+/// Run time that is owed before the scanner rests, in nanoseconds: sleeping is not worth it for
+/// less, and run times are measured by ticks.
+const GRAIN: i64 = 2_000_000;
+/// A pass that merged one page of this many was worth more time …
+const RICH_PASS: u64 = 100;
+/// … and one that merged less than one of this many was worth less.
+const POOR_PASS: u64 = 1000;
+
+/// Who says how fast the scanner is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Governor {
+    /// Whoever sets its rate and its pauses.
+    #[default]
+    Manual,
+    /// What merging brings, and whether memory is short.
+    Auto,
+}
+
+/// What two clocks say, in nanoseconds from any beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clocks {
+    /// The time.
+    pub now: u64,
+    /// Time for which the scanner has run.
+    pub ran: u64,
+}
+
+/// Totals at the end of a pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Pages looked at.
+    pub scanned: u64,
+    /// Pages merged.
+    pub merged: u64,
+}
+
+/// Says when to rest.
+pub struct Pacer {
+    governor: Governor,
+    max_cpu: u8,
+    /// What the governor allows of it.
+    share: u8,
+    last_pass: Totals,
+    last: Option<Clocks>,
+    /// Run time that is left, in nanoseconds; owed, where negative.
+    credit: i64,
+}
+
+impl Default for Pacer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Pacer {
+    /// Makes a pacer that never rests.
+    pub fn new() -> Self {
+        Pacer {
+            governor: Governor::default(),
+            max_cpu: WHOLE_CPU,
+            share: FIRST_SHARE,
+            last_pass: Totals::default(),
+            last: None,
+            credit: 0,
+        }
+    }
+
+    /// Sets the most that the scanner may take of one CPU, in percent: 1 to 100, which is no limit.
+    /// What is out of range becomes the nearest.
+    pub fn set_max_cpu(&mut self, percent: u8) {
+        self.max_cpu = percent.clamp(LEAST_SHARE, WHOLE_CPU);
+        self.settle_accounts();
+    }
+
+    /// The most that the scanner may take of one CPU, in percent.
+    pub fn max_cpu(&self) -> u8 {
+        self.max_cpu
+    }
+
+    /// Sets who says how fast the scanner is.
+    pub fn set_governor(&mut self, governor: Governor) {
+        if governor != self.governor {
+            self.governor = governor;
+            self.share = FIRST_SHARE;
+            self.settle_accounts();
+        }
+    }
+
+    /// Who says how fast the scanner is.
+    pub fn governor(&self) -> Governor {
+        self.governor
+    }
+
+    /// The share of one CPU that the scanner takes now, at most, in percent.
+    pub fn share(&self) -> u8 {
+        match self.governor {
+            Governor::Manual => self.max_cpu,
+            Governor::Auto => self.share.min(self.max_cpu),
+        }
+    }
+
+    /// Says how long to rest now, in nanoseconds.
+    pub fn rest(&mut self, clocks: Clocks) -> u64 {
+        let share = self.share();
+        let last = self.last.replace(clocks).unwrap_or(clocks);
+        if share == WHOLE_CPU {
+            return 0;
+        }
+        let earned = percent_of(share, clocks.now.saturating_sub(last.now));
+        let spent = signed(clocks.ran.saturating_sub(last.ran));
+        let credit = self.credit.saturating_add(earned).saturating_sub(spent);
+        self.credit = credit.min(MOST_CREDIT);
+        if self.credit > -GRAIN {
+            return 0;
+        }
+        let owed = self.credit.unsigned_abs();
+        owed.saturating_mul(WHOLE_CPU.into()) / u64::from(share)
+    }
+
+    /// Takes note of the end of a pass: the governor chooses anew.
+    ///
+    /// The share doubles after a pass that merged many of its pages, or any while memory is short,
+    /// and halves after one that merged few.
+    pub fn end_pass(&mut self, totals: Totals, is_memory_short: bool) {
+        let last = core::mem::replace(&mut self.last_pass, totals);
+        let scanned = totals.scanned.saturating_sub(last.scanned);
+        let merged = totals.merged.saturating_sub(last.merged);
+        let is_one_of = |many: u64| merged.saturating_mul(many) >= scanned.max(1);
+        if is_one_of(RICH_PASS) || (is_memory_short && merged > 0) {
+            self.share = self.share.saturating_mul(2).min(self.max_cpu);
+        } else if !is_one_of(POOR_PASS) {
+            self.share = (self.share / 2).max(LEAST_SHARE);
+        }
+    }
+
+    /// Forgets what is owed: it was by other rules.
+    fn settle_accounts(&mut self) {
+        self.credit = 0;
+    }
+}
+
+/// `percent` of a number of nanoseconds.
+fn percent_of(percent: u8, ns: u64) -> i64 {
+    signed(ns / u64::from(WHOLE_CPU)).saturating_mul(percent.into())
+}
+
+fn signed(ns: u64) -> i64 {
+    i64::try_from(ns).unwrap_or(i64::MAX)
+}
