@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the harness does to ksmd meanwhile.
+//! What the harness does to ksmd meanwhile. The module is faster: so that ksmd gets its share, the
+//! module's scanner stands still until it has, and now and then.
 
 use std::time::Duration;
 
 use guest::expect;
 use guest::knob::MAINLINE;
 use guest::procfs;
+use guest::scanner;
 use guest::task;
 use guest::Result;
 
 use crate::stage::Stage;
 
-/// In which ksmd has to merge something, beside the module and all workers.
+/// In which ksmd has to merge something, beside all workers.
 const FIRST_MERGE: Duration = Duration::from_secs(60);
 /// Pause between two changes, at most, in milliseconds.
 const PAUSE: u64 = 300;
+/// In one of so many pauses the module stands still.
+const STILL: u64 = 4;
 
 /// Files and what is written to them, at random.
 const CHANGES: &[(&str, &str)] = &[
@@ -44,6 +48,7 @@ fn change(stage: &Stage) -> Result {
     set("sleep_millisecs", "0")?;
     set("pages_to_scan", "10000")?;
     set("run", "1")?;
+    scanner::stop()?;
     // Whose memory it is to merge the workers have, once they have begun.
     let merges = task::wait_until(FIRST_MERGE, || sharing().is_ok_and(|sharing| sharing > 0));
     expect::that(merges, || {
@@ -51,13 +56,18 @@ fn change(stage: &Stage) -> Result {
     })?;
     let mut rng = stage.rng();
     while stage.has_time() {
+        if rng.below(STILL) == 0 {
+            scanner::stop()?;
+        } else {
+            scanner::start()?;
+        }
         std::thread::sleep(Duration::from_millis(rng.below(PAUSE)));
         stage.tally.peak("most mappings merged by ksmd", sharing()?);
         let (name, value) = rng.pick(CHANGES);
         set(name, value)?;
         stage.tally.count("change a setting of ksmd");
     }
-    Ok(())
+    scanner::start()
 }
 
 /// Mappings that ksmd has merged, beyond the first of each page.
