@@ -752,7 +752,7 @@ struct Gatherer<'a> {
 }
 
 impl Visitor for Gatherer<'_> {
-    fn page(&mut self, addr: usize, mapped: Mapped) -> ControlFlow<()> {
+    fn page(&mut self, addr: usize, mapped: Mapped<'_>) -> ControlFlow<()> {
         // There is room: no more pages are looked at than a batch holds.
         if mapped.kind != Kind::Merged {
             if let Some(sample) = mapped.sample(&self.sampler) {

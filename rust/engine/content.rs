@@ -8,10 +8,8 @@ pub const PAGE_SIZE: usize = 4096;
 /// Number of 64-bit words of a page.
 pub const WORDS: usize = PAGE_SIZE / 8;
 
-/// Words that are read before they are judged: a branch for each would cost more than it saves.
-pub const ROW: usize = 8;
-/// Rows of a page.
-const ROWS: usize = WORDS / ROW;
+/// Words that are looked at before a branch: one for each would cost more than it saves.
+const ROW: usize = 8;
 
 /// Read access to one page of [`PAGE_SIZE`] bytes.
 ///
@@ -22,16 +20,10 @@ pub trait Content {
     /// Returns the word at `index` (in words, below [`WORDS`]), in native byte order.
     fn word(&self, index: usize) -> u64;
 
-    /// Returns the words from `row` times [`ROW`] on.
-    #[inline]
-    fn row(&self, row: usize) -> [u64; ROW] {
-        core::array::from_fn(|index| self.word(row * ROW + index))
-    }
-
     /// Whether every byte is zero. Stops soon behind the first word that is not.
     #[inline]
     fn is_zero(&self) -> bool {
-        (0..ROWS).all(|row| any_bit(self.row(row)) == 0)
+        all_zero(|index| self.word(index))
     }
 }
 
@@ -49,14 +41,11 @@ impl Content for [u8; PAGE_SIZE] {
 /// Whether two pages are equal, byte for byte.
 #[inline]
 pub fn same<A: Content + ?Sized, B: Content + ?Sized>(a: &A, b: &B) -> bool {
-    (0..ROWS).all(|row| {
-        let (a, b) = (a.row(row), b.row(row));
-        any_bit(core::array::from_fn(|index| a[index] ^ b[index])) == 0
-    })
+    all_zero(|index| a.word(index) ^ b.word(index))
 }
 
-/// The bits that any of these words has.
+/// Whether no word of a page has a bit.
 #[inline]
-fn any_bit(words: [u64; ROW]) -> u64 {
-    words.into_iter().fold(0, |bits, word| bits | word)
+fn all_zero(word: impl Fn(usize) -> u64) -> bool {
+    (0..WORDS / ROW).all(|row| (0..ROW).fold(0, |bits, index| bits | word(row * ROW + index)) == 0)
 }

@@ -37,8 +37,8 @@ pub enum State {
 /// One content: its key, its state, and a frame that holds it.
 ///
 /// Three words of 32 bits, so that an entry has 12 bytes:
-/// - bits 0 to 31 of the key
-/// - bits 32 to 43 of the key; bits 32 to 39 of the frame; sightings; two flags; the kind
+/// - bits 0 to 31 of the key, inverted
+/// - bits 32 to 43 of the key, inverted; bits 32 to 39 of the frame; sightings; two flags; the kind
 /// - bits 0 to 31 of the frame
 #[derive(Clone, Copy, Default)]
 pub struct IndexEntry([u32; 3]);
@@ -73,10 +73,12 @@ impl IndexEntry {
             } => UNSTABLE | (u32::from(sightings) << SIGHTINGS_SHIFT) | flags(parity, on_frame),
             State::Ambiguous { parity, several } => AMBIGUOUS | flags(parity, several),
         };
-        let key_high = (key.number() >> 32) as u32;
+        // Inverted, so that a vacant slot has the greatest key.
+        let key = !key.number();
+        let key_high = (key >> 32) as u32 & KEY_HIGH_MASK;
         let frame_high = ((frame.0 & FRAME_MASK) >> 32) as u32;
         IndexEntry([
-            key.number() as u32,
+            key as u32,
             state | key_high | (frame_high << FRAME_HIGH_SHIFT),
             frame.0 as u32,
         ])
@@ -125,7 +127,7 @@ impl Entry for IndexEntry {
     #[inline]
     fn hash(&self) -> u64 {
         let [low, word, _] = self.0;
-        ((u64::from(word & KEY_HIGH_MASK) << 32) | u64::from(low)) << (u64::BITS - Key::BITS)
+        !((u64::from(word) << 32) | u64::from(low)) << (u64::BITS - Key::BITS)
     }
 }
 
@@ -173,6 +175,7 @@ mod tests {
             }
         }
         assert!(IndexEntry::default().is_vacant());
+        assert!(IndexEntry::default().hash() >= Key::of_sample(u64::MAX).hash());
         assert_eq!(core::mem::size_of::<IndexEntry>(), 12);
     }
 }

@@ -613,9 +613,16 @@ impl<S: Storage> KsmScanner<S> {
     #[inline]
     fn sighting(&mut self, key: Key, frame: Frame) -> Glance {
         let (parity, promote_after) = (self.parity, self.promote_after);
-        let Some(entry) = self.index.get_mut(key.hash()) else {
-            self.remember(key, frame);
-            return Glance::Wait;
+        let first_sight = self.first_sight();
+        let make = || IndexEntry::new(key, frame, first_sight);
+        let entry = match self.index.get_or_insert(&self.storage, key.hash(), make) {
+            Ok(Some(entry)) => entry,
+            added => {
+                let failed = added.is_err();
+                self.unstable = self.unstable.saturating_add(u64::from(!failed));
+                self.count_failure(failed);
+                return Glance::Wait;
+            }
         };
         let (sightings, seen, on_frame) = match entry.state() {
             State::Stable => return Glance::Merge(key),
@@ -643,14 +650,6 @@ impl<S: Storage> KsmScanner<S> {
         } else {
             Glance::Wait
         }
-    }
-
-    /// Takes a new content into the unstable set.
-    fn remember(&mut self, key: Key, frame: Frame) {
-        let entry = IndexEntry::new(key, frame, self.first_sight());
-        let inserted = self.index.insert(&self.storage, entry);
-        self.count_failure(inserted.is_err());
-        self.unstable = self.unstable.saturating_add(u64::from(inserted.is_ok()));
     }
 
     /// The state of a content that was just seen for the first time.

@@ -81,14 +81,15 @@ impl Entry for SharedFrame {
 
     #[inline]
     fn hash(&self) -> u64 {
-        mix(self.tag)
+        // As for any frame; `mix` makes 0 of the tag of a vacant slot only.
+        !mix(self.tag)
     }
 }
 
 /// What the table finds a frame by.
 #[inline]
 fn hash(frame: Frame) -> u64 {
-    mix(tag(frame))
+    !mix(tag(frame))
 }
 
 fn tag(frame: Frame) -> u64 {

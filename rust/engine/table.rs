@@ -30,7 +30,8 @@ pub trait Entry: Copy + Default {
     /// Whether this slot holds nothing.
     fn is_vacant(&self) -> bool;
 
-    /// What the entry is looked up by: spread over 64 bits, and no other entry's.
+    /// What the entry is looked up by: spread over 64 bits, and no other entry's. Of a vacant slot
+    /// no less than of any entry, so that a search ends there.
     fn hash(&self) -> u64;
 }
 
@@ -92,6 +93,29 @@ impl<E: Entry, S: Storage> Table<E, S> {
         segment.slots_mut().get_mut(position)
     }
 
+    /// Finds the entry of `hash`, to change it as by [`Self::get_mut`]; or adds one that is made
+    /// with this hash, and returns `None`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::insert`].
+    #[inline]
+    pub fn get_or_insert(
+        &mut self,
+        storage: &S,
+        hash: u64,
+        make: impl FnOnce() -> E,
+    ) -> Result<Option<&mut E>, Full> {
+        let segment = self.segments.get_mut(segment_of(hash)).ok_or(Full)?;
+        let position = position_of(segment.slots(), hash);
+        if segment.holds(position, hash) {
+            Ok(segment.slots_mut().get_mut(position))
+        } else {
+            segment.insert_at(storage, position, make())?;
+            Ok(None)
+        }
+    }
+
     /// Adds an entry whose hash is not in the table yet.
     ///
     /// # Errors
@@ -99,11 +123,9 @@ impl<E: Entry, S: Storage> Table<E, S> {
     /// [`Full`] where it would have to grow and there is no memory for that, or where far too many
     /// hashes are alike; it stays as it is.
     pub fn insert(&mut self, storage: &S, entry: E) -> Result<(), Full> {
-        let segment = self
-            .segments
-            .get_mut(segment_of(entry.hash()))
-            .ok_or(Full)?;
-        segment.insert(storage, entry)
+        let hash = entry.hash();
+        let segment = self.segments.get_mut(segment_of(hash)).ok_or(Full)?;
+        segment.insert_at(storage, position_of(segment.slots(), hash), entry)
     }
 
     /// Removes the entry of `hash` and returns it.
@@ -159,6 +181,8 @@ const fn tail(slots: usize) -> usize {
 struct Segment<E: Entry, S: Storage> {
     slots: Option<S::Block<E>>,
     len: usize,
+    /// With how many entries it is [`CROWDED`].
+    limit: usize,
 }
 
 impl<E: Entry, S: Storage> Segment<E, S> {
@@ -166,6 +190,7 @@ impl<E: Entry, S: Storage> Segment<E, S> {
         Segment {
             slots: None,
             len: 0,
+            limit: 0,
         }
     }
 
@@ -190,14 +215,29 @@ impl<E: Entry, S: Storage> Segment<E, S> {
     /// The slot of `hash`, if it is in the segment.
     #[inline]
     fn find(&self, hash: u64) -> Option<usize> {
-        let slots = self.slots();
-        let position = position_of(slots, hash);
-        let entry = slots.get(position)?;
-        (!entry.is_vacant() && entry.hash() == hash).then_some(position)
+        let position = position_of(self.slots(), hash);
+        self.holds(position, hash).then_some(position)
     }
 
-    fn insert(&mut self, storage: &S, entry: E) -> Result<(), Full> {
-        if self.is_used(CROWDED) {
+    /// Whether the entry of `hash` is here.
+    #[inline]
+    fn holds(&self, position: usize, hash: u64) -> bool {
+        let entry = self.slots().get(position);
+        entry.is_some_and(|entry| entry.hash() == hash && !entry.is_vacant())
+    }
+
+    /// Adds an entry that belongs at `position`, unless the segment has to grow for that.
+    #[inline]
+    fn insert_at(&mut self, storage: &S, position: usize, entry: E) -> Result<(), Full> {
+        if self.len < self.limit && self.place_at(position, entry).is_ok() {
+            return Ok(());
+        }
+        self.grow_and_insert(storage, entry)
+    }
+
+    #[cold]
+    fn grow_and_insert(&mut self, storage: &S, entry: E) -> Result<(), Full> {
+        if self.len >= self.limit {
             let grown = self.resize(storage, grown(self.bytes()));
             if grown.is_err() && self.is_used(FULL) {
                 return Err(Full);
@@ -213,11 +253,14 @@ impl<E: Entry, S: Storage> Segment<E, S> {
         })
     }
 
+    fn place(&mut self, entry: E) -> Result<(), Full> {
+        self.place_at(position_of(self.slots(), entry.hash()), entry)
+    }
+
     /// Puts an entry where it belongs, and those behind it, up to the next vacant slot, one
     /// further.
-    fn place(&mut self, entry: E) -> Result<(), Full> {
+    fn place_at(&mut self, position: usize, entry: E) -> Result<(), Full> {
         let slots = self.slots_mut();
-        let position = position_of(slots, entry.hash());
         let behind = slots.get(position..).ok_or(Full)?;
         let run = behind.iter().position(E::is_vacant).ok_or(Full)?;
         let vacant = position.checked_add(run).ok_or(Full)?;
@@ -292,6 +335,7 @@ impl<E: Entry, S: Storage> Segment<E, S> {
         for &entry in self.slots().iter().filter(|entry| !entry.is_vacant()) {
             writer.append(block.as_mut(), entry)?;
         }
+        self.limit = entries_of(block.as_ref().len(), CROWDED);
         self.slots = Some(block);
         Ok(())
     }
@@ -324,7 +368,7 @@ fn home(slots: usize, hash: u64) -> usize {
 fn position_of<E: Entry>(slots: &[E], hash: u64) -> usize {
     let mut position = home(slots.len(), hash);
     while let Some(slot) = slots.get(position) {
-        if slot.is_vacant() || slot.hash() >= hash {
+        if slot.hash() >= hash {
             break;
         }
         position += 1;
@@ -343,7 +387,12 @@ const ROOMY: usize = 24;
 
 /// Whether `limit` of 32 slots, the tail left out, are in use.
 fn is_used(slots: usize, len: usize, limit: usize) -> bool {
-    len.saturating_mul(32) >= (slots - tail(slots)).saturating_mul(limit)
+    len >= entries_of(slots, limit)
+}
+
+/// How many entries are `limit` of 32 slots, the tail left out.
+fn entries_of(slots: usize, limit: usize) -> usize {
+    (slots - tail(slots)).saturating_mul(limit).div_ceil(32)
 }
 
 /// The size that follows after `bytes`: twice as much up to a page, an eighth more from there.

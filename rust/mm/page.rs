@@ -9,7 +9,6 @@ use crate::shim;
 use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr::NonNull;
-use engine::content::ROW;
 use engine::content::WORDS;
 use engine::Content;
 use engine::Frame;
@@ -102,7 +101,7 @@ impl PageRef {
     /// Whether its memory has failed: reading it may bring the machine down.
     pub(crate) fn is_poisoned(&self) -> bool {
         // SAFETY: By the type invariant.
-        unsafe { is_poisoned(self.page) }
+        unsafe { shim::ksm_v_page_hwpoison(self.as_ptr()) }
     }
 
     /// Whether it is part of a folio of several pages.
@@ -176,16 +175,6 @@ pub(super) unsafe fn mappings_of(folio: NonNull<bindings::folio>) -> u32 {
     u32::try_from(count).unwrap_or(0)
 }
 
-/// Whether the memory of `page` has failed: reading it may bring the machine down.
-///
-/// # Safety
-///
-/// As [`frame_of`].
-pub(super) unsafe fn is_poisoned(page: NonNull<bindings::page>) -> bool {
-    // SAFETY: Promised by the caller.
-    unsafe { shim::ksm_v_page_hwpoison(page.as_ptr()) }
-}
-
 /// Makes the content of `page` readable.
 ///
 /// # Safety
@@ -202,15 +191,10 @@ pub(super) unsafe fn content_of<'a>(page: NonNull<bindings::page>) -> MappedPage
     }
 }
 
-/// What kind of page `folio` holds, as page tables of a process see it: [`kind_of`] is stricter.
-///
-/// # Safety
-///
-/// As [`kind_of`].
+/// What kind of page a folio with this `mapping` holds, as page tables of a process see it:
+/// [`kind_of`] is stricter.
 #[inline]
-pub(super) unsafe fn mapped_kind_of(folio: NonNull<bindings::folio>) -> Kind {
-    // SAFETY: Promised by the caller.
-    let mapping = unsafe { shim::ksm_v_folio_raw_mapping(folio.as_ptr()) };
+pub(super) fn kind_of_mapping(mapping: usize) -> Kind {
     if mapping == shim::KSM_V_FOLIO_MAPPING_KSM {
         Kind::Merged
     } else if mapping & shim::KSM_V_FOLIO_MAPPING_FLAGS == shim::KSM_V_FOLIO_MAPPING_ANON {
@@ -233,7 +217,7 @@ pub(super) unsafe fn kind_of(folio: NonNull<bindings::folio>) -> Kind {
         {
             Kind::Other
         } else {
-            mapped_kind_of(folio)
+            kind_of_mapping(shim::ksm_v_folio_raw_mapping(folio.as_ptr()))
         }
     }
 }
@@ -324,15 +308,6 @@ impl Content for MappedPage<'_> {
         // SAFETY: Within the page, by the type invariant. Volatile: user space may write to it.
         unsafe { self.words.add(index).read_volatile() }
     }
-
-    #[inline]
-    fn row(&self, row: usize) -> [u64; ROW] {
-        if row >= WORDS / ROW {
-            return [0; ROW];
-        }
-        // SAFETY: As above.
-        core::array::from_fn(|index| unsafe { self.words.add(row * ROW + index).read_volatile() })
-    }
 }
 
 impl Drop for MappedPage<'_> {
@@ -370,13 +345,5 @@ impl Content for StillPage<'_> {
     #[inline]
     fn word(&self, index: usize) -> u64 {
         self.words().get(index).copied().unwrap_or(0)
-    }
-
-    #[inline]
-    fn row(&self, row: usize) -> [u64; ROW] {
-        let row = self.words().chunks_exact(ROW).nth(row);
-        row.and_then(|row| row.first_chunk())
-            .copied()
-            .unwrap_or([0; ROW])
     }
 }

@@ -153,7 +153,7 @@ impl Finder<'_> {
 }
 
 impl Visitor for Finder<'_> {
-    fn page(&mut self, addr: usize, mapped: Mapped) -> ControlFlow<()> {
+    fn page(&mut self, addr: usize, mapped: Mapped<'_>) -> ControlFlow<()> {
         if mapped.kind == Kind::Merged && self.which.includes(mapped.frame()) {
             self.stop(addr)
         } else {

@@ -8,15 +8,14 @@
 //! entries are read under the page table lock.
 
 use crate::mm::page::content_of;
-use crate::mm::page::frame_of;
-use crate::mm::page::is_poisoned;
-use crate::mm::page::mapped_kind_of;
+use crate::mm::page::kind_of_mapping;
 use crate::mm::page::mappings_of;
 use crate::mm::page::Kind;
 use crate::mm::pte::LockedTable;
 use crate::mm::vma::StableVma;
 use crate::mm::vma::VmaReadGuard;
 use crate::shim;
+use core::mem::MaybeUninit;
 use core::ops::ControlFlow;
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -40,32 +39,34 @@ pub(crate) enum Held {
 /// A page table entry that maps a page which the walker knows about.
 ///
 /// Valid while it is shown: the page table lock is held.
-pub(crate) struct Mapped {
-    page: NonNull<bindings::page>,
-    folio: NonNull<bindings::folio>,
+pub(crate) struct Mapped<'a> {
+    what: &'a shim::ksm_v_mapped,
     /// What kind of page it maps.
     pub(crate) kind: Kind,
 }
 
-impl Mapped {
+impl Mapped<'_> {
     /// Frame number of the page.
     pub(crate) fn frame(&self) -> Frame {
-        // SAFETY: The page is mapped, and the page table lock held.
-        unsafe { frame_of(self.page) }
+        Frame(self.what.pfn as u64)
     }
 
     /// How many page table entries map its folio.
     pub(crate) fn mappings(&self) -> u32 {
-        // SAFETY: As above.
-        unsafe { mappings_of(self.folio) }
+        // SAFETY: The page is mapped, and the page table lock held.
+        unsafe { mappings_of(NonNull::new_unchecked(self.what.folio)) }
     }
 
     /// Takes a sample of the page; `None` where its memory has failed.
     ///
     /// No reference is needed: who frees the page takes the page table lock to unmap it first.
     pub(crate) fn sample(&self, sampler: &Sampler) -> Option<Sample> {
+        if self.what.poisoned {
+            return None;
+        }
         // SAFETY: As above.
-        unsafe { (!is_poisoned(self.page)).then(|| sampler.of(&content_of(self.page))) }
+        let content = unsafe { content_of(NonNull::new_unchecked(self.what.page)) };
+        Some(sampler.of(&content))
     }
 }
 
@@ -102,7 +103,7 @@ impl MergedZero {
 /// Called with a page table lock held: must not sleep.
 pub(crate) trait Visitor {
     /// An anonymous page is mapped at `addr`. `Break` ends the walk before the next entry.
-    fn page(&mut self, addr: usize, mapped: Mapped) -> ControlFlow<()>;
+    fn page(&mut self, addr: usize, mapped: Mapped<'_>) -> ControlFlow<()>;
 
     /// A page that was merged with the zero page is mapped. `Break` as above.
     fn merged_zero(&mut self, _zero: MergedZero) -> ControlFlow<()> {
@@ -300,10 +301,12 @@ impl<V: Visitor> Walk<'_, V> {
         let head = unsafe { shim::ksm_v_pmd_page(pmd) };
         range.step_by(PAGE_SIZE).find_map(|addr| {
             let part = addr / PAGE_SIZE % shim::KSM_V_HPAGE_PMD_NR;
-            // SAFETY: The huge page has that many parts.
-            let page = NonNull::new(unsafe { shim::ksm_v_nth_page(head, part) })?;
-            // SAFETY: Mapped, and the lock is held.
-            let flow = unsafe { self.show(addr, page) };
+            let mut mapped = MaybeUninit::uninit();
+            // SAFETY: The huge page has that many parts; it is mapped, and the lock is held.
+            let flow = unsafe {
+                shim::ksm_v_nth_page_mapped(head, part, mapped.as_mut_ptr());
+                self.show(addr, mapped.assume_init_ref())
+            };
             flow.is_break().then(|| addr.wrapping_add(PAGE_SIZE))
         })
     }
@@ -352,39 +355,50 @@ impl<V: Visitor> Walk<'_, V> {
         entry: *mut bindings::pte_t,
         vma: *mut bindings::vm_area_struct,
     ) -> ControlFlow<()> {
+        let mut mapped = MaybeUninit::<shim::ksm_v_mapped>::uninit();
         // SAFETY: Promised by the caller.
-        unsafe {
-            let pte = shim::ksm_v_ptep_get(entry);
-            if !shim::ksm_v_pte_present(pte) {
-                return ControlFlow::Continue(());
-            }
-            if let Some(page) = NonNull::new(shim::vm_normal_page(vma, addr, pte)) {
-                return self.show(addr, page);
-            }
-            if shim::ksm_v_is_ksm_zero_pte(pte) {
-                let zero = MergedZero {
-                    entry,
-                    pte,
-                    mm: (*vma).vm_mm,
-                    addr,
-                };
-                return self.visitor.merged_zero(zero);
-            }
+        if !unsafe { shim::ksm_v_ptep_mapped(entry, vma, addr, mapped.as_mut_ptr()) } {
+            return ControlFlow::Continue(());
         }
-        ControlFlow::Continue(())
+        // SAFETY: The function has said what the entry maps, if only that it is no normal page.
+        if unsafe { (*mapped.as_ptr()).page.is_null() } {
+            // SAFETY: Promised by the caller.
+            return unsafe { self.special(addr, entry, vma) };
+        }
+        // SAFETY: As above: it is a normal page, and so the rest has been said, too.
+        self.show(addr, unsafe { mapped.assume_init_ref() })
     }
 
+    /// Shows what is mapped that is no normal page.
+    ///
     /// # Safety
     ///
-    /// `page` is mapped at `addr`, and the page table lock is held.
-    unsafe fn show(&mut self, addr: usize, page: NonNull<bindings::page>) -> ControlFlow<()> {
-        // SAFETY: Promised by the caller: a mapped page belongs to a folio.
-        let folio = unsafe { NonNull::new_unchecked(shim::ksm_v_page_folio(page.as_ptr())) };
-        // SAFETY: As above.
-        let kind = unsafe { mapped_kind_of(folio) };
+    /// As [`Self::entry`]; something is present.
+    unsafe fn special(
+        &mut self,
+        addr: usize,
+        entry: *mut bindings::pte_t,
+        vma: *mut bindings::vm_area_struct,
+    ) -> ControlFlow<()> {
+        // SAFETY: Promised by the caller.
+        let (pte, mm) = unsafe { (shim::ksm_v_ptep_get(entry), (*vma).vm_mm) };
+        // SAFETY: Looks at the value only.
+        if !unsafe { shim::ksm_v_is_ksm_zero_pte(pte) } {
+            return ControlFlow::Continue(());
+        }
+        self.visitor.merged_zero(MergedZero {
+            entry,
+            pte,
+            mm,
+            addr,
+        })
+    }
+
+    fn show(&mut self, addr: usize, what: &shim::ksm_v_mapped) -> ControlFlow<()> {
+        let kind = kind_of_mapping(what.mapping);
         if kind == Kind::Other {
             return ControlFlow::Continue(());
         }
-        self.visitor.page(addr, Mapped { page, folio, kind })
+        self.visitor.page(addr, Mapped { what, kind })
     }
 }

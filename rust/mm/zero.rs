@@ -93,7 +93,7 @@ fn is_known_to_ksmd(mm: &Mm) -> bool {
 struct Unmarker;
 
 impl Visitor for Unmarker {
-    fn page(&mut self, _addr: usize, _mapped: Mapped) -> ControlFlow<()> {
+    fn page(&mut self, _addr: usize, _mapped: Mapped<'_>) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 

@@ -18,11 +18,6 @@ struct page *ksm_v_folio_page(struct folio *folio, size_t n)
 	return folio_page(folio, n);
 }
 
-struct page *ksm_v_nth_page(struct page *page, unsigned long n)
-{
-	return page + n;
-}
-
 struct folio *ksm_v_folio_alloc(gfp_t gfp, unsigned int order)
 {
 	return folio_alloc(gfp, order);

@@ -23,6 +23,43 @@ void ksm_v_pte_unmap_unlock(pte_t *ptep, spinlock_t *ptl)
 	pte_unmap_unlock(ptep, ptl);
 }
 
+static void describe(struct page *page, struct ksm_v_mapped *mapped)
+{
+	struct folio *folio = page_folio(page);
+
+	mapped->page = page;
+	mapped->folio = folio;
+	mapped->pfn = page_to_pfn(page);
+	mapped->mapping = (unsigned long)READ_ONCE(folio->mapping);
+	mapped->poisoned = PageHWPoison(page);
+}
+
+/* Returns false where nothing is present. */
+bool ksm_v_ptep_mapped(pte_t *ptep, struct vm_area_struct *vma, unsigned long addr,
+		       struct ksm_v_mapped *mapped)
+{
+	pte_t pte = ptep_get(ptep);
+	struct page *page;
+
+	if (!pte_present(pte))
+		return false;
+	/* As vm_normal_page(), which is not inline. */
+	if (IS_ENABLED(CONFIG_ARCH_HAS_PTE_SPECIAL) && likely(!pte_special(pte)))
+		page = pte_page(pte);
+	else
+		page = vm_normal_page(vma, addr, pte);
+	mapped->page = page;
+	if (page)
+		describe(page, mapped);
+	return true;
+}
+
+/* A part of a huge page that is mapped. */
+void ksm_v_nth_page_mapped(struct page *head, unsigned long n, struct ksm_v_mapped *mapped)
+{
+	describe(head + n, mapped);
+}
+
 bool ksm_v_pte_present(pte_t pte)
 {
 	return pte_present(pte);

@@ -2,7 +2,8 @@
 /*
  * What the Rust code calls of the kernel and can't reach by itself: inline
  * functions and macros as one-to-one functions, one .c file per C header, and
- * constants. Names are the kernel's with the prefix ksm_v_. No logic here.
+ * constants. Names are the kernel's with the prefix ksm_v_. No logic here, but
+ * for what is asked of every entry of every page table, in one call.
  *
  * Rust declarations are generated from this header (see Kbuild), so that every
  * type is checked against the kernel the module is built for. Functions which
@@ -115,7 +116,6 @@ struct task_struct *ksm_v_mm_owner(struct mm_struct *mm);
 struct folio *ksm_v_page_folio(struct page *page);
 unsigned long ksm_v_page_to_pfn(const struct page *page);
 struct page *ksm_v_folio_page(struct folio *folio, size_t n);
-struct page *ksm_v_nth_page(struct page *page, unsigned long n);
 struct folio *ksm_v_folio_alloc(gfp_t gfp, unsigned int order);
 void ksm_v_folio_get(struct folio *folio);
 bool ksm_v_folio_try_get(struct folio *folio);
@@ -155,6 +155,18 @@ void ksm_v_folio_mark_uptodate(struct folio *folio);
 void ksm_v_folio_set_swapbacked(struct folio *folio);
 
 /* <linux/pgtable.h> */
+/* What an entry of a page table maps: all that rust/mm/walk.rs wants to know of each. */
+struct ksm_v_mapped {
+	/* NULL for what is not a normal page, as vm_normal_page() says: the zero page, say. */
+	struct page *page;
+	struct folio *folio;
+	unsigned long pfn;
+	unsigned long mapping;
+	bool poisoned;
+};
+bool ksm_v_ptep_mapped(pte_t *ptep, struct vm_area_struct *vma, unsigned long addr,
+		       struct ksm_v_mapped *mapped);
+void ksm_v_nth_page_mapped(struct page *head, unsigned long n, struct ksm_v_mapped *mapped);
 pte_t ksm_v_ptep_get(pte_t *ptep);
 pte_t ksm_v_ptep_get_and_clear(struct mm_struct *mm, unsigned long addr, pte_t *ptep);
 unsigned long ksm_v_pte_pfn(pte_t pte);
@@ -198,7 +210,9 @@ u32 ksm_v_task_kuid(struct task_struct *task);
 bool ksm_v_task_is_dumpable(struct task_struct *task);
 void ksm_v_cond_resched_tasks_rcu_qs(void);
 
-/* <linux/slab.h> */
+/* <linux/slab.h>, <linux/gfp.h> */
+void *ksm_v_alloc_pages_exact(size_t size, gfp_t gfp);
+void ksm_v_free_pages_exact(void *addr, size_t size);
 void *ksm_v_kvmalloc(size_t size, gfp_t gfp);
 
 /* <linux/spinlock.h> */

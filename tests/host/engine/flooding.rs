@@ -219,12 +219,16 @@ struct Probe {
 
 impl Entry for Probe {
     fn is_vacant(&self) -> bool {
-        PROBES.set(PROBES.get() + 1);
         !self.used
     }
 
     fn hash(&self) -> u64 {
-        self.key
+        PROBES.set(PROBES.get() + 1);
+        if self.used {
+            self.key
+        } else {
+            u64::MAX
+        }
     }
 }
 

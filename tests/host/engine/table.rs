@@ -54,7 +54,11 @@ impl<const HOMES: u8> Entry for Item<HOMES> {
     }
 
     fn hash(&self) -> u64 {
-        hash::<HOMES>(self.key)
+        if self.used {
+            hash::<HOMES>(self.key)
+        } else {
+            u64::MAX
+        }
     }
 }
 
@@ -164,7 +168,7 @@ impl<const HOMES: u8> Pair<HOMES> {
             return;
         }
         let (slots, refusals) = (self.slots(), self.memory.failures());
-        match self.table.insert(&self.memory, Item::new(key, value)) {
+        match self.add(key, value) {
             Ok(()) => {
                 self.model.insert(key, value);
             }
@@ -178,6 +182,24 @@ impl<const HOMES: u8> Pair<HOMES> {
                 self.refused += 1;
             }
         }
+    }
+
+    /// Adds an entry that is not there, in either of the two ways.
+    fn add(&mut self, key: u64, value: u64) -> Result<(), Full> {
+        let item = Item::new(key, value);
+        if value % 2 == 0 {
+            return self.table.insert(&self.memory, item);
+        }
+        let added = self
+            .table
+            .get_or_insert(&self.memory, hash::<HOMES>(key), || item)?;
+        assert_eq!(added, None);
+        let again = || panic!("{key} is there");
+        let found = self
+            .table
+            .get_or_insert(&self.memory, hash::<HOMES>(key), again);
+        assert_eq!(found, Ok(Some(&mut item.clone())));
+        Ok(())
     }
 
     fn remove(&mut self, key: u64) {
@@ -283,7 +305,11 @@ fn removal_closes_the_gap_and_moves_nothing_else() {
             self.hash == 0
         }
         fn hash(&self) -> u64 {
-            self.hash
+            if self.is_vacant() {
+                u64::MAX
+            } else {
+                self.hash
+            }
         }
     }
     for arrangement in 0..HOMES.pow(ENTRIES) {
