@@ -134,7 +134,7 @@ pub const WORKS: &[Work] = &[
             let costs = unique(scanner, 1000, 1000);
             only(figure("processes-1000/later-passes", costs.later_passes))
         },
-        beside_ksmd: true,
+        beside_ksmd: false,
     },
 ];
 
