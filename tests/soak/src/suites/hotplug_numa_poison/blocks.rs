@@ -4,6 +4,7 @@
 //!
 //! Reference: Documentation/admin-guide/mm/memory-hotplug.rst.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -47,11 +48,17 @@ pub fn lacking() -> Option<String> {
     }
 }
 
-/// Takes blocks offline and online again, until time is up.
+/// Takes blocks offline and online again, until time is up: those of the memory module, which may
+/// well go, and that with the most merged frames, from which those have to go at least.
 pub fn off_and_on(stage: &Stage) -> Result {
     nodes::balance();
     let (blocks, mut rng) = (all()?, stage.rng());
     while stage.has_time() {
+        std::thread::sleep(PAUSE);
+        if let Some(block) = fullest()? {
+            block.once(stage)?;
+            block.ensure_online()?;
+        }
         let block = rng.pick(&blocks);
         if !block.is_online()? {
             let how = *rng.pick(&["online_kernel", "online_kernel", "online_movable"]);
@@ -73,17 +80,26 @@ fn all() -> Result<Vec<Block>> {
     let size = hex(&procfs::read(&format!("{DIRECTORY}/block_size_bytes"))?)?;
     let (mut number, mut blocks) = (ABOVE / size, Vec::new());
     loop {
-        let path = format!("{DIRECTORY}/memory{number}");
-        if !Path::new(&path).exists() {
+        let block = Block::of(number, size);
+        if !Path::new(&block.path).exists() {
             return Ok(blocks);
         }
-        blocks.push(Block {
-            path,
-            first: number * size / PAGE_SIZE,
-            frames: size / PAGE_SIZE,
-        });
+        blocks.push(block);
         number += 1;
     }
+}
+
+/// The block with the most merged frames, if there is any. Not the first one, which belongs to two
+/// zones, so that the kernel does not even try.
+fn fullest() -> Result<Option<Block>> {
+    let size = hex(&procfs::read(&format!("{DIRECTORY}/block_size_bytes"))?)?;
+    let mut counts = HashMap::new();
+    for frame in frames::merged()? {
+        *counts.entry(frame.0 * PAGE_SIZE / size).or_insert(0u64) += 1;
+    }
+    counts.remove(&0);
+    let fullest = counts.into_iter().max_by_key(|&(_, count)| count);
+    Ok(fullest.map(|(number, _)| Block::of(number, size)))
 }
 
 fn hex(text: &str) -> Result<u64> {
@@ -91,6 +107,15 @@ fn hex(text: &str) -> Result<u64> {
 }
 
 impl Block {
+    /// The block of this number, of so many bytes.
+    fn of(number: u64, size: u64) -> Self {
+        Block {
+            path: format!("{DIRECTORY}/memory{number}"),
+            first: number * size / PAGE_SIZE,
+            frames: size / PAGE_SIZE,
+        }
+    }
+
     /// Takes it offline, which at first may fail.
     fn once(&self, stage: &Stage) -> Result {
         let merged = self.merged()?.len() as u64;
