@@ -279,29 +279,48 @@ impl Drop for Mapping<'_> {
     }
 }
 
-/// A part of a page table, locked.
+/// A part of a page table, locked until this is dropped.
 ///
 /// # Invariants
 ///
-/// For `'a` the page table lock is held. `first` is the entry of `vma` at `range.start`; the
+/// `lock`, that of the page table, is held. `first` is the entry of `vma` at `range.start`; the
 /// others of `range` follow it.
 pub(super) struct LockedTable<'a> {
     first: NonNull<bindings::pte_t>,
     range: Range<usize>,
+    lock: *mut bindings::spinlock_t,
     vma: &'a StableVma<'a>,
 }
 
 impl<'a> LockedTable<'a> {
+    /// Locks the page table that `pmd` refers to; `None` where it has gone, or become a huge page.
+    ///
     /// # Safety
     ///
-    /// What the invariants say.
-    pub(super) unsafe fn new(
-        first: NonNull<bindings::pte_t>,
-        range: Range<usize>,
+    /// `pmd` must be the entry for `range` of `vma`, which lies within one page table, and what keeps
+    /// page tables of the area from being freed must be locked for `'a`.
+    pub(super) unsafe fn lock(
         vma: &'a StableVma<'a>,
-    ) -> Self {
-        // INVARIANT: Promised by the caller.
-        LockedTable { first, range, vma }
+        pmd: *mut bindings::pmd_t,
+        range: Range<usize>,
+    ) -> Option<Self> {
+        let (mm, mut lock) = (vma.mm().as_raw(), core::ptr::null_mut());
+        // SAFETY: Promised by the caller.
+        let first = unsafe { shim::pte_offset_map_lock(mm, pmd, range.start, &mut lock) };
+        // INVARIANT: It was just locked.
+        NonNull::new(first).map(|first| LockedTable {
+            first,
+            range,
+            lock,
+            vma,
+        })
+    }
+
+    /// The entries, each with its address, from the first on.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (usize, *mut bindings::pte_t)> + '_ {
+        let first = self.first.as_ptr();
+        let addresses = self.range.clone().step_by(PAGE_SIZE).enumerate();
+        addresses.map(move |(index, addr)| (addr, first.wrapping_add(index)))
     }
 
     /// The entry at `addr`, if it maps `page`; the invalidation that the caller must have started
@@ -340,5 +359,12 @@ impl<'a> LockedTable<'a> {
             shim::ksm_v_flush_tlb_ptes(self.vma.as_ptr(), self.range.start, self.range.end);
         }
         Flushed(())
+    }
+}
+
+impl Drop for LockedTable<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant.
+        unsafe { shim::ksm_v_pte_unmap_unlock(self.first.as_ptr(), self.lock) };
     }
 }

@@ -195,14 +195,9 @@ where
     };
     // SAFETY: The area is the one of `with_table`, whose lock is held.
     let vma = unsafe { StableVma::from_raw(vma) };
-    let mut lock = core::ptr::null_mut();
-    // SAFETY: As above; fails where the table has gone or become a huge page.
-    let first = unsafe { shim::pte_offset_map_lock(vma.mm().as_raw(), pmd, addr, &mut lock) };
-    if let Some(first) = NonNull::new(first) {
-        // SAFETY: The entries of this range lie in one table, which was just locked.
-        visit(&unsafe { LockedTable::new(first, addr..next, &vma) });
-        // SAFETY: Mapped and locked above.
-        unsafe { shim::ksm_v_pte_unmap_unlock(first.as_ptr(), lock) };
+    // SAFETY: As above; the range is of one page table.
+    if let Some(table) = unsafe { LockedTable::lock(&vma, pmd, addr..next) } {
+        visit(&table);
     }
     GO_ON
 }
@@ -322,27 +317,15 @@ impl<V: Visitor> Walk<'_, V> {
         range: Range<usize>,
         vma: *mut bindings::vm_area_struct,
     ) -> Option<usize> {
-        let mut lock = core::ptr::null_mut();
-        // SAFETY: Promised by the caller; fails where the table has gone or become a huge page.
-        let first = NonNull::new(unsafe {
-            shim::pte_offset_map_lock((*vma).vm_mm, pmd, range.start, &mut lock)
-        })?;
-        let mut entry = first.as_ptr();
-        let mut addr = range.start;
-        let mut stopped = None;
-        while addr < range.end {
-            // SAFETY: The range lies within one page table, whose lock is held.
+        // SAFETY: Promised by the caller.
+        let area = unsafe { StableVma::from_raw(NonNull::new(vma)?) };
+        // SAFETY: As above; the range is of one page table.
+        let table = unsafe { LockedTable::lock(&area, pmd, range) }?;
+        let stopped = table.entries().find_map(|(addr, entry)| {
+            // SAFETY: The page table is locked.
             let flow = unsafe { self.entry(addr, entry, vma) };
-            addr = addr.wrapping_add(PAGE_SIZE);
-            if flow.is_break() {
-                stopped = Some(addr);
-                break;
-            }
-            // SAFETY: As above; it is not looked at behind the end of the range.
-            entry = unsafe { entry.add(1) };
-        }
-        // SAFETY: Mapped and locked above.
-        unsafe { shim::ksm_v_pte_unmap_unlock(first.as_ptr(), lock) };
+            flow.is_break().then(|| addr.wrapping_add(PAGE_SIZE))
+        });
         stopped
     }
 
