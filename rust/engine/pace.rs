@@ -130,7 +130,7 @@ impl Pacer {
             return 0;
         }
         let owed = self.credit.unsigned_abs();
-        owed.saturating_mul(WHOLE_CPU.into()) / u64::from(share)
+        owed.saturating_mul(WHOLE_CPU.into()) / u64::from(share.max(LEAST_SHARE))
     }
 
     /// Takes note of the end of a pass: the governor chooses anew.
