@@ -216,6 +216,10 @@ impl Scanner {
         progress
     }
 
+    fn count_merged(&mut self, pages: u64) {
+        self.pages_merged = self.pages_merged.wrapping_add(pages);
+    }
+
     /// What was done since the start.
     pub(crate) fn totals(&self) -> Totals {
         Totals {
@@ -501,7 +505,7 @@ impl Scanner {
             key.is_some_and(|key| engine.is_of(key, terms.domain, content))
         });
         let merged = results.iter().filter(|result| result.is_ok()).count();
-        self.pages_merged = self.pages_merged.wrapping_add(merged as u64);
+        self.count_merged(merged as u64);
         let candidates = self.run.candidates.drain_all();
         // Gives up the pages, which frees those that were replaced.
         let neighbours = self.run.neighbours.drain_all();
@@ -533,7 +537,7 @@ impl Scanner {
         let Some(key) = key else {
             // Refused: it will be met again in the next pass.
             let merged = terms.join_zero(frame).is_ok();
-            self.pages_merged = self.pages_merged.wrapping_add(merged.into());
+            self.count_merged(merged.into());
             return;
         };
         let merged = match self.engine.target(key) {
@@ -544,7 +548,7 @@ impl Scanner {
         };
         match merged {
             Ok(shared) => {
-                self.pages_merged = self.pages_merged.wrapping_add(1);
+                self.count_merged(1);
                 let mappings = shared.mappings();
                 self.engine
                     .merged(key, shared.frame(), terms.domain, mappings);

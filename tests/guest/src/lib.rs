@@ -18,6 +18,7 @@ pub mod freezer;
 pub mod kmsg;
 pub mod knob;
 pub mod lab;
+pub mod memory_block;
 pub mod module;
 pub mod pagemap;
 pub mod pages;

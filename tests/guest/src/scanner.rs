@@ -11,6 +11,7 @@ use crate::census;
 use crate::census::Census;
 use crate::expect;
 use crate::knob;
+use crate::peer::Peer;
 use crate::Result;
 
 /// How long a pass may take, with all else that runs in a slow guest.
@@ -33,6 +34,11 @@ pub fn stop() -> Result {
 /// Stops it and takes all merged pages apart.
 pub fn unmerge() -> Result {
     knob::set("run", 2)
+}
+
+/// Merges what one process has, at once, whether it scans or not.
+pub fn merge_now(peer: &Peer) -> Result {
+    knob::set(knob::WRITE_ONLY, peer.pid())
 }
 
 /// Waits for `count` more passes to end.

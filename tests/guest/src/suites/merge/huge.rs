@@ -5,7 +5,6 @@
 use guest::content::Ids;
 use guest::expect;
 use guest::expect::FailureContext;
-use guest::knob;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::pages;
@@ -189,15 +188,15 @@ fn twin_left_alone(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let ids = Ids::each(10_000);
     let twins = a.anon(8, ids)?;
-    knob::set(knob::WRITE_ONLY, a.pid())?;
+    scanner::merge_now(&a)?;
     a.set_dumpable(false)?;
     let span = huge(&b, 1, ids)?;
-    knob::set(knob::WRITE_ONLY, b.pid())?;
+    scanner::merge_now(&b)?;
     expect_huge(&b, span, 1)?;
     pages::expect_not_merged((&a, twins))?;
     // If there is another twin, it is merged.
     let other = lab.alice()?;
     let small = other.anon(8, ids)?;
-    knob::set(knob::WRITE_ONLY, other.pid())?;
+    scanner::merge_now(&other)?;
     pages::expect_merged(&[(&b, span.part(0, 8)), (&other, small)]).map(drop)
 }

@@ -35,14 +35,10 @@ pub(super) const TESTS: &[Test] = &[
 
 const PAGES: u64 = 700;
 
-fn merge_now(peer: &Peer) -> Result {
-    knob::set(knob::WRITE_ONLY, peer.pid())
-}
-
 fn merge_range(peer: &Peer, span: Span) -> Result {
     let end = span.addr + span.pages * PAGE_SIZE;
     knob::set(
-        "merge_now",
+        knob::WRITE_ONLY,
         format!("{} {:x} {end:#x}", peer.pid(), span.addr),
     )
 }
@@ -62,9 +58,9 @@ fn stopped(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, ids)?, b.anon(PAGES, ids)?);
-    merge_now(&a)?;
+    scanner::merge_now(&a)?;
     pages::expect_not_merged((&a, in_a))?;
-    merge_now(&b)?;
+    scanner::merge_now(&b)?;
     pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
     expect::eq("run", 0, knob::number("run")?)?;
     b.poke(in_b.addr, 1)?;
@@ -78,8 +74,8 @@ fn promotion(lab: &Lab) -> Result {
     knob::set("promote_after", 100)?;
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, ids)?, b.anon(PAGES, ids)?);
-    merge_now(&a)?;
-    merge_now(&b)?;
+    scanner::merge_now(&a)?;
+    scanner::merge_now(&b)?;
     pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
     expect::eq("promote_after", 100, knob::number("promote_after")?)
 }
@@ -91,7 +87,7 @@ fn known(lab: &Lab) -> Result {
     scanner::merge()?;
     let late = lab.alice()?;
     let in_late = late.anon(PAGES, ids)?;
-    merge_now(&late)?;
+    scanner::merge_now(&late)?;
     let frames = pages::expect_merged(&[(&a, in_a), (&b, in_b), (&late, in_late)])?;
     pages::expect_mappings(&frames, 3)
 }
@@ -99,7 +95,7 @@ fn known(lab: &Lab) -> Result {
 fn other_kinds(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     let (zeros, same) = (peer.anon(600, Ids::ZERO)?, peer.anon(1200, Ids::same(7))?);
-    merge_now(&peer)?;
+    scanner::merge_now(&peer)?;
     pages::expect_zero_page((&peer, zeros))?;
     pages::expect_merged(&[(&peer, same.part(0, 600)), (&peer, same.part(600, 600))])?;
     peer.check(same, Ids::same(7))
@@ -111,7 +107,7 @@ fn range(lab: &Lab) -> Result {
     let (in_a, in_b) = (a.anon(PAGES, ids)?, b.anon(PAGES, ids)?);
     a.keep_small(in_a)?;
     b.keep_small(in_b)?;
-    merge_now(&a)?;
+    scanner::merge_now(&a)?;
     let (first, count) = (100, 300);
     merge_range(&b, in_b.part(first, count))?;
     pages::expect_merged(&[(&a, in_a.part(first, count)), (&b, in_b.part(first, count))])?;
@@ -126,8 +122,8 @@ fn domains(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (alice, bob) = (lab.alice()?, lab.peer(User::Bob)?);
     let (in_alice, in_bob) = (alice.anon(8, ids)?, bob.anon(8, ids)?);
-    merge_now(&alice)?;
-    merge_now(&bob)?;
+    scanner::merge_now(&alice)?;
+    scanner::merge_now(&bob)?;
     pages::expect_not_merged((&alice, in_alice))?;
     pages::expect_not_merged((&bob, in_bob)).map(drop)
 }
@@ -137,7 +133,7 @@ fn left_alone(lab: &Lab) -> Result {
     let (open, secret) = lab.pair()?;
     let (in_open, in_secret) = (open.anon(8, ids)?, secret.anon(8, ids)?);
     secret.set_dumpable(false)?;
-    merge_now(&open)?;
+    scanner::merge_now(&open)?;
     let text = secret.pid().to_string();
     expect_refused("an undumpable process", libc::EPERM, text.as_bytes())?;
     pages::expect_not_merged((&secret, in_secret))?;
@@ -198,15 +194,15 @@ fn unmerged(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(8, ids)?, b.anon(8, ids)?);
-    merge_now(&a)?;
-    merge_now(&b)?;
+    scanner::merge_now(&a)?;
+    scanner::merge_now(&b)?;
     pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
     scanner::unmerge()?;
     let text = b.pid().to_string();
     expect_refused("merging while run is 2", libc::EBUSY, text.as_bytes())?;
     scanner::stop()?;
-    merge_now(&a)?;
-    merge_now(&b)?;
+    scanner::merge_now(&a)?;
+    scanner::merge_now(&b)?;
     pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
 }
 

@@ -2,7 +2,6 @@
 
 //! Memory that is to go offline: what is merged there has to leave it.
 
-use std::collections::HashMap;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -11,12 +10,14 @@ use guest::content::Ids;
 use guest::expect;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pagemap::Frame;
+use guest::memory_block;
+use guest::memory_block::Block;
 use guest::pages;
 use guest::peer::Peer;
 use guest::peer::User;
 use guest::procfs;
 use guest::scanner;
+use guest::Context;
 use guest::Result;
 use guest::Span;
 
@@ -34,40 +35,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// For so long the module takes no frames of a block that was to go offline.
 const BARRED_FOR: Duration = Duration::from_secs(10);
 
-/// A block of memory, as `/sys/devices/system/memory` numbers them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Block(u64);
-
-impl Block {
-    fn of(frame: Frame) -> Result<Self> {
-        let hex = procfs::read("/sys/devices/system/memory/block_size_bytes")?;
-        let bytes = u64::from_str_radix(hex.trim(), 16).map_err(|error| error.to_string())?;
-        Ok(Block(frame.0 * guest::content::PAGE_SIZE / bytes))
-    }
-
-    fn set_state(self, state: &str) -> Result {
-        let path = format!("/sys/devices/system/memory/memory{}/state", self.0);
-        procfs::write(&path, state)
-    }
-}
-
-/// The block in which most of the frames are, and how many those are. Not the first one, which
-/// belongs to two zones, so that the kernel does not even try.
-fn fullest(frames: &[Frame]) -> Result<(Block, usize)> {
-    let mut counts = HashMap::new();
-    for &frame in frames {
-        *counts.entry(Block::of(frame)?).or_insert(0) += 1;
-    }
-    counts.remove(&Block(0));
-    let fullest = counts.into_iter().max_by_key(|&(_, count)| count);
-    fullest.ok_or_else(|| "expected frames outside of the first block, found none".into())
-}
-
 fn in_block(peer: &Peer, span: Span, block: Block) -> Result<usize> {
-    let mut count = 0;
+    let (range, mut count) = (block.frames()?, 0);
     for frame in peer.frames(span)? {
-        let merged = frame.flags()?.ksm();
-        count += usize::from(merged && Block::of(frame)? == block);
+        count += usize::from(range.contains(&frame.0) && frame.flags()?.ksm());
     }
     Ok(count)
 }
@@ -79,12 +50,17 @@ fn leave(lab: &Lab) -> Result {
     let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
     scanner::merge()?;
     let frames = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
-    let (block, count) = fullest(&frames)?;
+    let block = memory_block::fullest(&frames)?
+        .ok_or("expected frames outside of the first block, found none")?;
     let went = block.set_state("offline").is_ok();
     let start = Instant::now();
-    while in_block(&a, in_a, block)? > 0 || in_block(&b, in_b, block)? > 0 {
+    loop {
+        let left = in_block(&a, in_a, block)? + in_block(&b, in_b, block)?;
+        if left == 0 {
+            break;
+        }
         expect::that(start.elapsed() < PATIENCE, || {
-            format!("{block:?}: expected its {count} merged pages to leave it, found some")
+            format!("merged pages of {block:?}, that is to go offline: expected 0, found {left}")
         })?;
     }
     for (&before, after) in frames.iter().zip(a.frames(in_a)?) {
@@ -100,7 +76,9 @@ fn leave(lab: &Lab) -> Result {
     a.check(in_a, IDS)?;
     b.check(in_b, IDS)?;
     if went {
-        block.set_state("online")?;
+        block
+            .set_state("online")
+            .context(|| format!("{block:?} online again"))?;
     }
     Ok(())
 }

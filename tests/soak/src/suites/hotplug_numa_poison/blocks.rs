@@ -4,15 +4,12 @@
 //!
 //! Reference: Documentation/admin-guide/mm/memory-hotplug.rst.
 
-use std::collections::HashMap;
-use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
-use guest::content::PAGE_SIZE;
 use guest::expect;
+use guest::memory_block;
+use guest::memory_block::Block;
 use guest::pagemap::Frame;
-use guest::procfs;
 use guest::task;
 use guest::Context;
 use guest::Result;
@@ -22,20 +19,12 @@ use crate::stage::Stage;
 
 use super::nodes;
 
-const DIRECTORY: &str = "/sys/devices/system/memory";
 /// Where a memory module begins at the lowest.
 const ABOVE: u64 = 4 << 30;
 /// Within which the module has to give up a block that is to go offline, once it knows.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(60);
 /// Between two attempts, in which pages are merged.
 const PAUSE: Duration = Duration::from_millis(400);
-
-/// A block of memory that can be taken offline.
-struct Block {
-    path: String,
-    first: u64,
-    frames: u64,
-}
 
 /// Why the suite can't be run here.
 pub fn lacking() -> Option<String> {
@@ -55,14 +44,14 @@ pub fn off_and_on(stage: &Stage) -> Result {
     let (blocks, mut rng) = (all()?, stage.rng());
     while stage.has_time() {
         std::thread::sleep(PAUSE);
-        if let Some(block) = fullest()? {
-            block.once(stage)?;
-            block.ensure_online()?;
+        if let Some(block) = memory_block::fullest(&frames::merged()?)? {
+            take_offline(stage, block)?;
+            ensure_online(block)?;
         }
-        let block = rng.pick(&blocks);
+        let block = *rng.pick(&blocks);
         if !block.is_online()? {
             let how = *rng.pick(&["online_kernel", "online_kernel", "online_movable"]);
-            if !block.online(how)? {
+            if !bring_online(block, how)? {
                 stage.tally.count("block kept offline by failed memory");
                 std::thread::sleep(PAUSE);
                 continue;
@@ -70,121 +59,72 @@ pub fn off_and_on(stage: &Stage) -> Result {
             stage.tally.count(how);
         }
         std::thread::sleep(PAUSE);
-        block.once(stage)?;
+        take_offline(stage, block)?;
     }
-    blocks.iter().try_for_each(Block::ensure_online)
+    blocks.into_iter().try_for_each(ensure_online)
 }
 
 /// All blocks above the lowest 4 GiB.
 fn all() -> Result<Vec<Block>> {
-    let size = hex(&procfs::read(&format!("{DIRECTORY}/block_size_bytes"))?)?;
-    let (mut number, mut blocks) = (ABOVE / size, Vec::new());
-    loop {
-        let block = Block::of(number, size);
-        if !Path::new(&block.path).exists() {
-            return Ok(blocks);
-        }
-        blocks.push(block);
-        number += 1;
+    let first = Block::at(ABOVE)?;
+    let blocks = std::iter::successors(Some(first), |block| Some(block.next()));
+    Ok(blocks.take_while(|block| block.exists()).collect())
+}
+
+/// Takes a block offline, which at first may fail.
+fn take_offline(stage: &Stage, block: Block) -> Result {
+    let before = merged_in(block)?.len() as u64;
+    stage
+        .tally
+        .add("merged frames in blocks to go offline", before);
+    stage.tally.peak("most merged frames in a block", before);
+    let mut attempts = 0;
+    // Looked at between two attempts: later, pages may be merged there again.
+    let given_up = task::wait_until(GIVEN_UP_WITHIN, || {
+        attempts += 1;
+        block.set_state("offline").is_ok() || is_left(block)
+    });
+    stage
+        .tally
+        .peak("most attempts to take a block offline", attempts);
+    expect::that(given_up, || {
+        format!(
+            "merged frames of a block that is to go offline, after {attempts} attempts within \
+             {GIVEN_UP_WITHIN:?}: expected none, found {:?}",
+            merged_in(block).map(|merged| merged.len())
+        )
+    })?;
+    stage.tally.count(match block.is_online()? {
+        false => "offline",
+        true => "kept online by others",
+    });
+    Ok(())
+}
+
+/// Whether a moment later no merged frame is in it.
+fn is_left(block: Block) -> bool {
+    std::thread::sleep(PAUSE);
+    merged_in(block).is_ok_and(|merged| merged.is_empty())
+}
+
+/// Merged frames in a block. An offline block has none.
+fn merged_in(block: Block) -> Result<Vec<Frame>> {
+    let (range, mut merged) = (block.frames()?, frames::merged()?);
+    merged.retain(|frame| range.contains(&frame.0));
+    Ok(merged)
+}
+
+/// Brings a block online. False where memory in it has failed, which the kernel keeps offline then.
+fn bring_online(block: Block, how: &str) -> Result<bool> {
+    match block.set_state(how) {
+        Err(error) if error.raw_os_error() == Some(libc::EHWPOISON) => Ok(false),
+        result => result.map(|()| true).context(|| format!("{block:?} {how}")),
     }
 }
 
-/// The block with the most merged frames, if there is any. Not the first one, which belongs to two
-/// zones, so that the kernel does not even try.
-fn fullest() -> Result<Option<Block>> {
-    let size = hex(&procfs::read(&format!("{DIRECTORY}/block_size_bytes"))?)?;
-    let mut counts = HashMap::new();
-    for frame in frames::merged()? {
-        *counts.entry(frame.0 * PAGE_SIZE / size).or_insert(0u64) += 1;
+fn ensure_online(block: Block) -> Result {
+    if !block.is_online()? {
+        bring_online(block, "online")?;
     }
-    counts.remove(&0);
-    let fullest = counts.into_iter().max_by_key(|&(_, count)| count);
-    Ok(fullest.map(|(number, _)| Block::of(number, size)))
-}
-
-fn hex(text: &str) -> Result<u64> {
-    u64::from_str_radix(text.trim(), 16).context(|| format!("{text:?} is no number"))
-}
-
-impl Block {
-    /// The block of this number, of so many bytes.
-    fn of(number: u64, size: u64) -> Self {
-        Block {
-            path: format!("{DIRECTORY}/memory{number}"),
-            first: number * size / PAGE_SIZE,
-            frames: size / PAGE_SIZE,
-        }
-    }
-
-    /// Takes it offline, which at first may fail.
-    fn once(&self, stage: &Stage) -> Result {
-        let merged = self.merged()?.len() as u64;
-        stage
-            .tally
-            .add("merged frames in blocks to go offline", merged);
-        stage.tally.peak("most merged frames in a block", merged);
-        let mut attempts = 0;
-        // Looked at between two attempts: later, pages may be merged there again.
-        let given_up = task::wait_until(GIVEN_UP_WITHIN, || {
-            attempts += 1;
-            self.offline().is_ok() || self.is_left()
-        });
-        stage
-            .tally
-            .peak("most attempts to take a block offline", attempts);
-        expect::that(given_up, || {
-            format!(
-                "merged frames of a block that is to go offline, after {attempts} attempts within \
-                 {GIVEN_UP_WITHIN:?}: expected none, found {:?}",
-                self.merged().map(|merged| merged.len())
-            )
-        })?;
-        if !self.is_online()? {
-            stage.tally.count("offline");
-            return Ok(());
-        }
-        stage.tally.count("kept online by others");
-        Ok(())
-    }
-
-    /// Whether a moment later no merged frame is in it.
-    fn is_left(&self) -> bool {
-        std::thread::sleep(PAUSE);
-        self.merged().is_ok_and(|merged| merged.is_empty())
-    }
-
-    /// Merged frames in it. An offline block has none.
-    fn merged(&self) -> Result<Vec<Frame>> {
-        let range = self.first..self.first + self.frames;
-        let mut merged = frames::merged()?;
-        merged.retain(|frame| range.contains(&frame.0));
-        Ok(merged)
-    }
-
-    fn offline(&self) -> std::io::Result<()> {
-        fs::write(format!("{}/state", self.path), "offline")
-    }
-
-    fn is_online(&self) -> Result<bool> {
-        let state = procfs::read(&format!("{}/state", self.path))?;
-        Ok(state.trim() == "online")
-    }
-
-    /// Brings it online. False where memory in it has failed, which the kernel keeps offline then.
-    fn online(&self, how: &str) -> Result<bool> {
-        let path = format!("{}/state", self.path);
-        match fs::write(&path, how) {
-            Err(error) if error.raw_os_error() == Some(libc::EHWPOISON) => Ok(false),
-            result => result
-                .map(|()| true)
-                .context(|| format!("writing {how:?} to {path}")),
-        }
-    }
-
-    fn ensure_online(&self) -> Result {
-        if !self.is_online()? {
-            self.online("online")?;
-        }
-        Ok(())
-    }
+    Ok(())
 }
