@@ -8,6 +8,7 @@
 //! - [`engine`]: what to merge with what; knows no kernel types (a crate of its own)
 //! - [`mm`]: finds pages, merges and unmerges them; the unsafe layer
 //! - [`scanner`]: joins the two
+//! - [`visits`]: which regions a step looks at
 //! - [`daemon`]: the kernel thread, and what the knobs do to it
 //! - [`offline`]: has shared pages leave memory that is to go offline
 //! - [`sysfs`]: the knobs
@@ -37,6 +38,8 @@ mod shim;
 #[path = "rust/sys/mod.rs"]
 mod sys;
 mod sysfs;
+#[path = "rust/visits.rs"]
+mod visits;
 
 module! {
     type: KsmVeridian,

@@ -52,6 +52,8 @@ pub(crate) struct Counts {
     pub(crate) ksm: KsmStats,
     /// Completed passes.
     pub(crate) full_scans: u64,
+    /// Pages of regions that were not due.
+    pub(crate) pages_skipped: u64,
     /// Memory of the engine's tables.
     pub(crate) index_bytes: u64,
     /// What could not be remembered for want of memory.
@@ -64,6 +66,7 @@ impl Counts {
         Counts {
             ksm: engine.get_stats(),
             full_scans: engine.full_scans(),
+            pages_skipped: engine.pages_skipped(),
             index_bytes: engine.index_bytes(),
             index_failures: engine.index_failures(),
         }

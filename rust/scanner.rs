@@ -17,6 +17,7 @@ use crate::mm::policy::Policy;
 use crate::mm::pool::Pool;
 use crate::mm::process::Cursor;
 use crate::mm::process::Owner;
+use crate::mm::pte::Population;
 use crate::mm::shared;
 use crate::mm::shared::SharedPage;
 use crate::mm::storage::KernelStorage;
@@ -26,9 +27,12 @@ use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::walk;
 use crate::mm::walk::Held;
 use crate::mm::walk::Mapped;
+use crate::mm::walk::MergedZero;
 use crate::mm::walk::Visitor;
 use crate::mm::zero;
 use crate::shim;
+use crate::visits::VisitNo;
+use crate::visits::Visits;
 use core::ops::ControlFlow;
 use core::ops::Range;
 use engine::pace::Totals;
@@ -60,6 +64,8 @@ const CHUNK: usize = 64;
 const SIGHTINGS_AT_ONCE: u8 = 2;
 /// Page tables looked at in one step, where there are few pages in them.
 const TABLES: u32 = 16;
+/// A page that is passed over costs as much as this part of one that is looked at.
+const SKIPPED_PER_PAGE: u64 = 64;
 /// Areas looked at in one step, where there are few pages in them.
 const AREAS: u32 = 64;
 /// Rounds over all processes in a row that may find nothing to unmerge while pages are shared
@@ -70,7 +76,7 @@ const EVACUATION_ROUNDS: u32 = 3;
 /// Pause after a round that found nothing.
 const IDLE_PAUSE: Delta = Delta::from_millis(10);
 
-type Engine = KsmScanner<KernelStorage>;
+pub(crate) type Engine = KsmScanner<KernelStorage>;
 
 /// A page that was looked at and is to be merged.
 #[derive(Clone, Copy)]
@@ -80,6 +86,20 @@ struct Candidate {
     frame: Frame,
     /// `None`: full of zeroes.
     key: Option<Key>,
+    /// When it was met.
+    visit: VisitNo,
+}
+
+impl Candidate {
+    /// What a candidate was merged with: not met now, but known.
+    fn twin(addr: usize, frame: Frame, key: Key) -> Self {
+        Candidate {
+            addr,
+            frame,
+            key: Some(key),
+            visit: VisitNo::NONE,
+        }
+    }
 }
 
 /// An address space, and up to where it has been scanned in this pass.
@@ -87,6 +107,15 @@ struct Place {
     /// Does not keep the memory of a process that exits.
     mm: ARef<Mm>,
     addr: usize,
+}
+
+/// Which pages are looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pages {
+    /// Those of the regions that are due.
+    Due,
+    /// All, whether it is their turn or not.
+    All,
 }
 
 /// How far the scanner came in a part of an address space.
@@ -97,10 +126,17 @@ pub(crate) struct Progress {
     pub(crate) is_admitted: bool,
 }
 
+/// An address space that is scanned.
+struct Space<'a> {
+    mm: &'a MmWithUser,
+    /// By what regions are told from those of other address spaces; `None`: looked at out of turn.
+    id: Option<u64>,
+}
+
 /// What a step did.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Step {
-    /// Pages looked at.
+    /// Pages looked at; of those passed over, as many as cost the same.
     pub(crate) pages: u32,
     /// Whether it came to the end of all memory.
     pub(crate) end_of_pass: bool,
@@ -112,12 +148,11 @@ pub(crate) struct Scanner {
     pub(crate) engine: Engine,
     policy: Policy,
     pool: Pool,
-    /// Pages replaced by shared ones or the zero page since the start.
-    pages_merged: u64,
     cursor: Cursor,
     place: Option<Place>,
     at_start_of_pass: bool,
     batch: Batch,
+    visits: Visits,
     run: Run,
 }
 
@@ -132,11 +167,11 @@ impl Scanner {
             engine: KsmScanner::with(KernelStorage, hash, seed),
             policy: Policy::default(),
             pool: Pool::new()?,
-            pages_merged: 0,
             cursor: Cursor::default(),
             place: None,
             at_start_of_pass: true,
             batch: Batch::new()?,
+            visits: Visits::new(TABLES as usize + 1)?,
             run: Run::new()?,
         })
     }
@@ -183,16 +218,20 @@ impl Scanner {
                 end_of_pass: true,
             };
         };
-        let before = self.engine.get_stats().pages_scanned;
+        let before = self.effort();
         if let Some(mm) = place.mm.mmget_not_zero() {
             // The last user may go meanwhile: its memory is not torn down in this thread.
             let mm = MmWithUser::into_mmput_async(mm);
             // An error means that an area is just being changed: come back in the next pass.
-            let progress = self.scan(&mm, place.addr..usize::MAX, limit);
+            let progress = self.scan(&mm, place.addr..usize::MAX, limit, Pages::Due);
             let next = progress.ok().and_then(|progress| progress.next);
+            let going_on = next.and_then(|addr| Some((space_id(&mm)?, addr)));
+            self.visits.end(&mut self.engine, going_on);
             self.place = next.map(|addr| Place { mm: place.mm, addr });
+        } else {
+            self.visits.end(&mut self.engine, None);
         }
-        let pages = self.engine.get_stats().pages_scanned.wrapping_sub(before);
+        let pages = self.effort().wrapping_sub(before);
         Step {
             pages: u32::try_from(pages).unwrap_or(u32::MAX),
             end_of_pass: false,
@@ -211,20 +250,22 @@ impl Scanner {
         let sightings = self.engine.promote_after();
         self.engine
             .set_promote_after(sightings.min(SIGHTINGS_AT_ONCE));
-        let progress = self.scan(&mm, range, u32::MAX);
+        let progress = self.scan(&mm, range, u32::MAX, Pages::All);
         self.engine.set_promote_after(sightings);
         progress
     }
 
-    fn count_merged(&mut self, pages: u64) {
-        self.pages_merged = self.pages_merged.wrapping_add(pages);
+    /// Pages looked at since the start; of those passed over, as many as cost the same.
+    fn effort(&self) -> u64 {
+        let skipped = self.engine.pages_skipped() / SKIPPED_PER_PAGE;
+        self.engine.get_stats().pages_scanned.wrapping_add(skipped)
     }
 
     /// What was done since the start.
     pub(crate) fn totals(&self) -> Totals {
         Totals {
             scanned: self.engine.get_stats().pages_scanned,
-            merged: self.pages_merged,
+            merged: self.visits.pages_merged(),
         }
     }
 
@@ -237,6 +278,7 @@ impl Scanner {
     pub(crate) fn unmerge(&mut self) -> Result {
         self.place = None;
         self.cursor = Cursor::default();
+        self.visits.clear();
         self.at_start_of_pass = true;
         let result = self.unmerge_rounds();
         self.engine.init();
@@ -302,6 +344,7 @@ impl Scanner {
         mm: &ARef<MmWithUserAsync>,
         range: Range<usize>,
         limit: u32,
+        pages: Pages,
     ) -> Result<Progress> {
         let Some(domain) = domain_of(mm, self.policy) else {
             return Ok(Progress {
@@ -309,7 +352,14 @@ impl Scanner {
                 is_admitted: false,
             });
         };
-        let progress = self.gather(mm, range, limit);
+        let space = Space {
+            mm,
+            id: match pages {
+                Pages::Due => space_id(mm),
+                Pages::All => None,
+            },
+        };
+        let progress = self.gather(&space, range, limit);
         self.sight_merged(domain);
         self.decide(domain);
         let terms = Terms {
@@ -323,22 +373,22 @@ impl Scanner {
     }
 
     /// Takes samples of pages that may be merged, area by area, each under its VMA lock.
-    fn gather(&mut self, mm: &MmWithUser, range: Range<usize>, limit: u32) -> Result<Progress> {
+    fn gather(&mut self, space: &Space<'_>, range: Range<usize>, limit: u32) -> Result<Progress> {
         let mut budget = Budget {
             pages: BATCH.min(limit as usize),
             tables: TABLES,
         };
         let (mut addr, mut is_admitted) = (range.start, false);
         for _ in 0..AREAS {
-            let vma = VmaReadGuard::next(mm, addr)?;
+            let vma = VmaReadGuard::next(space.mm, addr)?;
             let Some(vma) = vma.filter(|vma| vma.start() < range.end) else {
                 addr = range.end;
                 break;
             };
             let end = vma.end().min(range.end);
-            addr = if may_merge(mm, &vma, self.policy) {
+            addr = if may_merge(space.mm, &vma, self.policy) {
                 is_admitted = true;
-                self.gather_in(&vma, addr.max(vma.start())..end, &mut budget)
+                self.gather_in(space.id, &vma, addr.max(vma.start())..end, &mut budget)
             } else {
                 end
             };
@@ -353,6 +403,7 @@ impl Scanner {
     /// Takes samples of pages of `vma` in `range`. Returns where to go on.
     fn gather_in(
         &mut self,
+        space: Option<u64>,
         vma: &VmaReadGuard<'_>,
         range: Range<usize>,
         budget: &mut Budget,
@@ -362,6 +413,10 @@ impl Scanner {
             let chunk = CHUNK.min(budget.pages);
             let mut visitor = Gatherer {
                 batch: &mut self.batch,
+                engine: &self.engine,
+                visits: &mut self.visits,
+                space,
+                visit: VisitNo::NONE,
                 sampler: *self.engine.sampler(),
                 watchful: self.engine.is_watchful(),
                 left: chunk,
@@ -378,6 +433,7 @@ impl Scanner {
     fn sight_merged(&mut self, domain: Domain) {
         let passed_by = core::mem::take(&mut self.batch.passed_by);
         self.engine.pass_by(passed_by);
+        self.engine.skip(core::mem::take(&mut self.batch.skipped));
         for (frame, mappings) in self.batch.merged.drain_all() {
             let sight = self.engine.sight_shared(frame, domain, mappings);
             if sight == Sight::Adoptable {
@@ -394,22 +450,34 @@ impl Scanner {
         let Batch {
             pages, candidates, ..
         } = &mut self.batch;
-        for Seen {
-            addr,
-            frame,
-            sample,
-        } in pages.drain_all()
-        {
-            let key = match self.engine.glance(frame, domain, sample) {
-                Glance::Wait => continue,
-                Glance::Merge(key) => Some(key),
-                Glance::Look => match look(&mut self.engine, frame, domain) {
-                    Verdict::Wait => continue,
-                    Verdict::Zero => None,
-                    Verdict::Merge(key) => Some(key),
-                },
+        let mut visit = VisitNo::NONE;
+        self.engine.remember_for(1);
+        for seen in pages.drain_all() {
+            if seen.visit != visit {
+                visit = seen.visit;
+                self.engine.remember_for(self.visits.next_within(visit));
+            }
+            let key = match view(&mut self.engine, &seen, domain) {
+                Verdict::Wait => continue,
+                Verdict::Promising => {
+                    if let Some(outcome) = self.visits.outcome(visit) {
+                        outcome.is_promising = true;
+                    }
+                    continue;
+                }
+                Verdict::Zero => None,
+                Verdict::Merge(key) => Some(key),
             };
-            nominate(candidates, Candidate { addr, frame, key });
+            let Seen { addr, frame, .. } = seen;
+            nominate(
+                candidates,
+                Candidate {
+                    addr,
+                    frame,
+                    key,
+                    visit,
+                },
+            );
         }
     }
 
@@ -439,12 +507,10 @@ impl Scanner {
         let mut rest = twins.drain_all().peekable();
         while let Some((Twin { frame, mm, addr }, key)) = rest.next() {
             let candidates = &mut self.batch.candidates;
-            let key = Some(key);
-            nominate(candidates, Candidate { addr, frame, key });
+            nominate(candidates, Candidate::twin(addr, frame, key));
             let is_beside = |(twin, _): &(Twin, Key)| core::ptr::eq(&*twin.mm, &*mm);
             while let Some((Twin { frame, addr, .. }, key)) = rest.next_if(is_beside) {
-                let key = Some(key);
-                nominate(candidates, Candidate { addr, frame, key });
+                nominate(candidates, Candidate::twin(addr, frame, key));
             }
             match mm.mmget_not_zero() {
                 Some(mm) => {
@@ -486,7 +552,9 @@ impl Scanner {
 
     /// Makes ready what a candidate is to be replaced by.
     fn prepare(&mut self, terms: &Terms<'_>, candidate: Candidate) -> Result<Neighbour, Refusal> {
-        let Candidate { addr, frame, key } = candidate;
+        let Candidate {
+            addr, frame, key, ..
+        } = candidate;
         let Some(key) = key else {
             return Neighbour::by_zero(addr, frame);
         };
@@ -504,12 +572,13 @@ impl Scanner {
             let key = candidates.get(index).and_then(|candidate| candidate.key);
             key.is_some_and(|key| engine.is_of(key, terms.domain, content))
         });
-        let merged = results.iter().filter(|result| result.is_ok()).count();
-        self.count_merged(merged as u64);
         let candidates = self.run.candidates.drain_all();
         // Gives up the pages, which frees those that were replaced.
         let neighbours = self.run.neighbours.drain_all();
         for ((candidate, neighbour), result) in candidates.zip(neighbours).zip(results) {
+            if result.is_ok() {
+                self.visits.count_merged(candidate.visit);
+            }
             match (result, candidate.key, neighbour.shared()) {
                 (Ok(()), Some(key), Some(shared)) => {
                     if neighbour.is_new() {
@@ -533,11 +602,13 @@ impl Scanner {
 
     /// Merges a page, by all of its mappings, with what the engine has for its content by now.
     fn merge(&mut self, terms: &Terms<'_>, candidate: Candidate) {
-        let Candidate { frame, key, .. } = candidate;
+        let Candidate {
+            frame, key, visit, ..
+        } = candidate;
         let Some(key) = key else {
-            // Refused: it will be met again in the next pass.
-            let merged = terms.join_zero(frame).is_ok();
-            self.count_merged(merged.into());
+            if terms.join_zero(frame).is_ok() {
+                self.visits.count_merged(visit);
+            }
             return;
         };
         let merged = match self.engine.target(key) {
@@ -548,7 +619,7 @@ impl Scanner {
         };
         match merged {
             Ok(shared) => {
-                self.count_merged(1);
+                self.visits.count_merged(visit);
                 let mappings = shared.mappings();
                 self.engine
                     .merged(key, shared.frame(), terms.domain, mappings);
@@ -612,6 +683,16 @@ fn differed(engine: &mut Engine, domain: Domain, key: Key, frame: Frame) {
     }
 }
 
+/// Shows a page that was met to the engine.
+fn view(engine: &mut Engine, seen: &Seen, domain: Domain) -> Verdict {
+    match engine.glance(seen.frame, domain, seen.sample) {
+        Glance::Wait => Verdict::Wait,
+        Glance::Promising => Verdict::Promising,
+        Glance::Merge(key) => Verdict::Merge(key),
+        Glance::Look => look(engine, seen.frame, domain),
+    }
+}
+
 /// Looks at the whole of a page of which the sample was not enough.
 ///
 /// No reference was held since the sample was taken, so that another page may be on the frame by
@@ -648,6 +729,12 @@ fn domain_of(mm: &Mm, policy: Policy) -> Option<Domain> {
     Owner::of(mm, &rcu).map(|owner| policy.domain(&owner))
 }
 
+/// The id of an address space; `None` as above.
+fn space_id(mm: &Mm) -> Option<u64> {
+    let rcu = rcu::read_lock();
+    Owner::of(mm, &rcu).map(|owner| owner.address_space_id())
+}
+
 /// Whether pages of an area may be merged.
 fn may_merge(mm: &Mm, vma: &VmaReadGuard<'_>, policy: Policy) -> bool {
     let rcu = rcu::read_lock();
@@ -664,6 +751,8 @@ struct Batch {
     merged: KVec<(Frame, u32)>,
     /// Merged ones of which nobody wants to know more.
     passed_by: u64,
+    /// Pages of regions that are not due.
+    skipped: u64,
     /// Pages to merge.
     candidates: KVec<Candidate>,
     /// Pages for which shared pages were made, with the keys of those.
@@ -677,6 +766,7 @@ struct Seen {
     addr: usize,
     frame: Frame,
     sample: Sample,
+    visit: VisitNo,
 }
 
 impl Batch {
@@ -685,6 +775,7 @@ impl Batch {
             pages: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             merged: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             passed_by: 0,
+            skipped: 0,
             candidates: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             twins: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             involved: KVec::with_capacity(2 * BATCH, GFP_KERNEL)?,
@@ -748,6 +839,12 @@ impl Budget {
 /// Collects what is mapped.
 struct Gatherer<'a> {
     batch: &'a mut Batch,
+    engine: &'a Engine,
+    visits: &'a mut Visits,
+    /// As of [`Space`].
+    space: Option<u64>,
+    /// Of the region that is looked at.
+    visit: VisitNo,
     sampler: Sampler,
     watchful: bool,
     /// Pages that may be looked at before the page table lock has to be dropped.
@@ -755,8 +852,36 @@ struct Gatherer<'a> {
     tables: u32,
 }
 
+impl Gatherer<'_> {
+    fn count(&mut self, is_merged: bool) {
+        if let Some(outcome) = self.visits.outcome(self.visit) {
+            outcome.looked_at = outcome.looked_at.saturating_add(1);
+            outcome.found_merged = outcome.found_merged.saturating_add(is_merged.into());
+        }
+    }
+}
+
 impl Visitor for Gatherer<'_> {
+    fn part(&mut self, range: &Range<usize>, population: impl Fn() -> Population) -> bool {
+        let Some(space) = self.space else {
+            return true;
+        };
+        let visit = self.visits.come_to(self.engine, space, range, &population);
+        if visit.is_none() {
+            let skipped = population().pages.into();
+            self.batch.skipped = self.batch.skipped.saturating_add(skipped);
+        }
+        self.visit = visit.unwrap_or_default();
+        visit.is_some()
+    }
+
+    fn merged_zero(&mut self, _zero: MergedZero) -> ControlFlow<()> {
+        self.count(true);
+        ControlFlow::Continue(())
+    }
+
     fn page(&mut self, addr: usize, mapped: Mapped<'_>) -> ControlFlow<()> {
+        self.count(mapped.kind == Kind::Merged);
         // There is room: no more pages are looked at than a batch holds.
         if mapped.kind != Kind::Merged {
             if let Some(sample) = mapped.sample(&self.sampler) {
@@ -765,6 +890,7 @@ impl Visitor for Gatherer<'_> {
                     addr,
                     frame,
                     sample,
+                    visit: self.visit,
                 };
                 let _ = self.batch.pages.push_within_capacity(seen);
             }

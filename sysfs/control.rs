@@ -10,6 +10,7 @@ use crate::daemon::Run;
 use crate::mm::process;
 use crate::sys::sysfs::Attribute;
 use engine::pace::Governor;
+use engine::region::LONGEST_INTERVAL;
 use kernel::prelude::*;
 
 pub(super) const RUN: Attribute<Scand> = Attribute::read_write(
@@ -85,6 +86,21 @@ pub(super) const MAX_PAGE_SHARING: Attribute<Scand> = Attribute::read_write(
         }
         scand.body().change(|scanner| {
             scanner.engine.set_max_page_sharing(mappings);
+            Ok(())
+        })
+    },
+);
+
+pub(super) const MAX_INTERVAL: Attribute<Scand> = Attribute::read_write(
+    c"max_interval",
+    |scand, text| text.line(scand.body().read(|scanner| scanner.engine.max_interval())),
+    |scand, text| {
+        let passes = u8::try_from(number(text, LONGEST_INTERVAL.into())?).map_err(|_| EINVAL)?;
+        if !passes.is_power_of_two() {
+            return Err(EINVAL);
+        }
+        scand.body().change(|scanner| {
+            scanner.engine.set_max_interval(passes);
             Ok(())
         })
     },

@@ -31,6 +31,11 @@ pub(super) const PAGES_SCANNED: Attribute<Scand> =
         text.line(scand.body().counts().ksm.pages_scanned)
     });
 
+pub(super) const PAGES_SKIPPED: Attribute<Scand> =
+    Attribute::read_only(c"pages_skipped", |scand, text| {
+        text.line(scand.body().counts().pages_skipped)
+    });
+
 pub(super) const MERGE_RATIO_X100: Attribute<Scand> =
     Attribute::read_only(c"merge_ratio_x100", |scand, text| {
         text.line(scand.body().exact_counts().ksm.merge_ratio_x100)

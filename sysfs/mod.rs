@@ -41,12 +41,13 @@ impl Knobs {
     }
 }
 
-static ATTRIBUTES: [Attribute<Scand>; 20] = [
+static ATTRIBUTES: [Attribute<Scand>; 22] = [
     control::RUN,
     control::SCAN_RATE,
     control::SLEEP_MS,
     control::PROMOTE_AFTER,
     control::MAX_PAGE_SHARING,
+    control::MAX_INTERVAL,
     control::MAX_CPU,
     control::GOVERNOR,
     control::MERGE_NOW,
@@ -57,6 +58,7 @@ static ATTRIBUTES: [Attribute<Scand>; 20] = [
     counts::PAGES_SHARING,
     counts::PAGES_UNSHARED,
     counts::PAGES_SCANNED,
+    counts::PAGES_SKIPPED,
     counts::MERGE_RATIO_X100,
     counts::ZERO_PAGES,
     counts::INDEX_BYTES,

@@ -14,7 +14,7 @@
 //! - [`index`]: the stable and the unstable set, one table by content
 //! - [`shared`]: the shared frames, one table by frame
 //! - [`table`]: the open-addressing hash table under both
-//! - [`stats`]: what is counted; [`pace`]: when to rest
+//! - [`stats`]: what is counted; [`pace`]: when to rest; [`region`]: what to visit less often
 //! - [`parse`]: text of the knobs
 //!
 //! Locking: none. The owner of a [`KsmScanner`] serialises access to it.
@@ -27,6 +27,7 @@ pub mod ids;
 pub mod index;
 pub mod pace;
 pub mod parse;
+pub mod region;
 pub mod sample;
 pub mod scanner;
 pub mod shared;

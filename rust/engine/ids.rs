@@ -19,8 +19,9 @@ pub struct Key {
 }
 
 impl Key {
-    /// Bits of a key's number. Among 2^24 contents (64 GiB of pages), one in 2^20 has another's.
-    pub(crate) const BITS: u32 = 44;
+    /// Bits of a key's number. Among 2^24 contents (64 GiB of pages), one in 2^16 has another's: one
+    /// bit is the kind.
+    pub(crate) const BITS: u32 = 41;
     /// The lowest bit tells the two kinds apart.
     const WHOLE: u64 = 1;
 

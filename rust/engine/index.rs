@@ -10,6 +10,35 @@ use crate::ids::Frame;
 use crate::ids::Key;
 use crate::table::Entry;
 
+/// A pass, by the last bits of its number.
+///
+/// Passes that are less than [`PassTag::APART`] from each other are told apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PassTag(u8);
+
+impl PassTag {
+    const BITS: u32 = 4;
+    /// How many passes have tags of their own.
+    pub const APART: u8 = 1 << Self::BITS;
+
+    /// The tag of the pass of this number.
+    #[inline]
+    pub fn of(pass: u64) -> Self {
+        PassTag((pass % u64::from(Self::APART)) as u8)
+    }
+
+    /// The later one of two passes, neither of which comes before `now`.
+    #[inline]
+    pub fn later(self, other: Self, now: Self) -> Self {
+        let ahead = |tag: Self| tag.0.wrapping_sub(now.0) % Self::APART;
+        if ahead(self) < ahead(other) {
+            other
+        } else {
+            self
+        }
+    }
+}
+
 /// A content in one of the two sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -17,20 +46,20 @@ pub enum State {
     Unstable {
         /// How often it was seen; saturates.
         sightings: u8,
-        /// The pass in which it was seen last, by its parity.
-        parity: bool,
-        /// Whether it was seen on the entry's own frame in that pass, not only on others.
-        on_frame: bool,
+        /// The pass with whose end it is forgotten, unless it is seen again.
+        until: PassTag,
+        /// Whether it was seen on the entry's own frame in this pass.
+        met: bool,
     },
     /// Merged into a shared frame.
     Stable,
     /// No content, but a sample that pages of different contents have: these are known by the
     /// whole of their contents instead.
     Ambiguous {
-        /// The pass in which a page of this sample was seen last, by its parity.
-        parity: bool,
-        /// Whether there was more than one in that pass.
-        several: bool,
+        /// The pass with whose end it is forgotten, unless two of its pages are seen in one pass.
+        until: PassTag,
+        /// Whether a page of this sample was seen in this pass.
+        met: bool,
     },
 }
 
@@ -38,7 +67,8 @@ pub enum State {
 ///
 /// Three words of 32 bits, so that an entry has 12 bytes:
 /// - bits 0 to 31 of the key, inverted
-/// - bits 32 to 43 of the key, inverted; bits 32 to 39 of the frame; sightings; two flags; the kind
+/// - bits 32 to 40 of the key, inverted; bits 32 to 39 of the frame; sightings; the last pass;
+///   whether it was met; the kind
 /// - bits 0 to 31 of the frame
 #[derive(Clone, Copy, Default)]
 pub struct IndexEntry([u32; 3]);
@@ -51,9 +81,10 @@ const KEY_HIGH_MASK: u32 = (1 << (Key::BITS - 32)) - 1;
 const FRAME_HIGH_SHIFT: u32 = Key::BITS - 32;
 const FRAME_HIGH_MASK: u32 = (1 << (FRAME_BITS - 32)) - 1;
 const SIGHTINGS_SHIFT: u32 = FRAME_HIGH_SHIFT + FRAME_BITS - 32;
-const FLAG: u32 = 1 << 28;
-const PARITY: u32 = 1 << 29;
-const KIND_SHIFT: u32 = 30;
+const UNTIL_SHIFT: u32 = SIGHTINGS_SHIFT + u8::BITS;
+const MET: u32 = 1 << (UNTIL_SHIFT + PassTag::BITS);
+const KIND_SHIFT: u32 = UNTIL_SHIFT + PassTag::BITS + 1;
+const _: () = assert!(KIND_SHIFT + 2 == u32::BITS);
 
 /// What the upper two bits of the second word say; 0 is a vacant slot.
 const UNSTABLE: u32 = 1 << KIND_SHIFT;
@@ -68,10 +99,10 @@ impl IndexEntry {
             State::Stable => STABLE,
             State::Unstable {
                 sightings,
-                parity,
-                on_frame,
-            } => UNSTABLE | (u32::from(sightings) << SIGHTINGS_SHIFT) | flags(parity, on_frame),
-            State::Ambiguous { parity, several } => AMBIGUOUS | flags(parity, several),
+                until,
+                met,
+            } => UNSTABLE | (u32::from(sightings) << SIGHTINGS_SHIFT) | last_pass(until, met),
+            State::Ambiguous { until, met } => AMBIGUOUS | last_pass(until, met),
         };
         // Inverted, so that a vacant slot has the greatest key.
         let key = !key.number();
@@ -96,25 +127,32 @@ impl IndexEntry {
     #[inline]
     pub fn state(&self) -> State {
         let [_, word, _] = self.0;
-        let (parity, flag) = (word & PARITY != 0, word & FLAG != 0);
+        let until = PassTag::of((word >> UNTIL_SHIFT).into());
+        let met = word & MET != 0;
         match word >> KIND_SHIFT << KIND_SHIFT {
             STABLE => State::Stable,
-            AMBIGUOUS => State::Ambiguous {
-                parity,
-                several: flag,
-            },
+            AMBIGUOUS => State::Ambiguous { until, met },
             _ => State::Unstable {
                 sightings: ((word >> SIGHTINGS_SHIFT) & 0xff) as u8,
-                parity,
-                on_frame: flag,
+                until,
+                met,
             },
+        }
+    }
+
+    /// Takes note that a pass has ended: it was not met in the next one yet.
+    #[inline]
+    pub fn end_pass(&mut self) {
+        let [_, word, _] = &mut self.0;
+        if *word & MET != 0 {
+            *word &= !MET;
         }
     }
 }
 
 #[inline]
-fn flags(parity: bool, flag: bool) -> u32 {
-    (u32::from(parity) * PARITY) | (u32::from(flag) * FLAG)
+fn last_pass(until: PassTag, met: bool) -> u32 {
+    (u32::from(until.0) << UNTIL_SHIFT) | (u32::from(met) * MET)
 }
 
 impl Entry for IndexEntry {
@@ -137,25 +175,26 @@ mod tests {
 
     #[test]
     fn an_entry_keeps_what_it_was_made_of() {
+        let (first, last) = (PassTag::of(0), PassTag::of(u64::MAX));
         let states = [
             State::Stable,
             State::Unstable {
                 sightings: 0,
-                parity: false,
-                on_frame: true,
+                until: first,
+                met: true,
             },
             State::Unstable {
                 sightings: 255,
-                parity: true,
-                on_frame: false,
+                until: last,
+                met: false,
             },
             State::Ambiguous {
-                parity: true,
-                several: false,
+                until: last,
+                met: false,
             },
             State::Ambiguous {
-                parity: false,
-                several: true,
+                until: first,
+                met: true,
             },
         ];
         for state in states {
@@ -177,5 +216,30 @@ mod tests {
         assert!(IndexEntry::default().is_vacant());
         assert!(IndexEntry::default().hash() >= Key::of_sample(u64::MAX).hash());
         assert_eq!(core::mem::size_of::<IndexEntry>(), 12);
+    }
+
+    #[test]
+    fn of_two_passes_the_later_is_found() {
+        for now in 0..40 {
+            let tag = |ahead: u64| PassTag::of(now + ahead);
+            for (a, b) in [(0, 1), (1, 8), (0, 15), (8, 8)] {
+                assert_eq!(tag(a).later(tag(b), tag(0)), tag(b));
+                assert_eq!(tag(b).later(tag(a), tag(0)), tag(b));
+            }
+        }
+    }
+
+    #[test]
+    fn with_the_end_of_a_pass_an_entry_is_unmet() {
+        let state = |met| State::Unstable {
+            sightings: 7,
+            until: PassTag::of(9),
+            met,
+        };
+        let mut entry = IndexEntry::new(Key::of_sample(7), Frame(3), state(true));
+        for _ in 0..2 {
+            entry.end_pass();
+            assert_eq!(entry.state(), state(false));
+        }
     }
 }

@@ -10,7 +10,15 @@ use crate::ids::Domain;
 use crate::ids::Frame;
 use crate::ids::Key;
 use crate::index::IndexEntry;
+use crate::index::PassTag;
 use crate::index::State;
+use crate::region::until_multiple;
+use crate::region::Outcome;
+use crate::region::Plan;
+use crate::region::RegionId;
+use crate::region::Regions;
+use crate::region::Visit;
+use crate::region::LONGEST_INTERVAL;
 use crate::sample::Sample;
 use crate::sample::Sampler;
 use crate::shared::Shared;
@@ -40,11 +48,10 @@ mod default {
 /// Odd, and no bit pattern of note: the golden ratio.
 const DOMAIN_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// What is left of this pass, and the next one: as many passes as there are in which some frame
-/// is met for certain.
-const A_WHOLE_PASS: u8 = 2;
 /// Every so many passes shared frames are looked at in any case: a pass may not reach all memory.
+/// In each of these every region is due.
 const WATCH_EVERY: u64 = 16;
+const _: () = assert!(WATCH_EVERY % LONGEST_INTERVAL as u64 == 0);
 
 /// The scanner: the stable set, the unstable set, the knobs and the counts.
 ///
@@ -59,8 +66,10 @@ pub struct KsmScanner<S: Storage> {
     sleep_ms: u32,
     promote_after: u8,
     max_page_sharing: u32,
-    /// Changes with every pass: marks the unstable entries that were seen in this one.
-    parity: bool,
+    max_interval: u8,
+    /// For how many more passes a content is remembered that is seen now.
+    remembered_for: u8,
+    regions: Regions<S>,
     index: Table<IndexEntry, S>,
     unstable: u64,
     shared: Shared<S>,
@@ -68,6 +77,7 @@ pub struct KsmScanner<S: Storage> {
     /// while one may be unknown, or is known and not in the stable set.
     watch: u8,
     pages_scanned: u64,
+    pages_skipped: u64,
     full_scans: u64,
     index_failures: u64,
 }
@@ -97,7 +107,8 @@ impl<S: Storage> KsmScanner<S> {
         self.index.clear();
         self.unstable = 0;
         self.shared = Shared::new();
-        self.watch = A_WHOLE_PASS;
+        self.regions.clear();
+        self.watch_a_whole_pass();
     }
 
     /// Sets how many pages a cycle looks at; 0 means 1.
@@ -157,7 +168,7 @@ impl<S: Storage> KsmScanner<S> {
         self.pages_scanned = self.pages_scanned.wrapping_add(1);
         // The caller compares no bytes, so that a sample is not enough.
         let key = self.whole_key(domain, Key::default(), content);
-        if content.is_zero() || self.sighting(key, frame) == Glance::Wait {
+        if content.is_zero() || !matches!(self.sighting(key, frame), Glance::Merge(_)) {
             return false;
         }
         // A shared frame of this content itself, still mapped where it was first seen.
@@ -197,7 +208,7 @@ impl<S: Storage> KsmScanner<S> {
         } else {
             self.forget_shared(frame);
             // A mapping that nobody told of may be left.
-            self.watch = A_WHOLE_PASS;
+            self.watch_a_whole_pass();
             true
         }
     }
@@ -208,25 +219,30 @@ impl<S: Storage> KsmScanner<S> {
     /// Makes a disabled scanner that hashes with `hash`; whoever does not know `seed` can't tell
     /// what its keys are.
     pub fn with(storage: S, hash: HashKind, seed: u64) -> Self {
-        KsmScanner {
+        let mut scanner = KsmScanner {
             storage,
             hash: PageHash::new(hash, mix(seed ^ 1)),
             sampler: Sampler::new(mix(seed ^ 2)),
+            regions: Regions::new(mix(seed ^ 3)),
             seed: mix(seed),
             enabled: false,
             scan_rate: default::SCAN_RATE,
             sleep_ms: default::SLEEP_MS,
             promote_after: default::PROMOTE_AFTER,
             max_page_sharing: default::MAX_PAGE_SHARING,
-            parity: false,
+            max_interval: LONGEST_INTERVAL,
+            remembered_for: 1,
             index: Table::new(),
             unstable: 0,
             shared: Shared::new(),
-            watch: A_WHOLE_PASS,
+            watch: 0,
             pages_scanned: 0,
+            pages_skipped: 0,
             full_scans: 0,
             index_failures: 0,
-        }
+        };
+        scanner.watch_a_whole_pass();
+        scanner
     }
 
     /// Sets how often an unknown content must be seen before it is merged; 0 means 1.
@@ -252,6 +268,21 @@ impl<S: Storage> KsmScanner<S> {
         self.max_page_sharing
     }
 
+    /// Sets within how many passes each page is looked at, at the latest; 1: in every pass. What is
+    /// no power of two, or above [`LONGEST_INTERVAL`], becomes the next lower one, 0 becomes 1.
+    pub fn set_max_interval(&mut self, passes: u8) {
+        let lower = 1 << passes.clamp(1, LONGEST_INTERVAL).ilog2();
+        if lower != self.max_interval {
+            self.max_interval = lower;
+            self.regions.clear();
+        }
+    }
+
+    /// Within how many passes each page is looked at, at the latest.
+    pub fn max_interval(&self) -> u8 {
+        self.max_interval
+    }
+
     /// Completed passes over all memory.
     pub fn full_scans(&self) -> u64 {
         self.full_scans
@@ -259,7 +290,48 @@ impl<S: Storage> KsmScanner<S> {
 
     /// Memory of the tables, in bytes.
     pub fn index_bytes(&self) -> u64 {
-        self.index.bytes().saturating_add(self.shared.bytes()) as u64
+        let tables = [
+            self.index.bytes(),
+            self.shared.bytes(),
+            self.regions.bytes(),
+        ];
+        tables.into_iter().fold(0, usize::saturating_add) as u64
+    }
+
+    /// Pages that were passed over, in regions that were not due.
+    pub fn pages_skipped(&self) -> u64 {
+        self.pages_skipped
+    }
+
+    /// Comes to a region; `None`: it is passed over. See [`Regions::plan`].
+    pub fn plan_visit(&self, id: RegionId, digest: impl FnOnce() -> u32) -> Option<Visit> {
+        self.regions.plan(id, &self.plan(), digest)
+    }
+
+    /// Takes note of pages that were passed over.
+    pub fn skip(&mut self, pages: u64) {
+        self.pages_skipped = self.pages_skipped.wrapping_add(pages);
+    }
+
+    /// Sets for how many more passes contents are remembered that are seen from now on: until the
+    /// next visit of the region where they are.
+    pub fn remember_for(&mut self, passes: u8) {
+        self.remembered_for = passes.clamp(1, LONGEST_INTERVAL);
+    }
+
+    /// Ends a visit of a region.
+    pub fn end_visit(&mut self, visit: Visit, outcome: Outcome) {
+        let plan = self.plan();
+        let remembered = self.regions.end_visit(&self.storage, visit, &plan, outcome);
+        self.count_failure(remembered.is_err());
+    }
+
+    fn plan(&self) -> Plan {
+        Plan {
+            pass: self.full_scans,
+            patience: self.promote_after,
+            longest_interval: self.max_interval,
+        }
     }
 
     /// Contents and frames that could not be remembered for want of memory.
@@ -281,6 +353,7 @@ impl<S: Storage> KsmScanner<S> {
     ) -> Verdict {
         match self.glance(frame, domain, self.sampler.of(content)) {
             Glance::Wait => Verdict::Wait,
+            Glance::Promising => Verdict::Promising,
             Glance::Merge(key) => Verdict::Merge(key),
             Glance::Look => self.look(frame, domain, content),
         }
@@ -315,6 +388,7 @@ impl<S: Storage> KsmScanner<S> {
         };
         match seen {
             Glance::Merge(key) => Verdict::Merge(key),
+            Glance::Promising => Verdict::Promising,
             _ => Verdict::Wait,
         }
     }
@@ -362,7 +436,7 @@ impl<S: Storage> KsmScanner<S> {
         let entry = SharedFrame::new(frame, key, domain, mappings, Standing::Stable);
         let remembered = self.insert_shared(entry) && self.replace(key, frame, State::Stable);
         if !remembered {
-            self.watch = A_WHOLE_PASS;
+            self.watch_a_whole_pass();
         }
         remembered
     }
@@ -407,7 +481,7 @@ impl<S: Storage> KsmScanner<S> {
         if let Some(Target::Shared(full)) = self.target(key) {
             self.shared
                 .update(full, |entry| entry.standing = Standing::Retired);
-            self.watch = A_WHOLE_PASS;
+            self.watch_a_whole_pass();
             self.sight_anew(key, page);
         }
     }
@@ -507,20 +581,23 @@ impl<S: Storage> KsmScanner<S> {
     /// `mappings` says how many page table entries map a frame, `None` where it is no shared
     /// frame any more.
     pub fn end_pass(&mut self, mappings: impl FnMut(Frame) -> Option<u32>) {
-        self.full_scans = self.full_scans.wrapping_add(1);
         self.recount_frames(true, mappings);
-        let current = self.parity;
+        self.regions.end_pass(&self.storage, self.full_scans);
+        let ended = self.pass();
         let mut unstable = 0u64;
-        self.index.retain(|entry| match entry.state() {
-            State::Stable => true,
-            State::Unstable { parity, .. } => {
-                unstable = unstable.wrapping_add(u64::from(parity == current));
-                parity == current
+        self.index.retain(|entry| {
+            entry.end_pass();
+            match entry.state() {
+                State::Stable => true,
+                State::Unstable { until, .. } => {
+                    unstable = unstable.wrapping_add(u64::from(until != ended));
+                    until != ended
+                }
+                State::Ambiguous { until, .. } => until != ended,
             }
-            State::Ambiguous { parity, several } => several && parity == current,
         });
         self.unstable = unstable;
-        self.parity = !current;
+        self.full_scans = self.full_scans.wrapping_add(1);
         self.watch = self.watch.saturating_sub(1);
         if self.shared.has_unsettled() || self.full_scans % WATCH_EVERY == 0 {
             self.watch = self.watch.max(1);
@@ -535,12 +612,13 @@ impl<S: Storage> KsmScanner<S> {
     }
 
     fn recount_frames(&mut self, new_pass: bool, mappings: impl FnMut(Frame) -> Option<u32>) {
-        let (index, parity) = (&mut self.index, self.parity);
+        let (ending, until) = (self.pass(), self.pass_after(1));
+        let index = &mut self.index;
         self.shared.recount(new_pass, mappings, |frame, stays| {
             if !stays {
                 forget_stable_entry(index, frame);
             } else if new_pass && frame.is_told_apart() {
-                keep_ambiguous(index, frame.key.of_its_sample(), parity);
+                keep_ambiguous(index, frame.key.of_its_sample(), ending, until);
             }
         });
     }
@@ -568,16 +646,16 @@ impl<S: Storage> KsmScanner<S> {
 
     /// Counts a page of this sample; false unless it is ambiguous.
     fn see_ambiguous(&mut self, key: Key) -> bool {
-        let current = self.parity;
+        let (now, next) = (self.pass(), self.until());
         let Some(entry) = self.index.get_mut(key.hash()) else {
             return false;
         };
-        let State::Ambiguous { parity, .. } = entry.state() else {
+        let State::Ambiguous { until, met } = entry.state() else {
             return false;
         };
         let state = State::Ambiguous {
-            parity: current,
-            several: parity == current,
+            until: if met { until.later(next, now) } else { until },
+            met: true,
         };
         *entry = IndexEntry::new(key, Frame::default(), state);
         true
@@ -587,8 +665,8 @@ impl<S: Storage> KsmScanner<S> {
     /// where there is no memory for that.
     fn make_ambiguous(&mut self, key: Key) -> bool {
         let state = State::Ambiguous {
-            parity: self.parity,
-            several: true,
+            until: self.until(),
+            met: true,
         };
         self.replace(key, Frame::default(), state)
     }
@@ -605,14 +683,15 @@ impl<S: Storage> KsmScanner<S> {
             }
         });
         if !renamed {
-            self.watch = A_WHOLE_PASS;
+            self.watch_a_whole_pass();
         }
     }
 
     /// Counts one more sighting of `key`, on `frame`; nothing where that is an ambiguous sample.
     #[inline]
     fn sighting(&mut self, key: Key, frame: Frame) -> Glance {
-        let (parity, promote_after) = (self.parity, self.promote_after);
+        let (now, promote_after) = (self.pass(), self.promote_after);
+        let next = self.until();
         let first_sight = self.first_sight();
         let make = || IndexEntry::new(key, frame, first_sight);
         let entry = match self.index.get_or_insert(&self.storage, key.hash(), make) {
@@ -624,31 +703,32 @@ impl<S: Storage> KsmScanner<S> {
                 return Glance::Wait;
             }
         };
-        let (sightings, seen, on_frame) = match entry.state() {
+        let (sightings, until, met) = match entry.state() {
             State::Stable => return Glance::Merge(key),
             State::Ambiguous { .. } => return Glance::Look,
             State::Unstable {
                 sightings,
-                parity,
-                on_frame,
-            } => (sightings, parity, on_frame),
+                until,
+                met,
+            } => (sightings, until, met),
         };
         let twin = entry.frame();
         // A frame that two processes map is met twice in a pass, and counts once. Only of the
         // twin this is known: of others the index has no memory.
-        let met = on_frame && seen == parity;
         let again = twin == frame && met;
         let sightings = sightings.saturating_add(u8::from(!again));
         let state = State::Unstable {
             sightings,
-            parity,
-            on_frame: met || twin == frame,
+            until: until.later(next, now),
+            met: met || twin == frame,
         };
         *entry = IndexEntry::new(key, twin, state);
-        if twin != frame && sightings >= promote_after {
+        if twin == frame {
+            Glance::Wait
+        } else if sightings >= promote_after {
             Glance::Merge(key)
         } else {
-            Glance::Wait
+            Glance::Promising
         }
     }
 
@@ -656,9 +736,33 @@ impl<S: Storage> KsmScanner<S> {
     fn first_sight(&self) -> State {
         State::Unstable {
             sightings: 1,
-            parity: self.parity,
-            on_frame: true,
+            until: self.until(),
+            met: true,
         }
+    }
+
+    /// This pass.
+    #[inline]
+    fn pass(&self) -> PassTag {
+        self.pass_after(0)
+    }
+
+    #[inline]
+    fn pass_after(&self, passes: u8) -> PassTag {
+        PassTag::of(self.full_scans.wrapping_add(passes.into()))
+    }
+
+    /// The pass in which a content that is seen now has to be seen again.
+    #[inline]
+    fn until(&self) -> PassTag {
+        self.pass_after(self.remembered_for)
+    }
+
+    /// Has shared frames looked at for what is left of this pass, and in all up to the next one in
+    /// which every region is due: some frame is met for certain in that.
+    fn watch_a_whole_pass(&mut self) {
+        let next = until_multiple(self.full_scans, self.max_interval);
+        self.watch = self.watch.max(next.saturating_add(1));
     }
 
     /// Puts `frame` in the place of what the index has for `key`, as if seen for the first time.
@@ -708,7 +812,7 @@ impl<S: Storage> KsmScanner<S> {
         let inserted = self.shared.insert(&self.storage, entry);
         self.count_failure(inserted.is_err());
         if inserted.is_err() {
-            self.watch = A_WHOLE_PASS;
+            self.watch_a_whole_pass();
         }
         inserted.is_ok()
     }
@@ -726,13 +830,19 @@ fn forget_stable_entry<S: Storage>(index: &mut Table<IndexEntry, S>, gone: &Shar
     }
 }
 
-/// Keeps a sample ambiguous for one more pass: a shared frame is known by its whole content, and
-/// nobody would find that by its sample.
-fn keep_ambiguous<S: Storage>(index: &mut Table<IndexEntry, S>, sample: Key, parity: bool) {
+/// Keeps a sample ambiguous beyond the pass that is `ending`, for one more if no longer: a shared
+/// frame is known by its whole content, and nobody would find that by its sample.
+fn keep_ambiguous<S: Storage>(
+    index: &mut Table<IndexEntry, S>,
+    sample: Key,
+    ending: PassTag,
+    until_then: PassTag,
+) {
     let entry = index.get_mut(sample.hash());
-    if let Some(entry) = entry.filter(|at| matches!(at.state(), State::Ambiguous { .. })) {
-        let several = true;
-        let state = State::Ambiguous { parity, several };
-        *entry = IndexEntry::new(sample, Frame::default(), state);
+    if let Some(entry) = entry {
+        if let State::Ambiguous { until, met } = entry.state() {
+            let until = until.later(until_then, ending);
+            *entry = IndexEntry::new(sample, Frame::default(), State::Ambiguous { until, met });
+        }
     }
 }

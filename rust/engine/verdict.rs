@@ -17,8 +17,10 @@ pub enum Target {
 /// What to do with a page that was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing: its content is new, or has not been seen often enough yet.
+    /// Nothing: its content is new, or has been seen here only.
     Wait,
+    /// Nothing yet: its content was seen on another frame, too, but not often enough.
+    Promising,
     /// All bytes were zero: map the kernel's zero page.
     Zero,
     /// Compare with the target of this key ([`crate::KsmScanner::target`]) and merge.
@@ -30,6 +32,8 @@ pub enum Verdict {
 pub enum Glance {
     /// Nothing to do: as [`Verdict::Wait`].
     Wait,
+    /// As [`Verdict::Promising`].
+    Promising,
     /// Not enough: call [`crate::KsmScanner::look`].
     Look,
     /// As [`Verdict::Merge`].

@@ -279,6 +279,15 @@ impl Drop for Mapping<'_> {
     }
 }
 
+/// Which pages are mapped in a part of a page table.
+#[derive(Clone, Copy)]
+pub(crate) struct Population {
+    /// Other pages give another number, with rare exceptions.
+    pub(crate) digest: u32,
+    /// How many they are.
+    pub(crate) pages: u32,
+}
+
 /// A part of a page table, locked until this is dropped.
 ///
 /// # Invariants
@@ -314,6 +323,15 @@ impl<'a> LockedTable<'a> {
             lock,
             vma,
         })
+    }
+
+    /// Which pages are mapped.
+    pub(super) fn population(&self) -> Population {
+        let entries = self.range.len() / PAGE_SIZE;
+        let mut pages = 0;
+        // SAFETY: By the type invariant there are so many entries, and they are locked.
+        let digest = unsafe { shim::ksm_v_ptes_digest(self.first.as_ptr(), entries, &mut pages) };
+        Population { digest, pages }
     }
 
     /// The entries, each with its address, from the first on.

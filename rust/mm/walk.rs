@@ -12,6 +12,7 @@ use crate::mm::page::kind_of_mapping;
 use crate::mm::page::mappings_of;
 use crate::mm::page::Kind;
 use crate::mm::pte::LockedTable;
+use crate::mm::pte::Population;
 use crate::mm::vma::StableVma;
 use crate::mm::vma::VmaReadGuard;
 use crate::shim;
@@ -102,6 +103,12 @@ impl MergedZero {
 ///
 /// Called with a page table lock held: must not sleep.
 pub(crate) trait Visitor {
+    /// Comes to a part of a page table, `range`; false: it is passed over. Called again where a walk
+    /// goes on within the part.
+    fn part(&mut self, _range: &Range<usize>, _population: impl Fn() -> Population) -> bool {
+        true
+    }
+
     /// An anonymous page is mapped at `addr`. `Break` ends the walk before the next entry.
     fn page(&mut self, addr: usize, mapped: Mapped<'_>) -> ControlFlow<()>;
 
@@ -294,6 +301,16 @@ impl<V: Visitor> Walk<'_, V> {
     ) -> Option<usize> {
         // SAFETY: Promised by the caller.
         let head = unsafe { shim::ksm_v_pmd_page(pmd) };
+        // SAFETY: Looks at the address only.
+        let frame = unsafe { shim::ksm_v_page_to_pfn(head) };
+        let population = || Population {
+            // Frames of huge pages have their lowest bits clear.
+            digest: frame as u32 ^ (frame >> u32::BITS) as u32,
+            pages: (range.len() / PAGE_SIZE) as u32,
+        };
+        if !self.visitor.part(&range, population) {
+            return None;
+        }
         range.step_by(PAGE_SIZE).find_map(|addr| {
             let part = addr / PAGE_SIZE % shim::KSM_V_HPAGE_PMD_NR;
             let mut mapped = MaybeUninit::uninit();
@@ -320,7 +337,10 @@ impl<V: Visitor> Walk<'_, V> {
         // SAFETY: Promised by the caller.
         let area = unsafe { StableVma::from_raw(NonNull::new(vma)?) };
         // SAFETY: As above; the range is of one page table.
-        let table = unsafe { LockedTable::lock(&area, pmd, range) }?;
+        let table = unsafe { LockedTable::lock(&area, pmd, range.clone()) }?;
+        if !self.visitor.part(&range, || table.population()) {
+            return None;
+        }
         let stopped = table.entries().find_map(|(addr, entry)| {
             // SAFETY: The page table is locked.
             let flow = unsafe { self.entry(addr, entry, vma) };

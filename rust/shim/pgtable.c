@@ -3,6 +3,24 @@
 /* <linux/mm.h>, <linux/pgtable.h> */
 #include "shim.h"
 
+/* Which pages a row of entries maps: other pages, in whatever order, give another number. */
+u32 ksm_v_ptes_digest(pte_t *first, unsigned long entries, u32 *pages)
+{
+	u64 sum = 0;
+
+	*pages = 0;
+	for (pte_t *ptep = first; ptep < first + entries; ptep++) {
+		pte_t pte = ptep_get(ptep);
+		u64 hash = pte_pfn(pte) * GOLDEN_RATIO_64;
+
+		if (!pte_present(pte))
+			continue;
+		sum += hash ^ (hash >> 32);
+		(*pages)++;
+	}
+	return sum ^ (sum >> 32);
+}
+
 pte_t ksm_v_ptep_get(pte_t *ptep)
 {
 	return ptep_get(ptep);

@@ -167,6 +167,7 @@ struct ksm_v_mapped {
 bool ksm_v_ptep_mapped(pte_t *ptep, struct vm_area_struct *vma, unsigned long addr,
 		       struct ksm_v_mapped *mapped);
 void ksm_v_nth_page_mapped(struct page *head, unsigned long n, struct ksm_v_mapped *mapped);
+u32 ksm_v_ptes_digest(pte_t *first, unsigned long entries, u32 *pages);
 pte_t ksm_v_ptep_get(pte_t *ptep);
 pte_t ksm_v_ptep_get_and_clear(struct mm_struct *mm, unsigned long addr, pte_t *ptep);
 unsigned long ksm_v_pte_pfn(pte_t pte);

@@ -16,12 +16,13 @@ pub const DIR: &str = "/sys/kernel/mm/ksm_v";
 pub const MAINLINE: &str = "/sys/kernel/mm/ksm";
 
 /// Files that can be written, and read.
-pub const WRITABLE: [&str; 9] = [
+pub const WRITABLE: [&str; 10] = [
     "run",
     "scan_rate",
     "sleep_ms",
     "promote_after",
     "max_page_sharing",
+    "max_interval",
     "max_cpu",
     "governor",
     "scope",
@@ -32,12 +33,13 @@ pub const WRITABLE: [&str; 9] = [
 pub const WRITE_ONLY: &str = "merge_now";
 
 /// Files that can only be read; each holds one number.
-pub const READ_ONLY: [&str; 10] = [
+pub const READ_ONLY: [&str; 11] = [
     "full_scans",
     "pages_shared",
     "pages_sharing",
     "pages_unshared",
     "pages_scanned",
+    "pages_skipped",
     "merge_ratio_x100",
     "zero_pages",
     "index_bytes",

@@ -69,7 +69,8 @@ pub fn merge() -> Result {
     scan(ENOUGH_PASSES)
 }
 
-/// The settings most tests want: as fast as it can, merging at the second sighting.
+/// The settings most tests want: as fast as it can, all pages in each pass, merging at the second
+/// sighting.
 pub fn settle_knobs() -> Result {
     unmerge()?;
     stop()?;
@@ -78,6 +79,7 @@ pub fn settle_knobs() -> Result {
     knob::set("promote_after", 1)?;
     knob::set("scan_rate", 10_000)?;
     knob::set("sleep_ms", 0)?;
+    knob::set("max_interval", 1)?;
     knob::set("max_cpu", 100)?;
     knob::set("governor", "manual")?;
     DRIFT.store(

@@ -60,7 +60,7 @@ fn scanner_with(plan: Plan, promote_after: u8) -> KsmScanner<Memory> {
 
 /// Scans a page of content `A` in domain `D`; true where it is to be merged.
 fn merges(scanner: &mut KsmScanner<Memory>, frame: u64) -> bool {
-    scanner.scan(Frame(frame), D, &A) != Verdict::Wait
+    matches!(scanner.scan(Frame(frame), D, &A), Verdict::Merge(_))
 }
 
 fn key(verdict: Verdict) -> Key {
@@ -385,18 +385,80 @@ fn a_page_that_begins_blank_is_no_page_of_zeros() {
 fn shared_frames_that_are_met_late_are_found() {
     let mut scanner = scanner(1);
     assert!(scanner.is_watchful());
-    for _ in 0..2 {
+    // Through the first pass, and the next in which every region is due.
+    for _ in 0..9 {
+        assert!(scanner.is_watchful());
         scanner.end_pass(|_| None);
     }
     assert!(!scanner.is_watchful());
     assert_eq!(scanner.sight_shared(Frame(1), D, 2), Sight::Known);
     assert_eq!(scanner.get_stats().pages_shared, 0);
-    for _ in 2..16 {
+    for _ in 9..16 {
         scanner.end_pass(|_| None);
     }
     assert!(scanner.is_watchful());
     scanner.sight_shared(Frame(1), D, 2);
     assert_eq!(scanner.get_stats().pages_shared, 1);
+}
+
+#[test]
+fn without_intervals_the_next_pass_is_a_whole_one() {
+    let mut scanner = scanner(1);
+    scanner.set_max_interval(1);
+    for _ in 0..9 {
+        scanner.end_pass(|_| None);
+    }
+    scanner.init();
+    for _ in 0..2 {
+        assert!(scanner.is_watchful());
+        scanner.end_pass(|_| None);
+    }
+    assert!(!scanner.is_watchful());
+}
+
+#[test]
+fn contents_are_remembered_until_the_next_visit() {
+    for passes in 1..=8 {
+        let mut scanner = scanner(2);
+        scanner.remember_for(passes);
+        assert!(!merges(&mut scanner, 1));
+        scanner.remember_for(1);
+        for _ in 0..passes {
+            scanner.end_pass(|_| None);
+            assert_eq!(scanner.get_stats().pages_unshared, 1);
+        }
+        // Seen elsewhere in the last pass, it is remembered for one more, and no longer.
+        assert!(merges(&mut scanner, 2));
+        for kept in [1, 0] {
+            scanner.end_pass(|_| None);
+            assert_eq!(scanner.get_stats().pages_unshared, kept);
+        }
+    }
+}
+
+#[test]
+fn what_is_seen_more_often_elsewhere_is_not_forgotten_earlier() {
+    let mut scanner = scanner(9);
+    scanner.remember_for(4);
+    assert!(!merges(&mut scanner, 1));
+    scanner.remember_for(1);
+    assert!(!merges(&mut scanner, 2));
+    for _ in 0..4 {
+        scanner.end_pass(|_| None);
+        assert_eq!(scanner.get_stats().pages_unshared, 1);
+    }
+    scanner.end_pass(|_| None);
+    assert_eq!(scanner.get_stats().pages_unshared, 0);
+}
+
+#[test]
+fn pages_seen_twice_are_promising_until_they_are_merged() {
+    let mut scanner = scanner(3);
+    let mut scan = |frame| scanner.scan(Frame(frame), D, &A);
+    assert_eq!(scan(1), Verdict::Wait);
+    assert_eq!(scan(1), Verdict::Wait);
+    assert_eq!(scan(2), Verdict::Promising);
+    assert!(matches!(scan(3), Verdict::Merge(_)));
 }
 
 /// The lowest bits of a hash choose its slot: they must depend on the highest bits of a page.
@@ -645,7 +707,7 @@ fn a_full_index_keeps_what_it_has_and_counts_the_rest() {
     let promoted = (0..CONTENTS)
         .filter(|&number| {
             let frame = Frame(5000 + u64::from(number));
-            scanner.scan(frame, D, &filler(number)) != Verdict::Wait
+            matches!(scanner.scan(frame, D, &filler(number)), Verdict::Merge(_))
         })
         .count();
     assert_eq!(promoted as u64, kept);

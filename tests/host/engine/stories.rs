@@ -58,6 +58,10 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Init),
         1 => (0..6u8).prop_map(Op::PromoteAfter),
         1 => (0..9u32).prop_map(Op::MaxPageSharing),
+        2 => (0..10u8, 0..10u8).prop_map(|(longest, remembered_for)| Op::Interval {
+            longest,
+            remembered_for,
+        }),
         1 => (1..300u16).prop_map(Op::Flood),
     ]
 }

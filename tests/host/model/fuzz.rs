@@ -141,7 +141,11 @@ fn op([code, a, b, c]: [u8; RECORD]) -> Op {
             outcome: outcome(a),
         },
         9 => Op::EndPass,
-        10 => Op::Recount,
+        10 if a < 128 => Op::Recount,
+        10 => Op::Interval {
+            longest: a % 16,
+            remembered_for: b % 16,
+        },
         11 => Op::Reload,
         12 => Op::Init,
         13 => Op::PromoteAfter(a),

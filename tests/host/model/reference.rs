@@ -50,6 +50,8 @@ pub struct Look {
 pub enum Answer {
     /// [`engine::Verdict::Wait`].
     Wait,
+    /// [`engine::Verdict::Promising`].
+    Promising,
     /// [`engine::Verdict::Zero`].
     Zero,
     /// [`engine::Verdict::Merge`].
@@ -63,16 +65,27 @@ struct Unstable {
     sightings: usize,
     /// The frames on which it was seen in this pass.
     in_this_pass: Vec<Frame>,
+    /// The pass with which it is forgotten.
+    until: u64,
 }
 
 impl Unstable {
-    fn new(frame: Frame) -> Self {
+    fn new(frame: Frame, until: u64) -> Self {
         Unstable {
             twin: frame,
             sightings: 1,
             in_this_pass: vec![frame],
+            until,
         }
     }
+}
+
+/// A sample that pages of different contents have.
+struct Ambiguous {
+    /// How many such pages were seen in this pass.
+    seen: usize,
+    /// The pass with which it is forgotten.
+    until: u64,
 }
 
 /// A shared frame.
@@ -86,8 +99,6 @@ struct Shared {
     met_in: Vec<Domain>,
 }
 
-/// What is left of this pass, and the next one.
-const A_WHOLE_PASS: u32 = 2;
 /// Every so many passes shared frames are watched in any case.
 const WATCH_EVERY: u64 = 16;
 
@@ -97,10 +108,11 @@ pub struct Reference {
     unstable: HashMap<What, Unstable>,
     stable: HashMap<What, Frame>,
     shared: HashMap<Frame, Shared>,
-    /// Samples that pages of different contents have: how many such pages were seen in this pass.
-    ambiguous: HashMap<(Domain, Sample), usize>,
+    ambiguous: HashMap<(Domain, Sample), Ambiguous>,
     /// For how many passes, this one included, shared frames are watched.
-    watch: u32,
+    watch: u64,
+    max_interval: u64,
+    remembered_for: u64,
     pages_scanned: u64,
     full_scans: u64,
 }
@@ -108,16 +120,20 @@ pub struct Reference {
 impl Reference {
     /// Makes a scanner that promotes after so many sightings, at least one.
     pub fn new(promote_after: u8) -> Self {
-        Reference {
+        let mut reference = Reference {
             promote_after: promote_after.into(),
             unstable: HashMap::default(),
             stable: HashMap::default(),
             shared: HashMap::default(),
             ambiguous: HashMap::default(),
-            watch: A_WHOLE_PASS,
+            watch: 0,
+            max_interval: 8,
+            remembered_for: 1,
             pages_scanned: 0,
             full_scans: 0,
-        }
+        };
+        reference.watch_a_whole_pass();
+        reference
     }
 
     /// As `KsmScanner::init`.
@@ -126,7 +142,7 @@ impl Reference {
         self.stable.clear();
         self.shared.clear();
         self.ambiguous.clear();
-        self.watch = A_WHOLE_PASS;
+        self.watch_a_whole_pass();
     }
 
     /// As `KsmScanner::is_watchful`.
@@ -148,6 +164,29 @@ impl Reference {
     /// As `KsmScanner::set_promote_after`.
     pub fn set_promote_after(&mut self, sightings: u8) {
         self.promote_after = sightings.max(1).into();
+    }
+
+    /// As `KsmScanner::set_max_interval`.
+    pub fn set_max_interval(&mut self, passes: u8) {
+        let powers = [8, 4, 2, 1];
+        let lower = powers.into_iter().find(|&power| power <= passes.into());
+        self.max_interval = lower.unwrap_or(1);
+    }
+
+    /// As `KsmScanner::remember_for`.
+    pub fn remember_for(&mut self, passes: u8) {
+        self.remembered_for = passes.clamp(1, 8).into();
+    }
+
+    /// The pass with which is forgotten what is seen now.
+    fn until(&self) -> u64 {
+        self.full_scans + self.remembered_for
+    }
+
+    /// Up to the next pass in which everything is due.
+    fn watch_a_whole_pass(&mut self) {
+        let whole = (self.full_scans + 1).next_multiple_of(self.max_interval);
+        self.watch = self.watch.max(whole - self.full_scans + 1);
     }
 
     /// As `KsmScanner::full_scans`.
@@ -178,26 +217,32 @@ impl Reference {
         if look.letter == ZERO {
             return Answer::Zero;
         }
-        let what = self.name(look);
-        if let Some(seen) = self.ambiguous.get_mut(&(look.domain, look.sample)) {
-            *seen += 1;
+        let (what, until) = (self.name(look), self.until());
+        if let Some(sample) = self.ambiguous.get_mut(&(look.domain, look.sample)) {
+            sample.seen += 1;
+            if sample.seen > 1 {
+                sample.until = sample.until.max(until);
+            }
         }
         if let Some(&shared) = self.stable.get(&what) {
             return Answer::Merge(Target::Shared(shared));
         }
         let Some(known) = self.unstable.get_mut(&what) else {
             if remembered {
-                self.unstable.insert(what, Unstable::new(frame));
+                self.unstable.insert(what, Unstable::new(frame, until));
             }
             return Answer::Wait;
         };
+        known.until = known.until.max(until);
         let again = frame == known.twin && known.in_this_pass.contains(&frame);
         known.sightings += usize::from(!again);
         known.in_this_pass.push(frame);
-        if frame != known.twin && known.sightings >= self.promote_after {
+        if frame == known.twin {
+            Answer::Wait
+        } else if known.sightings >= self.promote_after {
             Answer::Merge(Target::Twin(known.twin))
         } else {
-            Answer::Wait
+            Answer::Promising
         }
     }
 
@@ -216,7 +261,7 @@ impl Reference {
             self.unstable.remove(&what);
             self.stable.insert(what, frame);
         } else {
-            self.watch = A_WHOLE_PASS;
+            self.watch_a_whole_pass();
         }
     }
 
@@ -230,13 +275,18 @@ impl Reference {
             // The twin has changed, or only the hash is the same.
             _ => {
                 if known.is_some() {
-                    self.unstable.insert(what, Unstable::new(frame));
+                    self.unstable
+                        .insert(what, Unstable::new(frame, self.until()));
                 }
                 return;
             }
         };
         // The two pages that differ.
-        self.ambiguous.insert((domain, sample), 2);
+        let pages = Ambiguous {
+            seen: 2,
+            until: self.until(),
+        };
+        self.ambiguous.insert((domain, sample), pages);
         self.unstable.remove(&what);
         if let Some(shared) = self.stable.remove(&what) {
             let name = Name::Whole(target.letter, sample);
@@ -250,7 +300,7 @@ impl Reference {
             self.unstable.remove(&what);
             self.stable.insert(what, shared);
         } else {
-            self.watch = A_WHOLE_PASS;
+            self.watch_a_whole_pass();
         }
         let shared = self.shared.get_mut(&shared).unwrap();
         shared.what = free.then_some(what);
@@ -263,15 +313,17 @@ impl Reference {
         if let Some(&shared) = self.stable.get(&what) {
             self.forget_shared(shared);
         }
-        self.unstable.insert(what, Unstable::new(frame));
+        self.unstable
+            .insert(what, Unstable::new(frame, self.until()));
     }
 
     /// As `KsmScanner::retire`.
     pub fn retire(&mut self, what: What, frame: Frame) {
         if let Some(full) = self.stable.remove(&what) {
             self.shared.get_mut(&full).unwrap().retired = true;
-            self.watch = A_WHOLE_PASS;
-            self.unstable.insert(what, Unstable::new(frame));
+            self.watch_a_whole_pass();
+            self.unstable
+                .insert(what, Unstable::new(frame, self.until()));
         }
     }
 
@@ -294,7 +346,7 @@ impl Reference {
     ) -> Sight {
         self.pages_scanned += 1;
         if !remembered && !self.shared.contains_key(&frame) {
-            self.watch = A_WHOLE_PASS;
+            self.watch_a_whole_pass();
         }
         if !remembered || self.watch == 0 {
             return Sight::Known;
@@ -345,7 +397,7 @@ impl Reference {
             shared.mappings -= 1;
         } else {
             self.forget_shared(frame);
-            self.watch = A_WHOLE_PASS;
+            self.watch_a_whole_pass();
         }
         true
     }
@@ -363,22 +415,25 @@ impl Reference {
 
     /// As `KsmScanner::end_pass`.
     pub fn end_pass(&mut self, mappings: impl Fn(Frame) -> Option<u32>) {
+        let ended = self.full_scans;
         self.full_scans += 1;
         self.recount(mappings);
-        self.unstable
-            .retain(|_, content| !content.in_this_pass.is_empty());
+        self.unstable.retain(|_, content| content.until > ended);
         for content in self.unstable.values_mut() {
             content.in_this_pass.clear();
         }
         // Where a shared frame is known by its whole content, its sample must lead there.
         for what in self.shared.values().filter_map(|shared| shared.what) {
             if let (domain, Name::Whole(_, sample)) = what {
-                if let Some(seen) = self.ambiguous.get_mut(&(domain, sample)) {
-                    *seen = 2;
+                if let Some(sample) = self.ambiguous.get_mut(&(domain, sample)) {
+                    sample.until = sample.until.max(ended + 1);
                 }
             }
         }
-        self.ambiguous.retain(|_, seen| std::mem::take(seen) > 1);
+        self.ambiguous.retain(|_, sample| sample.until > ended);
+        for sample in self.ambiguous.values_mut() {
+            sample.seen = 0;
+        }
         for shared in self.shared.values_mut() {
             shared.met_in.clear();
         }

@@ -109,6 +109,13 @@ pub enum Op {
     PromoteAfter(u8),
     /// The knob is set.
     MaxPageSharing(u32),
+    /// How often each page is looked at, at the least, and how often those from now on.
+    Interval {
+        /// The knob.
+        longest: u8,
+        /// For how many passes contents are remembered.
+        remembered_for: u8,
+    },
     /// The scanner looks at so many pages of contents that nobody else has.
     Flood(u16),
     /// Memory behaves like this from now on.

@@ -156,6 +156,10 @@ impl<'a> World<'a> {
             Op::Init => self.init(),
             Op::PromoteAfter(sightings) => self.set_promote_after(sightings),
             Op::MaxPageSharing(mappings) => self.engine.set_max_page_sharing(mappings),
+            Op::Interval {
+                longest,
+                remembered_for,
+            } => self.set_interval(longest, remembered_for),
             Op::Flood(pages) => self.flood(pages),
             Op::Memory(ref plan) => self.memory.set_plan(plan.clone()),
         }
@@ -289,12 +293,13 @@ impl<'a> World<'a> {
             self.ask(|engine| engine.scan(frame, domain, &page.letter.page()));
         let answer = match verdict {
             Verdict::Wait => Answer::Wait,
+            Verdict::Promising => Answer::Promising,
             Verdict::Zero => Answer::Zero,
             Verdict::Merge(key) => Answer::Merge(self.engine.target(key).expect("a target")),
         };
         assert_eq!(answer, self.model.scan(frame, look, remembered));
         match verdict {
-            Verdict::Wait => self.events.borrow_mut().waits += 1,
+            Verdict::Wait | Verdict::Promising => self.events.borrow_mut().waits += 1,
             Verdict::Zero => {
                 self.events.borrow_mut().zeros += 1;
                 if outcome == Outcome::Merge {
@@ -566,6 +571,13 @@ impl<'a> World<'a> {
         self.model.set_promote_after(sightings);
     }
 
+    fn set_interval(&mut self, longest: u8, remembered_for: u8) {
+        self.engine.set_max_interval(longest);
+        self.model.set_max_interval(longest);
+        self.engine.remember_for(remembered_for);
+        self.model.remember_for(remembered_for);
+    }
+
     fn flood(&mut self, pages: u16) {
         for _ in 0..pages {
             self.flooded += 1;
@@ -577,6 +589,7 @@ impl<'a> World<'a> {
                 self.ask(|engine| engine.scan(frame, domain, &letter.page()));
             let answer = match verdict {
                 Verdict::Merge(key) => Answer::Merge(self.engine.target(key).expect("a target")),
+                Verdict::Promising => Answer::Promising,
                 _ => Answer::Wait,
             };
             let what = self.model.name(look);

@@ -156,7 +156,9 @@ impl Stage {
             path,
             crew: Mutex::new(Crew::new(tally, suite.kills_workers)),
         };
-        knob::set("promote_after", 1 + stage.rng().below(2))?;
+        let mut rng = stage.rng();
+        knob::set("promote_after", 1 + rng.below(2))?;
+        knob::set("max_interval", 1u64 << rng.below(4))?;
         knob::set("scan_rate", SCAN_RATE)?;
         for &(name, value) in suite.knobs {
             knob::set(name, value)?;

@@ -14,6 +14,7 @@ mod kinds;
 mod ksmd;
 mod neighbours;
 mod now;
+mod regions;
 
 /// The tests.
 pub fn trials() -> Vec<Trial> {
@@ -25,6 +26,7 @@ pub fn trials() -> Vec<Trial> {
         accounting::TESTS,
         neighbours::TESTS,
         now::TESTS,
+        regions::TESTS,
     ];
     let mut trials: Vec<Trial> = tests
         .iter()

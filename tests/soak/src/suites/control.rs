@@ -81,6 +81,7 @@ fn merge_again() -> Result {
         ("scan_rate", "100000"),
         ("sleep_ms", "0"),
         ("promote_after", "1"),
+        ("max_interval", "1"),
         ("max_cpu", "100"),
         ("governor", "manual"),
         ("scope", "all"),

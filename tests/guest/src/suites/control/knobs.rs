@@ -30,6 +30,7 @@ pub(super) const TESTS: &[Test] = &[
     ("sleep_ms_takes_its_whole_range", sleep_values),
     ("promote_after_takes_its_whole_range", promote_values),
     ("max_page_sharing_takes_its_whole_range", sharing_values),
+    ("max_interval_takes_its_whole_range", interval_values),
     ("max_cpu_takes_its_whole_range", cpu_values),
     ("scope_takes_its_words", scope_words),
     ("domain_takes_its_words", domain_words),
@@ -39,6 +40,7 @@ pub(super) const TESTS: &[Test] = &[
     ("sleep_ms_refuses_bad_input", bad_sleep_ms),
     ("promote_after_refuses_bad_input", bad_promote_after),
     ("max_page_sharing_refuses_bad_input", bad_max_page_sharing),
+    ("max_interval_refuses_bad_input", bad_max_interval),
     ("max_cpu_refuses_bad_input", bad_max_cpu),
     ("governor_refuses_bad_input", bad_governor),
     ("scope_refuses_bad_input", bad_scope),
@@ -93,6 +95,10 @@ fn promote_values(_: &Lab) -> Result {
 
 fn sharing_values(_: &Lab) -> Result {
     takes_numbers("max_page_sharing", &["2", "3", "65536", "2147483647"])
+}
+
+fn interval_values(_: &Lab) -> Result {
+    takes_numbers("max_interval", &["1", "2", "4", "8"])
 }
 
 fn cpu_values(_: &Lab) -> Result {
@@ -172,6 +178,25 @@ fn bad_max_page_sharing(_: &Lab) -> Result {
         "max_page_sharing",
         "77",
         &["0", "1", "2147483648", "4294967298"],
+    )
+}
+
+fn bad_max_interval(_: &Lab) -> Result {
+    refuses_numbers(
+        "max_interval",
+        "4",
+        &[
+            "0",
+            "3",
+            "5",
+            "6",
+            "7",
+            "9",
+            "16",
+            "256",
+            "257",
+            "4294967297",
+        ],
     )
 }
 

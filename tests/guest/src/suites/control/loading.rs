@@ -85,6 +85,7 @@ fn defaults(_: &Lab) -> Result {
         ("sleep_ms", "200\n"),
         ("promote_after", "3\n"),
         ("max_page_sharing", "65536\n"),
+        ("max_interval", "8\n"),
         ("max_cpu", "100\n"),
         ("governor", "[manual] auto\n"),
         ("scope", "[all] registered\n"),

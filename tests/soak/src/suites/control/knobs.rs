@@ -24,7 +24,7 @@ struct Knob {
 }
 
 /// Domains other than these two would let users share, which the checker takes for a failure.
-const KNOBS: [Knob; 8] = [
+const KNOBS: [Knob; 9] = [
     Knob {
         name: "run",
         takes: &["1", "1", "1", "1", "1", "1", "0", "2"],
@@ -44,6 +44,11 @@ const KNOBS: [Knob; 8] = [
         name: "promote_after",
         takes: &["1", "1", "2", "3", "255"],
         refuses: &["0", "256", "257"],
+    },
+    Knob {
+        name: "max_interval",
+        takes: &["1", "8", "8", "2", "4"],
+        refuses: &["0", "3", "16", "257"],
     },
     Knob {
         name: "max_cpu",

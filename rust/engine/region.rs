@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Regions: parts of address spaces, and how often it pays to look at their pages.
+//!
+//! A region in which nothing was merged for a while is *barren*, one whose merges are broken as
+//! fast as they are made is *thrashing*. Both are visited every second, fourth, eighth pass instead
+//! of in each; a barren one earlier if other pages are mapped there. The passes in which regions
+//! are due are multiples of each other: now and then all are visited in one pass, so that equal
+//! pages meet.
+
+use crate::hash::mix;
+use crate::table::Entry;
+use crate::table::Full;
+use crate::table::Storage;
+use crate::table::Table;
+
+/// The most passes from one visit to the next. A power of two.
+pub const LONGEST_INTERVAL: u8 = 8;
+
+/// By what a region is known: a number that no other region has, but for a rare accident, which
+/// makes a visit late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RegionId(pub u64);
+
+/// How visits are planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The number of this pass.
+    pub pass: u64,
+    /// Visits in a row in vain after which a region is visited less often.
+    pub patience: u8,
+    /// The most passes from one visit to the next: a power of two, up to [`LONGEST_INTERVAL`].
+    pub longest_interval: u8,
+}
+
+/// A visit of a region that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Visit {
+    id: RegionId,
+    /// Which pages were mapped when it began.
+    digest: u32,
+    /// In how many passes the next visit comes, at the latest.
+    pub next_within: u8,
+}
+
+/// What a visit brought, in pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Looked at, the merged ones included.
+    pub looked_at: u16,
+    /// Merged already when they were met.
+    pub found_merged: u16,
+    /// Merged during the visit.
+    pub merged: u16,
+    /// Whether others of the same content were seen, and only not often enough yet.
+    pub is_promising: bool,
+}
+
+/// The regions that were visited.
+pub struct Regions<S: Storage> {
+    records: Table<Record, S>,
+    seed: u64,
+}
+
+impl<S: Storage> Regions<S> {
+    /// Makes an empty set. Whoever does not know `seed` can't make its regions collide.
+    pub const fn new(seed: u64) -> Self {
+        Regions {
+            records: Table::new(),
+            seed,
+        }
+    }
+
+    /// Memory of the table, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.records.bytes()
+    }
+
+    /// Forgets all regions: each is visited in the next pass.
+    pub fn clear(&mut self) {
+        self.records.clear();
+    }
+
+    /// Comes to a region; `None`: it is not due, and to be passed over.
+    ///
+    /// `digest` says which pages are mapped there: other pages, another number. It is not asked
+    /// where that is of no use.
+    pub fn plan(&self, id: RegionId, plan: &Plan, digest: impl FnOnce() -> u32) -> Option<Visit> {
+        let mut visit = Visit {
+            id,
+            digest: Record::ANY_PAGES,
+            next_within: 1,
+        };
+        if plan.longest_interval <= 1 {
+            return Some(visit);
+        }
+        let record = self.records.get(self.hash(id));
+        let is_due = record.is_none_or(|record| record.due == due(plan.pass));
+        let vain_visits = record.map_or(0, |record| record.vain_visits);
+        visit.next_within = plan.until_next(vain_visits.saturating_add(1));
+        if is_due && visit.next_within == 1 {
+            return Some(visit);
+        }
+        let seen = record.map_or(Record::ANY_PAGES, |record| record.digest);
+        if !is_due && seen == Record::ANY_PAGES {
+            return None;
+        }
+        visit.digest = digest().max(Record::ANY_PAGES + 1);
+        (is_due || seen != visit.digest).then_some(visit)
+    }
+
+    /// Ends a visit.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`] where there is no memory to remember it: the region is visited in the next pass.
+    pub fn end_visit(
+        &mut self,
+        storage: &S,
+        visit: Visit,
+        plan: &Plan,
+        outcome: Outcome,
+    ) -> Result<(), Full> {
+        if plan.longest_interval <= 1 || outcome.looked_at == 0 {
+            return Ok(());
+        }
+        let hash = self.hash(visit.id);
+        let first = Record::new(hash);
+        let before = self.records.get(hash).copied().unwrap_or(first);
+        let after = before.after(visit, plan, outcome);
+        if let Some(record) = self.records.get_or_insert(storage, hash, || after)? {
+            *record = after;
+        }
+        Ok(())
+    }
+
+    /// Ends the pass of this number: forgets the regions that were due and not visited.
+    pub fn end_pass(&mut self, storage: &S, pass: u64) {
+        self.records.retain(|record| record.due != due(pass));
+        self.records.shrink(storage);
+    }
+
+    fn hash(&self, id: RegionId) -> u64 {
+        mix(id.0 ^ self.seed).min(Record::GREATEST_HASH)
+    }
+}
+
+impl Plan {
+    /// In how many passes a region is visited next, after so many visits in vain.
+    fn until_next(&self, vain_visits: u8) -> u8 {
+        let steps = vain_visits.saturating_sub(self.patience.saturating_sub(1));
+        let interval = 1u8.checked_shl(steps.into()).unwrap_or(LONGEST_INTERVAL);
+        until_multiple(self.pass, interval.min(self.longest_interval))
+    }
+}
+
+/// How many passes after `pass` the next one comes whose number is a multiple of `interval`, a
+/// power of two.
+pub(crate) fn until_multiple(pass: u64, interval: u8) -> u8 {
+    let since = pass as u8 & interval.wrapping_sub(1);
+    interval.wrapping_sub(since)
+}
+
+/// What is remembered of a region: 16 bytes.
+#[derive(Clone, Copy, Default)]
+struct Record {
+    /// Inverted, so that a vacant slot has the greatest.
+    not_hash: u64,
+    /// Which pages were mapped when the last visit began; [`Self::ANY_PAGES`] where others make no
+    /// difference.
+    digest: u32,
+    /// Pages that were merged when it ended.
+    merged: u16,
+    /// Visits in a row that brought nothing, or nothing that lasted.
+    vain_visits: u8,
+    /// The pass of the next visit, by its last bits.
+    due: u8,
+}
+
+impl Record {
+    const GREATEST_HASH: u64 = u64::MAX - 1;
+    const ANY_PAGES: u32 = 0;
+
+    fn new(hash: u64) -> Self {
+        Record {
+            not_hash: !hash,
+            ..Record::default()
+        }
+    }
+
+    /// What is remembered after one more visit.
+    fn after(self, visit: Visit, plan: &Plan, outcome: Outcome) -> Self {
+        let is_thrashing = self.is_thrashing(outcome);
+        let one_more = self.vain_visits.saturating_add(1);
+        let vain_visits = if is_thrashing {
+            one_more.max(plan.patience)
+        } else if outcome.merged > 0 || outcome.is_promising {
+            0
+        } else {
+            one_more
+        };
+        Record {
+            // What thrashes changes all the time.
+            digest: if is_thrashing {
+                Record::ANY_PAGES
+            } else {
+                visit.digest
+            },
+            merged: outcome.found_merged.saturating_add(outcome.merged),
+            vain_visits,
+            due: due(plan.pass.wrapping_add(plan.until_next(vain_visits).into())),
+            ..self
+        }
+    }
+
+    /// Whether at least half of what was merged now had been broken since the last visit.
+    fn is_thrashing(&self, outcome: Outcome) -> bool {
+        let broken = self.merged.saturating_sub(outcome.found_merged);
+        outcome.merged > 0 && broken >= outcome.merged.div_ceil(2)
+    }
+}
+
+impl Entry for Record {
+    fn is_vacant(&self) -> bool {
+        self.not_hash == 0
+    }
+
+    fn hash(&self) -> u64 {
+        !self.not_hash
+    }
+}
+
+/// A pass, as records have it: less than 2^8 passes lie between now and what is due.
+fn due(pass: u64) -> u8 {
+    pass as u8
+}

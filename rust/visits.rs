@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The regions that a step looks at: parts of page tables, each within one area.
+//!
+//! The engine says which are due and is told what the visits brought. A visit that a step does not
+//! come to the end of goes on in the next one.
+
+use crate::mm::pte::Population;
+use crate::scanner::Engine;
+use core::ops::Range;
+use engine::region::Outcome;
+use engine::region::RegionId;
+use engine::region::Visit;
+use kernel::prelude::*;
+
+/// One of the visits; or none, of a page that is looked at out of turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct VisitNo(Option<u8>);
+
+impl VisitNo {
+    /// Out of turn.
+    pub(crate) const NONE: Self = VisitNo(None);
+}
+
+/// The visits of a step, and what was merged in all.
+pub(crate) struct Visits {
+    regions: KVec<Region>,
+    /// Pages merged since the start, out of turn or not.
+    pages_merged: u64,
+}
+
+/// A region that is being visited.
+struct Region {
+    /// The id of its address space.
+    space: u64,
+    range: Range<usize>,
+    visit: Visit,
+    outcome: Outcome,
+}
+
+impl Visits {
+    /// Makes room for `most` visits.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(most: usize) -> Result<Self> {
+        Ok(Visits {
+            regions: KVec::with_capacity(most, GFP_KERNEL)?,
+            pages_merged: 0,
+        })
+    }
+
+    /// Comes to what is left of a region, `range` in the address space of this id; `None`: it is
+    /// passed over.
+    pub(crate) fn come_to(
+        &mut self,
+        engine: &Engine,
+        space: u64,
+        range: &Range<usize>,
+        population: impl FnOnce() -> Population,
+    ) -> Option<VisitNo> {
+        if !self.goes_on(space, range.start) {
+            let id = RegionId(space ^ engine::hash::mix(range.start as u64));
+            let visit = engine.plan_visit(id, || population().digest)?;
+            let region = Region {
+                space,
+                range: range.clone(),
+                visit,
+                outcome: Outcome::default(),
+            };
+            if self.regions.push_within_capacity(region).is_err() {
+                return Some(VisitNo::NONE);
+            }
+        }
+        let no = self.regions.len().checked_sub(1);
+        Some(VisitNo(no.and_then(|no| u8::try_from(no).ok())))
+    }
+
+    /// What the visit brought so far.
+    pub(crate) fn outcome(&mut self, no: VisitNo) -> Option<&mut Outcome> {
+        let region = self.regions.get_mut(usize::from(no.0?))?;
+        Some(&mut region.outcome)
+    }
+
+    /// Takes note that a page was merged.
+    pub(crate) fn count_merged(&mut self, no: VisitNo) {
+        self.pages_merged = self.pages_merged.wrapping_add(1);
+        if let Some(outcome) = self.outcome(no) {
+            outcome.merged = outcome.merged.saturating_add(1);
+        }
+    }
+
+    /// Pages merged since the start.
+    pub(crate) fn pages_merged(&self) -> u64 {
+        self.pages_merged
+    }
+
+    /// In how many passes its region is visited next, at the latest.
+    pub(crate) fn next_within(&self, no: VisitNo) -> u8 {
+        let region = no.0.and_then(|no| self.regions.get(usize::from(no)));
+        region.map_or(1, |region| region.visit.next_within)
+    }
+
+    /// Ends all visits, but for one that goes on at `next`: an address space and an address.
+    pub(crate) fn end(&mut self, engine: &mut Engine, next: Option<(u64, usize)>) {
+        let goes_on = next.is_some_and(|(space, addr)| self.goes_on(space, addr));
+        let last = self.regions.pop();
+        for Region { visit, outcome, .. } in self.regions.drain_all() {
+            engine.end_visit(visit, outcome);
+        }
+        match last {
+            Some(region) if goes_on => {
+                // There is room: it was just taken from there.
+                let _ = self.regions.push_within_capacity(region);
+            }
+            Some(Region { visit, outcome, .. }) => engine.end_visit(visit, outcome),
+            None => (),
+        }
+    }
+
+    /// Forgets all visits.
+    pub(crate) fn clear(&mut self) {
+        self.regions.clear();
+    }
+
+    /// Whether the last visit goes on at an address.
+    fn goes_on(&self, space: u64, addr: usize) -> bool {
+        self.regions.last().is_some_and(|last| {
+            last.space == space && last.range.start < addr && addr < last.range.end
+        })
+    }
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Regions that are visited less often: which, how much that spares, and what it may delay.
+
+use guest::content::Ids;
+use guest::expect;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pages;
+use guest::peer::Kind;
+use guest::peer::Peer;
+use guest::scanner;
+use guest::Result;
+use guest::Span;
+
+pub(super) const TESTS: &[Test] = &[
+    ("barren_regions_are_visited_less_often", barren),
+    ("new_pages_in_barren_regions_are_merged_at_once", new_pages),
+    (
+        "pages_of_barren_regions_are_known_between_the_visits",
+        known,
+    ),
+    ("rewritten_barren_regions_are_merged_in_time", rewritten),
+    ("thrashing_regions_are_visited_less_often", thrashing),
+    ("max_interval_takes_effect_at_once", lowered),
+    ("merge_now_looks_at_barren_regions", merge_now),
+    ("merging_again_brings_frequent_visits", in_turn_again),
+];
+
+/// Four page tables, or parts of five.
+const PAGES: u64 = 2048;
+/// The most passes between two visits.
+const LONGEST: u64 = 8;
+/// Passes after which nothing changes any more where nothing is merged: 0, 1, 2, 4, 8.
+const SETTLED: u64 = 20;
+
+/// Scans what is registered only, slowly enough for passes to be told apart, and leaves out as much
+/// as it can.
+fn prepare() -> Result {
+    knob::set("scope", "registered")?;
+    knob::set("max_interval", LONGEST)?;
+    knob::set("sleep_ms", 25)
+}
+
+/// Maps pages of these contents, small ones.
+fn small(peer: &Peer, pages: u64, ids: Ids) -> Result<Span> {
+    let span = peer.map(Kind::Anon, pages)?;
+    peer.keep_small(span)?;
+    peer.fill(span, ids)?;
+    Ok(span)
+}
+
+fn registered_pair(lab: &Lab) -> Result<(Peer, Peer)> {
+    let (a, b) = lab.pair()?;
+    a.register_all()?;
+    b.register_all()?;
+    Ok((a, b))
+}
+
+/// Pages looked at, and pages passed over, in so many passes.
+fn effort(passes: u64) -> Result<(u64, u64)> {
+    let read = || -> Result<[u64; 3]> {
+        Ok([
+            knob::number("pages_scanned")?,
+            knob::number("pages_skipped")?,
+            knob::number("full_scans")?,
+        ])
+    };
+    let before = read()?;
+    scanner::scan(passes)?;
+    let after = read()?;
+    let [scanned, skipped, done] = [0, 1, 2].map(|index| after[index] - before[index]);
+    expect::within("passes", passes..=passes + 2, done)?;
+    Ok((scanned / done, skipped / done))
+}
+
+/// Waits for a pass after which no barren region is due for a while, and stops there.
+fn scan_to_the_gap() -> Result {
+    scanner::scan(SETTLED)?;
+    while knob::number("full_scans")? % LONGEST != 1 {
+        scanner::scan(1)?;
+    }
+    Ok(())
+}
+
+fn barren(lab: &Lab) -> Result {
+    prepare()?;
+    let a = lab.alice()?;
+    a.register_all()?;
+    let span = small(&a, PAGES, Ids::each(1))?;
+    scanner::scan(SETTLED)?;
+    let (scanned, skipped) = effort(2 * LONGEST)?;
+    // Two or three visits in so many passes.
+    expect::within("pages looked at in a pass", PAGES / 16..=PAGES / 4, scanned)?;
+    expect::that(scanned + skipped >= PAGES, || {
+        format!("pages of a pass: expected {PAGES}, found {scanned} and {skipped} passed over")
+    })?;
+    knob::set("max_interval", 1)?;
+    let (scanned, skipped) = effort(4)?;
+    expect::eq("pages passed over in a pass", 0, skipped)?;
+    expect::that(scanned >= PAGES, || {
+        format!("pages looked at in a pass: expected {PAGES}, found {scanned}")
+    })?;
+    a.check(span, Ids::each(1))
+}
+
+/// What is faulted in makes a visit due, whenever the next one would have come.
+fn new_pages(lab: &Lab) -> Result {
+    prepare()?;
+    let (a, b) = registered_pair(lab)?;
+    let span = a.map(Kind::Anon, PAGES)?;
+    a.keep_small(span)?;
+    // Each page table has some pages at first.
+    let old: Vec<Span> = (0..PAGES / 64).map(|n| span.part(64 * n, 32)).collect();
+    for (part, first) in old.iter().zip((1..).step_by(32)) {
+        a.fill(*part, Ids::each(first))?;
+    }
+    let wanted = Ids::each(1_000_000);
+    let in_b = small(&b, 32, wanted)?;
+    scan_to_the_gap()?;
+    let new = span.part(32, 32);
+    a.fill(new, wanted)?;
+    scanner::scan(2)?;
+    pages::expect_merged(&[(&a, new), (&b, in_b)]).map(drop)
+}
+
+/// A new page is merged with one of a region that is not due.
+fn known(lab: &Lab) -> Result {
+    prepare()?;
+    let (a, b) = registered_pair(lab)?;
+    let ids = Ids::each(1);
+    let in_a = small(&a, PAGES, ids)?;
+    scan_to_the_gap()?;
+    let in_b = small(&b, PAGES, ids)?;
+    scanner::scan(2)?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
+}
+
+/// A write to a page that is there already is seen by nobody before the next visit.
+fn rewritten(lab: &Lab) -> Result {
+    prepare()?;
+    let (a, b) = registered_pair(lab)?;
+    let in_a = small(&a, PAGES, Ids::each(1))?;
+    let in_b = small(&b, PAGES, Ids::each(100_000))?;
+    scan_to_the_gap()?;
+    let equal = Ids::each(1_000_000);
+    a.fill(in_a, equal)?;
+    b.fill(in_b, equal)?;
+    scanner::scan(2)?;
+    pages::expect_not_merged((&a, in_a))?;
+    // Up to the visit, and with those that find more to do.
+    scanner::scan(LONGEST + 2)?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    a.check(in_a, equal)?;
+    b.check(in_b, equal)
+}
+
+/// How many merges are broken where two processes write all the time.
+fn broken_merges(a: (&Peer, Span), b: (&Peer, Span)) -> Result<u64> {
+    let mut broken = 0;
+    for round in 1..=16 {
+        let ids = Ids::each(round * 100_000);
+        for (peer, span) in [a, b] {
+            peer.fill(span, ids)?;
+        }
+        scanner::wait_passes(1)?;
+        for frame in a.0.frames(a.1)? {
+            broken += u64::from(frame.flags()?.ksm());
+        }
+    }
+    Ok(broken)
+}
+
+fn thrashing(lab: &Lab) -> Result {
+    const PAGES: u64 = 256;
+    prepare()?;
+    let (a, b) = registered_pair(lab)?;
+    let in_a = small(&a, PAGES, Ids::each(1))?;
+    let in_b = small(&b, PAGES, Ids::each(1))?;
+    let mut broken = [0; 2];
+    for (interval, broken) in [1, LONGEST].into_iter().zip(&mut broken) {
+        knob::set("max_interval", interval)?;
+        scanner::start()?;
+        *broken = broken_merges((&a, in_a), (&b, in_b))?;
+        scanner::stop()?;
+    }
+    let [always, seldom] = broken;
+    expect::that(seldom <= always / 2 && always >= 4 * PAGES, || {
+        format!("merges in vain: expected half as many with intervals, found {always} and {seldom}")
+    })
+}
+
+fn lowered(lab: &Lab) -> Result {
+    prepare()?;
+    let (a, b) = registered_pair(lab)?;
+    let in_a = small(&a, PAGES, Ids::each(1))?;
+    let in_b = small(&b, PAGES, Ids::each(100_000))?;
+    scan_to_the_gap()?;
+    a.fill(in_a, Ids::each(100_000))?;
+    knob::set("max_interval", 1)?;
+    scanner::scan(2)?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
+}
+
+fn merge_now(lab: &Lab) -> Result {
+    prepare()?;
+    let (a, b) = registered_pair(lab)?;
+    let in_a = small(&a, PAGES, Ids::each(1))?;
+    let in_b = small(&b, PAGES, Ids::each(100_000))?;
+    scan_to_the_gap()?;
+    a.fill(in_a, Ids::each(100_000))?;
+    scanner::merge_now(&a)?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
+}
+
+/// A region in which something is merged again is visited in the next pass.
+fn in_turn_again(lab: &Lab) -> Result {
+    prepare()?;
+    let (a, b) = registered_pair(lab)?;
+    let in_a = small(&a, 64, Ids::each(1))?;
+    scan_to_the_gap()?;
+    // Brings a visit, in which half is merged.
+    let in_b = small(&b, 64, Ids::each(1))?;
+    scanner::scan(2)?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    a.fill(in_a, Ids::each(500))?;
+    b.fill(in_b, Ids::each(500))?;
+    scanner::scan(2)?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
+}

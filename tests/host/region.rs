@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Regions, of which some are visited less often than others.
+
+use engine::region::Outcome;
+use engine::region::Plan;
+use engine::region::RegionId;
+use engine::region::Regions;
+use engine::region::LONGEST_INTERVAL;
+use model::memory::Memory;
+use model::memory::Plan as MemoryPlan;
+
+const PATIENCE: u8 = 3;
+const PAGES: u16 = 512;
+/// Which pages are mapped, as long as it does not matter.
+const SAME: u32 = 1;
+
+const IN_VAIN: Outcome = Outcome {
+    looked_at: PAGES,
+    found_merged: 0,
+    merged: 0,
+    is_promising: false,
+};
+
+/// A scanner that goes from pass to pass.
+struct Passes {
+    regions: Regions<Memory>,
+    memory: Memory,
+    pass: u64,
+    longest_interval: u8,
+}
+
+impl Passes {
+    fn new(longest_interval: u8) -> Self {
+        Passes {
+            regions: Regions::new(7),
+            memory: Memory::new(MemoryPlan::Ample),
+            pass: 0,
+            longest_interval,
+        }
+    }
+
+    fn plan(&self) -> Plan {
+        Plan {
+            pass: self.pass,
+            patience: PATIENCE,
+            longest_interval: self.longest_interval,
+        }
+    }
+
+    /// Comes to a region; true if it is visited, with this outcome then.
+    fn comes_to(&mut self, id: u64, digest: u32, outcome: Outcome) -> bool {
+        let plan = self.plan();
+        let visit = self.regions.plan(RegionId(id), &plan, || digest);
+        let Some(visit) = visit else {
+            return false;
+        };
+        let ended = self.regions.end_visit(&self.memory, visit, &plan, outcome);
+        assert_eq!(ended, Ok(()));
+        true
+    }
+
+    fn next(&mut self) {
+        self.regions.end_pass(&self.memory, self.pass);
+        self.pass += 1;
+    }
+
+    /// The passes of the next `count` in which a region is visited, if each visit has this outcome.
+    fn visits(&mut self, count: u64, outcome: Outcome) -> Vec<u64> {
+        let mut visited = Vec::new();
+        for _ in 0..count {
+            if self.comes_to(1, SAME, outcome) {
+                visited.push(self.pass);
+            }
+            self.next();
+        }
+        visited
+    }
+}
+
+#[test]
+fn barren_regions_are_visited_every_second_fourth_eighth_pass() {
+    let visits = |longest| Passes::new(longest).visits(34, IN_VAIN);
+    assert_eq!(visits(8), [0, 1, 2, 4, 8, 16, 24, 32]);
+    assert_eq!(visits(4)[..6], [0, 1, 2, 4, 8, 12]);
+    assert_eq!(visits(2)[..5], [0, 1, 2, 4, 6]);
+    assert_eq!(visits(1).len(), 34);
+}
+
+#[test]
+fn a_merge_or_the_hope_of_one_brings_a_visit_in_the_next_pass() {
+    let merged = Outcome {
+        merged: 1,
+        ..IN_VAIN
+    };
+    let promising = Outcome {
+        is_promising: true,
+        ..IN_VAIN
+    };
+    for outcome in [merged, promising] {
+        let mut passes = Passes::new(8);
+        passes.visits(8, IN_VAIN);
+        assert_eq!(passes.visits(1, outcome), [8]);
+        assert_eq!(passes.visits(7, IN_VAIN), [9, 10, 11, 12]);
+    }
+}
+
+#[test]
+fn other_pages_in_a_barren_region_bring_a_visit_at_once() {
+    let mut passes = Passes::new(8);
+    passes.visits(9, IN_VAIN);
+    assert!(!passes.comes_to(1, SAME, IN_VAIN));
+    assert!(passes.comes_to(1, SAME + 1, IN_VAIN));
+    passes.next();
+    assert!(!passes.comes_to(1, SAME + 1, IN_VAIN));
+    assert!(passes.comes_to(1, SAME, IN_VAIN));
+}
+
+/// What thrashes always has other pages: as they are merged, and as they are copied again.
+#[test]
+fn thrashing_regions_are_visited_less_often_whatever_is_mapped() {
+    let mut passes = Passes::new(8);
+    let all = Outcome {
+        merged: PAGES,
+        ..IN_VAIN
+    };
+    let mut visited = Vec::new();
+    for digest in 1..=40 {
+        if passes.comes_to(1, digest, all) {
+            visited.push(passes.pass);
+        }
+        passes.next();
+    }
+    // The first merges were broken before the second visit, and so on.
+    assert_eq!(visited, [0, 1, 2, 4, 8, 16, 24, 32]);
+}
+
+#[test]
+fn merges_that_last_are_no_thrashing() {
+    let mut passes = Passes::new(8);
+    for visit in 0..40 {
+        // One of four is broken each time.
+        let outcome = Outcome {
+            found_merged: visit * 3,
+            merged: 4,
+            ..IN_VAIN
+        };
+        assert!(passes.comes_to(1, u32::from(visit) + 1, outcome));
+        passes.next();
+    }
+}
+
+#[test]
+fn contents_are_remembered_until_the_next_visit_of_a_barren_region() {
+    let mut passes = Passes::new(8);
+    let mut last = None;
+    for _ in 0..64 {
+        let plan = passes.plan();
+        if let Some(visit) = passes.regions.plan(RegionId(1), &plan, || SAME) {
+            assert!((1..=LONGEST_INTERVAL).contains(&visit.next_within));
+            if let Some(expected) = last.replace(passes.pass + u64::from(visit.next_within)) {
+                assert_eq!(passes.pass, expected);
+            }
+            let ended = passes
+                .regions
+                .end_visit(&passes.memory, visit, &plan, IN_VAIN);
+            assert_eq!(ended, Ok(()));
+        }
+        passes.next();
+    }
+}
+
+#[test]
+fn all_regions_meet_in_the_passes_of_the_longest_interval() {
+    let mut passes = Passes::new(8);
+    let mut met = Vec::new();
+    for pass in 0..64u64 {
+        // One more region in each pass.
+        let visited: Vec<u64> = (0..=pass)
+            .filter(|&id| passes.comes_to(id, SAME, IN_VAIN))
+            .collect();
+        if visited.len() as u64 == pass + 1 {
+            met.push(pass);
+        }
+        passes.next();
+    }
+    for pass in (0..64).step_by(8) {
+        assert!(met.contains(&pass), "{pass}: {met:?}");
+    }
+}
+
+#[test]
+fn regions_that_are_gone_are_forgotten() {
+    let mut passes = Passes::new(8);
+    for id in 0..1000 {
+        assert!(passes.comes_to(id, SAME, IN_VAIN));
+    }
+    assert!(passes.regions.bytes() >= 16_000);
+    for _ in 0..2 {
+        passes.next();
+    }
+    assert_eq!(passes.regions.bytes(), 0);
+}
+
+#[test]
+fn an_empty_region_is_not_remembered() {
+    let mut passes = Passes::new(8);
+    let empty = Outcome {
+        looked_at: 0,
+        ..IN_VAIN
+    };
+    assert_eq!(passes.visits(20, empty).len(), 20);
+    assert_eq!(passes.regions.bytes(), 0);
+}
+
+#[test]
+fn what_can_not_be_remembered_is_visited() {
+    let mut passes = Passes::new(8);
+    passes.memory = Memory::new(MemoryPlan::Only(0));
+    let plan = passes.plan();
+    let visit = passes.regions.plan(RegionId(1), &plan, || SAME).unwrap();
+    let ended = passes
+        .regions
+        .end_visit(&passes.memory, visit, &plan, IN_VAIN);
+    assert!(ended.is_err());
+    passes.next();
+    assert!(passes
+        .regions
+        .plan(RegionId(1), &passes.plan(), || SAME)
+        .is_some());
+}
