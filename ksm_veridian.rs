@@ -22,6 +22,7 @@ use crate::offline::Offlining;
 use crate::scanner::Scanner;
 use crate::sys::imports::Imports;
 use crate::sys::kthread::Kthread;
+use crate::sys::shrinker::Shrinker;
 use engine::HashKind;
 use kernel::prelude::*;
 
@@ -55,10 +56,11 @@ module! {
     },
 }
 
-/// The loaded module. Fields are dropped in order: nobody watches any more, the knobs go, then the
+/// The loaded module. Fields are dropped in order: nobody watches or asks any more, the knobs go, then the
 /// thread behind them, and then what would need the module.
 struct KsmVeridian {
     _offlining: Offlining,
+    _shrinker: Shrinker<Daemon>,
     _knobs: sysfs::Knobs,
     _marks: mm::zero::Marks,
 }
@@ -70,7 +72,8 @@ impl kernel::Module for KsmVeridian {
         let daemon = Daemon::new(scanner)?;
         let thread = Kthread::spawn(c"ksm_v_scand", SCANNER_NICE, daemon.clone())?;
         Ok(KsmVeridian {
-            _offlining: Offlining::watch(daemon),
+            _offlining: Offlining::watch(daemon.clone()),
+            _shrinker: Shrinker::new(c"ksm_v", daemon)?,
             _knobs: sysfs::Knobs::new(imports, thread)?,
             _marks: mm::zero::Marks,
         })

@@ -14,6 +14,7 @@ use crate::shim;
 use crate::sys::kthread::own_cpu_ns;
 use crate::sys::kthread::should_stop;
 use crate::sys::kthread::Body;
+use crate::sys::shrinker::Cache;
 use core::ops::Range;
 use engine::pace::Clocks;
 use engine::pace::Governor;
@@ -23,6 +24,8 @@ use kernel::mm::Mm;
 use kernel::new_condvar;
 use kernel::new_mutex;
 use kernel::prelude::*;
+use kernel::sync::atomic::Atomic;
+use kernel::sync::atomic::Relaxed;
 use kernel::sync::Arc;
 use kernel::sync::CondVar;
 use kernel::sync::Mutex;
@@ -114,6 +117,10 @@ pub(crate) struct Daemon {
     /// The counts as of the last batch, for readers that can't wait for an unmerge.
     #[pin]
     published: Mutex<(Counts, bool)>,
+    /// What the index could give up when memory is short, in parts, as of the last step.
+    forgettable: Atomic<usize>,
+    /// Parts that it is asked to give up, by whoever could not wait for the mutex.
+    wanted: Atomic<usize>,
     /// Wakes the thread: a knob has changed.
     #[pin]
     changed: CondVar,
@@ -138,6 +145,8 @@ impl Daemon {
             pin_init!(Daemon {
                 state <- new_mutex!(state, "ksm_v::state"),
                 published <- new_mutex!((Counts::default(), false), "ksm_v::published"),
+                forgettable: Atomic::new(0),
+                wanted: Atomic::new(0),
                 changed <- new_condvar!("ksm_v::changed"),
                 start: Instant::now(),
             }),
@@ -321,7 +330,10 @@ impl Daemon {
             if left == 0 || state.stopping || !state.scanner.engine.is_enabled() {
                 return sleep_ms;
             }
+            self.forget(&mut state.scanner, self.wanted.xchg(0, Relaxed));
             let step = state.scanner.step(left);
+            self.forgettable
+                .store(state.scanner.engine.forgettable_parts(), Relaxed);
             if step.end_of_pass {
                 state.end_pass();
             }
@@ -344,6 +356,13 @@ impl Daemon {
             if should_stop() {
                 return sleep_ms;
             }
+        }
+    }
+
+    /// Gives up so many parts of the index.
+    fn forget(&self, scanner: &mut Scanner, parts: usize) {
+        for _ in 0..parts.min(scanner.engine.forgettable_parts()) {
+            scanner.engine.forget_some();
         }
     }
 
@@ -378,6 +397,25 @@ impl Body for Daemon {
     fn interrupt(&self) {
         self.state.lock().stopping = true;
         self.changed.notify_all();
+    }
+}
+
+/// The unstable set can be gathered anew, at the price of another pass.
+impl Cache for Daemon {
+    fn count(&self) -> usize {
+        self.forgettable.load(Relaxed)
+    }
+
+    fn shrink(&self, parts: usize) -> Option<usize> {
+        let Some(mut state) = self.state.try_lock() else {
+            // Perhaps it is the scanner itself that wants memory: at its next step.
+            self.wanted.store(parts, Relaxed);
+            return None;
+        };
+        self.forget(&mut state.scanner, parts);
+        let left = state.scanner.engine.forgettable_parts();
+        self.forgettable.store(left, Relaxed);
+        Some(parts)
     }
 }
 

@@ -3,6 +3,7 @@
 //! [`KsmScanner`]: the documented API, and the decisions behind it.
 
 use crate::content::Content;
+use crate::content::PAGE_SIZE;
 use crate::hash::mix;
 use crate::hash::HashKind;
 use crate::hash::PageHash;
@@ -28,10 +29,12 @@ use crate::stats::merge_ratio_x100;
 use crate::stats::KsmStats;
 use crate::table::Storage;
 use crate::table::Table;
+use crate::table::SEGMENTS;
 use crate::verdict::Glance;
 use crate::verdict::Sight;
 use crate::verdict::Target;
 use crate::verdict::Verdict;
+use core::mem::size_of;
 
 /// Documented defaults.
 mod default {
@@ -72,6 +75,8 @@ pub struct KsmScanner<S: Storage> {
     regions: Regions<S>,
     index: Table<IndexEntry, S>,
     unstable: u64,
+    /// The part of the index that is forgotten next, if memory is short.
+    next_forgotten: usize,
     shared: Shared<S>,
     /// For how many passes, this one included, shared frames are looked at where they are met:
     /// while one may be unknown, or is known and not in the stable set.
@@ -234,6 +239,7 @@ impl<S: Storage> KsmScanner<S> {
             remembered_for: 1,
             index: Table::new(),
             unstable: 0,
+            next_forgotten: 0,
             shared: Shared::new(),
             watch: 0,
             pages_scanned: 0,
@@ -604,6 +610,26 @@ impl<S: Storage> KsmScanner<S> {
         }
         self.index.shrink(&self.storage);
         self.shared.shrink(&self.storage);
+    }
+
+    /// How many calls of [`Self::forget_some`] would give memory back that is worth it.
+    pub fn forgettable_parts(&self) -> usize {
+        let bytes = self.unstable.saturating_mul(size_of::<IndexEntry>() as u64);
+        usize::try_from(bytes / PAGE_SIZE as u64).map_or(SEGMENTS, |parts| parts.min(SEGMENTS))
+    }
+
+    /// Forgets the unstable set, a part of it in each call, and gives the memory back: for when
+    /// that is short. What is seen again is remembered again.
+    pub fn forget_some(&mut self) {
+        let mut forgotten = 0u64;
+        self.index
+            .thin_out(&self.storage, self.next_forgotten, |entry| {
+                let stays = !matches!(entry.state(), State::Unstable { .. });
+                forgotten = forgotten.wrapping_add(u64::from(!stays));
+                stays
+            });
+        self.unstable = self.unstable.saturating_sub(forgotten);
+        self.next_forgotten = self.next_forgotten.wrapping_add(1) % SEGMENTS;
     }
 
     /// Brings the counts of shared frames up to date.

@@ -41,7 +41,8 @@ pub struct Full;
 
 /// Bits of a hash that choose the segment.
 const SEGMENT_BITS: u32 = 4;
-const SEGMENTS: usize = 1 << SEGMENT_BITS;
+/// Into how many parts a table is divided.
+pub const SEGMENTS: usize = 1 << SEGMENT_BITS;
 
 /// A hash table of entries `E` in blocks of `S`.
 pub struct Table<E: Entry, S: Storage> {
@@ -139,6 +140,14 @@ impl<E: Entry, S: Storage> Table<E, S> {
     pub fn retain(&mut self, mut keep: impl FnMut(&mut E) -> bool) {
         for segment in &mut self.segments {
             segment.retain(&mut keep);
+        }
+    }
+
+    /// As [`Self::retain`] and [`Self::shrink`] for one of the [`SEGMENTS`].
+    pub fn thin_out(&mut self, storage: &S, segment: usize, mut keep: impl FnMut(&mut E) -> bool) {
+        if let Some(segment) = self.segments.get_mut(segment) {
+            segment.retain(&mut keep);
+            segment.shrink(storage);
         }
     }
 

@@ -35,6 +35,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
+#include <linux/shrinker.h>
 #include <linux/slab.h>
 #include <linux/swap.h>
 #include <linux/userfaultfd_k.h>
@@ -210,6 +211,14 @@ int ksm_v_task_tgid(const struct task_struct *task);
 u32 ksm_v_task_kuid(struct task_struct *task);
 bool ksm_v_task_is_dumpable(struct task_struct *task);
 void ksm_v_cond_resched_tasks_rcu_qs(void);
+
+/* <linux/shrinker.h> */
+typedef unsigned long ksm_v_shrink_fn(struct shrinker *shrinker, struct shrink_control *control);
+struct shrinker *ksm_v_shrinker_new(const char *name, ksm_v_shrink_fn *count,
+				    ksm_v_shrink_fn *scan, void *data);
+void *ksm_v_shrinker_data(struct shrinker *shrinker);
+unsigned long ksm_v_shrink_count(struct shrink_control *control);
+void ksm_v_shrinker_free(struct shrinker *shrinker);
 
 /* <linux/slab.h>, <linux/gfp.h> */
 void *ksm_v_alloc_pages_exact(size_t size, gfp_t gfp);

@@ -5,4 +5,5 @@
 pub(crate) mod entry_probe;
 pub(crate) mod imports;
 pub(crate) mod kthread;
+pub(crate) mod shrinker;
 pub(crate) mod sysfs;

@@ -802,3 +802,30 @@ fn the_documented_call_keeps_to_the_limit() {
     assert_eq!(scanner.get_stats().pages_shared, 2);
     assert_eq!(scanner.get_stats().pages_sharing, 2);
 }
+
+#[test]
+fn for_want_of_memory_the_unstable_set_is_forgotten_in_parts() {
+    const CONTENTS: u32 = 40_000;
+    let mut scanner = scanner(2);
+    let key = merge_two(&mut scanner, D, A, 10);
+    for number in 0..CONTENTS {
+        scanner.scan(Frame(5000 + u64::from(number)), D, &filler(number));
+    }
+    let (full, unshared) = (scanner.index_bytes(), scanner.get_stats().pages_unshared);
+    let parts = scanner.forgettable_parts();
+    assert!(parts > 1);
+    scanner.forget_some();
+    let left = scanner.get_stats().pages_unshared;
+    assert!(left > 0 && left < unshared);
+    assert!(scanner.index_bytes() < full);
+    while scanner.forgettable_parts() > 0 {
+        scanner.forget_some();
+    }
+    for _ in 0..16 {
+        scanner.forget_some();
+    }
+    assert_eq!(scanner.get_stats().pages_unshared, 0);
+    assert!(scanner.index_bytes() < full / 8);
+    // What is shared is still known.
+    assert_eq!(scanner.scan(Frame(4), D, &A), Verdict::Merge(key));
+}

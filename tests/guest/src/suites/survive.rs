@@ -27,6 +27,7 @@ use guest::Result;
 use libtest_mimic::Trial;
 
 mod offline;
+mod shortage;
 
 const TESTS: &[Test] = &[
     ("processes_that_work_on_their_memory", churn),
@@ -43,7 +44,7 @@ const TESTS: &[Test] = &[
 
 /// The tests.
 pub fn trials() -> Vec<Trial> {
-    let tests: Vec<Test> = [TESTS, offline::TESTS].concat();
+    let tests: Vec<Test> = [TESTS, offline::TESTS, shortage::TESTS].concat();
     lab::trials("survive", &tests)
 }
 

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The index, when the kernel asks for memory.
+//!
+//! `drop_caches` asks as a kernel does that has none left.
+
+use guest::content::Ids;
+use guest::expect;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pages;
+use guest::procfs;
+use guest::scanner;
+use guest::Result;
+
+pub(super) const TESTS: &[Test] = &[
+    ("the_index_is_given_up_for_want_of_memory", given_up),
+    ("the_index_is_given_up_while_it_is_filled", beside_scanner),
+];
+
+const PAGES: u64 = 20_000;
+
+fn ask_for_memory() -> Result {
+    procfs::write("/proc/sys/vm/drop_caches", "2")
+}
+
+fn given_up(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let shared = Ids::each(1_000_000);
+    let (in_a, in_b) = (a.anon(64, shared)?, b.anon(64, shared)?);
+    let alone = a.anon(PAGES, Ids::each(1))?;
+    scanner::merge()?;
+    let frames = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    let [bytes, unshared] = [knob::number("index_bytes")?, knob::number("pages_unshared")?];
+    ask_for_memory()?;
+    let [bytes_left, left] = [knob::number("index_bytes")?, knob::number("pages_unshared")?];
+    expect::within("contents remembered", 0..=unshared / 8, left)?;
+    expect::within("index_bytes", 0..=bytes / 4, bytes_left)?;
+    // What is shared is known as ever, and all the rest as soon as it is met again.
+    knob::set("promote_after", 255)?;
+    let c = lab.alice()?;
+    let in_c = c.anon(64, shared)?;
+    scanner::scan(2)?;
+    pages::expect_frames("further pages of a shared content", (&c, in_c), &frames)?;
+    let again = knob::number("pages_unshared")?;
+    expect::that(again >= PAGES, || {
+        format!("contents remembered: expected {PAGES} or more again, found {again}")
+    })?;
+    a.check(alone, Ids::each(1))?;
+    scanner::expect_exact_counts("after the index was given up").map(drop)
+}
+
+fn beside_scanner(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let ids = Ids::each(1);
+    let (in_a, in_b) = (a.anon(PAGES, ids)?, b.anon(PAGES, Ids::each(500_000))?);
+    scanner::start()?;
+    for _ in 0..100 {
+        ask_for_memory()?;
+    }
+    b.fill(in_b, ids)?;
+    scanner::wait_passes(scanner::ENOUGH_PASSES)?;
+    scanner::stop()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    a.check(in_a, ids)?;
+    b.check(in_b, ids)
+}
