@@ -410,7 +410,7 @@ impl Scanner {
     ) -> usize {
         let mut addr = range.start;
         while addr < range.end && !budget.is_spent() {
-            let chunk = CHUNK.min(budget.pages);
+            let (chunk, settled) = (CHUNK.min(budget.pages), self.batch.pages.len());
             let mut visitor = Gatherer {
                 batch: &mut self.batch,
                 engine: &self.engine,
@@ -420,9 +420,11 @@ impl Scanner {
                 sampler: *self.engine.sampler(),
                 watchful: self.engine.is_watchful(),
                 left: chunk,
+                settled,
                 tables: budget.tables,
             };
             addr = walk(vma, Held::VmaLock, addr..range.end, &mut visitor);
+            visitor.settle();
             budget.tables = visitor.tables;
             budget.pages = budget.pages.saturating_sub(chunk - visitor.left);
         }
@@ -450,35 +452,27 @@ impl Scanner {
         let Batch {
             pages, candidates, ..
         } = &mut self.batch;
-        let mut visit = VisitNo::NONE;
-        self.engine.remember_for(1);
-        for seen in pages.drain_all() {
-            if seen.visit != visit {
-                visit = seen.visit;
-                self.engine.remember_for(self.visits.next_within(visit));
-            }
-            let key = match view(&mut self.engine, &seen, domain) {
-                Verdict::Wait => continue,
-                Verdict::Promising => {
-                    if let Some(outcome) = self.visits.outcome(visit) {
-                        outcome.is_promising = true;
+        let mut rest = pages.as_slice();
+        // What is left in the end was looked at out of turn.
+        for visit in Iterator::chain(self.visits.numbers(), [VisitNo::NONE]) {
+            let count = self.visits.take_sampled(visit).unwrap_or(usize::MAX);
+            let (met, others) = rest.split_at_checked(count).unwrap_or((rest, &[]));
+            rest = others;
+            self.engine.remember_for(self.visits.next_within(visit));
+            for seen in met {
+                let key = match view(&mut self.engine, seen, domain) {
+                    Verdict::Wait => continue,
+                    Verdict::Promising => {
+                        self.visits.promise(visit);
+                        continue;
                     }
-                    continue;
-                }
-                Verdict::Zero => None,
-                Verdict::Merge(key) => Some(key),
-            };
-            let Seen { addr, frame, .. } = seen;
-            nominate(
-                candidates,
-                Candidate {
-                    addr,
-                    frame,
-                    key,
-                    visit,
-                },
-            );
+                    Verdict::Zero => None,
+                    Verdict::Merge(key) => Some(key),
+                };
+                nominate(candidates, seen.candidate(key, visit));
+            }
         }
+        pages.clear();
     }
 
     /// Merges the candidates and what they are equal to: near ones together, and one by one what
@@ -684,6 +678,7 @@ fn differed(engine: &mut Engine, domain: Domain, key: Key, frame: Frame) {
 }
 
 /// Shows a page that was met to the engine.
+#[inline]
 fn view(engine: &mut Engine, seen: &Seen, domain: Domain) -> Verdict {
     match engine.glance(seen.frame, domain, seen.sample) {
         Glance::Wait => Verdict::Wait,
@@ -766,7 +761,18 @@ struct Seen {
     addr: usize,
     frame: Frame,
     sample: Sample,
-    visit: VisitNo,
+}
+
+impl Seen {
+    /// A page to merge, met during this visit.
+    fn candidate(&self, key: Option<Key>, visit: VisitNo) -> Candidate {
+        Candidate {
+            addr: self.addr,
+            frame: self.frame,
+            key,
+            visit,
+        }
+    }
 }
 
 impl Batch {
@@ -849,15 +855,18 @@ struct Gatherer<'a> {
     watchful: bool,
     /// Pages that may be looked at before the page table lock has to be dropped.
     left: usize,
+    /// Samples that the visits know of.
+    settled: usize,
     tables: u32,
 }
 
 impl Gatherer<'_> {
-    fn count(&mut self, is_merged: bool) {
-        if let Some(outcome) = self.visits.outcome(self.visit) {
-            outcome.looked_at = outcome.looked_at.saturating_add(1);
-            outcome.found_merged = outcome.found_merged.saturating_add(is_merged.into());
-        }
+    /// Has the visit know how many samples were taken since it was told last.
+    fn settle(&mut self) {
+        let taken = self.batch.pages.len();
+        let before = core::mem::replace(&mut self.settled, taken);
+        self.visits
+            .count_sampled(self.visit, taken.saturating_sub(before));
     }
 }
 
@@ -866,22 +875,22 @@ impl Visitor for Gatherer<'_> {
         let Some(space) = self.space else {
             return true;
         };
+        self.settle();
         let visit = self.visits.come_to(self.engine, space, range, &population);
         if visit.is_none() {
             let skipped = population().pages.into();
             self.batch.skipped = self.batch.skipped.saturating_add(skipped);
         }
-        self.visit = visit.unwrap_or_default();
+        self.visit = visit.unwrap_or(VisitNo::NONE);
         visit.is_some()
     }
 
     fn merged_zero(&mut self, _zero: MergedZero) -> ControlFlow<()> {
-        self.count(true);
+        self.visits.count_found_merged(self.visit);
         ControlFlow::Continue(())
     }
 
     fn page(&mut self, addr: usize, mapped: Mapped<'_>) -> ControlFlow<()> {
-        self.count(mapped.kind == Kind::Merged);
         // There is room: no more pages are looked at than a batch holds.
         if mapped.kind != Kind::Merged {
             if let Some(sample) = mapped.sample(&self.sampler) {
@@ -890,15 +899,17 @@ impl Visitor for Gatherer<'_> {
                     addr,
                     frame,
                     sample,
-                    visit: self.visit,
                 };
                 let _ = self.batch.pages.push_within_capacity(seen);
             }
-        } else if self.watchful {
-            let seen = (mapped.frame(), mapped.mappings());
-            let _ = self.batch.merged.push_within_capacity(seen);
         } else {
-            self.batch.passed_by = self.batch.passed_by.saturating_add(1);
+            self.visits.count_found_merged(self.visit);
+            if self.watchful {
+                let seen = (mapped.frame(), mapped.mappings());
+                let _ = self.batch.merged.push_within_capacity(seen);
+            } else {
+                self.batch.passed_by = self.batch.passed_by.saturating_add(1);
+            }
         }
         self.left = self.left.saturating_sub(1);
         break_if(self.left == 0)

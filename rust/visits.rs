@@ -14,12 +14,12 @@ use engine::region::Visit;
 use kernel::prelude::*;
 
 /// One of the visits; or none, of a page that is looked at out of turn.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct VisitNo(Option<u8>);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct VisitNo(u8);
 
 impl VisitNo {
-    /// Out of turn.
-    pub(crate) const NONE: Self = VisitNo(None);
+    /// Out of turn: no visit has this number.
+    pub(crate) const NONE: Self = VisitNo(u8::MAX);
 }
 
 /// The visits of a step, and what was merged in all.
@@ -36,6 +36,8 @@ struct Region {
     range: Range<usize>,
     visit: Visit,
     outcome: Outcome,
+    /// Pages of which this step has samples.
+    sampled: usize,
 }
 
 impl Visits {
@@ -68,18 +70,54 @@ impl Visits {
                 range: range.clone(),
                 visit,
                 outcome: Outcome::default(),
+                sampled: 0,
             };
             if self.regions.push_within_capacity(region).is_err() {
                 return Some(VisitNo::NONE);
             }
         }
-        let no = self.regions.len().checked_sub(1);
-        Some(VisitNo(no.and_then(|no| u8::try_from(no).ok())))
+        let last = self.regions.len().wrapping_sub(1);
+        Some(u8::try_from(last).map_or(VisitNo::NONE, VisitNo))
     }
 
-    /// What the visit brought so far.
-    pub(crate) fn outcome(&mut self, no: VisitNo) -> Option<&mut Outcome> {
-        let region = self.regions.get_mut(usize::from(no.0?))?;
+    /// The visits of this step, in the order in which their pages were met.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = VisitNo> {
+        (0..self.regions.len()).map_while(|no| u8::try_from(no).ok().map(VisitNo))
+    }
+
+    /// Takes note that samples were taken of so many pages.
+    pub(crate) fn count_sampled(&mut self, no: VisitNo, pages: usize) {
+        if let Some(region) = self.regions.get_mut(usize::from(no.0)) {
+            region.sampled = region.sampled.saturating_add(pages);
+        }
+    }
+
+    /// Of how many pages samples were taken since this was asked last; `None`: out of turn.
+    pub(crate) fn take_sampled(&mut self, no: VisitNo) -> Option<usize> {
+        let region = self.regions.get_mut(usize::from(no.0))?;
+        let sampled = core::mem::take(&mut region.sampled);
+        let looked_at = &mut region.outcome.looked_at;
+        *looked_at = looked_at.saturating_add(u16::try_from(sampled).unwrap_or(u16::MAX));
+        Some(sampled)
+    }
+
+    /// Takes note of a page that was merged before.
+    pub(crate) fn count_found_merged(&mut self, no: VisitNo) {
+        if let Some(outcome) = self.outcome(no) {
+            outcome.looked_at = outcome.looked_at.saturating_add(1);
+            outcome.found_merged = outcome.found_merged.saturating_add(1);
+        }
+    }
+
+    /// Takes note of a page that may be merged soon.
+    pub(crate) fn promise(&mut self, no: VisitNo) {
+        if let Some(outcome) = self.outcome(no) {
+            outcome.is_promising = true;
+        }
+    }
+
+    fn outcome(&mut self, no: VisitNo) -> Option<&mut Outcome> {
+        let region = self.regions.get_mut(usize::from(no.0))?;
         Some(&mut region.outcome)
     }
 
@@ -98,7 +136,7 @@ impl Visits {
 
     /// In how many passes its region is visited next, at the latest.
     pub(crate) fn next_within(&self, no: VisitNo) -> u8 {
-        let region = no.0.and_then(|no| self.regions.get(usize::from(no)));
+        let region = self.regions.get(usize::from(no.0));
         region.map_or(1, |region| region.visit.next_within)
     }
 

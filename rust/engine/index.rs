@@ -86,6 +86,10 @@ const MET: u32 = 1 << (UNTIL_SHIFT + PassTag::BITS);
 const KIND_SHIFT: u32 = UNTIL_SHIFT + PassTag::BITS + 1;
 const _: () = assert!(KIND_SHIFT + 2 == u32::BITS);
 
+const KIND_MASK: u32 = u32::MAX << KIND_SHIFT;
+/// All that a [`State`] says.
+const STATE_MASK: u32 = u32::MAX << SIGHTINGS_SHIFT;
+
 /// What the upper two bits of the second word say; 0 is a vacant slot.
 const UNSTABLE: u32 = 1 << KIND_SHIFT;
 const STABLE: u32 = 2 << KIND_SHIFT;
@@ -95,22 +99,13 @@ impl IndexEntry {
     /// Makes an entry. Of an ambiguous sample the frame means nothing.
     #[inline]
     pub fn new(key: Key, frame: Frame, state: State) -> Self {
-        let state = match state {
-            State::Stable => STABLE,
-            State::Unstable {
-                sightings,
-                until,
-                met,
-            } => UNSTABLE | (u32::from(sightings) << SIGHTINGS_SHIFT) | last_pass(until, met),
-            State::Ambiguous { until, met } => AMBIGUOUS | last_pass(until, met),
-        };
         // Inverted, so that a vacant slot has the greatest key.
         let key = !key.number();
         let key_high = (key >> 32) as u32 & KEY_HIGH_MASK;
         let frame_high = ((frame.0 & FRAME_MASK) >> 32) as u32;
         IndexEntry([
             key as u32,
-            state | key_high | (frame_high << FRAME_HIGH_SHIFT),
+            bits_of(state) | key_high | (frame_high << FRAME_HIGH_SHIFT),
             frame.0 as u32,
         ])
     }
@@ -129,7 +124,7 @@ impl IndexEntry {
         let [_, word, _] = self.0;
         let until = PassTag::of((word >> UNTIL_SHIFT).into());
         let met = word & MET != 0;
-        match word >> KIND_SHIFT << KIND_SHIFT {
+        match word & KIND_MASK {
             STABLE => State::Stable,
             AMBIGUOUS => State::Ambiguous { until, met },
             _ => State::Unstable {
@@ -140,13 +135,59 @@ impl IndexEntry {
         }
     }
 
-    /// Takes note that a pass has ended: it was not met in the next one yet.
+    /// Changes the state.
     #[inline]
-    pub fn end_pass(&mut self) {
+    pub fn set_state(&mut self, state: State) {
         let [_, word, _] = &mut self.0;
-        if *word & MET != 0 {
-            *word &= !MET;
-        }
+        *word = (*word & !STATE_MASK) | bits_of(state);
+    }
+
+    /// Counts one more sighting of an unstable content, on `frame` in the pass `now`, which is to be
+    /// remembered up to the pass `until`. Returns the sightings, and the entry's own frame.
+    #[inline]
+    pub fn see(&mut self, frame: Frame, now: PassTag, until: PassTag) -> (u8, Frame) {
+        let twin = self.frame();
+        let [_, word, _] = &mut self.0;
+        let is_twin = twin == frame;
+        let met = *word & MET != 0;
+        // A frame that two processes map is met twice in a pass, and counts once. Only of the
+        // twin this is known: of others the index has no memory.
+        let counts = u8::from(!(is_twin && met));
+        let sightings = ((*word >> SIGHTINGS_SHIFT) as u8).saturating_add(counts);
+        let last = PassTag::of((*word >> UNTIL_SHIFT).into()).later(until, now);
+        *word = (*word & !STATE_MASK)
+            | UNSTABLE
+            | (u32::from(sightings) << SIGHTINGS_SHIFT)
+            | last_pass(last, met || is_twin);
+        (sightings, twin)
+    }
+
+    /// Whether the content is in the unstable set.
+    #[inline]
+    pub fn is_unstable(&self) -> bool {
+        let [_, word, _] = self.0;
+        word & KIND_MASK == UNSTABLE
+    }
+
+    /// Ends a pass: it was not met in the next one yet. False if it is to be forgotten.
+    #[inline]
+    pub fn end_pass(&mut self, ended: PassTag) -> bool {
+        let [_, word, _] = &mut self.0;
+        *word &= !MET;
+        *word & KIND_MASK == STABLE || PassTag::of((*word >> UNTIL_SHIFT).into()) != ended
+    }
+}
+
+#[inline]
+fn bits_of(state: State) -> u32 {
+    match state {
+        State::Stable => STABLE,
+        State::Unstable {
+            sightings,
+            until,
+            met,
+        } => UNSTABLE | (u32::from(sightings) << SIGHTINGS_SHIFT) | last_pass(until, met),
+        State::Ambiguous { until, met } => AMBIGUOUS | last_pass(until, met),
     }
 }
 
@@ -238,8 +279,27 @@ mod tests {
         };
         let mut entry = IndexEntry::new(Key::of_sample(7), Frame(3), state(true));
         for _ in 0..2 {
-            entry.end_pass();
+            assert!(entry.end_pass(PassTag::of(8)));
             assert_eq!(entry.state(), state(false));
+        }
+        assert!(!entry.end_pass(PassTag::of(9)));
+    }
+
+    #[test]
+    fn a_new_state_leaves_key_and_frame_as_they_are() {
+        let key = Key::of_sample(u64::MAX);
+        let mut entry = IndexEntry::new(key, Frame(FRAME_MASK), State::Stable);
+        let state = State::Unstable {
+            sightings: 255,
+            until: PassTag::of(15),
+            met: true,
+        };
+        for state in [state, State::Stable] {
+            entry.set_state(state);
+            assert_eq!(
+                (entry.hash(), entry.frame(), entry.state()),
+                (key.hash(), Frame(FRAME_MASK), state)
+            );
         }
     }
 }

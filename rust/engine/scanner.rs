@@ -592,15 +592,9 @@ impl<S: Storage> KsmScanner<S> {
         let ended = self.pass();
         let mut unstable = 0u64;
         self.index.retain(|entry| {
-            entry.end_pass();
-            match entry.state() {
-                State::Stable => true,
-                State::Unstable { until, .. } => {
-                    unstable = unstable.wrapping_add(u64::from(until != ended));
-                    until != ended
-                }
-                State::Ambiguous { until, .. } => until != ended,
-            }
+            let stays = entry.end_pass(ended);
+            unstable = unstable.wrapping_add(u64::from(stays && entry.is_unstable()));
+            stays
         });
         self.unstable = unstable;
         self.full_scans = self.full_scans.wrapping_add(1);
@@ -624,7 +618,7 @@ impl<S: Storage> KsmScanner<S> {
         let mut forgotten = 0u64;
         self.index
             .thin_out(&self.storage, self.next_forgotten, |entry| {
-                let stays = !matches!(entry.state(), State::Unstable { .. });
+                let stays = !entry.is_unstable();
                 forgotten = forgotten.wrapping_add(u64::from(!stays));
                 stays
             });
@@ -683,7 +677,7 @@ impl<S: Storage> KsmScanner<S> {
             until: if met { until.later(next, now) } else { until },
             met: true,
         };
-        *entry = IndexEntry::new(key, Frame::default(), state);
+        entry.set_state(state);
         true
     }
 
@@ -729,26 +723,13 @@ impl<S: Storage> KsmScanner<S> {
                 return Glance::Wait;
             }
         };
-        let (sightings, until, met) = match entry.state() {
-            State::Stable => return Glance::Merge(key),
-            State::Ambiguous { .. } => return Glance::Look,
-            State::Unstable {
-                sightings,
-                until,
-                met,
-            } => (sightings, until, met),
-        };
-        let twin = entry.frame();
-        // A frame that two processes map is met twice in a pass, and counts once. Only of the
-        // twin this is known: of others the index has no memory.
-        let again = twin == frame && met;
-        let sightings = sightings.saturating_add(u8::from(!again));
-        let state = State::Unstable {
-            sightings,
-            until: until.later(next, now),
-            met: met || twin == frame,
-        };
-        *entry = IndexEntry::new(key, twin, state);
+        if !entry.is_unstable() {
+            return match entry.state() {
+                State::Ambiguous { .. } => Glance::Look,
+                _ => Glance::Merge(key),
+            };
+        }
+        let (sightings, twin) = entry.see(frame, now, next);
         if twin == frame {
             Glance::Wait
         } else if sightings >= promote_after {
@@ -868,7 +849,7 @@ fn keep_ambiguous<S: Storage>(
     if let Some(entry) = entry {
         if let State::Ambiguous { until, met } = entry.state() {
             let until = until.later(until_then, ending);
-            *entry = IndexEntry::new(sample, Frame::default(), State::Ambiguous { until, met });
+            entry.set_state(State::Ambiguous { until, met });
         }
     }
 }
