@@ -73,7 +73,12 @@ impl Scanner {
             thread: "ksm_v_scand",
             run: "1",
             pause: "sleep_ms",
-            opened: &[("scan_rate", "100000"), ("scope", "registered")],
+            opened: &[
+                ("scan_rate", "100000"),
+                ("scope", "registered"),
+                // As smart_scan of ksmd.
+                ("max_interval", "1"),
+            ],
             zero_pages: "zero_pages",
             index_bytes: |ksm_v| ksm_v.read("index_bytes"),
         }

@@ -32,9 +32,15 @@ fn given_up(lab: &Lab) -> Result {
     let alone = a.anon(PAGES, Ids::each(1))?;
     scanner::merge()?;
     let frames = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
-    let [bytes, unshared] = [knob::number("index_bytes")?, knob::number("pages_unshared")?];
+    let [bytes, unshared] = [
+        knob::number("index_bytes")?,
+        knob::number("pages_unshared")?,
+    ];
     ask_for_memory()?;
-    let [bytes_left, left] = [knob::number("index_bytes")?, knob::number("pages_unshared")?];
+    let [bytes_left, left] = [
+        knob::number("index_bytes")?,
+        knob::number("pages_unshared")?,
+    ];
     expect::within("contents remembered", 0..=unshared / 8, left)?;
     expect::within("index_bytes", 0..=bytes / 4, bytes_left)?;
     // What is shared is known as ever, and all the rest as soon as it is met again.
