@@ -96,6 +96,8 @@ ROOT_PACKAGES=(
 	qemu-system-x86 busybox-static virtme-ng virtiofsd udev iproute2
 	# applications of the demo
 	redis-server redis-tools python3
+	# plots as PNG
+	librsvg2-bin
 	# development
 	shellcheck procps git
 )

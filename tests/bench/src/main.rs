@@ -3,24 +3,28 @@
 //! Scanner cost of ksm_v beside ksmd: one boot, the same memory, both with their knobs opened.
 //!
 //! Run as root in a guest with `ksm_v.ko` in the current directory. Under QEMU's `-icount
-//! shift=0`, a nanosecond of a thread's run time is one instruction, and a run repeats exactly.
-//! Prints a table, the same as JSON, and points to plot; the exit status is 0 only if ksm_v needs no more than ksmd
-//! in every row.
+//! shift=0`, a nanosecond of a thread's run time is one instruction, and a run repeats exactly; a
+//! few works are for a guest with two CPUs and real time. Prints a table, the same as JSON, and
+//! points to plot; the exit status is 0 only if ksm_v needs no more than ksmd in every row that
+//! does not depend on real time.
 //!
 //! - [`work`]: what is measured, by which scanner whatsoever
+//! - [`volatile`], [`flushes`], [`busy`]: works that need more than memory and a scanner
 //! - [`memory`]: processes with memory of known contents
 //! - [`scanner`]: the two scanners, and what they have used up
 //! - [`report`]: the figures of both, the goals, the table
 
+mod busy;
+mod flushes;
 mod memory;
 mod report;
 mod scanner;
+mod volatile;
 mod work;
 
-use scanner::Scanner;
 use std::process::Command;
 use std::process::ExitCode;
-use work::Outcome;
+use work::Measured;
 use work::Point;
 use work::Work;
 use work::WORKS;
@@ -30,7 +34,9 @@ const USAGE: &str = "usage: ksm_v_bench [--list | WORK...]";
 fn main() -> ExitCode {
     let names: Vec<String> = std::env::args().skip(1).collect();
     if names == ["--list"] {
-        WORKS.iter().for_each(|work| println!("{}", work.name));
+        WORKS
+            .iter()
+            .for_each(|work| println!("{} {}", work.name, work.cpus));
         return ExitCode::SUCCESS;
     }
     let works = match chosen(&names) {
@@ -41,18 +47,16 @@ fn main() -> ExitCode {
         }
     };
     load_module();
-    let (mut ksmd, mut ksm_v) = (Outcome::default(), Outcome::default());
-    for work in works {
-        if work.beside_ksmd {
-            measure(work, &Scanner::ksmd(), &mut ksmd);
-        }
-        measure(work, &Scanner::ksm_v(), &mut ksm_v);
-    }
-    let report = report::Report::of(&ksmd.figures, &ksm_v.figures);
+    let all: Vec<Measured> = works.into_iter().flat_map(measure).collect();
+    let report = report::Report::of(&all);
     print!("{}", report.markdown());
     println!("== json\n{}", report.json());
+    println!(
+        "== rounds: figure, scanner, numbers\n{}",
+        report::rounds(&all)
+    );
     println!("== points: plot, scanner, x, y");
-    for (scanner, outcome) in [("ksmd", ksmd), ("ksm_v", ksm_v)] {
+    for Measured { scanner, outcome } in all {
         for Point { plot, x, y } in outcome.points {
             println!("{plot} {scanner} {x:.2} {y:.2}");
         }
@@ -76,11 +80,19 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Work>, &String> {
         .collect()
 }
 
-fn measure(work: &Work, scanner: &Scanner, all: &mut Outcome) {
-    eprintln!("measuring {}: {} ...", scanner.name(), work.name);
-    let outcome = (work.run)(scanner);
-    all.figures.extend(outcome.figures);
-    all.points.extend(outcome.points);
+/// Has the scanners do a work, in turn.
+fn measure(work: &Work) -> Vec<Measured> {
+    let rounds = (0..work.rounds).flat_map(|_| work.scanners);
+    rounds
+        .map(|scanner| {
+            let scanner = scanner();
+            eprintln!("measuring {}: {} ...", scanner.name(), work.name);
+            Measured {
+                scanner: scanner.name(),
+                outcome: (work.run)(&scanner),
+            }
+        })
+        .collect()
 }
 
 fn load_module() {

@@ -2,13 +2,16 @@
 
 //! Processes with memory of known contents, registered for merging.
 
+use guest::procfs;
 use std::io::Read;
 use std::io::Write;
 use std::net::Shutdown;
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::slice::from_raw_parts_mut;
 
-const PAGE_SIZE: usize = 4096;
+/// Bytes of a page.
+pub const PAGE_SIZE: usize = 4096;
 /// Words at the end of a page in which those differ that are alike: 100 bytes, rounded down.
 const LAST_WORDS: usize = 100 / 8;
 
@@ -25,6 +28,16 @@ pub enum Content {
     Zero,
 }
 
+impl Content {
+    /// What random content the page `index` of `of` pages has.
+    fn id(self, index: usize, of: usize) -> usize {
+        match self {
+            Content::Copies(copies) => index % (of / copies),
+            _ => index,
+        }
+    }
+}
+
 /// Processes that hold memory until this is dropped.
 pub struct Workers {
     children: Vec<(libc::pid_t, UnixStream)>,
@@ -33,18 +46,112 @@ pub struct Workers {
 impl Workers {
     /// Starts `processes` processes that share out `pages` pages; returns when all are filled.
     pub fn spawn(processes: usize, pages: usize, content: Content) -> Self {
+        Self::spawn_with(processes, pages, content, Worker::wait)
+    }
+
+    /// As [`Workers::spawn`], of processes that have something to do then.
+    pub fn spawn_with(processes: usize, pages: usize, content: Content, duty: Duty) -> Self {
         allow_files(2 * processes as u64 + 100);
         let children = (0..processes)
             .map(|index| {
-                spawn_one(
-                    index * pages / processes..(index + 1) * pages / processes,
-                    pages,
-                    content,
-                )
+                let own = index * pages / processes..(index + 1) * pages / processes;
+                spawn_one(own, pages, content, duty)
             })
             .collect();
         Workers { children }
     }
+
+    /// Asks all processes to do what they have to do once; returns what each answers when all
+    /// have done it.
+    pub fn ask<const N: usize>(&mut self) -> Vec<[u64; N]> {
+        for (_, pipe) in &mut self.children {
+            pipe.write_all(b"?").expect("ask a worker");
+        }
+        let pipes = self.children.iter_mut().map(|(_, pipe)| pipe);
+        pipes
+            .map(|pipe| [(); N].map(|()| read_number(pipe)))
+            .collect()
+    }
+
+    /// Pages of theirs that are merged, as their page tables have it.
+    pub fn merged_pages(&self) -> u64 {
+        let merged = |&(pid, _): &(libc::pid_t, UnixStream)| {
+            let kb = procfs::rollup(pid, "KSM").expect("what is merged of a worker");
+            kb * 1024 / PAGE_SIZE as u64
+        };
+        self.children.iter().map(merged).sum()
+    }
+}
+
+fn read_number(pipe: &mut UnixStream) -> u64 {
+    let mut bytes = [0; 8];
+    pipe.read_exact(&mut bytes).expect("a worker died");
+    u64::from_ne_bytes(bytes)
+}
+
+/// What a process does from when its memory is filled; it ends when this returns.
+pub type Duty = fn(&mut Worker);
+
+/// A process that holds memory, as it sees itself.
+pub struct Worker {
+    memory: &'static mut [u64],
+    /// Which pages it has, of how many.
+    pages: Range<usize>,
+    of: usize,
+    content: Content,
+    pipe: UnixStream,
+}
+
+impl Worker {
+    /// Waits until it is no longer needed.
+    pub fn wait(&mut self) {
+        while self.is_asked() {}
+    }
+
+    /// Waits to be asked. False: it is no longer needed.
+    pub fn is_asked(&mut self) -> bool {
+        self.pipe.read_exact(&mut [0]).is_ok()
+    }
+
+    /// Answers what it was asked.
+    pub fn answer(&mut self, numbers: &[u64]) {
+        let bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_ne_bytes()).collect();
+        self.pipe.write_all(&bytes).expect("answer the parent");
+    }
+
+    /// Writes new content to every page that holds one of each `interval` contents: one that no
+    /// page has had, equal where pages were equal. Another `round`, another content. Returns how
+    /// many pages that were.
+    pub fn rewrite(&mut self, interval: usize, round: usize) -> u64 {
+        let mut rewritten = 0;
+        for (page, index) in pages_of(self.memory).zip(self.pages.clone()) {
+            let id = self.content.id(index, self.of);
+            if id % interval == 0 {
+                scribble(page, id + round * self.of);
+                rewritten += 1;
+            }
+        }
+        rewritten
+    }
+
+    fn fill(&mut self) {
+        for (page, index) in pages_of(self.memory).zip(self.pages.clone()) {
+            let id = self.content.id(index, self.of);
+            match self.content {
+                Content::Unique | Content::Copies(_) => scribble(page, id),
+                Content::Alike => {
+                    let (alike, last) = page.split_at_mut(page.len() - LAST_WORDS);
+                    scribble(alike, 0);
+                    scribble(last, id);
+                }
+                Content::Zero => page.fill(0),
+            }
+        }
+    }
+}
+
+fn pages_of(memory: &mut [u64]) -> std::slice::ChunksExactMut<'_, u64> {
+    memory.chunks_exact_mut(PAGE_SIZE / 8)
 }
 
 impl Drop for Workers {
@@ -70,41 +177,33 @@ fn allow_files(count: u64) {
 }
 
 fn spawn_one(
-    pages: std::ops::Range<usize>,
+    pages: Range<usize>,
     of: usize,
     content: Content,
+    duty: Duty,
 ) -> (libc::pid_t, UnixStream) {
-    let (mut ours, mut theirs) = UnixStream::pair().expect("socketpair");
+    let (mut ours, theirs) = UnixStream::pair().expect("socketpair");
     // SAFETY: This process has one thread.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
     if pid == 0 {
         drop(ours);
-        fill(pages, of, content);
-        theirs.write_all(b"!").expect("tell the parent");
-        let _ = theirs.read(&mut [0]); // until the parent shuts it down
-                                       // SAFETY: Ends the child without running the parent's destructors.
+        let mut worker = Worker {
+            memory: map(pages.len()),
+            pages,
+            of,
+            content,
+            pipe: theirs,
+        };
+        worker.fill();
+        worker.answer(&[0]);
+        duty(&mut worker);
+        // SAFETY: Ends the child without running the parent's destructors.
         unsafe { libc::_exit(0) };
     }
     drop(theirs);
-    ours.read_exact(&mut [0]).expect("a worker died");
+    read_number(&mut ours);
     (pid, ours)
-}
-
-fn fill(pages: std::ops::Range<usize>, of: usize, content: Content) {
-    let memory = map(pages.len());
-    for (page, index) in memory.chunks_exact_mut(PAGE_SIZE / 8).zip(pages) {
-        match content {
-            Content::Unique => scribble(page, index),
-            Content::Copies(copies) => scribble(page, index % (of / copies)),
-            Content::Alike => {
-                let (alike, last) = page.split_at_mut(page.len() - LAST_WORDS);
-                scribble(alike, 0);
-                scribble(last, index);
-            }
-            Content::Zero => page.fill(0),
-        }
-    }
 }
 
 /// Writes random words, different for each `seed`.
@@ -114,7 +213,7 @@ fn scribble(words: &mut [u64], seed: usize) {
 }
 
 /// Maps memory without huge pages, so that both scanners meet the same pages, and registers it.
-fn map(pages: usize) -> &'static mut [u64] {
+pub fn map(pages: usize) -> &'static mut [u64] {
     let bytes = pages * PAGE_SIZE;
     // SAFETY: A new private mapping, which is never unmapped.
     unsafe {

@@ -2,6 +2,7 @@
 
 //! The two scanners, driven through their knobs, and the run time of their threads.
 
+use guest::task;
 use std::fs;
 use std::path::Path;
 use std::thread::sleep;
@@ -13,23 +14,46 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A scanner: its directory, its thread, and how to open its knobs.
 pub struct Scanner {
+    name: &'static str,
     directory: &'static str,
     thread: &'static str,
-    /// Knobs and values for a scan without pauses, of registered memory only.
+    /// What its `run` knob says while it is started.
+    run: &'static str,
+    /// Which knob says for how many milliseconds it pauses after a pass.
+    pause: &'static str,
+    /// Knobs and values for a scan in one go, of registered memory only.
     opened: &'static [(&'static str, &'static str)],
     /// Which file counts pages merged with the zero page.
     zero_pages: &'static str,
     index_bytes: fn(&Self) -> u64,
 }
 
+/// Names of scanners.
+pub const IDLE: &str = "idle";
+/// Mainline's.
+pub const KSMD: &str = "ksmd";
+/// Ours.
+pub const KSM_V: &str = "ksm_v";
+
 impl Scanner {
+    /// One that does not scan: mainline's, which is not let.
+    pub fn idle() -> Self {
+        Scanner {
+            name: IDLE,
+            run: "0",
+            ..Self::ksmd()
+        }
+    }
+
     /// Mainline's.
     pub fn ksmd() -> Self {
         Scanner {
+            name: KSMD,
             directory: "/sys/kernel/mm/ksm",
             thread: "ksmd",
+            run: "1",
+            pause: "sleep_millisecs",
             opened: &[
-                ("sleep_millisecs", "0"),
                 ("pages_to_scan", "100000"),
                 // Else it skips most pages in most passes, and a pass is no pass.
                 ("smart_scan", "0"),
@@ -44,29 +68,45 @@ impl Scanner {
     /// Ours.
     pub fn ksm_v() -> Self {
         Scanner {
+            name: KSM_V,
             directory: "/sys/kernel/mm/ksm_v",
             thread: "ksm_v_scand",
+            run: "1",
+            pause: "sleep_ms",
             opened: &[
-                ("sleep_ms", "0"),
                 ("scan_rate", "100000"),
                 ("scope", "registered"),
+                // As smart_scan of ksmd.
+                ("max_interval", "1"),
             ],
             zero_pages: "zero_pages",
             index_bytes: |ksm_v| ksm_v.read("index_bytes"),
         }
     }
 
-    /// The name of its thread.
+    /// Its name.
     pub fn name(&self) -> &'static str {
-        self.thread
+        self.name
+    }
+
+    /// Lets its thread run on one CPU only.
+    pub fn pin(&self, cpu: u64) {
+        let pinned = task::pin(self.thread_id(), cpu);
+        pinned.unwrap_or_else(|error| panic!("{} on CPU {cpu}: {error}", self.thread));
     }
 
     /// Lets it scan without pauses.
     pub fn start(&self) {
+        self.start_with_pauses(Duration::ZERO);
+    }
+
+    /// Lets it scan, with a pause after each pass.
+    pub fn start_with_pauses(&self, pause: Duration) {
         for (knob, value) in self.opened {
             self.write(knob, value);
         }
-        self.write("run", "1");
+        self.write(self.pause, &pause.as_millis().to_string());
+        self.write("run", self.run);
     }
 
     /// Stops it and unmerges everything.
@@ -100,23 +140,21 @@ impl Scanner {
         let goal = self.passes() + count;
         let deadline = Instant::now() + PATIENCE;
         while self.passes() < goal {
-            assert!(
-                Instant::now() < deadline,
-                "{} makes no progress",
-                self.thread
-            );
+            assert!(Instant::now() < deadline, "{} makes no progress", self.name);
             sleep(Duration::from_millis(2));
         }
     }
 
     /// Run time of its thread.
     pub fn cpu_ns(&self) -> u64 {
-        let path = thread_directory(self.thread).join("schedstat");
-        let text = fs::read_to_string(&path).unwrap_or_else(|err| panic!("{path:?}: {err}"));
-        let first = text.split_whitespace().next();
-        first
-            .and_then(|ns| ns.parse().ok())
-            .unwrap_or_else(|| panic!("{path:?} says {text:?}"))
+        task::run_time_ns(self.thread_id()).expect("a scanner's run time")
+    }
+
+    fn thread_id(&self) -> i32 {
+        match task::named(self.thread)[..] {
+            [id] => id,
+            ref found => panic!("expected one thread {}, found {found:?}", self.thread),
+        }
     }
 
     /// Its run time, and the pages it has looked at in that: the end of a pass is noticed late.
@@ -170,15 +208,4 @@ fn slab_bytes(prefix: &str) -> u64 {
             used * numbers.nth(1).unwrap_or(0)
         })
         .sum()
-}
-
-/// The /proc directory of a kernel thread.
-fn thread_directory(name: &str) -> std::path::PathBuf {
-    fs::read_dir("/proc")
-        .expect("/proc")
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| {
-            fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
-        })
-        .unwrap_or_else(|| panic!("there is no thread {name}"))
 }

@@ -2,16 +2,19 @@
 
 //! What is measured: memory, and what a scanner makes of it.
 
+use crate::busy;
+use crate::flushes;
 use crate::memory::Content;
 use crate::memory::Workers;
 use crate::scanner::Scanner;
+use crate::volatile;
 use std::thread::sleep;
 use std::time::Duration;
 
 /// Pages of a MiB.
-const MIB: usize = 256;
+pub const MIB: usize = 256;
 /// Processes that the memory of most works is spread over.
-const PROCESSES: usize = 2;
+pub const PROCESSES: usize = 2;
 /// Passes over which a steady state is averaged.
 const STEADY_PASSES: u64 = 3;
 /// Between two points of a curve.
@@ -46,14 +49,47 @@ pub struct Outcome {
     pub points: Vec<Point>,
 }
 
+/// What a piece of work brought, done by whom.
+pub struct Measured {
+    /// The scanner's name.
+    pub scanner: &'static str,
+    /// What it brought.
+    pub outcome: Outcome,
+}
+
 /// A piece of work.
 pub struct Work {
     /// Its name, as it is asked for.
     pub name: &'static str,
     /// Has a scanner do it. Leaves nothing merged and nothing running.
     pub run: fn(&Scanner) -> Outcome,
-    /// Whether ksmd does it too, within reasonable time.
-    pub beside_ksmd: bool,
+    /// Who does it, in turn.
+    pub scanners: &'static [fn() -> Scanner],
+    /// How often each does it: the median counts.
+    pub rounds: usize,
+    /// CPUs of the machine that it is for. With one, nothing depends on real time.
+    pub cpus: usize,
+}
+
+impl Work {
+    /// A work that both scanners do once, on one CPU.
+    const fn new(name: &'static str, run: fn(&Scanner) -> Outcome) -> Self {
+        Work {
+            name,
+            run,
+            scanners: &[Scanner::ksmd, Scanner::ksm_v],
+            rounds: 1,
+            cpus: 1,
+        }
+    }
+
+    /// Not by ksmd, which would take too long.
+    const fn without_ksmd(self) -> Self {
+        Work {
+            scanners: &[Scanner::ksm_v],
+            ..self
+        }
+    }
 }
 
 /// Saved pages over the run time of the scanner's thread: MiB over ms.
@@ -63,78 +99,83 @@ pub const COST: &str = "cost";
 
 /// All of them.
 pub const WORKS: &[Work] = &[
+    Work::new("unique-64", |scanner| {
+        let costs = unique(scanner, PROCESSES, 64);
+        Outcome {
+            figures: vec![
+                figure("unique-64/first-pass", costs.first_pass),
+                figure("unique-64/later-passes", costs.later_passes),
+                figure("unique-64/index-bytes", costs.index_bytes),
+            ],
+            points: vec![costs.point(64)],
+        }
+    }),
+    Work::new("unique-256", |scanner| {
+        let costs = unique(scanner, PROCESSES, 256);
+        Outcome {
+            figures: vec![figure("unique-256/later-passes", costs.later_passes)],
+            points: vec![costs.point(256)],
+        }
+    }),
+    Work::new("unique-2048", |scanner| {
+        let costs = unique(scanner, PROCESSES, 2048);
+        Outcome {
+            figures: vec![figure("unique-2048/later-passes", costs.later_passes)],
+            points: vec![costs.point(2048)],
+        }
+    })
+    .without_ksmd(),
+    Work::new("alike-64", |scanner| {
+        let costs = steady(scanner, PROCESSES, 64, Content::Alike);
+        only(figure("alike-64/later-passes", costs.later_passes))
+    }),
+    Work::new("copies-256", |scanner| {
+        let costs = copies(scanner, 256, 4);
+        Outcome {
+            figures: vec![
+                figure("copies-256/merging", costs.merging),
+                figure("copies-256/passes", costs.passes),
+                figure("copies-256/merged", costs.merged),
+            ],
+            points: costs.points,
+        }
+    }),
+    Work::new("zero-64", |scanner| {
+        only(figure("zero-64/merging", zeroes(scanner, 64)))
+    }),
+    Work::new("volatile-64", |scanner| {
+        only(figure(
+            "volatile-64/broken",
+            volatile::measure(scanner, 64, 2),
+        ))
+    }),
+    Work::new("processes-1000", |scanner| {
+        let costs = unique(scanner, 1000, 1000);
+        only(figure("processes-1000/later-passes", costs.later_passes))
+    })
+    .without_ksmd(),
     Work {
-        name: "unique-64",
-        run: |scanner| {
-            let costs = unique(scanner, PROCESSES, 64);
+        cpus: 2,
+        ..Work::new("flushes-64", |scanner| {
+            only(figure("flushes-64/sent", flushes::measure(scanner, 64, 4)))
+        })
+    },
+    Work {
+        cpus: 2,
+        scanners: &[Scanner::idle, Scanner::ksmd, Scanner::ksm_v],
+        rounds: 5,
+        ..Work::new("busy-64", |scanner| {
+            let times = busy::measure(scanner, 64);
             Outcome {
                 figures: vec![
-                    figure("unique-64/first-pass", costs.first_pass),
-                    figure("unique-64/later-passes", costs.later_passes),
-                    figure("unique-64/index-bytes", costs.index_bytes),
+                    figure("busy-64/fault-p50", times.fault_p50),
+                    figure("busy-64/fault-p99", times.fault_p99),
+                    figure("busy-64/fault-max", times.fault_max),
+                    figure("busy-64/map-and-unmap", times.map_and_unmap),
                 ],
-                points: vec![costs.point(64)],
+                points: Vec::new(),
             }
-        },
-        beside_ksmd: true,
-    },
-    Work {
-        name: "unique-256",
-        run: |scanner| {
-            let costs = unique(scanner, PROCESSES, 256);
-            Outcome {
-                figures: vec![figure("unique-256/later-passes", costs.later_passes)],
-                points: vec![costs.point(256)],
-            }
-        },
-        beside_ksmd: true,
-    },
-    Work {
-        name: "unique-2048",
-        run: |scanner| {
-            let costs = unique(scanner, PROCESSES, 2048);
-            Outcome {
-                figures: vec![figure("unique-2048/later-passes", costs.later_passes)],
-                points: vec![costs.point(2048)],
-            }
-        },
-        beside_ksmd: false,
-    },
-    Work {
-        name: "alike-64",
-        run: |scanner| {
-            let costs = steady(scanner, PROCESSES, 64, Content::Alike);
-            only(figure("alike-64/later-passes", costs.later_passes))
-        },
-        beside_ksmd: true,
-    },
-    Work {
-        name: "copies-256",
-        run: |scanner| {
-            let costs = copies(scanner, 256, 4);
-            Outcome {
-                figures: vec![
-                    figure("copies-256/merging", costs.merging),
-                    figure("copies-256/passes", costs.passes),
-                    figure("copies-256/merged", costs.merged),
-                ],
-                points: costs.points,
-            }
-        },
-        beside_ksmd: true,
-    },
-    Work {
-        name: "zero-64",
-        run: |scanner| only(figure("zero-64/merging", zeroes(scanner, 64))),
-        beside_ksmd: true,
-    },
-    Work {
-        name: "processes-1000",
-        run: |scanner| {
-            let costs = unique(scanner, 1000, 1000);
-            only(figure("processes-1000/later-passes", costs.later_passes))
-        },
-        beside_ksmd: false,
+        })
     },
 ];
 
@@ -244,7 +285,7 @@ fn zeroes(scanner: &Scanner, mib: usize) -> f64 {
 }
 
 /// Lets it scan until `count` says `goal`; returns how that came about.
-fn converge(scanner: &Scanner, goal: u64, count: fn(&Scanner) -> u64) -> Vec<Point> {
+pub fn converge(scanner: &Scanner, goal: u64, count: fn(&Scanner) -> u64) -> Vec<Point> {
     let start = scanner.cpu_ns();
     let (mut merged, mut last_gain) = (0, scanner.passes());
     let mut points = Vec::new();
@@ -267,4 +308,13 @@ fn converge(scanner: &Scanner, goal: u64, count: fn(&Scanner) -> u64) -> Vec<Poi
         );
     }
     points
+}
+
+/// Keeps a CPU busy for ever, without a `pause`: QEMU makes that a way out of the guest, which the
+/// other CPUs of the guest would notice.
+pub fn compute() -> ! {
+    let mut count = 0u64;
+    loop {
+        count = std::hint::black_box(count.wrapping_add(1));
+    }
 }
