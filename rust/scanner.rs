@@ -58,8 +58,6 @@ use kernel::time::Delta;
 
 /// Pages looked at in one step: as many as a page table has.
 const BATCH: usize = 512;
-/// Pages looked at under one page table lock: few, so that no fault waits long for it.
-const CHUNK: usize = 64;
 /// Sightings after which a page is merged that somebody wants merged at once: it and its twin.
 const SIGHTINGS_AT_ONCE: u8 = 2;
 /// Page tables looked at in one step, where there are few pages in them.
@@ -408,27 +406,21 @@ impl Scanner {
         range: Range<usize>,
         budget: &mut Budget,
     ) -> usize {
-        let mut addr = range.start;
-        while addr < range.end && !budget.is_spent() {
-            let (chunk, settled) = (CHUNK.min(budget.pages), self.batch.pages.len());
-            let mut visitor = Gatherer {
-                batch: &mut self.batch,
-                engine: &self.engine,
-                visits: &mut self.visits,
-                space,
-                visit: VisitNo::NONE,
-                sampler: *self.engine.sampler(),
-                watchful: self.engine.is_watchful(),
-                left: chunk,
-                settled,
-                tables: budget.tables,
-            };
-            addr = walk(vma, Held::VmaLock, addr..range.end, &mut visitor);
-            visitor.settle();
-            budget.tables = visitor.tables;
-            budget.pages = budget.pages.saturating_sub(chunk - visitor.left);
-        }
-        addr
+        let settled = self.batch.pages.len();
+        let mut visitor = Gatherer {
+            batch: &mut self.batch,
+            engine: &self.engine,
+            visits: &mut self.visits,
+            space,
+            visit: VisitNo::NONE,
+            sampler: *self.engine.sampler(),
+            watchful: self.engine.is_watchful(),
+            budget,
+            settled,
+        };
+        let next = walk(vma, Held::VmaLock, range, &mut visitor);
+        visitor.settle();
+        next
     }
 
     /// Tells the engine of the merged pages that were met.
@@ -853,11 +845,9 @@ struct Gatherer<'a> {
     visit: VisitNo,
     sampler: Sampler,
     watchful: bool,
-    /// Pages that may be looked at before the page table lock has to be dropped.
-    left: usize,
+    budget: &'a mut Budget,
     /// Samples that the visits know of.
     settled: usize,
-    tables: u32,
 }
 
 impl Gatherer<'_> {
@@ -911,13 +901,13 @@ impl Visitor for Gatherer<'_> {
                 self.batch.passed_by = self.batch.passed_by.saturating_add(1);
             }
         }
-        self.left = self.left.saturating_sub(1);
-        break_if(self.left == 0)
+        self.budget.pages = self.budget.pages.saturating_sub(1);
+        break_if(self.budget.pages == 0)
     }
 
     fn table_done(&mut self) -> ControlFlow<()> {
-        self.tables = self.tables.saturating_sub(1);
-        break_if(self.tables == 0)
+        self.budget.tables = self.budget.tables.saturating_sub(1);
+        break_if(self.budget.tables == 0)
     }
 }
 

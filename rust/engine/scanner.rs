@@ -277,7 +277,10 @@ impl<S: Storage> KsmScanner<S> {
     /// Sets within how many passes each page is looked at, at the latest; 1: in every pass. What is
     /// no power of two, or above [`LONGEST_INTERVAL`], becomes the next lower one, 0 becomes 1.
     pub fn set_max_interval(&mut self, passes: u8) {
-        let lower = 1 << passes.clamp(1, LONGEST_INTERVAL).ilog2();
+        let mut lower = LONGEST_INTERVAL;
+        while lower > 1 && lower > passes {
+            lower /= 2;
+        }
         if lower != self.max_interval {
             self.max_interval = lower;
             self.regions.clear();

@@ -280,7 +280,7 @@ impl Drop for Mapping<'_> {
 }
 
 /// Which pages are mapped in a part of a page table.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Population {
     /// Other pages give another number, with rare exceptions.
     pub(crate) digest: u32,

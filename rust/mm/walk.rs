@@ -101,10 +101,10 @@ impl MergedZero {
 
 /// What is done with the entries of an area.
 ///
-/// Called with a page table lock held: must not sleep.
+/// Called with a page table lock held, unless it says otherwise: must not sleep.
 pub(crate) trait Visitor {
     /// Comes to a part of a page table, `range`; false: it is passed over. Called again where a walk
-    /// goes on within the part.
+    /// goes on within the part; with no page table lock held.
     fn part(&mut self, _range: &Range<usize>, _population: impl Fn() -> Population) -> bool {
         true
     }
@@ -209,10 +209,49 @@ where
     GO_ON
 }
 
+/// Entries that are shown under one page table lock: few, so that no fault waits long for it.
+const CHUNK: usize = 32;
+
 /// Makes `walk_page_range_vma()` return.
 const STOP: c_int = 1;
 /// Makes it go on with the next page table.
 const GO_ON: c_int = 0;
+
+/// Which pages are mapped in `range`, as of some moment; none where all is being changed.
+///
+/// # Safety
+///
+/// `pmd` is the entry for `range` in `vma`, and the lock of [`walk`] is held.
+unsafe fn population(
+    pmd: *mut bindings::pmd_t,
+    range: Range<usize>,
+    vma: *mut bindings::vm_area_struct,
+) -> Population {
+    // SAFETY: Promised by the caller.
+    if let Some(lock) = NonNull::new(unsafe { shim::ksm_v_pmd_trans_huge_lock(pmd, vma) }) {
+        // SAFETY: The lock is held. What is being migrated is no page; it is only told apart.
+        let frame = unsafe {
+            let frame = match shim::ksm_v_pmd_trans_huge(pmd) {
+                true => shim::ksm_v_page_to_pfn(shim::ksm_v_pmd_page(pmd)),
+                false => 0,
+            };
+            shim::ksm_v_spin_unlock(lock.as_ptr());
+            frame
+        };
+        return Population {
+            digest: frame as u32 ^ (frame >> u32::BITS) as u32,
+            pages: (range.len() / PAGE_SIZE) as u32,
+        };
+    }
+    let Some(vma) = NonNull::new(vma) else {
+        return Population::default();
+    };
+    // SAFETY: Promised by the caller.
+    let area = unsafe { StableVma::from_raw(vma) };
+    // SAFETY: As above; the range is of one page table.
+    let table = unsafe { LockedTable::lock(&area, pmd, range) };
+    table.map_or_else(Population::default, |table| table.population())
+}
 
 struct Walk<'a, V: Visitor> {
     visitor: &'a mut V,
@@ -245,22 +284,31 @@ impl<V: Visitor> Walk<'_, V> {
         // SAFETY: `private` is what `walk` above passed, and nobody else uses it meanwhile.
         let (this, vma) = unsafe { (&mut *(*walk).private.cast::<Self>(), (*walk).vma) };
         // SAFETY: The area is the one of `walk` above.
-        let stopped = match unsafe { this.huge(pmd, addr..next, vma) } {
-            Some(stopped) => stopped,
-            // SAFETY: As above.
-            None => unsafe { this.table(pmd, addr..next, vma) },
-        };
-        match stopped {
-            Some(at) => {
-                this.resume = at;
-                STOP
-            }
-            None if this.visitor.table_done().is_break() => {
-                this.resume = next;
-                STOP
-            }
-            None => GO_ON,
+        let population = || unsafe { population(pmd, addr..next, vma) };
+        let mut start = addr;
+        if !this.visitor.part(&(addr..next), population) {
+            start = next;
         }
+        while start < next {
+            let chunk = start..next.min(start.saturating_add(CHUNK * PAGE_SIZE));
+            start = chunk.end;
+            // SAFETY: As above.
+            let stopped = unsafe {
+                match this.huge(pmd, chunk.clone(), vma) {
+                    Some(stopped) => stopped,
+                    None => this.table(pmd, chunk, vma),
+                }
+            };
+            if let Some(at) = stopped {
+                this.resume = at;
+                return STOP;
+            }
+        }
+        if this.visitor.table_done().is_break() {
+            this.resume = next;
+            return STOP;
+        }
+        GO_ON
     }
 
     /// Shows the parts of a transparent huge page; `None` where there is none.
@@ -301,16 +349,6 @@ impl<V: Visitor> Walk<'_, V> {
     ) -> Option<usize> {
         // SAFETY: Promised by the caller.
         let head = unsafe { shim::ksm_v_pmd_page(pmd) };
-        // SAFETY: Looks at the address only.
-        let frame = unsafe { shim::ksm_v_page_to_pfn(head) };
-        let population = || Population {
-            // Frames of huge pages have their lowest bits clear.
-            digest: frame as u32 ^ (frame >> u32::BITS) as u32,
-            pages: (range.len() / PAGE_SIZE) as u32,
-        };
-        if !self.visitor.part(&range, population) {
-            return None;
-        }
         range.step_by(PAGE_SIZE).find_map(|addr| {
             let part = addr / PAGE_SIZE % shim::KSM_V_HPAGE_PMD_NR;
             let mut mapped = MaybeUninit::uninit();
@@ -337,10 +375,7 @@ impl<V: Visitor> Walk<'_, V> {
         // SAFETY: Promised by the caller.
         let area = unsafe { StableVma::from_raw(NonNull::new(vma)?) };
         // SAFETY: As above; the range is of one page table.
-        let table = unsafe { LockedTable::lock(&area, pmd, range.clone()) }?;
-        if !self.visitor.part(&range, || table.population()) {
-            return None;
-        }
+        let table = unsafe { LockedTable::lock(&area, pmd, range) }?;
         let stopped = table.entries().find_map(|(addr, entry)| {
             // SAFETY: The page table is locked.
             let flow = unsafe { self.entry(addr, entry, vma) };
