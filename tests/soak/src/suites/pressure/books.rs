@@ -68,7 +68,7 @@ fn audit(worker: &mut Worker) -> Result {
     let ([one, other], [first, second]) = (sharers, payers);
     one.end()?;
     first.remove()?;
-    expect_payers(&other.frames()?, &[second.inode()?, parent.inode()?])?;
+    expect_inherited(&other, [second.inode()?, parent.inode()?])?;
     let let_go = task::wait_until(PATIENCE, || parent.dying().is_ok_and(|dying| dying == 0));
     expect::that(let_go, || {
         "a removed cgroup whose pages others share is kept"
@@ -160,16 +160,27 @@ fn wait_merged(sharers: &[Sharer; 2]) -> Result {
     })
 }
 
+/// Expects each page of `heir` to be charged to one of two cgroups, at last: a removed one keeps
+/// what it was charged until a kernel worker takes it offline.
+fn expect_inherited(heir: &Sharer, inodes: [u64; 2]) -> Result {
+    eventually(|| expect_payers(&heir.frames()?, &inodes))
+}
+
 /// Expects every common frame to be charged to one of the two cgroups, and the kernel's sums of
 /// both to be what is charged to them.
 fn expect_paid(payers: &[Cgroup; 2], sharers: &[Sharer; 2]) -> Result {
     let inodes = [payers[0].inode()?, payers[1].inode()?];
-    let mut compared = Ok(());
+    eventually(|| compare(payers, inodes, sharers))
+}
+
+/// Says what `check` says, once that is good news; after a while whatever it is.
+fn eventually(check: impl Fn() -> Result) -> Result {
+    let mut checked = Ok(());
     task::wait_until(PATIENCE, || {
-        compared = compare(payers, inodes, sharers);
-        compared.is_ok()
+        checked = check();
+        checked.is_ok()
     });
-    compared
+    checked
 }
 
 fn compare(payers: &[Cgroup; 2], inodes: [u64; 2], sharers: &[Sharer; 2]) -> Result {
