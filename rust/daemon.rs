@@ -208,6 +208,7 @@ impl Daemon {
                 return Err(EBUSY);
             }
             let progress = state.scanner.merge_at_once(mm, range.clone())?;
+            self.offer(&state.scanner);
             drop(state);
             is_admitted |= progress.is_admitted;
             let Some(next) = progress.next else {
@@ -332,8 +333,7 @@ impl Daemon {
             }
             self.forget(&mut state.scanner, self.wanted.xchg(0, Relaxed));
             let step = state.scanner.step(left);
-            self.forgettable
-                .store(state.scanner.engine.forgettable_parts(), Relaxed);
+            self.offer(&state.scanner);
             if step.end_of_pass {
                 state.end_pass();
             }
@@ -359,11 +359,20 @@ impl Daemon {
         }
     }
 
-    /// Gives up so many parts of the index.
-    fn forget(&self, scanner: &mut Scanner, parts: usize) {
-        for _ in 0..parts.min(scanner.engine.forgettable_parts()) {
+    /// Gives up so many parts of the index, or as many as there are; returns how many.
+    fn forget(&self, scanner: &mut Scanner, parts: usize) -> usize {
+        let parts = parts.min(scanner.engine.forgettable_parts());
+        for _ in 0..parts {
             scanner.engine.forget_some();
         }
+        self.offer(scanner);
+        parts
+    }
+
+    /// Has the kernel know what could be given up.
+    fn offer(&self, scanner: &Scanner) {
+        let parts = scanner.engine.forgettable_parts();
+        self.forgettable.store(parts, Relaxed);
     }
 
     /// What the clocks say, to the scanner's thread.
@@ -412,10 +421,7 @@ impl Cache for Daemon {
             self.wanted.store(parts, Relaxed);
             return None;
         };
-        self.forget(&mut state.scanner, parts);
-        let left = state.scanner.engine.forgettable_parts();
-        self.forgettable.store(left, Relaxed);
-        Some(parts)
+        Some(self.forget(&mut state.scanner, parts))
     }
 }
 

@@ -16,6 +16,7 @@ use guest::Result;
 
 pub(super) const TESTS: &[Test] = &[
     ("the_index_is_given_up_for_want_of_memory", given_up),
+    ("what_merge_now_has_seen_is_given_up", while_stopped),
     ("the_index_is_given_up_while_it_is_filled", beside_scanner),
 ];
 
@@ -55,6 +56,21 @@ fn given_up(lab: &Lab) -> Result {
     })?;
     a.check(alone, Ids::each(1))?;
     scanner::expect_exact_counts("after the index was given up").map(drop)
+}
+
+/// The index may be filled without the scanner's thread.
+fn while_stopped(lab: &Lab) -> Result {
+    let a = lab.alice()?;
+    a.anon(PAGES, Ids::each(1))?;
+    let before = knob::number("index_bytes")?;
+    scanner::merge_now(&a)?;
+    let filled = knob::number("index_bytes")?;
+    expect::that(filled >= before + 10 * PAGES, || {
+        format!("index_bytes: expected {PAGES} contents more than {before}, found {filled}")
+    })?;
+    ask_for_memory()?;
+    let left = knob::number("index_bytes")?;
+    expect::within("index_bytes", 0..=filled / 4, left)
 }
 
 fn beside_scanner(lab: &Lab) -> Result {
