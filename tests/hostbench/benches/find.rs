@@ -32,7 +32,8 @@ fn passes(criterion: &mut Criterion) {
         let mut index = Index::default();
         index.pass(&pages);
         group.bench_function(BenchmarkId::new("ksm_v", count), |bencher| {
-            bencher.iter(|| assert_eq!(index.pass(&pages), 0));
+            // Of so many pages some have the key of another.
+            bencher.iter(|| assert!(index.pass(&pages) <= count >> 16));
         });
         let mut tree = Tree::new(count);
         tree.pass(&pages);
