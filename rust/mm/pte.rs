@@ -6,6 +6,7 @@
 //! C headers: [`include/linux/rmap.h`](srctree/include/linux/rmap.h),
 //! [`include/linux/mmu_notifier.h`](srctree/include/linux/mmu_notifier.h)
 
+use crate::mm::page::frame_of;
 use crate::mm::page::LockedPage;
 use crate::mm::page::StillPage;
 use crate::mm::shared::SharedPage;
@@ -286,6 +287,63 @@ pub(crate) struct Population {
     pub(crate) digest: u32,
     /// How many they are.
     pub(crate) pages: u32,
+}
+
+/// The entry of a huge page, locked until this is dropped.
+///
+/// # Invariants
+///
+/// `lock`, that of `pmd`, is held, and the entry is that of a huge page, or of one that is being
+/// migrated.
+pub(super) struct LockedHuge {
+    pmd: *mut bindings::pmd_t,
+    lock: NonNull<bindings::spinlock_t>,
+}
+
+impl LockedHuge {
+    /// Locks the entry `pmd`; `None` where it is not that of a huge page.
+    ///
+    /// # Safety
+    ///
+    /// `pmd` must be an entry of `vma`, and what keeps page tables of the area from being freed must
+    /// be locked for as long as this exists.
+    pub(super) unsafe fn lock(
+        vma: *mut bindings::vm_area_struct,
+        pmd: *mut bindings::pmd_t,
+    ) -> Option<Self> {
+        // SAFETY: Promised by the caller.
+        let lock = NonNull::new(unsafe { shim::ksm_v_pmd_trans_huge_lock(pmd, vma) })?;
+        // INVARIANT: It was just locked.
+        Some(LockedHuge { pmd, lock })
+    }
+
+    /// The first page; `None` while it is being migrated.
+    pub(super) fn head(&self) -> Option<NonNull<bindings::page>> {
+        // SAFETY: By the type invariant: the entry can't change.
+        unsafe {
+            if !shim::ksm_v_pmd_trans_huge(self.pmd) {
+                return None;
+            }
+            NonNull::new(shim::ksm_v_pmd_page(self.pmd))
+        }
+    }
+
+    /// Which pages are mapped in a part of it.
+    pub(super) fn population(&self, range: &Range<usize>) -> Population {
+        // SAFETY: It is mapped, and locked.
+        let frame = self.head().map_or(0, |head| unsafe { frame_of(head) }.0);
+        Population {
+            digest: frame as u32 ^ (frame >> u32::BITS) as u32,
+            pages: (range.len() / PAGE_SIZE) as u32,
+        }
+    }
+}
+
+impl Drop for LockedHuge {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant.
+        unsafe { shim::ksm_v_spin_unlock(self.lock.as_ptr()) };
+    }
 }
 
 /// A part of a page table, locked until this is dropped.

@@ -11,6 +11,7 @@ use crate::mm::page::content_of;
 use crate::mm::page::kind_of_mapping;
 use crate::mm::page::mappings_of;
 use crate::mm::page::Kind;
+use crate::mm::pte::LockedHuge;
 use crate::mm::pte::LockedTable;
 use crate::mm::pte::Population;
 use crate::mm::vma::StableVma;
@@ -228,20 +229,8 @@ unsafe fn population(
     vma: *mut bindings::vm_area_struct,
 ) -> Population {
     // SAFETY: Promised by the caller.
-    if let Some(lock) = NonNull::new(unsafe { shim::ksm_v_pmd_trans_huge_lock(pmd, vma) }) {
-        // SAFETY: The lock is held. What is being migrated is no page; it is only told apart.
-        let frame = unsafe {
-            let frame = match shim::ksm_v_pmd_trans_huge(pmd) {
-                true => shim::ksm_v_page_to_pfn(shim::ksm_v_pmd_page(pmd)),
-                false => 0,
-            };
-            shim::ksm_v_spin_unlock(lock.as_ptr());
-            frame
-        };
-        return Population {
-            digest: frame as u32 ^ (frame >> u32::BITS) as u32,
-            pages: (range.len() / PAGE_SIZE) as u32,
-        };
+    if let Some(huge) = unsafe { LockedHuge::lock(vma, pmd) } {
+        return huge.population(&range);
     }
     let Some(vma) = NonNull::new(vma) else {
         return Population::default();
@@ -325,36 +314,26 @@ impl<V: Visitor> Walk<'_, V> {
         vma: *mut bindings::vm_area_struct,
     ) -> Option<Option<usize>> {
         // SAFETY: Promised by the caller.
-        let lock = NonNull::new(unsafe { shim::ksm_v_pmd_trans_huge_lock(pmd, vma) })?;
-        // SAFETY: The lock is held: the entry can't change.
-        let stopped = if unsafe { shim::ksm_v_pmd_trans_huge(pmd) } {
-            // SAFETY: As above.
-            unsafe { self.huge_parts(pmd, range) }
-        } else {
-            // Being migrated.
-            None
-        };
-        // SAFETY: Taken above.
-        unsafe { shim::ksm_v_spin_unlock(lock.as_ptr()) };
-        Some(stopped)
+        let huge = unsafe { LockedHuge::lock(vma, pmd) }?;
+        let head = huge.head();
+        // SAFETY: It is mapped there, and locked.
+        Some(head.and_then(|head| unsafe { self.huge_parts(head, range) }))
     }
 
     /// # Safety
     ///
-    /// `pmd` maps a huge page at the block around `range`, and its lock is held.
+    /// The huge page with the first page `head` is mapped at the block around `range`, and locked.
     unsafe fn huge_parts(
         &mut self,
-        pmd: *mut bindings::pmd_t,
+        head: NonNull<bindings::page>,
         range: Range<usize>,
     ) -> Option<usize> {
-        // SAFETY: Promised by the caller.
-        let head = unsafe { shim::ksm_v_pmd_page(pmd) };
         range.step_by(PAGE_SIZE).find_map(|addr| {
             let part = addr / PAGE_SIZE % shim::KSM_V_HPAGE_PMD_NR;
             let mut mapped = MaybeUninit::uninit();
             // SAFETY: The huge page has that many parts; it is mapped, and the lock is held.
             let flow = unsafe {
-                shim::ksm_v_nth_page_mapped(head, part, mapped.as_mut_ptr());
+                shim::ksm_v_nth_page_mapped(head.as_ptr(), part, mapped.as_mut_ptr());
                 self.show(addr, mapped.assume_init_ref())
             };
             flow.is_break().then(|| addr.wrapping_add(PAGE_SIZE))
