@@ -331,9 +331,8 @@ impl Daemon {
             if left == 0 || state.stopping || !state.scanner.engine.is_enabled() {
                 return sleep_ms;
             }
-            self.forget(&mut state.scanner, self.wanted.xchg(0, Relaxed));
             let step = state.scanner.step(left);
-            self.offer(&state.scanner);
+            self.forget(&mut state.scanner, self.wanted.xchg(0, Relaxed));
             if step.end_of_pass {
                 state.end_pass();
             }
@@ -359,7 +358,8 @@ impl Daemon {
         }
     }
 
-    /// Gives up so many parts of the index, or as many as there are; returns how many.
+    /// Gives up so many parts of the index, or as many as there are; returns how many. Has the
+    /// kernel know what is left.
     fn forget(&self, scanner: &mut Scanner, parts: usize) -> usize {
         let parts = parts.min(scanner.engine.forgettable_parts());
         for _ in 0..parts {
@@ -417,7 +417,7 @@ impl Cache for Daemon {
 
     fn shrink(&self, parts: usize) -> Option<usize> {
         let Some(mut state) = self.state.try_lock() else {
-            // Perhaps it is the scanner itself that wants memory: at its next step.
+            // Perhaps it is the scanner itself that wants memory: at the end of its step.
             self.wanted.store(parts, Relaxed);
             return None;
         };
