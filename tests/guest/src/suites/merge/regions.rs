@@ -30,6 +30,8 @@ pub(super) const TESTS: &[Test] = &[
 
 /// Four page tables, or parts of five.
 const PAGES: u64 = 2048;
+/// What the second one of [`barren_pair`] has.
+const IN_B: Ids = Ids::each(100_000);
 /// The most passes between two visits.
 const LONGEST: u64 = 8;
 /// Passes after which nothing changes any more where nothing is merged: 0, 1, 2, 4, 8.
@@ -56,6 +58,16 @@ fn registered_pair(lab: &Lab) -> Result<(Peer, Peer)> {
     a.register_all()?;
     b.register_all()?;
     Ok((a, b))
+}
+
+/// Two processes, each with its pages, which all differ and of which none is due for a while.
+fn barren_pair(lab: &Lab) -> Result<[(Peer, Span); 2]> {
+    prepare()?;
+    let (a, b) = registered_pair(lab)?;
+    let in_a = small(&a, PAGES, Ids::each(1))?;
+    let in_b = small(&b, PAGES, IN_B)?;
+    scan_to_the_gap()?;
+    Ok([(a, in_a), (b, in_b)])
 }
 
 /// Pages looked at, and pages passed over, in so many passes.
@@ -139,11 +151,7 @@ fn known(lab: &Lab) -> Result {
 
 /// A write to a page that is there already is seen by nobody before the next visit.
 fn rewritten(lab: &Lab) -> Result {
-    prepare()?;
-    let (a, b) = registered_pair(lab)?;
-    let in_a = small(&a, PAGES, Ids::each(1))?;
-    let in_b = small(&b, PAGES, Ids::each(100_000))?;
-    scan_to_the_gap()?;
+    let [(a, in_a), (b, in_b)] = barren_pair(lab)?;
     let equal = Ids::each(1_000_000);
     a.fill(in_a, equal)?;
     b.fill(in_b, equal)?;
@@ -192,24 +200,16 @@ fn thrashing(lab: &Lab) -> Result {
 }
 
 fn lowered(lab: &Lab) -> Result {
-    prepare()?;
-    let (a, b) = registered_pair(lab)?;
-    let in_a = small(&a, PAGES, Ids::each(1))?;
-    let in_b = small(&b, PAGES, Ids::each(100_000))?;
-    scan_to_the_gap()?;
-    a.fill(in_a, Ids::each(100_000))?;
+    let [(a, in_a), (b, in_b)] = barren_pair(lab)?;
+    a.fill(in_a, IN_B)?;
     knob::set("max_interval", 1)?;
     scanner::scan(2)?;
     pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
 }
 
 fn merge_now(lab: &Lab) -> Result {
-    prepare()?;
-    let (a, b) = registered_pair(lab)?;
-    let in_a = small(&a, PAGES, Ids::each(1))?;
-    let in_b = small(&b, PAGES, Ids::each(100_000))?;
-    scan_to_the_gap()?;
-    a.fill(in_a, Ids::each(100_000))?;
+    let [(a, in_a), (b, in_b)] = barren_pair(lab)?;
+    a.fill(in_a, IN_B)?;
     scanner::merge_now(&a)?;
     pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
 }
