@@ -8,41 +8,14 @@ use engine::Frame;
 use engine::Glance;
 use engine::HashKind;
 use engine::KsmScanner;
-use engine::Storage;
-
-/// Tables in the process's own memory.
-#[derive(Default)]
-pub struct Heap;
-
-/// A block of that.
-pub struct Block<T>(Box<[T]>);
-
-impl<T> AsRef<[T]> for Block<T> {
-    fn as_ref(&self) -> &[T] {
-        &self.0
-    }
-}
-
-impl<T> AsMut<[T]> for Block<T> {
-    fn as_mut(&mut self) -> &mut [T] {
-        &mut self.0
-    }
-}
-
-impl Storage for Heap {
-    type Block<T: Copy + Default> = Block<T>;
-
-    fn allocate<T: Copy + Default>(&self, len: usize) -> Option<Block<T>> {
-        Some(Block(vec![T::default(); len].into_boxed_slice()))
-    }
-}
+use model::memory::Memory;
 
 /// A scanner.
-pub struct Index(KsmScanner<Heap>);
+pub struct Index(KsmScanner<Memory>);
 
 impl Default for Index {
     fn default() -> Self {
-        Index(KsmScanner::with(Heap, HashKind::Wide, 42))
+        Index(KsmScanner::with(Memory::default(), HashKind::Wide, 42))
     }
 }
 
