@@ -43,7 +43,6 @@ use engine::HashKind;
 use engine::Key;
 use engine::KsmScanner;
 use engine::Sample;
-use engine::Sampler;
 use engine::Sight;
 use engine::Target;
 use engine::Verdict;
@@ -413,8 +412,6 @@ impl Scanner {
             visits: &mut self.visits,
             space,
             visit: VisitNo::NONE,
-            sampler: *self.engine.sampler(),
-            watchful: self.engine.is_watchful(),
             budget,
             settled,
         };
@@ -843,8 +840,6 @@ struct Gatherer<'a> {
     space: Option<u64>,
     /// Of the region that is looked at.
     visit: VisitNo,
-    sampler: Sampler,
-    watchful: bool,
     budget: &'a mut Budget,
     /// Samples that the visits know of.
     settled: usize,
@@ -883,7 +878,7 @@ impl Visitor for Gatherer<'_> {
     fn page(&mut self, addr: usize, mapped: Mapped<'_>) -> ControlFlow<()> {
         // There is room: no more pages are looked at than a batch holds.
         if mapped.kind != Kind::Merged {
-            if let Some(sample) = mapped.sample(&self.sampler) {
+            if let Some(sample) = mapped.sample(self.engine.sampler()) {
                 let frame = mapped.frame();
                 let seen = Seen {
                     addr,
@@ -894,7 +889,7 @@ impl Visitor for Gatherer<'_> {
             }
         } else {
             self.visits.count_found_merged(self.visit);
-            if self.watchful {
+            if self.engine.is_watchful() {
                 let seen = (mapped.frame(), mapped.mappings());
                 let _ = self.batch.merged.push_within_capacity(seen);
             } else {
