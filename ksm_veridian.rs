@@ -7,9 +7,11 @@
 //!
 //! - [`engine`]: what to merge with what; knows no kernel types (a crate of its own)
 //! - [`mm`]: finds pages, merges and unmerges them; the unsafe layer
-//! - [`scanner`]: joins the two
+//! - [`scanner`]: joins the two, in steps: [`gather`] collects pages, [`merger`] merges them
 //! - [`visits`]: which regions a step looks at
-//! - [`daemon`]: the kernel thread, and what the knobs do to it
+//! - [`commons`]: what the threads share, and how they take turns
+//! - [`threads`]: the kernel threads
+//! - [`daemon`]: what the knobs do to all that; [`undo`] breaks merged pages apart
 //! - [`offline`]: has shared pages leave memory that is to go offline
 //! - [`sysfs`]: the knobs
 //! - [`sys`]: kernel services that the `kernel` crate does not wrap
@@ -19,15 +21,20 @@
 
 use crate::daemon::Daemon;
 use crate::offline::Offlining;
-use crate::scanner::Scanner;
 use crate::sys::imports::Imports;
-use crate::sys::kthread::Kthread;
 use crate::sys::shrinker::Shrinker;
+use crate::threads::Threads;
 use engine::HashKind;
 use kernel::prelude::*;
 
+#[path = "rust/commons.rs"]
+mod commons;
 #[path = "rust/daemon.rs"]
 mod daemon;
+#[path = "rust/gather.rs"]
+mod gather;
+#[path = "rust/merger.rs"]
+mod merger;
 #[path = "rust/mm/mod.rs"]
 mod mm;
 #[path = "rust/offline.rs"]
@@ -39,6 +46,10 @@ mod shim;
 #[path = "rust/sys/mod.rs"]
 mod sys;
 mod sysfs;
+#[path = "rust/threads.rs"]
+mod threads;
+#[path = "rust/undo.rs"]
+mod undo;
 #[path = "rust/visits.rs"]
 mod visits;
 
@@ -57,7 +68,7 @@ module! {
 }
 
 /// The loaded module. Fields are dropped in order: nobody watches or asks any more, the knobs go, then the
-/// thread behind them, and then what would need the module.
+/// threads behind them, and then what would need the module.
 struct KsmVeridian {
     _offlining: Offlining,
     _shrinker: Shrinker<Daemon>,
@@ -68,20 +79,16 @@ struct KsmVeridian {
 impl kernel::Module for KsmVeridian {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let imports = Imports::resolve()?;
-        let scanner = Scanner::new(hash_kind()?, mm::random())?;
-        let daemon = Daemon::new(scanner)?;
-        let thread = Kthread::spawn(c"ksm_v_scand", SCANNER_NICE, daemon.clone())?;
+        let daemon = Daemon::new(hash_kind()?, mm::random())?;
+        let threads = Threads::new(daemon.clone())?;
         Ok(KsmVeridian {
             _offlining: Offlining::watch(daemon.clone()),
             _shrinker: Shrinker::new(c"ksm_v", daemon)?,
-            _knobs: sysfs::Knobs::new(imports, thread)?,
+            _knobs: sysfs::Knobs::new(imports, threads)?,
             _marks: mm::zero::Marks,
         })
     }
 }
-
-/// As ksmd: scanning is worth less than anything an application does.
-const SCANNER_NICE: i8 = 5;
 
 /// The hash that the module parameter asks for.
 fn hash_kind() -> Result<HashKind> {

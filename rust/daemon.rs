@@ -1,52 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The kernel thread `ksm_v_scand`, and what the knobs do to it.
+//! What the knobs do to the scanner, and what else is asked of it from outside.
 //!
-//! One mutex, around the [`Scanner`]: the thread holds it for a batch of pages, and so does whoever
-//! writes to `merge_now`; a reader or writer of a knob for a moment; whoever writes 2 to `run` until
-//! everything is unmerged.
+//! [`crate::threads`] has the threads that scan.
 
-use crate::mm::is_memory_short;
+use crate::commons::Commons;
+use crate::commons::Run;
+use crate::commons::State;
+use crate::mm::drain_lru;
 use crate::mm::policy::Policy;
-use crate::scanner::drain_lru;
+use crate::mm::pool::Pool;
+use crate::scanner::Progress;
 use crate::scanner::Scanner;
-use crate::shim;
-use crate::sys::kthread::own_cpu_ns;
-use crate::sys::kthread::should_stop;
-use crate::sys::kthread::Body;
+use crate::sys::kthread::cond_resched;
 use crate::sys::shrinker::Cache;
+use crate::undo;
 use core::ops::Range;
+use engine::pace::Account;
 use engine::pace::Clocks;
-use engine::pace::Governor;
 use engine::pace::Pacer;
+use engine::HashKind;
 use engine::KsmStats;
 use kernel::mm::Mm;
-use kernel::new_condvar;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::atomic::Atomic;
 use kernel::sync::atomic::Relaxed;
 use kernel::sync::Arc;
-use kernel::sync::CondVar;
 use kernel::sync::Mutex;
-use kernel::time::msecs_to_jiffies;
-use kernel::time::Instant;
-use kernel::time::Monotonic;
-
-/// Pause after a pass that found nothing to look at, in milliseconds.
-const EMPTY_PASS_MS: u32 = 20;
-const NS_PER_MS: u64 = 1_000_000;
-
-/// What the `run` knob says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Run {
-    /// Do not scan; what is merged stays merged.
-    Stop,
-    /// Scan and merge.
-    Merge,
-    /// Do not scan, and everything has been unmerged.
-    Unmerge,
-}
 
 /// All that is counted, at one moment.
 #[derive(Clone, Copy, Default)]
@@ -64,8 +45,8 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    fn of(scanner: &Scanner) -> Self {
-        let engine = &scanner.engine;
+    fn of(state: &State) -> Self {
+        let engine = &state.engine;
         Counts {
             ksm: engine.get_stats(),
             full_scans: engine.full_scans(),
@@ -76,56 +57,18 @@ impl Counts {
     }
 }
 
-struct State {
-    scanner: Scanner,
-    pacer: Pacer,
-    run: Run,
-    /// The module is being unloaded.
-    stopping: bool,
-}
-
-impl State {
-    /// Pages of a cycle, and the pause between two, in milliseconds.
-    fn speed(&self) -> (u32, u32) {
-        match self.pacer.governor() {
-            Governor::Manual => {
-                let engine = &self.scanner.engine;
-                (engine.scan_rate(), engine.sleep_ms())
-            }
-            // All of its share, as it comes.
-            Governor::Auto => (u32::MAX, 0),
-        }
-    }
-
-    /// For how long to rest so that the scanner takes no more than its share, in milliseconds.
-    fn rest_ms(&mut self, clocks: Clocks) -> u32 {
-        let ms = self.pacer.rest(clocks).div_ceil(NS_PER_MS);
-        u32::try_from(ms).unwrap_or(u32::MAX)
-    }
-
-    fn end_pass(&mut self) {
-        self.pacer
-            .end_pass(self.scanner.totals(), is_memory_short());
-    }
-}
-
-/// The scanner as its thread and its knobs share it.
+/// The scanner as its threads and its knobs share it.
 #[pin_data]
 pub(crate) struct Daemon {
     #[pin]
-    state: Mutex<State>,
-    /// The counts as of the last batch, for readers that can't wait for an unmerge.
+    commons: Commons,
+    /// For who writes to `merge_now`.
     #[pin]
-    published: Mutex<(Counts, bool)>,
+    at_once: Mutex<Scanner>,
     /// What the index could give up when memory is short, in parts, as of the last step.
     forgettable: Atomic<usize>,
     /// Parts that it is asked to give up, by whoever could not wait for the mutex.
     wanted: Atomic<usize>,
-    /// Wakes the thread: a knob has changed.
-    #[pin]
-    changed: CondVar,
-    /// When the module was loaded.
-    start: Instant<Monotonic>,
 }
 
 impl Daemon {
@@ -134,61 +77,52 @@ impl Daemon {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(scanner: Scanner) -> Result<Arc<Self>> {
-        let state = State {
-            scanner,
-            pacer: Pacer::new(),
-            run: Run::Stop,
-            stopping: false,
-        };
+    pub(crate) fn new(hash: HashKind, seed: u64) -> Result<Arc<Self>> {
+        let (state, pool) = (State::new(hash, seed)?, Pool::new()?);
+        let scanner = Scanner::new()?;
         Arc::pin_init(
             pin_init!(Daemon {
-                state <- new_mutex!(state, "ksm_v::state"),
-                published <- new_mutex!((Counts::default(), false), "ksm_v::published"),
+                commons <- Commons::new(state, pool),
+                at_once <- new_mutex!(scanner, "ksm_v::at_once"),
                 forgettable: Atomic::new(0),
                 wanted: Atomic::new(0),
-                changed <- new_condvar!("ksm_v::changed"),
-                start: Instant::now(),
             }),
             GFP_KERNEL,
         )
     }
 
+    /// What its threads share.
+    pub(crate) fn commons(&self) -> &Commons {
+        &self.commons
+    }
+
     /// What the `run` knob says.
     pub(crate) fn run_state(&self) -> Run {
-        self.state.lock().run
+        self.commons.lock().run
     }
 
     /// Does what is written to the `run` knob; returns when it is done.
     ///
     /// # Errors
     ///
-    /// Those of [`Scanner::unmerge`]; the scanner is stopped then.
+    /// Those of [`undo::everything`]; the scanner is stopped then.
     pub(crate) fn set_run(&self, run: Run) -> Result {
-        let mut state = self.state.lock();
+        let closed = self.commons.close();
+        let mut state = self.commons.lock();
         if run == Run::Merge {
-            state.scanner.engine.enable();
+            state.engine.enable();
         } else {
-            state.scanner.engine.disable();
+            state.engine.disable();
         }
         state.run = run;
+        drop(state);
         let result = if run == Run::Unmerge {
-            self.unmerge(&mut state)
+            undo::everything(&closed).inspect_err(|_| self.commons.lock().run = Run::Stop)
         } else {
             Ok(())
         };
-        drop(state);
-        self.changed.notify_all();
-        result
-    }
-
-    fn unmerge(&self, state: &mut State) -> Result {
-        self.publish(&state.scanner, true);
-        let result = state.scanner.unmerge();
-        self.publish(&state.scanner, false);
-        if result.is_err() {
-            state.run = Run::Stop;
-        }
+        drop(closed);
+        self.commons.wake();
         result
     }
 
@@ -203,13 +137,7 @@ impl Daemon {
         drain_lru();
         let mut is_admitted = false;
         loop {
-            let mut state = self.state.lock();
-            if state.run == Run::Unmerge {
-                return Err(EBUSY);
-            }
-            let progress = state.scanner.merge_at_once(mm, range.clone())?;
-            self.offer(&state.scanner);
-            drop(state);
+            let progress = self.merge_some(mm, range.clone())?;
             is_admitted |= progress.is_admitted;
             let Some(next) = progress.next else {
                 return if is_admitted { Ok(()) } else { Err(EPERM) };
@@ -218,18 +146,26 @@ impl Daemon {
             if current!().signal_pending() {
                 return Err(EINTR);
             }
-            // SAFETY: No lock is held.
-            unsafe { shim::ksm_v_cond_resched_tasks_rcu_qs() };
+            cond_resched();
         }
     }
 
-    /// Leaves frames whose memory is to go offline; see [`Scanner::evacuate`].
+    /// Merges a batch of pages. No step is under way meanwhile: where one meets the same pages, both
+    /// would leave some for later.
+    fn merge_some(&self, mm: &Mm, range: Range<usize>) -> Result<Progress> {
+        let closed = self.commons.close();
+        if self.run_state() == Run::Unmerge {
+            return Err(EBUSY);
+        }
+        let mut scanner = self.at_once.lock();
+        let progress = scanner.merge_at_once(closed.commons(), mm, range)?;
+        self.offer(&self.commons.lock());
+        Ok(progress)
+    }
+
+    /// Leaves frames whose memory is to go offline; see [`undo::on_frames`].
     pub(crate) fn evacuate(&self, frames: Range<u64>) {
-        let mut state = self.state.lock();
-        self.publish(&state.scanner, true);
-        let result = state.scanner.evacuate(frames.clone());
-        self.publish(&state.scanner, false);
-        drop(state);
+        let result = undo::on_frames(&self.commons.close(), frames.clone());
         let (first, end) = (frames.start, frames.end);
         match result {
             Ok(0) => (),
@@ -244,168 +180,80 @@ impl Daemon {
 
     /// The counts, as of the last pass where others than the scanner change them.
     pub(crate) fn counts(&self) -> Counts {
-        self.counts_after(|_| ())
+        Counts::of(&self.commons.lock())
     }
 
     /// The counts: of this moment when stopped, at most a pass old while scanning.
     pub(crate) fn exact_counts(&self) -> Counts {
-        self.counts_after(|state| {
-            if state.run != Run::Merge {
-                state.scanner.recount();
-            }
-        })
-    }
-
-    fn counts_after(&self, update: impl FnOnce(&mut State)) -> Counts {
-        let (counts, unmerging) = *self.published.lock();
-        if unmerging {
-            return counts;
+        let mut state = self.commons.lock();
+        if state.run != Run::Merge {
+            state.recount();
         }
-        let mut state = self.state.lock();
-        update(&mut state);
-        Counts::of(&state.scanner)
+        Counts::of(&state)
     }
 
-    /// Reads something of the scanner.
-    pub(crate) fn read<T>(&self, read: impl FnOnce(&Scanner) -> T) -> T {
-        read(&self.state.lock().scanner)
+    /// Reads a knob.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+        read(&self.commons.lock())
     }
 
-    /// Changes a knob of the scanner and lets it take effect at once.
-    ///
-    /// # Errors
-    ///
-    /// Those of `change`.
-    pub(crate) fn change(&self, change: impl FnOnce(&mut Scanner) -> Result) -> Result {
-        change(&mut self.state.lock().scanner)?;
-        self.changed.notify_all();
-        Ok(())
-    }
-
-    /// Reads something of the pacer.
-    pub(crate) fn read_pacer<T>(&self, read: impl FnOnce(&Pacer) -> T) -> T {
-        read(&self.state.lock().pacer)
+    /// Changes a knob and lets it take effect at once.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.commons.lock());
+        self.commons.wake();
     }
 
     /// Changes how fast the scanner is, at once.
     pub(crate) fn change_pacer(&self, change: impl FnOnce(&mut Pacer)) {
-        change(&mut self.state.lock().pacer);
-        self.changed.notify_all();
+        self.change(|state| change(&mut state.pacer));
     }
 
-    /// Changes the rules; see [`Scanner::set_policy`].
+    /// Changes the rules.
     ///
     /// # Errors
     ///
-    /// `EBUSY`: not while pages are shared.
+    /// `EBUSY`: who may share with whom can't change while pages are shared.
     pub(crate) fn change_policy(&self, change: impl FnOnce(&mut Policy)) -> Result {
-        self.change(|scanner| {
-            let mut policy = scanner.policy();
-            change(&mut policy);
-            scanner.set_policy(policy)
-        })
-    }
-
-    fn publish(&self, scanner: &Scanner, unmerging: bool) {
-        *self.published.lock() = (Counts::of(scanner), unmerging);
-    }
-
-    /// Sleeps until there is something to scan. Returns false when the module is unloaded.
-    fn wait_until_enabled(&self) -> bool {
-        let mut state = self.state.lock();
-        while !state.stopping && !state.scanner.engine.is_enabled() {
-            // Kernel threads get no signals.
-            let _ = self.changed.wait_interruptible_freezable(&mut state);
+        let _closed = self.commons.close();
+        let mut state = self.commons.lock();
+        let mut policy = state.policy;
+        change(&mut policy);
+        if policy.division != state.policy.division {
+            state.recount();
+            if state.engine.get_stats().pages_shared > 0 {
+                return Err(EBUSY);
+            }
+            state.engine.init();
         }
-        !state.stopping
+        state.policy = policy;
+        Ok(())
     }
 
-    /// Looks at as many pages as a cycle has, a batch at a time, unless it has to rest before.
-    /// Returns for how long to sleep then, in milliseconds.
-    fn cycle(&self) -> u32 {
-        let mut done = 0u32;
-        loop {
-            let mut state = self.state.lock();
-            let (rate, sleep_ms) = state.speed();
-            let left = rate.saturating_sub(done);
-            if left == 0 || state.stopping || !state.scanner.engine.is_enabled() {
-                return sleep_ms;
-            }
-            let step = state.scanner.step(left);
-            self.forget(&mut state.scanner, self.wanted.xchg(0, Relaxed));
-            if step.end_of_pass {
-                state.end_pass();
-            }
-            let rest_ms = state.rest_ms(self.clocks());
-            drop(state);
-            done = done.saturating_add(step.pages);
-            if step.end_of_pass {
-                let sleep_ms = if done == 0 {
-                    sleep_ms.max(EMPTY_PASS_MS)
-                } else {
-                    sleep_ms
-                };
-                return sleep_ms.max(rest_ms);
-            }
-            if rest_ms > 0 {
-                self.pause(rest_ms);
-            }
-            // SAFETY: No lock is held.
-            unsafe { shim::ksm_v_cond_resched_tasks_rcu_qs() };
-            if should_stop() {
-                return sleep_ms;
-            }
-        }
+    /// Ends a step of a thread with this account, after which the clocks say this. Returns for how
+    /// long it is to rest so that it takes no more than its share, in milliseconds.
+    pub(crate) fn end_step(&self, account: &mut Account, clocks: Clocks) -> u32 {
+        const NS_PER_MS: u64 = 1_000_000;
+        let mut state = self.commons.lock();
+        self.forget(&mut state, self.wanted.xchg(0, Relaxed));
+        let ms = account.rest(&state.pacer, clocks).div_ceil(NS_PER_MS);
+        u32::try_from(ms).unwrap_or(u32::MAX)
     }
 
     /// Gives up so many parts of the index, or as many as there are; returns how many. Has the
     /// kernel know what is left.
-    fn forget(&self, scanner: &mut Scanner, parts: usize) -> usize {
-        let parts = parts.min(scanner.engine.forgettable_parts());
+    fn forget(&self, state: &mut State, parts: usize) -> usize {
+        let parts = parts.min(state.engine.forgettable_parts());
         for _ in 0..parts {
-            scanner.engine.forget_some();
+            state.engine.forget_some();
         }
-        self.offer(scanner);
+        self.offer(state);
         parts
     }
 
     /// Has the kernel know what could be given up.
-    fn offer(&self, scanner: &Scanner) {
-        let parts = scanner.engine.forgettable_parts();
+    fn offer(&self, state: &State) {
+        let parts = state.engine.forgettable_parts();
         self.forgettable.store(parts, Relaxed);
-    }
-
-    /// What the clocks say, to the scanner's thread.
-    fn clocks(&self) -> Clocks {
-        Clocks {
-            now: u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(0),
-            ran: own_cpu_ns(),
-        }
-    }
-
-    /// Sleeps between two cycles, unless a knob changes.
-    fn pause(&self, ms: u32) {
-        let mut state = self.state.lock();
-        if ms > 0 && !state.stopping && state.scanner.engine.is_enabled() {
-            let jiffies = msecs_to_jiffies(ms);
-            // Woken by time or by a knob: the next cycle comes either way.
-            let _ = self.changed.wait_interruptible_timeout(&mut state, jiffies);
-        }
-    }
-}
-
-impl Body for Daemon {
-    fn run(&self) {
-        while self.wait_until_enabled() && !should_stop() {
-            let sleep_ms = self.cycle();
-            self.pause(sleep_ms);
-        }
-        wait_for_stop();
-    }
-
-    fn interrupt(&self) {
-        self.state.lock().stopping = true;
-        self.changed.notify_all();
     }
 }
 
@@ -416,19 +264,11 @@ impl Cache for Daemon {
     }
 
     fn shrink(&self, parts: usize) -> Option<usize> {
-        let Some(mut state) = self.state.try_lock() else {
+        let Some(mut state) = self.commons.try_lock() else {
             // Perhaps it is the scanner itself that wants memory: at the end of its step.
             self.wanted.store(parts, Relaxed);
             return None;
         };
-        Some(self.forget(&mut state.scanner, parts))
-    }
-}
-
-/// Waits until the owner's `kthread_stop()` is on its way, which it is: a thread must not end
-/// before.
-fn wait_for_stop() {
-    while !should_stop() {
-        kernel::time::delay::fsleep(kernel::time::Delta::from_millis(1));
+        Some(self.forget(&mut state, parts))
     }
 }

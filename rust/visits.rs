@@ -3,10 +3,11 @@
 //! The regions that a step looks at: parts of page tables, each within one area.
 //!
 //! The engine says which are due and is told what the visits brought. A visit that a step does not
-//! come to the end of goes on in the next one.
+//! come to the end of goes on in the next one there.
 
+use crate::commons::Commons;
+use crate::commons::Engine;
 use crate::mm::pte::Population;
-use crate::scanner::Engine;
 use core::ops::Range;
 use engine::region::Outcome;
 use engine::region::RegionId;
@@ -25,12 +26,12 @@ impl VisitNo {
 /// The visits of a step, and what was merged in all.
 pub(crate) struct Visits {
     regions: KVec<Region>,
-    /// Pages merged since the start, out of turn or not.
+    /// Pages merged in this step, out of turn or not.
     pages_merged: u64,
 }
 
 /// A region that is being visited.
-struct Region {
+pub(crate) struct Region {
     /// The id of its address space.
     space: u64,
     range: Range<usize>,
@@ -53,18 +54,27 @@ impl Visits {
         })
     }
 
+    /// Goes on with a visit.
+    pub(crate) fn resume(&mut self, region: Option<Region>) {
+        if let Some(region) = region {
+            // There is room: it is the first one.
+            let _ = self.regions.push_within_capacity(region);
+        }
+    }
+
     /// Comes to what is left of a region, `range` in the address space of this id; `None`: it is
     /// passed over.
     pub(crate) fn come_to(
         &mut self,
-        engine: &Engine,
+        commons: &Commons,
         space: u64,
         range: &Range<usize>,
         population: impl FnOnce() -> Population,
     ) -> Option<VisitNo> {
         if !self.goes_on(space, range.start) {
             let id = RegionId(space ^ engine::hash::mix(range.start as u64));
-            let visit = engine.plan_visit(id, || population().digest)?;
+            let prospect = commons.lock().engine.recall_region(id);
+            let visit = prospect.visit(|| population().digest)?;
             let region = Region {
                 space,
                 range: range.clone(),
@@ -129,9 +139,9 @@ impl Visits {
         }
     }
 
-    /// Pages merged since the start.
-    pub(crate) fn pages_merged(&self) -> u64 {
-        self.pages_merged
+    /// How many pages were merged since this was asked last.
+    pub(crate) fn take_pages_merged(&mut self) -> u64 {
+        core::mem::take(&mut self.pages_merged)
     }
 
     /// In how many passes its region is visited next, at the latest.
@@ -140,26 +150,19 @@ impl Visits {
         region.map_or(1, |region| region.visit.next_within)
     }
 
-    /// Ends all visits, but for one that goes on at `next`: an address space and an address.
-    pub(crate) fn end(&mut self, engine: &mut Engine, next: Option<(u64, usize)>) {
+    /// Ends all visits, but for one that goes on at `next`, an address space and an address:
+    /// returns that.
+    pub(crate) fn end(
+        &mut self,
+        engine: &mut Engine,
+        next: Option<(u64, usize)>,
+    ) -> Option<Region> {
         let goes_on = next.is_some_and(|(space, addr)| self.goes_on(space, addr));
-        let last = self.regions.pop();
+        let last = goes_on.then(|| self.regions.pop()).flatten();
         for Region { visit, outcome, .. } in self.regions.drain_all() {
             engine.end_visit(visit, outcome);
         }
-        match last {
-            Some(region) if goes_on => {
-                // There is room: it was just taken from there.
-                let _ = self.regions.push_within_capacity(region);
-            }
-            Some(Region { visit, outcome, .. }) => engine.end_visit(visit, outcome),
-            None => (),
-        }
-    }
-
-    /// Forgets all visits.
-    pub(crate) fn clear(&mut self) {
-        self.regions.clear();
+        last
     }
 
     /// Whether the last visit goes on at an address.

@@ -10,19 +10,18 @@ mod control;
 mod counts;
 mod policy;
 
-use crate::daemon::Daemon;
 use crate::sys::imports::Imports;
-use crate::sys::kthread::Kthread;
 use crate::sys::sysfs::Attribute;
 use crate::sys::sysfs::Directory;
 use crate::sys::sysfs::Text;
+use crate::threads::Threads;
 use core::fmt::Write;
 use kernel::prelude::*;
 
-/// What the files are about: the scanner and its thread.
-type Scand = Kthread<Daemon>;
+/// What the files are about: the scanner and its threads.
+type Scand = Pin<KBox<Threads>>;
 
-/// The directory; dropping it removes the files, and then stops the thread.
+/// The directory; dropping it removes the files, and then stops the threads.
 pub(crate) struct Knobs {
     _directory: Directory<Scand>,
 }
@@ -33,15 +32,15 @@ impl Knobs {
     /// # Errors
     ///
     /// `EEXIST`, `ENOMEM`.
-    pub(crate) fn new(imports: Imports, thread: Scand) -> Result<Self> {
-        let directory = Directory::under_mm(imports, c"ksm_v", &ATTRIBUTES, thread)?;
+    pub(crate) fn new(imports: Imports, threads: Scand) -> Result<Self> {
+        let directory = Directory::under_mm(imports, c"ksm_v", &ATTRIBUTES, threads)?;
         Ok(Knobs {
             _directory: directory,
         })
     }
 }
 
-static ATTRIBUTES: [Attribute<Scand>; 22] = [
+static ATTRIBUTES: [Attribute<Scand>; 23] = [
     control::RUN,
     control::SCAN_RATE,
     control::SLEEP_MS,
@@ -50,6 +49,7 @@ static ATTRIBUTES: [Attribute<Scand>; 22] = [
     control::MAX_INTERVAL,
     control::MAX_CPU,
     control::GOVERNOR,
+    control::THREADS,
     control::MERGE_NOW,
     policy::SCOPE,
     policy::DOMAIN,

@@ -23,25 +23,25 @@ const DIVISION_NAMES: [&str; 4] = ["user", "process", "cgroup", "global"];
 pub(super) const SCOPE: Attribute<Scand> = Attribute::read_write(
     c"scope",
     |scand, text| {
-        let scope = scand.body().read(|scanner| scanner.policy().scope);
+        let scope = scand.daemon().read(|state| state.policy.scope);
         choices(text, &SCOPES, &SCOPE_NAMES, scope)
     },
     |scand, text| {
         let scope = choice(text, &SCOPES, &SCOPE_NAMES)?;
-        scand.body().change_policy(|policy| policy.scope = scope)
+        scand.daemon().change_policy(|policy| policy.scope = scope)
     },
 );
 
 pub(super) const DOMAIN: Attribute<Scand> = Attribute::read_write(
     c"domain",
     |scand, text| {
-        let division = scand.body().read(|scanner| scanner.policy().division);
+        let division = scand.daemon().read(|state| state.policy.division);
         choices(text, &DIVISIONS, &DIVISION_NAMES, division)
     },
     |scand, text| {
         let division = choice(text, &DIVISIONS, &DIVISION_NAMES)?;
         scand
-            .body()
+            .daemon()
             .change_policy(|policy| policy.division = division)
     },
 );

@@ -9,7 +9,7 @@
 //!
 //! - [`scanner`]: [`KsmScanner`], the documented API and its decisions
 //! - [`verdict`]: what it says of a page; [`ids`]: what pages are known by
-//! - [`hash`]: FNV-1a, wide and bytewise
+//! - [`keys`]: how contents get their keys; [`hash`]: FNV-1a, wide and bytewise
 //! - [`sample`]: a few words of a page, which come first
 //! - [`index`]: the stable and the unstable set, one table by content
 //! - [`shared`]: the shared frames, one table by frame
@@ -25,6 +25,7 @@ pub mod content;
 pub mod hash;
 pub mod ids;
 pub mod index;
+pub mod keys;
 pub mod pace;
 pub mod parse;
 pub mod region;
@@ -42,6 +43,8 @@ pub use hash::PageHash;
 pub use ids::Domain;
 pub use ids::Frame;
 pub use ids::Key;
+pub use keys::Inspected;
+pub use keys::Keys;
 pub use sample::Sample;
 pub use sample::Sampler;
 pub use scanner::KsmScanner;

@@ -2,9 +2,9 @@
 
 //! Pacing: how much of one CPU the scanner takes, and when it rests.
 //!
-//! [`Pacer::rest`] keeps the scanner's run time below a share of one CPU. The share is the most that
+//! [`Account::rest`] keeps a thread's run time below a share of one CPU. The share is the most that
 //! it may take (`max_cpu`), or less, where [`Governor::Auto`] chooses it by what the last pass
-//! brought.
+//! brought. All threads of the scanner have the same.
 
 /// Shares of a CPU are in percent; all of it is no limit.
 const WHOLE_CPU: u8 = 100;
@@ -12,9 +12,9 @@ const WHOLE_CPU: u8 = 100;
 /// scanner has to go on looking.
 const FIRST_SHARE: u8 = 5;
 const LEAST_SHARE: u8 = 1;
-/// Run time that is saved up while the scanner sleeps, at most, in nanoseconds.
+/// Run time that is saved up while a thread sleeps, at most, in nanoseconds.
 const MOST_CREDIT: i64 = 10_000_000;
-/// Run time that is owed before the scanner rests, in nanoseconds: sleeping is not worth it for
+/// Run time that is owed before a thread rests, in nanoseconds: sleeping is not worth it for
 /// less, and run times are measured by ticks.
 const GRAIN: i64 = 2_000_000;
 /// A pass that merged one page of this many was worth more time …
@@ -37,7 +37,7 @@ pub enum Governor {
 pub struct Clocks {
     /// The time.
     pub now: u64,
-    /// Time for which the scanner has run.
+    /// Time for which the thread has run.
     pub ran: u64,
 }
 
@@ -50,16 +50,25 @@ pub struct Totals {
     pub merged: u64,
 }
 
-/// Says when to rest.
+/// Says what share of a CPU each thread may take.
 pub struct Pacer {
     governor: Governor,
     max_cpu: u8,
     /// What the governor allows of it.
     share: u8,
     last_pass: Totals,
+    /// How often somebody has set the rules.
+    rules: u32,
+}
+
+/// What a thread has taken of its share.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Account {
     last: Option<Clocks>,
     /// Run time that is left, in nanoseconds; owed, where negative.
     credit: i64,
+    /// By which rules that is.
+    rules: u32,
 }
 
 impl Default for Pacer {
@@ -76,19 +85,18 @@ impl Pacer {
             max_cpu: WHOLE_CPU,
             share: FIRST_SHARE,
             last_pass: Totals::default(),
-            last: None,
-            credit: 0,
+            rules: 0,
         }
     }
 
-    /// Sets the most that the scanner may take of one CPU, in percent: 1 to 100, which is no limit.
-    /// What is out of range becomes the nearest.
+    /// Sets the most that a thread may take of one CPU, in percent: 1 to 100, which is no limit. What
+    /// is out of range becomes the nearest.
     pub fn set_max_cpu(&mut self, percent: u8) {
         self.max_cpu = percent.clamp(LEAST_SHARE, WHOLE_CPU);
-        self.settle_accounts();
+        self.rules = self.rules.wrapping_add(1);
     }
 
-    /// The most that the scanner may take of one CPU, in percent.
+    /// The most that a thread may take of one CPU, in percent.
     pub fn max_cpu(&self) -> u8 {
         self.max_cpu
     }
@@ -98,7 +106,7 @@ impl Pacer {
         if governor != self.governor {
             self.governor = governor;
             self.share = FIRST_SHARE;
-            self.settle_accounts();
+            self.rules = self.rules.wrapping_add(1);
         }
     }
 
@@ -107,30 +115,12 @@ impl Pacer {
         self.governor
     }
 
-    /// The share of one CPU that the scanner takes now, at most, in percent.
+    /// The share of one CPU that a thread takes now, at most, in percent.
     pub fn share(&self) -> u8 {
         match self.governor {
             Governor::Manual => self.max_cpu,
             Governor::Auto => self.share.min(self.max_cpu),
         }
-    }
-
-    /// Says how long to rest now, in nanoseconds.
-    pub fn rest(&mut self, clocks: Clocks) -> u64 {
-        let share = self.share();
-        let last = self.last.replace(clocks).unwrap_or(clocks);
-        if share == WHOLE_CPU {
-            return 0;
-        }
-        let earned = percent_of(share, clocks.now.saturating_sub(last.now));
-        let spent = signed(clocks.ran.saturating_sub(last.ran));
-        let credit = self.credit.saturating_add(earned).saturating_sub(spent);
-        self.credit = credit.min(MOST_CREDIT);
-        if self.credit > -GRAIN {
-            return 0;
-        }
-        let owed = self.credit.unsigned_abs();
-        owed.saturating_mul(WHOLE_CPU.into()) / u64::from(share.max(LEAST_SHARE))
     }
 
     /// Takes note of the end of a pass: the governor chooses anew.
@@ -148,10 +138,29 @@ impl Pacer {
             self.share = (self.share / 2).max(LEAST_SHARE);
         }
     }
+}
 
-    /// Forgets what is owed: it was by other rules.
-    fn settle_accounts(&mut self) {
-        self.credit = 0;
+impl Account {
+    /// Says how long to rest now, in nanoseconds. What is owed by other rules is forgotten.
+    pub fn rest(&mut self, pacer: &Pacer, clocks: Clocks) -> u64 {
+        let share = pacer.share();
+        if self.rules != pacer.rules {
+            self.rules = pacer.rules;
+            self.credit = 0;
+        }
+        let last = self.last.replace(clocks).unwrap_or(clocks);
+        if share == WHOLE_CPU {
+            return 0;
+        }
+        let earned = percent_of(share, clocks.now.saturating_sub(last.now));
+        let spent = signed(clocks.ran.saturating_sub(last.ran));
+        let credit = self.credit.saturating_add(earned).saturating_sub(spent);
+        self.credit = credit.min(MOST_CREDIT);
+        if self.credit > -GRAIN {
+            return 0;
+        }
+        let owed = self.credit.unsigned_abs();
+        owed.saturating_mul(WHOLE_CPU.into()) / u64::from(share.max(LEAST_SHARE))
     }
 }
 

@@ -56,6 +56,44 @@ pub struct Outcome {
     pub is_promising: bool,
 }
 
+/// A region that was come to, and what is known of it.
+#[derive(Clone, Copy)]
+pub struct Prospect {
+    id: RegionId,
+    plan: Plan,
+    record: Option<Record>,
+}
+
+impl Prospect {
+    /// Visits the region; `None`: it is not due, and to be passed over.
+    ///
+    /// `digest` says which pages are mapped there: other pages, another number. It is not asked
+    /// where that is of no use.
+    pub fn visit(&self, digest: impl FnOnce() -> u32) -> Option<Visit> {
+        let Prospect { id, plan, record } = self;
+        let mut visit = Visit {
+            id: *id,
+            digest: Record::ANY_PAGES,
+            next_within: 1,
+        };
+        if plan.longest_interval <= 1 {
+            return Some(visit);
+        }
+        let is_due = record.is_none_or(|record| record.due == due(plan.pass));
+        let vain_visits = record.map_or(0, |record| record.vain_visits);
+        visit.next_within = plan.until_next(vain_visits.saturating_add(1));
+        if is_due && visit.next_within == 1 {
+            return Some(visit);
+        }
+        let seen = record.map_or(Record::ANY_PAGES, |record| record.digest);
+        if !is_due && seen == Record::ANY_PAGES {
+            return None;
+        }
+        visit.digest = digest().max(Record::ANY_PAGES + 1);
+        (is_due || seen != visit.digest).then_some(visit)
+    }
+}
+
 /// The regions that were visited.
 pub struct Regions<S: Storage> {
     records: Table<Record, S>,
@@ -81,32 +119,16 @@ impl<S: Storage> Regions<S> {
         self.records.clear();
     }
 
-    /// Comes to a region; `None`: it is not due, and to be passed over.
-    ///
-    /// `digest` says which pages are mapped there: other pages, another number. It is not asked
-    /// where that is of no use.
-    pub fn plan(&self, id: RegionId, plan: &Plan, digest: impl FnOnce() -> u32) -> Option<Visit> {
-        let mut visit = Visit {
+    /// Comes to a region, and says what is known of it.
+    pub fn recall(&self, id: RegionId, plan: &Plan) -> Prospect {
+        let is_of_use = plan.longest_interval > 1;
+        Prospect {
             id,
-            digest: Record::ANY_PAGES,
-            next_within: 1,
-        };
-        if plan.longest_interval <= 1 {
-            return Some(visit);
+            plan: *plan,
+            record: is_of_use
+                .then(|| self.records.get(self.hash(id)).copied())
+                .flatten(),
         }
-        let record = self.records.get(self.hash(id));
-        let is_due = record.is_none_or(|record| record.due == due(plan.pass));
-        let vain_visits = record.map_or(0, |record| record.vain_visits);
-        visit.next_within = plan.until_next(vain_visits.saturating_add(1));
-        if is_due && visit.next_within == 1 {
-            return Some(visit);
-        }
-        let seen = record.map_or(Record::ANY_PAGES, |record| record.digest);
-        if !is_due && seen == Record::ANY_PAGES {
-            return None;
-        }
-        visit.digest = digest().max(Record::ANY_PAGES + 1);
-        (is_due || seen != visit.digest).then_some(visit)
     }
 
     /// Ends a visit.

@@ -6,22 +6,23 @@ use crate::content::Content;
 use crate::content::PAGE_SIZE;
 use crate::hash::mix;
 use crate::hash::HashKind;
-use crate::hash::PageHash;
 use crate::ids::Domain;
 use crate::ids::Frame;
 use crate::ids::Key;
 use crate::index::IndexEntry;
 use crate::index::PassTag;
 use crate::index::State;
+use crate::keys::Inspected;
+use crate::keys::Keys;
 use crate::region::until_multiple;
 use crate::region::Outcome;
 use crate::region::Plan;
+use crate::region::Prospect;
 use crate::region::RegionId;
 use crate::region::Regions;
 use crate::region::Visit;
 use crate::region::LONGEST_INTERVAL;
 use crate::sample::Sample;
-use crate::sample::Sampler;
 use crate::shared::Shared;
 use crate::shared::SharedFrame;
 use crate::shared::Standing;
@@ -48,9 +49,6 @@ mod default {
     pub(super) const MAX_PAGE_SHARING: u32 = 1 << 16;
 }
 
-/// Odd, and no bit pattern of note: the golden ratio.
-const DOMAIN_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-
 /// Every so many passes shared frames are looked at in any case: a pass may not reach all memory.
 /// In each of these every region is due.
 const WATCH_EVERY: u64 = 16;
@@ -61,9 +59,7 @@ const _: () = assert!(WATCH_EVERY % LONGEST_INTERVAL as u64 == 0);
 /// `S` is where its tables are allocated. The owner serialises all calls.
 pub struct KsmScanner<S: Storage> {
     storage: S,
-    hash: PageHash,
-    sampler: Sampler,
-    seed: u64,
+    keys: Keys,
     enabled: bool,
     scan_rate: u32,
     sleep_ms: u32,
@@ -172,7 +168,7 @@ impl<S: Storage> KsmScanner<S> {
         let (frame, domain) = (Frame(frame), Domain::default());
         self.pages_scanned = self.pages_scanned.wrapping_add(1);
         // The caller compares no bytes, so that a sample is not enough.
-        let key = self.whole_key(domain, Key::default(), content);
+        let key = self.keys.of_whole(domain, Key::default(), content);
         if content.is_zero() || !matches!(self.sighting(key, frame), Glance::Merge(_)) {
             return false;
         }
@@ -226,10 +222,8 @@ impl<S: Storage> KsmScanner<S> {
     pub fn with(storage: S, hash: HashKind, seed: u64) -> Self {
         let mut scanner = KsmScanner {
             storage,
-            hash: PageHash::new(hash, mix(seed ^ 1)),
-            sampler: Sampler::new(mix(seed ^ 2)),
+            keys: Keys::new(hash, seed),
             regions: Regions::new(mix(seed ^ 3)),
-            seed: mix(seed),
             enabled: false,
             scan_rate: default::SCAN_RATE,
             sleep_ms: default::SLEEP_MS,
@@ -312,9 +306,9 @@ impl<S: Storage> KsmScanner<S> {
         self.pages_skipped
     }
 
-    /// Comes to a region; `None`: it is passed over. See [`Regions::plan`].
-    pub fn plan_visit(&self, id: RegionId, digest: impl FnOnce() -> u32) -> Option<Visit> {
-        self.regions.plan(id, &self.plan(), digest)
+    /// Comes to a region, and says what is known of it.
+    pub fn recall_region(&self, id: RegionId) -> Prospect {
+        self.regions.recall(id, &self.plan())
     }
 
     /// Takes note of pages that were passed over.
@@ -348,9 +342,9 @@ impl<S: Storage> KsmScanner<S> {
         self.index_failures
     }
 
-    /// Takes the samples that [`Self::glance`] wants.
-    pub fn sampler(&self) -> &Sampler {
-        &self.sampler
+    /// How contents get their keys.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// Looks at a page that is not shared and says what to do with it.
@@ -360,7 +354,7 @@ impl<S: Storage> KsmScanner<S> {
         domain: Domain,
         content: &C,
     ) -> Verdict {
-        match self.glance(frame, domain, self.sampler.of(content)) {
+        match self.glance(frame, domain, self.keys.sampler().of(content)) {
             Glance::Wait => Verdict::Wait,
             Glance::Promising => Verdict::Promising,
             Glance::Merge(key) => Verdict::Merge(key),
@@ -375,7 +369,7 @@ impl<S: Storage> KsmScanner<S> {
         if sample.is_blank {
             return Glance::Look;
         }
-        self.sighting(self.sample_key(domain, sample), frame)
+        self.sighting(self.keys.of_sample(domain, sample), frame)
     }
 
     /// Says what to do with a page of which the sample was not enough.
@@ -385,17 +379,21 @@ impl<S: Storage> KsmScanner<S> {
         domain: Domain,
         content: &C,
     ) -> Verdict {
-        let sample = self.sampler.of(content);
-        if sample.is_blank && content.is_zero() {
-            return Verdict::Zero;
+        match self.keys.inspect(domain, content) {
+            Some(inspected) => self.settle(frame, inspected),
+            None => Verdict::Zero,
         }
-        let key = self.sample_key(domain, sample);
-        let seen = if self.see_ambiguous(key) {
-            self.sighting(self.whole_key(domain, key, content), frame)
+    }
+
+    /// As [`Self::look`], of what [`Keys::inspect`] said.
+    pub fn settle(&mut self, frame: Frame, inspected: Inspected) -> Verdict {
+        let Inspected { sample, whole } = inspected;
+        let key = if self.see_ambiguous(sample) {
+            whole
         } else {
-            self.sighting(key, frame)
+            sample
         };
-        match seen {
+        match self.sighting(key, frame) {
             Glance::Merge(key) => Verdict::Merge(key),
             Glance::Promising => Verdict::Promising,
             _ => Verdict::Wait,
@@ -422,29 +420,26 @@ impl<S: Storage> KsmScanner<S> {
         }
     }
 
-    /// Whether a page of this content in `domain` has `key`: it may have changed since it was
-    /// looked at.
-    pub fn is_of<C: Content + ?Sized>(&self, key: Key, domain: Domain, content: &C) -> bool {
-        let sample = self.sample_key(domain, self.sampler.of(content));
-        if key.is_whole() {
-            key == self.whole_key(domain, sample, content)
-        } else {
-            key == sample
-        }
-    }
-
     /// Takes note that pages of `key` now share `frame`, in `mappings` page table entries.
     ///
-    /// Whoever merges into a new frame asks [`Self::is_of`] about its content first: under
-    /// another key it would not be found, and equal pages would get a second frame. Returns false
-    /// where that could not be remembered: the pages are merged all the same.
+    /// Whoever merges into a new frame asks [`Keys::is_of`] about its content first: under another
+    /// key it would not be found, and equal pages would get a second frame. Where another frame has
+    /// got the key meanwhile, this one is retired. Returns false where it could not be remembered:
+    /// the pages are merged all the same.
     pub fn merged(&mut self, key: Key, frame: Frame, domain: Domain, mappings: u32) -> bool {
         if self.shared.update(frame, |entry| entry.mappings = mappings) {
             return true;
         }
-        let entry = SharedFrame::new(frame, key, domain, mappings, Standing::Stable);
-        let remembered = self.insert_shared(entry) && self.replace(key, frame, State::Stable);
-        if !remembered {
+        let is_taken = matches!(self.target(key), Some(Target::Shared(_)));
+        let standing = if is_taken {
+            Standing::Retired
+        } else {
+            Standing::Stable
+        };
+        let entry = SharedFrame::new(frame, key, domain, mappings, standing);
+        let remembered =
+            self.insert_shared(entry) && (is_taken || self.replace(key, frame, State::Stable));
+        if !remembered || is_taken {
             self.watch_a_whole_pass();
         }
         remembered
@@ -469,7 +464,7 @@ impl<S: Storage> KsmScanner<S> {
         content: &C,
     ) {
         match self.target(key) {
-            Some(Target::Twin(_)) if key.is_whole() || !self.is_of(key, domain, content) => {
+            Some(Target::Twin(_)) if key.is_whole() || !self.keys.is_of(key, domain, content) => {
                 self.sight_anew(key, frame);
             }
             Some(Target::Twin(_)) => {
@@ -477,7 +472,7 @@ impl<S: Storage> KsmScanner<S> {
             }
             Some(Target::Shared(shared)) if !key.is_whole() => {
                 if self.make_ambiguous(key) {
-                    self.rename(shared, self.whole_key(domain, key, content));
+                    self.rename(shared, self.keys.of_whole(domain, key, content));
                 }
             }
             _ => (),
@@ -567,9 +562,9 @@ impl<S: Storage> KsmScanner<S> {
         let found = self.shared.get(frame).is_some_and(|known| {
             known.domain == domain && matches!(known.standing, Standing::Found { .. })
         });
-        let sample = self.sample_key(domain, self.sampler.of(content));
+        let sample = self.keys.of_content_sample(domain, content);
         let key = if self.is_ambiguous(sample) {
-            self.whole_key(domain, sample, content)
+            self.keys.of_whole(domain, sample, content)
         } else {
             sample
         };
@@ -644,21 +639,6 @@ impl<S: Storage> KsmScanner<S> {
                 keep_ambiguous(index, frame.key.of_its_sample(), ending, until);
             }
         });
-    }
-
-    /// The key of whole contents in a domain, with a sample of this key.
-    fn whole_key<C: Content + ?Sized>(&self, domain: Domain, sample: Key, content: &C) -> Key {
-        Key::of_whole(self.hash_in(domain, self.hash.of(content)), sample)
-    }
-
-    /// The key of a sample in a domain.
-    fn sample_key(&self, domain: Domain, sample: Sample) -> Key {
-        Key::of_sample(self.hash_in(domain, sample.hash))
-    }
-
-    fn hash_in(&self, domain: Domain, hash: u64) -> u64 {
-        // Domains are told apart by a product with an odd number: none has another's.
-        mix(hash ^ domain.0.wrapping_mul(DOMAIN_FACTOR) ^ self.seed)
     }
 
     /// Whether pages of different contents are known to have the sample of `key`.

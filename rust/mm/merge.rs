@@ -48,6 +48,7 @@ use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::rcu;
+use kernel::sync::Mutex;
 
 /// Why a page was not merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,14 +96,15 @@ pub(crate) struct Terms<'a> {
     pub(crate) mm: &'a MmWithUser,
     /// How many page table entries may be made to map a shared page.
     pub(crate) max_page_sharing: u32,
+    /// Where the frames of new shared pages come from.
+    pub(crate) pool: &'a Mutex<Pool>,
 }
 
 impl Terms<'_> {
-    /// Merges `frame` and `twin`, if their content is as expected, into a new shared page out of
-    /// `pool`; returns that.
+    /// Merges `frame` and `twin`, if their content is as expected, into a new shared page; returns
+    /// that.
     pub(crate) fn share(
         &self,
-        pool: &mut Pool,
         frame: Frame,
         twin: Frame,
         is_expected: impl FnOnce(&MappedPage<'_>) -> bool,
@@ -113,7 +115,7 @@ impl Terms<'_> {
         self.check_few(&page)?;
         self.check_few(&twin).map_err(Refusal::of_target)?;
         expect_same(&page.content(), &twin.content())?;
-        let shared = SharedPage::new(self.mm, pool).map_err(|_| Refusal::NoMemory)?;
+        let shared = SharedPage::new(self.mm, self.pool).map_err(|_| Refusal::NoMemory)?;
         shared.fill(&page);
         // Of the copy, which nobody can change any more.
         if !is_expected(&shared.content()) {

@@ -11,13 +11,13 @@
 //! # Lock order
 //!
 //! ```text
-//! scanner mutex                           (crate::daemon)
-//!   mmap_lock or VMA lock, for reading    (walk, unmerge, neighbours; not in merge)
-//!     folio locks of pages to replace     (trylock)
-//!       anon_vma lock, for reading        (trylock; merge, neighbours), or by the kernel for
+//! mmap_lock or VMA lock, for reading      (walk, unmerge, neighbours; not in merge)
+//!   folio locks of pages to replace       (trylock)
+//!     anon_vma lock, for reading          (trylock; merge, neighbours), or by the kernel for
 //!                                         writing (where a large page is split)
-//!         mmu notifiers
-//!           page table lock
+//!       mmu notifiers
+//!         page table lock
+//!   mutexes of state and pool             (crate::commons; no other is asked for under one)
 //! ```
 //!
 //! What may happen to a mapping meanwhile, and which lock forbids it, is said in [`merge`] and in
@@ -51,6 +51,13 @@ pub(crate) fn is_memory_short() -> bool {
         )
     };
     u64::try_from(available).unwrap_or(0) < total as u64 / SHORT
+}
+
+/// Empties the per-CPU batches of the LRU: their pages carry a reference that looks like a pin.
+/// May sleep, and waits for workers on all CPUs.
+pub(crate) fn drain_lru() {
+    // SAFETY: Called by a thread that may sleep, with no lock held.
+    unsafe { crate::shim::lru_add_drain_all() };
 }
 
 /// A number that nobody can guess.

@@ -26,7 +26,6 @@ use crate::mm::page::Kind;
 use crate::mm::page::LockedPage;
 use crate::mm::page::MappedPage;
 use crate::mm::page::PageRef;
-use crate::mm::pool::Pool;
 use crate::mm::pte::Cleared;
 use crate::mm::pte::Entry;
 use crate::mm::pte::Invalidation;
@@ -91,8 +90,8 @@ impl Neighbour {
         Ok(Neighbour { addr, page, by })
     }
 
-    /// As [`Self::by_zero`], by a new shared page out of `pool`, which gets the content of the page
-    /// and is for `twin` too. The twin itself is left as it is.
+    /// As [`Self::by_zero`], by a new shared page, which gets the content of the page and is for
+    /// `twin` too. The twin itself is left as it is.
     ///
     /// # Errors
     ///
@@ -102,11 +101,10 @@ impl Neighbour {
         frame: Frame,
         twin: Frame,
         terms: &Terms<'_>,
-        pool: &mut Pool,
     ) -> Result<Self, Refusal> {
         let page = simple(frame, |page| terms.expect_twin(twin, page))?;
         let twin = terms.find_twin(twin, &page)?;
-        let shared = SharedPage::new(terms.mm, pool).map_err(|_| Refusal::NoMemory)?;
+        let shared = SharedPage::new(terms.mm, terms.pool).map_err(|_| Refusal::NoMemory)?;
         let by = By::New(shared, twin);
         Ok(Neighbour { addr, page, by })
     }

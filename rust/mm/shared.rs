@@ -21,6 +21,7 @@ use kernel::bindings;
 use kernel::error::to_result;
 use kernel::mm::MmWithUser;
 use kernel::prelude::*;
+use kernel::sync::Mutex;
 
 /// A reference to a shared page.
 ///
@@ -44,15 +45,15 @@ impl SharedPage {
         Self::get(frame).filter(|page| !page.is_poisoned())
     }
 
-    /// Makes a new shared page, mapped nowhere yet, whose content is to come.
+    /// Makes a new shared page on a frame out of `pool`, mapped nowhere yet, whose content is to come.
     ///
     /// It is charged to the memory cgroup of `mm`, as any anonymous page of it, and on no LRU list.
     ///
     /// # Errors
     ///
     /// `ENOMEM`: no memory, or the cgroup has reached its limit.
-    pub(crate) fn new(mm: &MmWithUser, pool: &mut Pool) -> Result<Self> {
-        let page = pool.draw()?;
+    pub(crate) fn new(mm: &MmWithUser, pool: &Mutex<Pool>) -> Result<Self> {
+        let page = pool.lock().draw()?;
         let folio = page.folio();
         // SAFETY: The folio is referenced and known to nobody else, the mm in use.
         unsafe {

@@ -12,7 +12,7 @@ use crate::mm::walk::Held;
 use crate::mm::walk::Mapped;
 use crate::mm::walk::MergedZero;
 use crate::mm::walk::Visitor;
-use crate::shim;
+use crate::sys::kthread::cond_resched;
 use core::ops::ControlFlow;
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -58,8 +58,7 @@ pub(crate) fn unmerge(mm: &MmWithUser, which: &Which) -> Result<u64> {
         if broken == before && current!().signal_pending() {
             return Err(EINTR);
         }
-        // SAFETY: No lock is held.
-        unsafe { shim::ksm_v_cond_resched_tasks_rcu_qs() };
+        cond_resched();
     }
     Ok(broken)
 }

@@ -11,7 +11,9 @@ use kernel::error::from_err_ptr;
 use kernel::ffi::c_int;
 use kernel::ffi::c_void;
 use kernel::prelude::*;
+use kernel::sync::aref::ARef;
 use kernel::sync::Arc;
+use kernel::task::Task;
 
 /// What a thread does.
 pub(crate) trait Body: Send + Sync {
@@ -27,35 +29,37 @@ pub(crate) trait Body: Send + Sync {
 ///
 /// # Invariants
 ///
-/// `task` is a thread made by [`Kthread::spawn`], to which this owns a reference, and which has
-/// not been stopped.
+/// `task` is a thread made by [`Kthread::spawn`], which has not been stopped.
 pub(crate) struct Kthread<T: Body> {
-    task: NonNull<bindings::task_struct>,
+    task: ARef<Task>,
     body: Arc<T>,
 }
 
-// SAFETY: A task may be stopped, and its counters read, from any thread; `Arc<T>` is `Send`.
-unsafe impl<T: Body> Send for Kthread<T> {}
-// SAFETY: As above: nothing of it is tied to the thread that spawned it.
-unsafe impl<T: Body> Sync for Kthread<T> {}
-
 impl<T: Body> Kthread<T> {
-    /// Starts a freezable thread that runs `body`.
+    /// Starts a freezable thread that runs `body`. The first is called `name`, all others have their
+    /// number behind it.
     ///
     /// # Errors
     ///
     /// Those of `kthread_create_on_node()`: `ENOMEM`, `EINTR`.
-    pub(crate) fn spawn(name: &'static CStr, nice: i8, body: Arc<T>) -> Result<Self> {
+    pub(crate) fn spawn(
+        name: &'static CStr,
+        number: usize,
+        nice: i8,
+        body: Arc<T>,
+    ) -> Result<Self> {
+        let format = if number == 0 { c"%s" } else { c"%s/%zu" };
         let data = Arc::into_raw(body.clone());
-        // SAFETY: `entry::<T>` takes what `data` is, a counted reference; the name is formatted
-        // by "%s", which takes a C string.
+        // SAFETY: `entry::<T>` takes what `data` is, a counted reference; the formats take a C string,
+        // and a number, which one of them leaves alone.
         let task = from_err_ptr(unsafe {
             bindings::kthread_create_on_node(
                 Some(entry::<T>),
                 data.cast_mut().cast(),
                 bindings::NUMA_NO_NODE,
-                c"%s".as_char_ptr(),
+                format.as_char_ptr(),
                 name.as_char_ptr(),
+                number,
             )
         });
         let task = match task.and_then(|task| NonNull::new(task).ok_or(ENOMEM)) {
@@ -66,27 +70,30 @@ impl<T: Body> Kthread<T> {
                 return Err(error);
             }
         };
-        // SAFETY: The thread exists: it waits to be woken for the first time.
-        unsafe {
-            bindings::get_task_struct(task.as_ptr());
+        // SAFETY: The thread exists: it waits to be woken for the first time. `Task` is a
+        // `task_struct`.
+        let task = unsafe {
             bindings::set_user_nice(task.as_ptr(), nice.into());
+            let reference = ARef::from(task.cast::<Task>().as_ref());
             bindings::wake_up_process(task.as_ptr());
-        }
-        // INVARIANT: It was just made, and referenced.
+            reference
+        };
+        // INVARIANT: It was just made.
         Ok(Kthread { task, body })
-    }
-
-    /// What the thread runs.
-    pub(crate) fn body(&self) -> &T {
-        &self.body
     }
 
     /// Time that the thread has run, in nanoseconds.
     ///
     /// Exact while it sleeps; up to a tick old while it runs.
     pub(crate) fn cpu_ns(&self) -> u64 {
-        // SAFETY: By the type invariant the task exists.
-        unsafe { shim::ksm_v_task_sum_exec_runtime(self.task.as_ptr()) }
+        cpu_ns(&self.task)
+    }
+
+    /// Stops the thread, and says how long it has run, in nanoseconds.
+    pub(crate) fn stop(self) -> u64 {
+        let task = self.task.clone();
+        drop(self);
+        cpu_ns(&task)
     }
 }
 
@@ -100,8 +107,6 @@ impl<T: Body> Drop for Kthread<T> {
             // `spawn` is still to be dropped.
             drop(unsafe { Arc::from_raw(Arc::as_ptr(&self.body)) });
         }
-        // SAFETY: This gives up the reference taken in `spawn`.
-        unsafe { bindings::put_task_struct(self.task.as_ptr()) };
     }
 }
 
@@ -121,8 +126,19 @@ unsafe extern "C" fn entry<T: Body>(data: *mut c_void) -> c_int {
 
 /// Time that the calling thread has run, in nanoseconds: up to a tick old.
 pub(crate) fn own_cpu_ns() -> u64 {
-    // SAFETY: The current task exists.
-    unsafe { shim::ksm_v_task_sum_exec_runtime(current!().as_ptr()) }
+    cpu_ns(current!())
+}
+
+fn cpu_ns(task: &Task) -> u64 {
+    // SAFETY: The task exists.
+    unsafe { shim::ksm_v_task_sum_exec_runtime(task.as_ptr()) }
+}
+
+/// Lets others run that want to, and the kernel's RCU see that this thread does. Called with no lock
+/// held.
+pub(crate) fn cond_resched() {
+    // SAFETY: No lock is held.
+    unsafe { shim::ksm_v_cond_resched_tasks_rcu_qs() };
 }
 
 /// Freezes the calling kernel thread while the system sleeps, and says whether its owner wants it

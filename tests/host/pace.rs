@@ -2,6 +2,7 @@
 
 //! Tests of pacing: a scanner is simulated that always wants to run, and rests as it is told.
 
+use engine::pace::Account;
 use engine::pace::Clocks;
 use engine::pace::Governor;
 use engine::pace::Pacer;
@@ -15,13 +16,13 @@ const MS: u64 = 1_000_000;
 
 /// Runs for `bursts`, each followed by the rest that the pacer asks for and `late` more; returns
 /// the clocks.
-fn run(pacer: &mut Pacer, bursts: &[u64], late: u64) -> Clocks {
-    let mut clocks = Clocks::default();
-    pacer.rest(clocks);
+fn run(pacer: &Pacer, bursts: &[u64], late: u64) -> Clocks {
+    let (mut account, mut clocks) = (Account::default(), Clocks::default());
+    account.rest(pacer, clocks);
     for burst in bursts {
         clocks.now += burst;
         clocks.ran += burst;
-        let rest = pacer.rest(clocks);
+        let rest = account.rest(pacer, clocks);
         if rest > 0 {
             clocks.now += rest + late;
         }
@@ -37,9 +38,9 @@ fn paced(percent: u8) -> Pacer {
 
 #[test]
 fn there_is_no_limit_by_default() {
-    let mut pacer = Pacer::new();
+    let pacer = Pacer::new();
     assert_eq!((pacer.max_cpu(), pacer.share()), (100, 100));
-    let clocks = run(&mut pacer, &[MS; 1000], 0);
+    let clocks = run(&pacer, &[MS; 1000], 0);
     assert_eq!(clocks.now, clocks.ran);
 }
 
@@ -53,7 +54,7 @@ fn limits_out_of_range_become_the_nearest() {
 #[test]
 fn the_whole_share_is_used() {
     for percent in [1, 10, 50, 99] {
-        let clocks = run(&mut paced(percent), &[MS / 4; 20_000], 0);
+        let clocks = run(&paced(percent), &[MS / 4; 20_000], 0);
         let share = clocks.ran as f64 / clocks.now as f64 * 100.0;
         let off = (share - f64::from(percent)).abs() / f64::from(percent);
         assert!(off < 0.02, "{percent}: {share}");
@@ -63,15 +64,15 @@ fn the_whole_share_is_used() {
 /// A machine that sleeps for a year must not make up for that.
 #[test]
 fn little_is_saved_up_while_nothing_runs() {
-    let mut pacer = paced(50);
-    pacer.rest(Clocks::default());
+    let (pacer, mut account) = (paced(50), Account::default());
+    account.rest(&pacer, Clocks::default());
     let mut clocks = Clocks {
         now: 365 * 24 * 3600 * 1000 * MS,
         ran: 0,
     };
-    pacer.rest(clocks);
+    account.rest(&pacer, clocks);
     let start = clocks;
-    while pacer.rest(clocks) == 0 {
+    while account.rest(&pacer, clocks) == 0 {
         clocks.now += MS;
         clocks.ran += MS;
     }
@@ -80,27 +81,50 @@ fn little_is_saved_up_while_nothing_runs() {
 
 #[test]
 fn a_new_limit_forgives_what_is_owed() {
-    let mut pacer = paced(1);
-    pacer.rest(Clocks::default());
+    let (mut pacer, mut account) = (paced(1), Account::default());
+    account.rest(&pacer, Clocks::default());
     let clocks = Clocks {
         now: 1000 * MS,
         ran: 1000 * MS,
     };
-    assert!(pacer.rest(clocks) > 90_000 * MS);
+    assert!(account.rest(&pacer, clocks) > 90_000 * MS);
     pacer.set_max_cpu(50);
-    assert_eq!(pacer.rest(clocks), 0);
+    assert_eq!(account.rest(&pacer, clocks), 0);
+}
+
+#[test]
+fn each_thread_has_the_whole_share() {
+    let (pacer, mut accounts) = (paced(10), [Account::default(); 2]);
+    let busy = Clocks {
+        now: 1000 * MS,
+        ran: 100 * MS,
+    };
+    for account in &mut accounts {
+        account.rest(&pacer, Clocks::default());
+        assert_eq!(account.rest(&pacer, busy), 0);
+    }
+    let idle = Clocks {
+        now: 1100 * MS,
+        ran: 100 * MS,
+    };
+    let busier = Clocks {
+        now: 1100 * MS,
+        ran: 200 * MS,
+    };
+    assert_eq!(accounts[0].rest(&pacer, idle), 0);
+    assert!(accounts[1].rest(&pacer, busier) > 0);
 }
 
 #[test]
 fn clocks_that_go_back_do_no_harm() {
-    let mut pacer = paced(50);
+    let (pacer, mut account) = (paced(50), Account::default());
     let late = Clocks {
         now: u64::MAX,
         ran: u64::MAX,
     };
-    assert_eq!(pacer.rest(late), 0);
-    assert_eq!(pacer.rest(Clocks::default()), 0);
-    pacer.rest(late);
+    assert_eq!(account.rest(&pacer, late), 0);
+    assert_eq!(account.rest(&pacer, Clocks::default()), 0);
+    account.rest(&pacer, late);
 }
 
 #[test]
@@ -170,7 +194,7 @@ proptest! {
         bursts in vec(0..40 * MS, 1..500),
         late in 0..20 * MS,
     ) {
-        let clocks = run(&mut paced(percent), &bursts, late);
+        let clocks = run(&paced(percent), &bursts, late);
         let slack = 40 * MS + 12 * MS;
         prop_assert!(clocks.ran <= clocks.now * u64::from(percent) / 100 + slack);
     }

@@ -51,7 +51,7 @@ impl Passes {
     /// Comes to a region; true if it is visited, with this outcome then.
     fn comes_to(&mut self, id: u64, digest: u32, outcome: Outcome) -> bool {
         let plan = self.plan();
-        let visit = self.regions.plan(RegionId(id), &plan, || digest);
+        let visit = self.regions.recall(RegionId(id), &plan).visit(|| digest);
         let Some(visit) = visit else {
             return false;
         };
@@ -156,7 +156,7 @@ fn contents_are_remembered_until_the_next_visit_of_a_barren_region() {
     let mut last = None;
     for _ in 0..64 {
         let plan = passes.plan();
-        if let Some(visit) = passes.regions.plan(RegionId(1), &plan, || SAME) {
+        if let Some(visit) = passes.regions.recall(RegionId(1), &plan).visit(|| SAME) {
             assert!((1..=LONGEST_INTERVAL).contains(&visit.next_within));
             if let Some(expected) = last.replace(passes.pass + u64::from(visit.next_within)) {
                 assert_eq!(passes.pass, expected);
@@ -218,7 +218,11 @@ fn what_can_not_be_remembered_is_visited() {
     let mut passes = Passes::new(8);
     passes.memory = Memory::new(MemoryPlan::Only(0));
     let plan = passes.plan();
-    let visit = passes.regions.plan(RegionId(1), &plan, || SAME).unwrap();
+    let visit = passes
+        .regions
+        .recall(RegionId(1), &plan)
+        .visit(|| SAME)
+        .unwrap();
     let ended = passes
         .regions
         .end_visit(&passes.memory, visit, &plan, IN_VAIN);
@@ -226,6 +230,7 @@ fn what_can_not_be_remembered_is_visited() {
     passes.next();
     assert!(passes
         .regions
-        .plan(RegionId(1), &passes.plan(), || SAME)
+        .recall(RegionId(1), &passes.plan())
+        .visit(|| SAME)
         .is_some());
 }

@@ -9,7 +9,7 @@
 //! does not depend on real time.
 //!
 //! - [`work`]: what is measured, by which scanner whatsoever
-//! - [`volatile`], [`flushes`], [`busy`]: works that need more than memory and a scanner
+//! - [`volatile`], [`flushes`], [`busy`], [`speed`]: works that need more than memory and a scanner
 //! - [`memory`]: processes with memory of known contents
 //! - [`scanner`]: the two scanners, and what they have used up
 //! - [`report`]: the figures of both, the goals, the table
@@ -19,6 +19,7 @@ mod flushes;
 mod memory;
 mod report;
 mod scanner;
+mod speed;
 mod volatile;
 mod work;
 

@@ -9,6 +9,8 @@ use std::fmt::Write;
 /// What ksm_v is to need at most.
 #[derive(Clone, Copy)]
 enum Goal {
+    /// It is for comparison.
+    None,
     /// So much.
     AtMost(f64),
     /// Such a part of what ksmd needs.
@@ -116,6 +118,18 @@ const LINES: &[Line] = &[
         Goal::AtMost(0.125),
     ),
     Line::new(
+        "speed-256/one-thread",
+        "256 MiB that all differ, in 16 processes, every later pass: ns of real time per page",
+        Goal::None,
+    )
+    .timed(),
+    Line::new(
+        "speed-256/two-threads",
+        "the same, by two threads",
+        Goal::Times(1.0 / 1.7, "speed-256/one-thread"),
+    )
+    .timed(),
+    Line::new(
         "busy-64/fault-p50",
         "a process whose 64 MiB are scanned: ns for a fault on a fresh page, median",
         Goal::Part(1.0),
@@ -159,6 +173,7 @@ impl Report {
             let value = |scanner, id| median(values(all, scanner, id));
             let (idle, ksmd) = (value(scanner::IDLE, line.id), value(scanner::KSMD, line.id));
             let goal = match line.goal {
+                Goal::None => None,
                 Goal::AtMost(most) => Some(most),
                 Goal::Part(part) => ksmd.map(|ksmd| part * ksmd),
                 Goal::Times(times, id) => value(scanner::KSM_V, id).map(|own| times * own),

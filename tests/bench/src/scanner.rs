@@ -150,6 +150,16 @@ impl Scanner {
         task::run_time_ns(self.thread_id()).expect("a scanner's run time")
     }
 
+    /// Has so many threads scan.
+    pub fn set_threads(&self, threads: usize) {
+        self.write("threads", &threads.to_string());
+    }
+
+    /// Pages looked at so far.
+    pub fn pages_scanned(&self) -> u64 {
+        self.read("pages_scanned")
+    }
+
     fn thread_id(&self) -> i32 {
         match task::named(self.thread)[..] {
             [id] => id,
@@ -161,7 +171,7 @@ impl Scanner {
     pub fn usage(&self) -> Usage {
         Usage {
             cpu_ns: self.cpu_ns(),
-            pages: self.read("pages_scanned"),
+            pages: self.pages_scanned(),
         }
     }
 

@@ -7,6 +7,7 @@ use crate::flushes;
 use crate::memory::Content;
 use crate::memory::Workers;
 use crate::scanner::Scanner;
+use crate::speed;
 use crate::volatile;
 use std::thread::sleep;
 use std::time::Duration;
@@ -17,6 +18,8 @@ pub const MIB: usize = 256;
 pub const PROCESSES: usize = 2;
 /// Passes over which a steady state is averaged.
 const STEADY_PASSES: u64 = 3;
+/// As above, of what is merged: ksm_v looks at shared frames in every sixteenth pass.
+const MERGED_PASSES: u64 = 16;
 /// Between two points of a curve.
 const CURVE_INTERVAL: Duration = Duration::from_millis(5);
 /// Further passes in which something has to be merged, or it never will.
@@ -162,6 +165,18 @@ pub const WORKS: &[Work] = &[
     },
     Work {
         cpus: 2,
+        rounds: 5,
+        ..Work::new("speed-256", |scanner| Outcome {
+            figures: vec![
+                figure("speed-256/one-thread", speed::measure(scanner, 256, 1)),
+                figure("speed-256/two-threads", speed::measure(scanner, 256, 2)),
+            ],
+            points: Vec::new(),
+        })
+    }
+    .without_ksmd(),
+    Work {
+        cpus: 2,
         scanners: &[Scanner::idle, Scanner::ksmd, Scanner::ksm_v],
         rounds: 5,
         ..Work::new("busy-64", |scanner| {
@@ -259,7 +274,7 @@ fn copies(scanner: &Scanner, mib: usize, copies: usize) -> Copies {
     let passes = (scanner.passes() + 1 - first_pass) as f64;
     scanner.wait_for_passes(2);
     let before = scanner.usage();
-    scanner.wait_for_passes(STEADY_PASSES);
+    scanner.wait_for_passes(MERGED_PASSES);
     let merged = scanner.usage().ns_per_page_since(&before);
     scanner.stop();
     drop(workers);

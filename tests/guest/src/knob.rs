@@ -16,7 +16,7 @@ pub const DIR: &str = "/sys/kernel/mm/ksm_v";
 pub const MAINLINE: &str = "/sys/kernel/mm/ksm";
 
 /// Files that can be written, and read.
-pub const WRITABLE: [&str; 10] = [
+pub const WRITABLE: [&str; 11] = [
     "run",
     "scan_rate",
     "sleep_ms",
@@ -25,6 +25,7 @@ pub const WRITABLE: [&str; 10] = [
     "max_interval",
     "max_cpu",
     "governor",
+    "threads",
     "scope",
     "domain",
 ];

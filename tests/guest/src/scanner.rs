@@ -82,6 +82,7 @@ pub fn settle_knobs() -> Result {
     knob::set("max_interval", 1)?;
     knob::set("max_cpu", 100)?;
     knob::set("governor", "manual")?;
+    knob::set("threads", 1)?;
     DRIFT.store(
         zero_pages()? - census::zero_pages() as i64,
         Ordering::Relaxed,

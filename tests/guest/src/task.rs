@@ -48,6 +48,14 @@ pub fn scanner() -> Result<i32> {
     }
 }
 
+/// All threads of the module: others have a number behind the first one's name.
+pub fn scanners() -> Vec<i32> {
+    let is_one = |pid: &i32| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with(SCANNER))
+    };
+    all().into_iter().filter(is_one).collect()
+}
+
 /// Field `number` of `/proc/PID/stat`, counted from 1 as proc(5) does, from 3 on.
 pub fn stat(pid: i32, number: usize) -> Result<String> {
     let text = procfs::read(&format!("/proc/{pid}/stat"))?;

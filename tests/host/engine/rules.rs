@@ -283,7 +283,7 @@ fn a_sample_that_one_page_has_is_enough_again() {
     let sample = key(scanner.scan(Frame(2), D, &Alike(2)));
     scanner.differed(sample, Frame(2), D, &Alike(1));
     let glance = |scanner: &mut KsmScanner<Memory>| {
-        let sample = scanner.sampler().of(&Alike(1));
+        let sample = scanner.keys().sampler().of(&Alike(1));
         scanner.glance(Frame(1), D, sample)
     };
     assert_eq!(glance(&mut scanner), Glance::Look);
@@ -325,7 +325,7 @@ fn a_shared_frame_known_by_its_whole_content_stays_the_only_one() {
         assert_eq!(scanner.target(whole), Some(Target::Shared(Frame(10))));
     }
     scanner.end_pass(|_| None);
-    let sample = scanner.sampler().of(&Alike(1));
+    let sample = scanner.keys().sampler().of(&Alike(1));
     assert_eq!(scanner.glance(Frame(30), D, sample), Glance::Wait);
 }
 
@@ -337,23 +337,23 @@ fn a_page_that_changed_after_it_was_looked_at_is_not_of_its_key() {
     let mut scanner = scanner(2);
     scanner.scan(Frame(1), D, &A);
     let sample = key(scanner.scan(Frame(2), D, &A));
-    assert!(scanner.is_of(sample, D, &A));
-    assert!(!scanner.is_of(sample, D, &B));
-    assert!(!scanner.is_of(sample, OTHER, &A));
+    assert!(scanner.keys().is_of(sample, D, &A));
+    assert!(!scanner.keys().is_of(sample, D, &B));
+    assert!(!scanner.keys().is_of(sample, OTHER, &A));
 
     let (one, other) = ([1; PAGE_SIZE], Alike(1));
     scanner.scan(Frame(3), D, &Alike(1));
     let alike = key(scanner.scan(Frame(4), D, &Alike(2)));
     assert!(
-        scanner.is_of(alike, D, &Alike(3)),
+        scanner.keys().is_of(alike, D, &Alike(3)),
         "as far as a sample says"
     );
     scanner.differed(alike, Frame(4), D, &other);
     scanner.scan(Frame(3), D, &Alike(1));
     let whole = key(scanner.scan(Frame(5), D, &Alike(1)));
-    assert!(scanner.is_of(whole, D, &Alike(1)));
-    assert!(!scanner.is_of(whole, D, &Alike(2)));
-    assert!(!scanner.is_of(whole, D, &one));
+    assert!(scanner.keys().is_of(whole, D, &Alike(1)));
+    assert!(!scanner.keys().is_of(whole, D, &Alike(2)));
+    assert!(!scanner.keys().is_of(whole, D, &one));
 }
 
 /// That its twin has another content by now says nothing about the sample.
@@ -374,7 +374,7 @@ fn a_page_that_begins_blank_is_no_page_of_zeros() {
     assert_eq!(scanner.scan(Frame(1), D, &page), Verdict::Zero);
     page[PAGE_SIZE - 1] = 1;
     for frame in 1..3 {
-        let sample = scanner.sampler().of(&page);
+        let sample = scanner.keys().sampler().of(&page);
         assert_ne!(scanner.glance(Frame(frame), D, sample), Glance::Wait);
         assert_ne!(scanner.look(Frame(frame), D, &page), Verdict::Zero);
     }
@@ -513,13 +513,18 @@ fn a_shared_frame_that_is_gone_takes_its_content_along() {
     }
 }
 
+/// Two threads may merge pages of one content at the same time.
 #[test]
-fn a_replaced_shared_frame_leaves_without_the_content() {
+fn a_second_frame_of_a_content_waits_for_the_place_of_the_first() {
     let mut scanner = scanner(3);
     let key = merge_two(&mut scanner, D, A, 10);
     assert!(scanner.merged(key, Frame(11), D, 2));
     assert_eq!(scanner.get_stats().pages_shared, 2);
+    scanner.sight_shared(Frame(11), D, 2);
+    assert_eq!(scanner.target(key), Some(Target::Shared(Frame(10))));
     scanner.recount(|frame| (frame == Frame(11)).then_some(2));
+    assert_eq!(scanner.target(key), None);
+    scanner.sight_shared(Frame(11), D, 2);
     assert_eq!(scanner.target(key), Some(Target::Shared(Frame(11))));
     assert_eq!(scanner.get_stats().pages_shared, 1);
 }

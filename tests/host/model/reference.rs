@@ -251,15 +251,20 @@ impl Reference {
         if let Some(shared) = self.shared.get_mut(&frame) {
             shared.mappings = mappings;
         } else if remembered {
+            let is_taken = self.stable.contains_key(&what);
             let shared = Shared {
                 what: Some(what),
                 mappings,
-                retired: false,
+                retired: is_taken,
                 met_in: Vec::new(),
             };
             self.shared.insert(frame, shared);
-            self.unstable.remove(&what);
-            self.stable.insert(what, frame);
+            if is_taken {
+                self.watch_a_whole_pass();
+            } else {
+                self.unstable.remove(&what);
+                self.stable.insert(what, frame);
+            }
         } else {
             self.watch_a_whole_pass();
         }

@@ -22,7 +22,7 @@ impl Default for Index {
 impl Index {
     /// Goes over all pages once. Returns how many were to be looked at more closely.
     pub fn pass(&mut self, pages: &[Page]) -> usize {
-        let sampler = *self.0.sampler();
+        let sampler = *self.0.keys().sampler();
         let mut remarkable = 0;
         for (frame, page) in (0..).zip(pages) {
             let glance = self.0.glance(Frame(frame), Domain(1), sampler.of(page));

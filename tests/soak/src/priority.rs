@@ -20,7 +20,9 @@ pub fn give_way() -> Result {
 
 /// Lets the scanner have a processor to itself, nearly.
 pub fn prefer_scanner() -> Result {
-    set(task::scanner()?, SCANNER)
+    task::scanners()
+        .into_iter()
+        .try_for_each(|pid| set(pid, SCANNER))
 }
 
 fn set(pid: i32, nice: i32) -> Result {

@@ -15,6 +15,7 @@ mod ksmd;
 mod neighbours;
 mod now;
 mod regions;
+mod threads;
 
 /// The tests.
 pub fn trials() -> Vec<Trial> {
@@ -27,6 +28,7 @@ pub fn trials() -> Vec<Trial> {
         neighbours::TESTS,
         now::TESTS,
         regions::TESTS,
+        threads::TESTS,
     ];
     let mut trials: Vec<Trial> = tests
         .iter()

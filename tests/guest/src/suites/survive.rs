@@ -108,7 +108,7 @@ fn churn(lab: &Lab) -> Result {
 /// Changes some knob.
 fn change_a_knob(rng: &mut Rng) -> Result {
     let scan_rates = [1, 10, 100, 10_000, u64::from(u32::MAX)];
-    match rng.below(10) {
+    match rng.below(11) {
         0 => knob::set("run", 0),
         1 => knob::set("run", 2),
         2 => knob::set("sleep_ms", rng.below(5)),
@@ -116,6 +116,7 @@ fn change_a_knob(rng: &mut Rng) -> Result {
         4 => knob::set("promote_after", 1 + rng.below(4)),
         5 => knob::set("scope", rng.pick(&["all", "registered"])),
         6 => change_domain(rng),
+        7 => knob::set("threads", 1 + rng.below(4)),
         _ => knob::set("run", 1),
     }
 }

@@ -84,6 +84,7 @@ fn merge_again() -> Result {
         ("max_interval", "1"),
         ("max_cpu", "100"),
         ("governor", "manual"),
+        ("threads", "2"),
         ("scope", "all"),
     ];
     settings

@@ -32,6 +32,7 @@ pub(super) const TESTS: &[Test] = &[
     ("max_page_sharing_takes_its_whole_range", sharing_values),
     ("max_interval_takes_its_whole_range", interval_values),
     ("max_cpu_takes_its_whole_range", cpu_values),
+    ("threads_takes_its_whole_range", thread_counts),
     ("scope_takes_its_words", scope_words),
     ("domain_takes_its_words", domain_words),
     ("governor_takes_its_words", governor_words),
@@ -42,6 +43,7 @@ pub(super) const TESTS: &[Test] = &[
     ("max_page_sharing_refuses_bad_input", bad_max_page_sharing),
     ("max_interval_refuses_bad_input", bad_max_interval),
     ("max_cpu_refuses_bad_input", bad_max_cpu),
+    ("threads_refuses_bad_input", bad_threads),
     ("governor_refuses_bad_input", bad_governor),
     ("scope_refuses_bad_input", bad_scope),
     ("domain_refuses_bad_input", bad_domain),
@@ -103,6 +105,10 @@ fn interval_values(_: &Lab) -> Result {
 
 fn cpu_values(_: &Lab) -> Result {
     takes_numbers("max_cpu", &["1", "2", "50", "99", "100"])
+}
+
+fn thread_counts(_: &Lab) -> Result {
+    takes_numbers("threads", &["1", "2", "63", "64", "1"])
 }
 
 fn governor_words(_: &Lab) -> Result {
@@ -206,6 +212,10 @@ fn bad_max_cpu(_: &Lab) -> Result {
         "77",
         &["0", "101", "255", "256", "257", "4294967297"],
     )
+}
+
+fn bad_threads(_: &Lab) -> Result {
+    refuses_numbers("threads", "3", &["0", "65", "256", "257", "4294967297"])
 }
 
 fn bad_governor(_: &Lab) -> Result {

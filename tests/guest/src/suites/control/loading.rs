@@ -88,6 +88,7 @@ fn defaults(_: &Lab) -> Result {
         ("max_interval", "8\n"),
         ("max_cpu", "100\n"),
         ("governor", "[manual] auto\n"),
+        ("threads", "1\n"),
         ("scope", "[all] registered\n"),
         ("domain", "[user] process cgroup global\n"),
     ];

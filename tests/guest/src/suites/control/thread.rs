@@ -35,6 +35,7 @@ pub(super) const TESTS: &[Test] = &[
     ("starts_at_once_out_of_a_long_pause", long_pause),
     ("unloads_at_once_out_of_a_long_pause", unload_in_pause),
     ("unloads_at_once_out_of_an_endless_cycle", unload_in_cycle),
+    ("several_threads_stop_at_once", many_threads),
 ];
 
 pub(super) const SKIPPABLE: &[SkippableTest] = &[
@@ -290,6 +291,29 @@ fn unload_in_pause(_: &Lab) -> Result {
 fn unload_in_cycle(_: &Lab) -> Result {
     begin_endless_cycle()?;
     at_once("unloading", module::unload)
+}
+
+fn many_threads(lab: &Lab) -> Result {
+    let peer = lab.alice()?;
+    peer.touch(peer.map(Kind::Anon, 40_000)?)?;
+    knob::set("threads", 8)?;
+    for pid in task::scanners() {
+        expect::eq("nice value", 5, number(pid, 19)?)?;
+    }
+    begin_endless_cycle()?;
+    at_once("stopping", scanner::stop)?;
+    for pid in task::scanners() {
+        expect_asleep(pid)?;
+    }
+    begin_endless_cycle()?;
+    at_once("ending six threads", || knob::set("threads", 2))?;
+    let is_done = || task::scanners().len() == 2;
+    expect::that(task::wait_until(AT_ONCE, is_done), || {
+        format!("threads: expected 2, found {:?}", task::scanners())
+    })?;
+    at_once("a pass", || scanner::wait_passes(1))?;
+    at_once("unloading", module::unload)?;
+    expect::eq("threads that are left", 0, task::scanners().len())
 }
 
 /// Freezes in some state of the scanner, and expects it to go on merging then.

@@ -24,7 +24,7 @@ struct Knob {
 }
 
 /// Domains other than these two would let users share, which the checker takes for a failure.
-const KNOBS: [Knob; 9] = [
+const KNOBS: [Knob; 10] = [
     Knob {
         name: "run",
         takes: &["1", "1", "1", "1", "1", "1", "0", "2"],
@@ -54,6 +54,11 @@ const KNOBS: [Knob; 9] = [
         name: "max_cpu",
         takes: &["100", "100", "100", "50", "5", "1"],
         refuses: &["0", "101", "256"],
+    },
+    Knob {
+        name: "threads",
+        takes: &["1", "2", "2", "3", "5"],
+        refuses: &["0", "65", "256"],
     },
     Knob {
         name: "governor",

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Collects what is mapped in a part of an address space, for the engine to look at.
+
+use crate::commons::Commons;
+use crate::mm::page::Kind;
+use crate::mm::page::PageRef;
+use crate::mm::pte::Population;
+use crate::mm::walk::Mapped;
+use crate::mm::walk::MergedZero;
+use crate::mm::walk::Visitor;
+use crate::visits::VisitNo;
+use crate::visits::Visits;
+use core::ops::ControlFlow;
+use core::ops::Range;
+use engine::Domain;
+use engine::Frame;
+use engine::Inspected;
+use engine::Key;
+use engine::Keys;
+use engine::Sample;
+use kernel::prelude::*;
+
+/// Pages looked at in one step: as many as a page table has.
+pub(crate) const BATCH: usize = 512;
+/// Page tables looked at in one step, where there are few pages in them.
+pub(crate) const TABLES: u32 = 16;
+/// A page that is passed over costs as much as this part of one that is looked at.
+const SKIPPED_PER_PAGE: u64 = 64;
+
+/// A page that was met, to be merged or looked at more closely.
+#[derive(Clone, Copy)]
+pub(crate) struct Candidate {
+    /// Where it was seen.
+    pub(crate) addr: usize,
+    pub(crate) frame: Frame,
+    /// `None`: full of zeroes.
+    pub(crate) key: Option<Key>,
+    /// When it was met.
+    pub(crate) visit: VisitNo,
+}
+
+/// What is mapped in the part of an address space that a step looks at. Kept from step to step, so
+/// that nothing is allocated under a page table lock. No page is referenced: references are what
+/// merging takes for a pin.
+pub(crate) struct Batch {
+    /// Unmerged pages.
+    pub(crate) pages: KVec<Seen>,
+    /// Those of which a sample is not enough; their keys are not known.
+    pub(crate) unclear: KVec<Candidate>,
+    /// As above, once they have been looked at.
+    pub(crate) inspected: KVec<(Candidate, Inspected)>,
+    /// Merged ones, with the number of their mappings.
+    pub(crate) merged: KVec<(Frame, u32)>,
+    /// Merged ones of which nobody wants to know more.
+    pub(crate) passed_by: u64,
+    /// Pages of regions that are not due.
+    pub(crate) skipped: u64,
+}
+
+/// An unmerged page that was met.
+pub(crate) struct Seen {
+    addr: usize,
+    pub(crate) frame: Frame,
+    pub(crate) sample: Sample,
+}
+
+impl Seen {
+    /// The page, met during this visit.
+    pub(crate) fn candidate(&self, key: Option<Key>, visit: VisitNo) -> Candidate {
+        Candidate {
+            addr: self.addr,
+            frame: self.frame,
+            key,
+            visit,
+        }
+    }
+}
+
+impl Batch {
+    /// Makes an empty one.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Batch {
+            pages: KVec::with_capacity(BATCH, GFP_KERNEL)?,
+            unclear: KVec::with_capacity(BATCH, GFP_KERNEL)?,
+            inspected: KVec::with_capacity(BATCH, GFP_KERNEL)?,
+            merged: KVec::with_capacity(BATCH, GFP_KERNEL)?,
+            passed_by: 0,
+            skipped: 0,
+        })
+    }
+
+    /// How many pages were looked at; of those passed over, as many as cost the same.
+    pub(crate) fn effort(&self) -> u64 {
+        let met = self.pages.len().saturating_add(self.merged.len()) as u64;
+        met.saturating_add(self.passed_by)
+            .saturating_add(self.skipped / SKIPPED_PER_PAGE)
+    }
+
+    /// Looks at the whole of the pages that are unclear. Tells `zero` of those which are full of
+    /// zeroes; others are inspected.
+    ///
+    /// No reference was held since the sample was taken, so that another page may be on the frame by
+    /// now, even of another domain. That does no harm: the engine takes note of a content that nobody
+    /// has; it would be merged only after a look at who maps it.
+    pub(crate) fn inspect(&mut self, keys: &Keys, domain: Domain, mut zero: impl FnMut(Candidate)) {
+        for candidate in self.unclear.drain_all() {
+            let Some(page) = PageRef::candidate(candidate.frame) else {
+                continue;
+            };
+            let inspected = keys.inspect(domain, &page.content());
+            match inspected {
+                // There is room: a batch has no more pages than that.
+                Some(inspected) => {
+                    let _ = self.inspected.push_within_capacity((candidate, inspected));
+                }
+                None => zero(candidate),
+            }
+        }
+    }
+}
+
+/// How much more a step looks at.
+pub(crate) struct Budget {
+    pub(crate) pages: usize,
+    pub(crate) tables: u32,
+}
+
+impl Budget {
+    pub(crate) fn is_spent(&self) -> bool {
+        self.pages == 0 || self.tables == 0
+    }
+}
+
+/// Collects what is mapped in an area.
+pub(crate) struct Gatherer<'a> {
+    pub(crate) commons: &'a Commons,
+    pub(crate) batch: &'a mut Batch,
+    pub(crate) visits: &'a mut Visits,
+    pub(crate) budget: &'a mut Budget,
+    /// Whether merged pages are of interest.
+    pub(crate) is_watchful: bool,
+    /// By what regions are told from those of other address spaces; `None`: looked at out of turn.
+    pub(crate) space: Option<u64>,
+    /// Of the region that is looked at.
+    visit: VisitNo,
+    /// Samples that the visits know of.
+    settled: usize,
+}
+
+impl<'a> Gatherer<'a> {
+    /// Collects into `batch`, as long as `budget` lasts.
+    pub(crate) fn new(
+        commons: &'a Commons,
+        batch: &'a mut Batch,
+        visits: &'a mut Visits,
+        budget: &'a mut Budget,
+    ) -> Self {
+        let settled = batch.pages.len();
+        Gatherer {
+            commons,
+            batch,
+            visits,
+            budget,
+            is_watchful: true,
+            space: None,
+            visit: VisitNo::NONE,
+            settled,
+        }
+    }
+
+    /// Comes to the end of what is looked at in an area.
+    pub(crate) fn leave_area(&mut self) {
+        self.settle();
+        self.visit = VisitNo::NONE;
+    }
+
+    /// Has the visit know how many samples were taken since it was told last.
+    fn settle(&mut self) {
+        let taken = self.batch.pages.len();
+        let before = core::mem::replace(&mut self.settled, taken);
+        self.visits
+            .count_sampled(self.visit, taken.saturating_sub(before));
+    }
+}
+
+impl Visitor for Gatherer<'_> {
+    fn part(&mut self, range: &Range<usize>, population: impl Fn() -> Population) -> bool {
+        let Some(space) = self.space else {
+            return true;
+        };
+        self.settle();
+        let visit = self.visits.come_to(self.commons, space, range, &population);
+        if visit.is_none() {
+            let skipped = population().pages.into();
+            self.batch.skipped = self.batch.skipped.saturating_add(skipped);
+        }
+        self.visit = visit.unwrap_or(VisitNo::NONE);
+        visit.is_some()
+    }
+
+    fn merged_zero(&mut self, _zero: MergedZero) -> ControlFlow<()> {
+        self.visits.count_found_merged(self.visit);
+        ControlFlow::Continue(())
+    }
+
+    fn page(&mut self, addr: usize, mapped: Mapped<'_>) -> ControlFlow<()> {
+        // There is room: no more pages are looked at than a batch holds.
+        if mapped.kind != Kind::Merged {
+            if let Some(sample) = mapped.sample(self.commons.keys().sampler()) {
+                let frame = mapped.frame();
+                let seen = Seen {
+                    addr,
+                    frame,
+                    sample,
+                };
+                let _ = self.batch.pages.push_within_capacity(seen);
+            }
+        } else {
+            self.visits.count_found_merged(self.visit);
+            if self.is_watchful {
+                let seen = (mapped.frame(), mapped.mappings());
+                let _ = self.batch.merged.push_within_capacity(seen);
+            } else {
+                self.batch.passed_by = self.batch.passed_by.saturating_add(1);
+            }
+        }
+        self.budget.pages = self.budget.pages.saturating_sub(1);
+        break_if(self.budget.pages == 0)
+    }
+
+    fn table_done(&mut self) -> ControlFlow<()> {
+        self.budget.tables = self.budget.tables.saturating_sub(1);
+        break_if(self.budget.tables == 0)
+    }
+}
+
+fn break_if(done: bool) -> ControlFlow<()> {
+    if done {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
+    }
+}

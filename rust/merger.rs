@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Merges the candidates of a step, and tells the engine what became of them.
+//!
+//! Another thread may merge pages of the same content meanwhile. So what a candidate is to be merged
+//! with is claimed, where a shared page has to be made; and what the engine is told of it counts only
+//! as long as it has no other answer.
+
+use crate::commons::Commons;
+use crate::commons::Engine;
+use crate::commons::State;
+use crate::gather::Candidate;
+use crate::gather::BATCH;
+use crate::mm::merge::Refusal;
+use crate::mm::merge::Terms;
+use crate::mm::merge::Twin;
+use crate::mm::neighbours;
+use crate::mm::neighbours::replace_all;
+use crate::mm::neighbours::Neighbour;
+use crate::mm::page::PageRef;
+use crate::mm::shared::SharedPage;
+use crate::mm::vma::VmaReadGuard;
+use crate::visits::VisitNo;
+use crate::visits::Visits;
+use engine::Domain;
+use engine::Frame;
+use engine::Key;
+use engine::Target;
+use kernel::mm::MmWithUser;
+use kernel::prelude::*;
+
+/// What is to be merged in a step. Kept from step to step, so that nothing is allocated meanwhile.
+pub(crate) struct Merger {
+    /// Pages to merge, in the order of their addresses.
+    candidates: KVec<Candidate>,
+    /// Pages for which shared pages were made, with the keys of those.
+    twins: KVec<(Twin, Key)>,
+    /// Candidates and twins that have to be merged by themselves.
+    involved: KVec<Candidate>,
+    run: Run,
+}
+
+impl Merger {
+    /// Makes one with nothing to merge.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Merger {
+            candidates: KVec::with_capacity(BATCH, GFP_KERNEL)?,
+            twins: KVec::with_capacity(BATCH, GFP_KERNEL)?,
+            involved: KVec::with_capacity(2 * BATCH, GFP_KERNEL)?,
+            run: Run::new()?,
+        })
+    }
+
+    /// Has a page merged that lies behind all others.
+    pub(crate) fn nominate(&mut self, candidate: Candidate) {
+        // There is room: a batch has no more pages than that, and each has one twin at the most.
+        let _ = self.candidates.push_within_capacity(candidate);
+    }
+
+    /// As [`Self::nominate`], of a page that may lie before others.
+    pub(crate) fn nominate_late(&mut self, candidate: Candidate) {
+        let is_before = |other: &Candidate| other.addr < candidate.addr;
+        let place = self.candidates.partition_point(is_before);
+        let _ = self.candidates.insert_within_capacity(place, candidate);
+    }
+
+    /// Merges the candidates and what they are equal to: near ones together, and one by one what
+    /// that is too simple for.
+    pub(crate) fn merge_all(&mut self, commons: &Commons, terms: &Terms<'_>, visits: &mut Visits) {
+        self.merge_candidates(commons, terms, visits);
+        self.merge_twins(commons, terms, visits);
+        // Not under the VMA lock: each looks for mappings in all processes.
+        while let Some(candidate) = self.involved.pop() {
+            merge(commons, terms, candidate, visits);
+        }
+    }
+
+    /// Merges the candidates, which all are in the address space of `terms`.
+    fn merge_candidates(&mut self, commons: &Commons, terms: &Terms<'_>, visits: &mut Visits) {
+        let mut next = 0;
+        while next < self.candidates.len() {
+            next = self.merge_neighbours(commons, terms, next, visits);
+        }
+        self.candidates.clear();
+    }
+
+    /// Merges the twins for which shared pages were made, those of one address space together.
+    fn merge_twins(&mut self, commons: &Commons, terms: &Terms<'_>, visits: &mut Visits) {
+        let mut twins = core::mem::take(&mut self.twins);
+        let mut rest = twins.drain_all().peekable();
+        while let Some((Twin { frame, mm, addr }, key)) = rest.next() {
+            self.nominate(candidate_of_twin(addr, frame, key));
+            let is_beside = |(twin, _): &(Twin, Key)| core::ptr::eq(&*twin.mm, &*mm);
+            while let Some((Twin { frame, addr, .. }, key)) = rest.next_if(is_beside) {
+                self.nominate(candidate_of_twin(addr, frame, key));
+            }
+            match mm.mmget_not_zero() {
+                Some(mm) => {
+                    let mm = &MmWithUser::into_mmput_async(mm);
+                    self.merge_candidates(commons, &Terms { mm, ..*terms }, visits);
+                }
+                None => self.candidates.clear(),
+            }
+        }
+        drop(rest);
+        self.twins = twins;
+    }
+
+    /// Merges the candidates from number `next` on that are near each other. Returns where to go
+    /// on.
+    fn merge_neighbours(
+        &mut self,
+        commons: &Commons,
+        terms: &Terms<'_>,
+        mut next: usize,
+        visits: &mut Visits,
+    ) -> usize {
+        let area = self.candidates.get(next);
+        let Some(vma) = area.and_then(|first| area_of(terms, first.addr)) else {
+            // It was changed meanwhile: come back in the next pass.
+            return next + 1;
+        };
+        while let Some(&candidate) = self.candidates.get(next) {
+            if candidate.addr >= vma.end() || !self.run.takes(&candidate) {
+                break;
+            }
+            next += 1;
+            let attempt = Attempt::new(commons, candidate);
+            match prepare(terms, &attempt) {
+                Ok(neighbour) => self.run.push(attempt, neighbour),
+                Err(Refusal::Involved) => {
+                    attempt.end(&mut commons.lock(), terms.domain, Err(Refusal::Involved));
+                    // There is room: as many as there are candidates and twins.
+                    let _ = self.involved.push_within_capacity(candidate);
+                }
+                Err(refusal) => attempt.end(&mut commons.lock(), terms.domain, Err(refusal)),
+            }
+        }
+        self.replace_run(commons, terms, &vma, visits);
+        next
+    }
+
+    /// Replaces the pages of the run, and tells the engine.
+    fn replace_run(
+        &mut self,
+        commons: &Commons,
+        terms: &Terms<'_>,
+        vma: &VmaReadGuard<'_>,
+        visits: &mut Visits,
+    ) {
+        let attempts = &self.run.attempts;
+        let results = replace_all(terms, vma, &self.run.neighbours, &|index, content| {
+            let key = attempts.get(index).and_then(|attempt| attempt.page.key);
+            key.is_some_and(|key| commons.keys().is_of(key, terms.domain, content))
+        });
+        let mut state = commons.lock();
+        for ((attempt, neighbour), result) in attempts.iter().zip(&self.run.neighbours).zip(results)
+        {
+            if result.is_ok() {
+                visits.count_merged(attempt.page.visit);
+            }
+            let merged = result.map(|()| neighbour.shared());
+            attempt.end(&mut state, terms.domain, merged);
+        }
+        drop(state);
+        // Gives up the pages, which frees those that were replaced.
+        let neighbours = self.run.neighbours.drain_all();
+        for ((neighbour, attempt), result) in neighbours.zip(attempts).zip(results) {
+            if let (Ok(()), Some(key), Some(twin)) =
+                (result, attempt.page.key, neighbour.into_twin())
+            {
+                // There is room: each candidate has one twin at the most.
+                let _ = self.twins.push_within_capacity((twin, key));
+            }
+        }
+        self.run.attempts.clear();
+        self.run.awaited.clear();
+    }
+}
+
+/// What a candidate was merged with: not met now, but known.
+fn candidate_of_twin(addr: usize, frame: Frame, key: Key) -> Candidate {
+    Candidate {
+        addr,
+        frame,
+        key: Some(key),
+        visit: VisitNo::NONE,
+    }
+}
+
+/// A candidate, and with what the engine wants it merged: claimed, until the attempt ends.
+struct Attempt {
+    page: Candidate,
+    target: Option<Target>,
+}
+
+impl Attempt {
+    fn new(commons: &Commons, page: Candidate) -> Self {
+        let target = page.key.and_then(|key| commons.lock().claim(key));
+        Attempt { page, target }
+    }
+
+    /// Tells the engine into which page this one was merged, or why not.
+    fn end(&self, state: &mut State, domain: Domain, merged: Result<Option<&SharedPage>, Refusal>) {
+        let Some(key) = self.page.key else {
+            return;
+        };
+        let engine = &mut state.engine;
+        match merged {
+            Ok(Some(shared)) => {
+                if let Some(Target::Twin(_)) = self.target {
+                    // Whatever shared page was on this new frame before has been freed.
+                    engine.forget_shared(shared.frame());
+                }
+                engine.merged(key, shared.frame(), domain, shared.mappings());
+            }
+            Ok(None) => (),
+            Err(refusal) => self.refused(engine, domain, refusal),
+        }
+        state.disclaim(key, self.target);
+    }
+
+    /// Tells the engine why the page was not merged, as far as that is of use to it: not if another
+    /// thread has changed meanwhile what it is to be merged with.
+    fn refused(&self, engine: &mut Engine, domain: Domain, refusal: Refusal) {
+        let Candidate { frame, key, .. } = self.page;
+        let Some(key) = key.filter(|&key| engine.target(key) == self.target) else {
+            return;
+        };
+        match refusal {
+            Refusal::TargetGone => engine.refuted(key, frame),
+            Refusal::Different => self.differed(engine, domain, key),
+            Refusal::Full => engine.retire(key, frame),
+            _ => (),
+        }
+    }
+
+    /// Tells the engine that the page does not equal its target, unless it just changed. Other pages
+    /// may be on both frames by now: see [`crate::gather::Batch::inspect`].
+    fn differed(&self, engine: &mut Engine, domain: Domain, key: Key) {
+        let frame = self.page.frame;
+        let target = match self.target {
+            Some(Target::Shared(shared)) => SharedPage::readable(shared).map(PageRef::from),
+            Some(Target::Twin(twin)) => PageRef::candidate(twin),
+            None => None,
+        };
+        let (Some(page), Some(target)) = (PageRef::candidate(frame), target) else {
+            return;
+        };
+        if engine.keys().is_of(key, domain, &page.content()) {
+            engine.differed(key, frame, domain, &target.content());
+        }
+    }
+}
+
+/// Makes ready what a page is to be replaced by.
+fn prepare(terms: &Terms<'_>, attempt: &Attempt) -> Result<Neighbour, Refusal> {
+    let Candidate {
+        addr, frame, key, ..
+    } = attempt.page;
+    if key.is_none() {
+        return Neighbour::by_zero(addr, frame);
+    }
+    match attempt.target.ok_or(Refusal::Gone)? {
+        Target::Shared(shared) => Neighbour::by_shared(addr, frame, shared),
+        Target::Twin(twin) if twin == frame => Err(Refusal::Gone),
+        Target::Twin(twin) => Neighbour::by_new(addr, frame, twin, terms),
+    }
+}
+
+/// Merges a page, by all of its mappings, with what the engine has for its content by now.
+fn merge(commons: &Commons, terms: &Terms<'_>, candidate: Candidate, visits: &mut Visits) {
+    let Candidate {
+        frame, key, visit, ..
+    } = candidate;
+    let Some(key) = key else {
+        if terms.join_zero(frame).is_ok() {
+            visits.count_merged(visit);
+        }
+        return;
+    };
+    let attempt = Attempt::new(commons, candidate);
+    let merged = match attempt.target {
+        None => Err(Refusal::Gone),
+        Some(Target::Shared(target)) => terms.join(frame, target),
+        Some(Target::Twin(twin)) if twin == frame => Err(Refusal::Gone),
+        Some(Target::Twin(twin)) => terms.share(frame, twin, |content| {
+            commons.keys().is_of(key, terms.domain, content)
+        }),
+    };
+    if merged.is_ok() {
+        visits.count_merged(visit);
+    }
+    let merged = merged.as_ref().map(Some).map_err(|&refusal| refusal);
+    attempt.end(&mut commons.lock(), terms.domain, merged);
+}
+
+/// The area at `addr`, if pages of it may be merged on these terms.
+fn area_of<'a>(terms: &Terms<'a>, addr: usize) -> Option<VmaReadGuard<'a>> {
+    let vma = VmaReadGuard::next(terms.mm, addr).ok()??;
+    (vma.start() <= addr && terms.allows(&vma)).then_some(vma)
+}
+
+/// Candidates near each other, each with what it is to be replaced by.
+struct Run {
+    attempts: KVec<Attempt>,
+    neighbours: KVec<Neighbour>,
+    /// Keys for which one of them brings the shared page.
+    awaited: KVec<Key>,
+}
+
+impl Run {
+    fn new() -> Result<Self> {
+        Ok(Run {
+            attempts: KVec::with_capacity(neighbours::MOST, GFP_KERNEL)?,
+            neighbours: KVec::with_capacity(neighbours::MOST, GFP_KERNEL)?,
+            awaited: KVec::with_capacity(neighbours::MOST, GFP_KERNEL)?,
+        })
+    }
+
+    /// Whether a further candidate can be replaced together with these: not where one of them
+    /// brings the shared page that this one is to join.
+    fn takes(&self, further: &Candidate) -> bool {
+        let is_near = |last: &Attempt| neighbours::are_near(last.page.addr, further.addr);
+        self.attempts.len() < neighbours::MOST
+            && self.attempts.last().is_none_or(is_near)
+            && further.key.is_none_or(|key| !self.awaited.contains(&key))
+    }
+
+    fn push(&mut self, attempt: Attempt, neighbour: Neighbour) {
+        // There is room: it was asked for.
+        if let (true, Some(key)) = (neighbour.is_new(), attempt.page.key) {
+            let _ = self.awaited.push_within_capacity(key);
+        }
+        let _ = self.attempts.push_within_capacity(attempt);
+        let _ = self.neighbours.push_within_capacity(neighbour);
+    }
+}

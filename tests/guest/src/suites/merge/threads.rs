@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Several threads that scan.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use std::time::Instant;
+
+use guest::content::Ids;
+use guest::expect;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pagemap::Frame;
+use guest::pages;
+use guest::peer::Peer;
+use guest::scanner;
+use guest::task;
+use guest::Result;
+use guest::Span;
+
+pub(super) const TESTS: &[Test] = &[
+    ("several_threads_merge_all", all),
+    ("several_threads_merge_out_of_forks", forks),
+    ("several_threads_look_at_each_page_once_a_pass", once),
+    ("several_threads_all_work", share_of_work),
+    ("several_threads_unmerge_all", unmerge),
+    ("threads_change_while_they_scan", change),
+];
+
+const THREADS: u64 = 4;
+const PROCESSES: usize = 8;
+const PAGES: u64 = 600;
+const IDS: Ids = Ids::each(100);
+/// Passes after which pages must be merged that several threads wanted at the same time.
+const PASSES: u64 = 8;
+
+/// Processes with equal pages.
+fn crowd(lab: &Lab) -> Result<Vec<(Peer, Span)>> {
+    knob::set("threads", THREADS)?;
+    let place = |peer: Peer| peer.anon(PAGES, IDS).map(|span| (peer, span));
+    lab.alices(PROCESSES)?.into_iter().map(place).collect()
+}
+
+/// Expects all pages to be merged. Threads may have made a shared page each of the same content;
+/// not one may be left alone.
+fn expect_merged(crowd: &[(Peer, Span)]) -> Result {
+    let mut mappings: BTreeMap<(usize, Frame), u64> = BTreeMap::new();
+    for (peer, span) in crowd {
+        for (page, frame) in peer.frames(*span)?.into_iter().enumerate() {
+            expect::that(frame.flags()?.ksm(), || {
+                format!("page {page} of {}: expected to be merged", peer.pid())
+            })?;
+            *mappings.entry((page, frame)).or_default() += 1;
+        }
+    }
+    let frames: BTreeSet<Frame> = mappings.keys().map(|&(_, frame)| frame).collect();
+    expect::eq("contents on one frame each", mappings.len(), frames.len())?;
+    // One for each content, and few more.
+    expect::within(
+        "shared frames",
+        PAGES..=PAGES + PAGES / 10,
+        frames.len() as u64,
+    )
+}
+
+fn all(lab: &Lab) -> Result {
+    let crowd = crowd(lab)?;
+    let zeroes = crowd[0].0.anon(64, Ids::ZERO)?;
+    scanner::scan(PASSES)?;
+    expect_merged(&crowd)?;
+    pages::expect_zero_page((&crowd[0].0, zeroes))?;
+    for (peer, span) in &crowd {
+        peer.check(*span, IDS)?;
+    }
+    crowd[0].0.poke(crowd[0].1.addr, 1)?;
+    crowd[1].0.check(crowd[1].1, IDS)?;
+    scanner::expect_exact_counts("after merging by several threads").map(drop)
+}
+
+/// Pages with several mappings, which threads meet in several processes at once.
+fn forks(lab: &Lab) -> Result {
+    knob::set("threads", THREADS)?;
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
+    let mut crowd = vec![(a.fork()?, in_a), (a.fork()?, in_a), (b.fork()?, in_b)];
+    crowd.extend([(a, in_a), (b, in_b)]);
+    scanner::scan(PASSES)?;
+    expect_merged(&crowd)?;
+    for (peer, span) in &crowd {
+        peer.check(*span, IDS)?;
+    }
+    scanner::expect_exact_counts("after merging forked pages").map(drop)
+}
+
+/// Pages looked at in a pass.
+fn scanned_in_a_pass() -> Result<u64> {
+    const COUNTED: u64 = 6;
+    scanner::start()?;
+    scanner::wait_passes(2)?;
+    let look =
+        || -> Result<_> { Ok((knob::number("full_scans")?, knob::number("pages_scanned")?)) };
+    let before = look()?;
+    scanner::wait_passes(COUNTED)?;
+    let after = look()?;
+    scanner::stop()?;
+    Ok((after.1 - before.1) / (after.0 - before.0))
+}
+
+fn once(lab: &Lab) -> Result {
+    let peers = lab.alices(PROCESSES)?;
+    for (index, peer) in (0..).zip(&peers) {
+        peer.anon(2000, Ids::each(10_000 * (index + 1)))?;
+    }
+    let alone = scanned_in_a_pass()?;
+    knob::set("threads", THREADS)?;
+    let together = scanned_in_a_pass()?;
+    // A pass may have begun, or ended, between two reads.
+    let slack = alone / 4;
+    expect::within(
+        "pages that several threads look at in a pass",
+        alone - slack..=alone + slack,
+        together,
+    )
+}
+
+fn run_times() -> Result<Vec<u64>> {
+    task::scanners()
+        .into_iter()
+        .map(task::run_time_ns)
+        .collect()
+}
+
+/// Each thread runs for a good part of the time.
+fn share_of_work(lab: &Lab) -> Result {
+    let peers = lab.alices(PROCESSES)?;
+    for (index, peer) in (0..).zip(&peers) {
+        peer.anon(2000, Ids::each(10_000 * (index + 1)))?;
+    }
+    knob::set("threads", 2)?;
+    let before = run_times()?;
+    scanner::start()?;
+    std::thread::sleep(Duration::from_secs(3));
+    scanner::stop()?;
+    let times: Vec<u64> = std::iter::zip(run_times()?, before)
+        .map(|(after, before)| after - before)
+        .collect();
+    expect::eq("threads", 2, times.len())?;
+    let most = times.iter().copied().max().unwrap_or(0);
+    for time in times {
+        expect::within("ns that a thread has run", most / 4..=most, time)?;
+    }
+    Ok(())
+}
+
+fn unmerge(lab: &Lab) -> Result {
+    let crowd = crowd(lab)?;
+    scanner::scan(PASSES)?;
+    scanner::start()?;
+    scanner::unmerge()?;
+    for (peer, span) in &crowd {
+        pages::expect_not_merged((peer, *span))?;
+        peer.check(*span, IDS)?;
+    }
+    scanner::expect_exact_counts("after unmerging").map(drop)
+}
+
+/// One that has ended is to be seen for a moment still.
+fn expect_threads(count: u64) -> Result {
+    let is_done = || task::scanners().len() as u64 == count;
+    expect::that(task::wait_until(Duration::from_secs(2), is_done), || {
+        format!("threads: expected {count}, found {:?}", task::scanners())
+    })
+}
+
+fn change(lab: &Lab) -> Result {
+    let crowd = crowd(lab)?;
+    knob::set("sleep_ms", 1)?;
+    scanner::start()?;
+    let start = Instant::now();
+    let mut cpu_ns = 0;
+    for threads in [1, 3, 2, 64, 1, 5].into_iter().cycle() {
+        knob::set("threads", threads)?;
+        expect::eq("threads", threads, knob::number("threads")?)?;
+        expect_threads(threads)?;
+        let now = knob::number("cpu_ns")?;
+        expect::that(now >= cpu_ns, || {
+            format!("cpu_ns: expected {cpu_ns} or more, found {now}")
+        })?;
+        cpu_ns = now;
+        if start.elapsed() > Duration::from_secs(3) {
+            break;
+        }
+    }
+    scanner::wait_passes(PASSES)?;
+    scanner::stop()?;
+    expect_merged(&crowd)?;
+    scanner::expect_exact_counts("after changes of threads").map(drop)
+}
