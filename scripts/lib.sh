@@ -182,6 +182,20 @@ soak_options() {
 	modules_of "$1" "${ZRAM_MODULES[@]}" loop
 }
 
+# The library of the root's python3, where python3 looks for it in a guest.
+python_library() {
+	"$PROJECT/scripts/root" -- python3 -c 'import os; print(os.path.dirname(os.__file__))'
+}
+
+# demo_options: options of scripts/vm that copy the demo and its applications.
+demo_options() {
+	local library
+	library=$(python_library) || die "the root has no python3" "make it anew with: make setup"
+	printf '%s\n' --copy "$PROJECT/scripts/demo.d" \
+		--copy root:/usr/bin/redis-server:/usr/bin/redis-server \
+		--copy root:/usr/bin/python3:/usr/bin/python3 --copy "root:$library:$library"
+}
+
 # --- crates -------------------------------------------------------------
 
 # One for each cargo workspace.

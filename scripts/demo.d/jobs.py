@@ -4,15 +4,29 @@
 All of them run as one ordinary user, as merging stays within a user by default.
 """
 
+import importlib.util
+import os
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from resp import Redis, RedisError
+import census
+from report import step
+from resp import Data, Redis, RedisError, data_set, load_commands
 
+INSTANCES = 6
 USER = 1000
 FIRST_PORT = 6379
 INTERPRETER = Path(__file__).with_name("interpreter.py")
+EXPRESSIONS = (
+    "fingerprint()",
+    "json.dumps([decimal.Decimal(2).sqrt() > 1, 2 ** 100, 'ü'])",
+    "xml.etree.ElementTree.fromstring('<a><b>42</b></a>').find('b').text",
+    "query('1 + 1')",
+)
 
 
 def _start(*command: str, pipe: int | None = None) -> subprocess.Popen[str]:
@@ -78,3 +92,85 @@ class Interpreter:
 
     def _read(self) -> str:
         return self._answers.readline().strip()
+
+
+class Job(NamedTuple):
+    """All processes of the job, and what they are to hold and to answer."""
+
+    servers: list[Server]
+    interpreters: list[Interpreter]
+    data: Data
+    expected: list[str]
+
+    @property
+    def pids(self) -> list[int]:
+        """Of all of them."""
+        servers = [server.pid for server in self.servers]
+        return servers + [interpreter.pid for interpreter in self.interpreters]
+
+    def end(self) -> None:
+        """Ends all of them."""
+        for one in [*self.servers, *self.interpreters]:
+            one.process.terminate()
+            one.process.wait()
+
+
+def answers(interpreter: Interpreter) -> list[str]:
+    """What an interpreter says to each of the expressions."""
+    return [interpreter.evaluate(expression) for expression in EXPRESSIONS]
+
+
+def mark_bytecode_current() -> None:
+    """Gives the library's sources the times that their bytecode was made for.
+
+    Copying them into the guest did not keep these, and compiling anew takes long.
+    """
+    for root, _, names in os.walk(os.path.dirname(os.__file__)):
+        for name in names:
+            if name.endswith(".pyc"):
+                _mark_source(Path(root, name))
+
+
+def _mark_source(bytecode: Path) -> None:
+    with bytecode.open("rb") as file:
+        head = file.read(12)
+    try:
+        source = importlib.util.source_from_cache(str(bytecode))
+        os.utime(source, (time.time(), int.from_bytes(head[8:12], "little")))
+    except (ValueError, FileNotFoundError):
+        pass
+
+
+def start_job() -> Job:
+    """Starts everything, loads the data, waits until all is quiet."""
+    mark_bytecode_current()
+    step(f"starting {INSTANCES} Redis and {INSTANCES} Python")
+    servers = [Server(number) for number in range(INSTANCES)]
+    interpreters = [Interpreter(number) for number in range(INSTANCES)]
+    data = data_set()
+    step(f"made 16 MiB of data in {len(data)} keys")
+    load(servers, data)
+    for interpreter in interpreters:
+        interpreter.wait()
+    step(f"all {INSTANCES} Python have imported their modules")
+    # All are asked once: later answers then make no new objects of the same kind.
+    expected = [answers(interpreter) for interpreter in interpreters]
+    return Job(servers, interpreters, data, expected[0])
+
+
+def load(servers: Sequence[Server], data: Data) -> None:
+    """Loads the same data into each Redis."""
+    commands = load_commands(data)
+    for number, server in enumerate(servers, 1):
+        server.connect().run(commands, len(data))
+        step(f"loading 16 MiB into {INSTANCES} Redis: {number}/{INSTANCES}")
+
+
+def bound_of(job: Job) -> census.Bound:
+    """Compares all pages."""
+    comparison = census.Comparison()
+    for number, pid in enumerate(job.pids, 1):
+        comparison.add(pid)
+        if number % 3 == 0:
+            step(f"comparing all pages of {len(job.pids)} processes: {number} done")
+    return comparison.bound()

@@ -6,22 +6,19 @@ merge, compares, and checks that nobody's data was harmed.
 """
 
 import hashlib
-import importlib.util
 import os
 import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import census
 import proc
-from jobs import Interpreter, Server
+from jobs import INSTANCES, Job, Server, answers, bound_of, start_job
 from report import PAGES_PER_MIB, claim, heading, line, mib, step, verdict
-from resp import Data, Value, data_set, encode, load_commands
+from resp import Data, Value, encode
 
-INSTANCES = 6
 REQUIRED_PERCENT = 90
 VISIBLE_PERCENT = 90
 SCAN_RATE = 2000
@@ -32,27 +29,6 @@ QUIET_SCANS = 2
 QUIET_GROWTH = 0.001
 PATIENCE_SECONDS = 240
 CHANGED_KEYS = 200
-EXPRESSIONS = (
-    "fingerprint()",
-    "json.dumps([decimal.Decimal(2).sqrt() > 1, 2 ** 100, 'ü'])",
-    "xml.etree.ElementTree.fromstring('<a><b>42</b></a>').find('b').text",
-    "query('1 + 1')",
-)
-
-
-class Job(NamedTuple):
-    """All processes of the job, and what they are to hold and to answer."""
-
-    servers: list[Server]
-    interpreters: list[Interpreter]
-    data: Data
-    expected: list[str]
-
-    @property
-    def pids(self) -> list[int]:
-        """Of all of them."""
-        servers = [server.pid for server in self.servers]
-        return servers + [interpreter.pid for interpreter in self.interpreters]
 
 
 class Figures(NamedTuple):
@@ -81,65 +57,6 @@ def figures(job: Job) -> Figures:
         proc.summed("KSM", pids),
         pages,
     )
-
-
-# --- the job ----------------------------------------------------------------
-
-
-def mark_bytecode_current() -> None:
-    """Gives the library's sources the times that their bytecode was made for.
-
-    Copying them into the guest did not keep these, and compiling anew takes long.
-    """
-    for root, _, names in os.walk(os.path.dirname(os.__file__)):
-        for name in names:
-            if name.endswith(".pyc"):
-                _mark_source(Path(root, name))
-
-
-def _mark_source(bytecode: Path) -> None:
-    with bytecode.open("rb") as file:
-        head = file.read(12)
-    try:
-        source = importlib.util.source_from_cache(str(bytecode))
-        os.utime(source, (time.time(), int.from_bytes(head[8:12], "little")))
-    except (ValueError, FileNotFoundError):
-        pass
-
-
-def start_job() -> Job:
-    """Starts everything, loads the data, waits until all is quiet."""
-    mark_bytecode_current()
-    step(f"starting {INSTANCES} Redis and {INSTANCES} Python")
-    servers = [Server(number) for number in range(INSTANCES)]
-    interpreters = [Interpreter(number) for number in range(INSTANCES)]
-    data = data_set()
-    step(f"made 16 MiB of data in {len(data)} keys")
-    load(servers, data)
-    for interpreter in interpreters:
-        interpreter.wait()
-    step(f"all {INSTANCES} Python have imported their modules")
-    # All are asked once: later answers then make no new objects of the same kind.
-    expected = [answers(interpreter) for interpreter in interpreters]
-    return Job(servers, interpreters, data, expected[0])
-
-
-def load(servers: Sequence[Server], data: Data) -> None:
-    """Loads the same data into each Redis."""
-    commands = load_commands(data)
-    for number, server in enumerate(servers, 1):
-        server.connect().run(commands, len(data))
-        step(f"loading 16 MiB into {INSTANCES} Redis: {number}/{INSTANCES}")
-
-
-def bound_of(job: Job) -> census.Bound:
-    """Compares all pages."""
-    comparison = census.Comparison()
-    for number, pid in enumerate(job.pids, 1):
-        comparison.add(pid)
-        if number % 3 == 0:
-            step(f"comparing all pages of {len(job.pids)} processes: {number} done")
-    return comparison.bound()
 
 
 # --- merging ----------------------------------------------------------------
@@ -294,11 +211,6 @@ def check_interpreters(job: Job, when: str) -> None:
         f"{len(right)} of {INSTANCES} Python answer as before, {when};"
         f" checksum of their code {job.expected[0]}",
     )
-
-
-def answers(interpreter: Interpreter) -> list[str]:
-    """What an interpreter says to each of the expressions."""
-    return [interpreter.evaluate(expression) for expression in EXPRESSIONS]
 
 
 def changed(data: Data) -> tuple[Data, bytes]:

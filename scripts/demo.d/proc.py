@@ -13,6 +13,7 @@ KNOBS = Path("/sys/kernel/mm/ksm_v")
 KHUGEPAGED_SLEEP = Path("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs")
 LONG_MS = 1 << 30
 PR_SET_DUMPABLE = 4
+PR_SET_MEMORY_MERGE = 67
 
 
 def load_module() -> None:
@@ -39,6 +40,18 @@ def set_knob(name: str, value: int) -> None:
 def hide_from_scanner() -> None:
     """Makes this process one the module leaves alone: its memory is not the job's."""
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def register(wanted: bool) -> None:
+    """Registers this process with mainline KSM, or no longer; what it starts inherits that."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_MEMORY_MERGE, int(wanted), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_MEMORY_MERGE)")
+
+
+def is_registered(pid: int) -> bool:
+    """Whether a process is registered with mainline KSM, whole."""
+    return "ksm_merge_any: yes" in Path(f"/proc/{pid}/ksm_stat").read_text()
 
 
 def pause_khugepaged() -> None:

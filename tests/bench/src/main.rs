@@ -4,16 +4,19 @@
 //!
 //! Run as root in a guest with `ksm_v.ko` in the current directory. Under QEMU's `-icount
 //! shift=0`, a nanosecond of a thread's run time is one instruction, and a run repeats exactly; a
-//! few works are for a guest with two CPUs and real time. Prints a table, the same as JSON, and
+//! few works are for a guest with two CPUs and real time, one for a guest that has the demo's
+//! applications. Prints a table, the same as JSON, and
 //! points to plot; the exit status is 0 only if ksm_v needs no more than ksmd in every row that
 //! does not depend on real time.
 //!
 //! - [`work`]: what is measured, by which scanner whatsoever
-//! - [`volatile`], [`flushes`], [`busy`], [`speed`]: works that need more than memory and a scanner
+//! - [`volatile`], [`flushes`], [`busy`], [`speed`], [`applications`]: works that need more than
+//!   memory and a scanner
 //! - [`memory`]: processes with memory of known contents
 //! - [`scanner`]: the two scanners, and what they have used up
 //! - [`report`]: the figures of both, the goals, the table
 
+mod applications;
 mod busy;
 mod flushes;
 mod memory;
@@ -37,7 +40,7 @@ fn main() -> ExitCode {
     if names == ["--list"] {
         WORKS
             .iter()
-            .for_each(|work| println!("{} {}", work.name, work.cpus));
+            .for_each(|work| println!("{} {}", work.name, work.guest.name()));
         return ExitCode::SUCCESS;
     }
     let works = match chosen(&names) {

@@ -84,6 +84,31 @@ impl Scanner {
         }
     }
 
+    /// Mainline's, free to leave out what it does by default. It is stopped only between the
+    /// scans of `pages_to_scan` pages.
+    pub fn ksmd_in_use() -> Self {
+        Scanner {
+            opened: &[
+                ("pages_to_scan", "500"),
+                ("smart_scan", "1"),
+                ("use_zero_pages", "1"),
+            ],
+            ..Self::ksmd()
+        }
+    }
+
+    /// Ours, free to leave out what it does by default. Stopped after a batch at the latest.
+    pub fn ksm_v_in_use() -> Self {
+        Scanner {
+            opened: &[
+                ("scan_rate", "100000"),
+                ("scope", "registered"),
+                ("max_interval", "8"),
+            ],
+            ..Self::ksm_v()
+        }
+    }
+
     /// Its name.
     pub fn name(&self) -> &'static str {
         self.name
@@ -106,13 +131,23 @@ impl Scanner {
             self.write(knob, value);
         }
         self.write(self.pause, &pause.as_millis().to_string());
+        self.resume();
+    }
+
+    /// Stops it; what is merged stays merged.
+    pub fn pause(&self) {
+        self.write("run", "0");
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
         self.write("run", self.run);
     }
 
     /// Stops it and unmerges everything.
     pub fn stop(&self) {
         self.write("run", "2");
-        self.write("run", "0");
+        self.pause();
     }
 
     /// Completed passes.

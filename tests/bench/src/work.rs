@@ -2,6 +2,7 @@
 
 //! What is measured: memory, and what a scanner makes of it.
 
+use crate::applications;
 use crate::busy;
 use crate::flushes;
 use crate::memory::Content;
@@ -70,19 +71,41 @@ pub struct Work {
     pub scanners: &'static [fn() -> Scanner],
     /// How often each does it: the median counts.
     pub rounds: usize,
-    /// CPUs of the machine that it is for. With one, nothing depends on real time.
-    pub cpus: usize,
+    /// What it is for.
+    pub guest: Guest,
+}
+
+/// A machine that works are for.
+#[derive(Clone, Copy)]
+pub enum Guest {
+    /// One CPU that counts instructions: nothing depends on real time.
+    Counting,
+    /// As that, with the demo and its applications.
+    Demo,
+    /// Two CPUs and real time.
+    Parallel,
+}
+
+impl Guest {
+    /// By what scripts/bench knows it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Guest::Counting => "counting",
+            Guest::Demo => "demo",
+            Guest::Parallel => "parallel",
+        }
+    }
 }
 
 impl Work {
-    /// A work that both scanners do once, on one CPU.
+    /// A work that both scanners do once, counting instructions.
     const fn new(name: &'static str, run: fn(&Scanner) -> Outcome) -> Self {
         Work {
             name,
             run,
             scanners: &[Scanner::ksmd, Scanner::ksm_v],
             rounds: 1,
-            cpus: 1,
+            guest: Guest::Counting,
         }
     }
 
@@ -158,13 +181,24 @@ pub const WORKS: &[Work] = &[
     })
     .without_ksmd(),
     Work {
-        cpus: 2,
+        guest: Guest::Demo,
+        scanners: &[Scanner::ksmd_in_use, Scanner::ksm_v_in_use],
+        ..Work::new("applications", |scanner| {
+            let saving = applications::measure(scanner);
+            Outcome {
+                figures: vec![figure("applications/wanted", saving.wanted_ms)],
+                points: saving.points,
+            }
+        })
+    },
+    Work {
+        guest: Guest::Parallel,
         ..Work::new("flushes-64", |scanner| {
             only(figure("flushes-64/sent", flushes::measure(scanner, 64, 4)))
         })
     },
     Work {
-        cpus: 2,
+        guest: Guest::Parallel,
         rounds: 5,
         ..Work::new("speed-256", |scanner| Outcome {
             figures: vec![
@@ -176,7 +210,7 @@ pub const WORKS: &[Work] = &[
     }
     .without_ksmd(),
     Work {
-        cpus: 2,
+        guest: Guest::Parallel,
         scanners: &[Scanner::idle, Scanner::ksmd, Scanner::ksm_v],
         rounds: 5,
         ..Work::new("busy-64", |scanner| {

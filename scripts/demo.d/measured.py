@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The job as scripts/bench has it: started, compared, and left to the scanner.
+
+All of it is registered with mainline KSM. Says the process ids in one line and
+in a second one how many pages a perfect merger could save; then, for each line
+of its standard input, how many pages merging has saved since, by a census of
+the frames. The job ends with the input. What happens is told on standard error.
+"""
+
+import os
+import sys
+import time
+
+import census
+import proc
+from jobs import Job, bound_of, start_job
+from report import step
+
+# Redis gives back what it freed within ten seconds. Where idle time is skipped, waiting is cheap.
+STILL_SECONDS = 15
+PATIENCE_SECONDS = 300
+
+
+def own_output() -> int:
+    """A descriptor of standard output, for answers alone: the rest goes to standard error."""
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    return answers
+
+
+def start_registered() -> Job:
+    """The job, registered; this process is not, its memory is not the job's."""
+    proc.register(True)
+    job = start_job()
+    proc.register(False)
+    missed = [pid for pid in job.pids if not proc.is_registered(pid)]
+    if missed:
+        raise RuntimeError(f"not registered with mainline KSM: {missed}")
+    return job
+
+
+def wait_until_still(job: Job) -> None:
+    """Waits until the job neither takes nor gives back memory."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    resident = None
+    while (now := proc.summed("Pss_Anon", job.pids)) != resident:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"memory does not hold still: {resident} KiB, then {now}")
+        resident = now
+        time.sleep(STILL_SECONDS)
+    step(f"memory holds still: {resident} KiB")
+
+
+def main() -> None:
+    """Answers until the input ends."""
+    with open(own_output(), "w", encoding="utf-8", buffering=1) as answers:
+        proc.pause_khugepaged()
+        job = start_registered()
+        wait_until_still(job)
+        savable, before = bound_of(job).savable, census.count(job.pids)
+        print(*job.pids, file=answers)
+        print(savable, file=answers)
+        for _ in sys.stdin:
+            print(census.count(job.pids).saved_since(before), file=answers)
+        job.end()
+
+
+if __name__ == "__main__":
+    main()
