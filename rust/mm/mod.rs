@@ -38,11 +38,27 @@ pub(crate) mod vma;
 pub(crate) mod walk;
 pub(crate) mod zero;
 
+use kernel::ffi::c_ulong;
+
 /// Less than one of so many pages is available: memory is short.
 const SHORT: u64 = 8;
 
-/// Whether little memory can be had without swapping (`MemAvailable` of `/proc/meminfo`).
+/// Percent of the last ten seconds in which some task waited for memory: it is short.
+const WAITED: c_ulong = 10;
+
+/// Whether tasks wait for memory, or little of it can be had without swapping.
 pub(crate) fn is_memory_short() -> bool {
+    is_waited_for() || is_little_available()
+}
+
+/// As `/proc/pressure/memory` has it, where the kernel counts that.
+fn is_waited_for() -> bool {
+    // SAFETY: May be called at any time.
+    unsafe { crate::shim::ksm_v_memory_pressure() >= WAITED }
+}
+
+/// As `MemAvailable` of `/proc/meminfo` has it.
+fn is_little_available() -> bool {
     // SAFETY: May be called at any time.
     let (available, total) = unsafe {
         (

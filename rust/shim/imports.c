@@ -18,6 +18,7 @@
 #include <linux/module.h>
 #include <linux/static_call.h>
 #include "shim.h"
+#include <linux/psi.h>
 
 /*
  * X(name, return type, parameters, arguments), in the order of use:
@@ -142,6 +143,16 @@ DEFINE_STATIC_CALL_NULL(ksm_v_lookup, kallsyms_lookup_name);
 
 KSM_V_DATA(KSM_V_POINTER)
 
+/* As above, of what merging goes without where it is not there. */
+#ifdef CONFIG_PSI
+#define KSM_V_OPTIONAL_DATA(D)		\
+	D(psi_system, struct psi_group)
+#else
+#define KSM_V_OPTIONAL_DATA(D)
+#endif
+
+KSM_V_OPTIONAL_DATA(KSM_V_POINTER)
+
 struct ksm_v_datum {
 	const char *name;
 	void **pointer;
@@ -155,6 +166,10 @@ static const struct ksm_v_datum data[] = {
 	KSM_V_DATA(KSM_V_DATUM)
 };
 
+static const struct ksm_v_datum optional_data[] = {
+	KSM_V_OPTIONAL_DATA(KSM_V_DATUM)
+};
+
 struct kobject *ksm_v_mm_kobj(void)
 {
 	return *mm_kobj_symbol;
@@ -164,6 +179,13 @@ atomic_long_t *ksm_v_ksm_zero_pages(void)
 {
 	return ksm_zero_pages_symbol;
 }
+
+#ifdef CONFIG_PSI
+const struct psi_group *ksm_v_psi_system(void)
+{
+	return psi_system_symbol;
+}
+#endif
 
 /* Finds kallsyms_lookup_name(), itself not exported, by putting a probe on it. */
 #ifdef CONFIG_KPROBES
@@ -189,23 +211,30 @@ static int resolve_lookup(void)
 #endif
 
 /*
- * Address of a kernel symbol; complains by name where there is none. The names of
- * modules are looked up too, and this one defines functions of the same names.
+ * Address of a kernel symbol, or NULL. The names of modules are looked up too, and
+ * this one defines functions of the same names.
  */
 static void *lookup(const char *name)
 {
 	unsigned long addr = static_call(ksm_v_lookup)(name);
 
-	if (addr && !within_module(addr, THIS_MODULE))
-		return (void *)addr;
-	pr_err("ksm_v: this kernel has no symbol %s, which merging needs\n", name);
-	return NULL;
+	return within_module(addr, THIS_MODULE) ? NULL : (void *)addr;
+}
+
+/* As above; complains by name where there is none. */
+static void *find(const char *name)
+{
+	void *addr = lookup(name);
+
+	if (!addr)
+		pr_err("ksm_v: this kernel has no symbol %s, which merging needs\n", name);
+	return addr;
 }
 
 static int resolve_functions(void)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(imports); i++) {
-		void *addr = lookup(imports[i].name);
+		void *addr = find(imports[i].name);
 
 		if (!addr)
 			return -ENOENT;
@@ -217,10 +246,12 @@ static int resolve_functions(void)
 static int resolve_data(void)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(data); i++) {
-		*data[i].pointer = lookup(data[i].name);
+		*data[i].pointer = find(data[i].name);
 		if (!*data[i].pointer)
 			return -ENOENT;
 	}
+	for (size_t i = 0; i < ARRAY_SIZE(optional_data); i++)
+		*optional_data[i].pointer = lookup(optional_data[i].name);
 	return 0;
 }
 

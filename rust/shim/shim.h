@@ -134,6 +134,13 @@ pgprot_t ksm_v_vma_page_prot(const struct vm_area_struct *vma);
 unsigned long ksm_v_totalram_pages(void);
 void ksm_v_vma_iter_init(struct vma_iterator *vmi, struct mm_struct *mm, unsigned long addr);
 
+/* <linux/psi.h> */
+#ifdef CONFIG_PSI
+struct psi_group;
+const struct psi_group *ksm_v_psi_system(void);
+#endif
+unsigned long ksm_v_memory_pressure(void);
+
 /* <linux/memory_hotplug.h> */
 struct page *ksm_v_pfn_to_online_page(unsigned long pfn);
 

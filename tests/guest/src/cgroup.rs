@@ -92,6 +92,16 @@ impl Cgroup {
         procfs::write(&self.file("memory.max"), &bytes.to_string())
     }
 
+    /// Has its processes wait when they want more memory.
+    pub fn throttle(&self, bytes: u64) -> Result {
+        procfs::write(&self.file("memory.high"), &bytes.to_string())
+    }
+
+    /// Has them wait no longer.
+    pub fn unthrottle(&self) -> Result {
+        procfs::write(&self.file("memory.high"), "max")
+    }
+
     /// Lifts the limit.
     pub fn unlimit(&self) -> Result {
         procfs::write(&self.file("memory.max"), "max")

@@ -6,6 +6,7 @@ use std::thread::sleep;
 use std::time::Duration;
 use std::time::Instant;
 
+use guest::cgroup::Cgroup;
 use guest::content::Ids;
 use guest::expect;
 use guest::freezer;
@@ -16,6 +17,8 @@ use guest::lab::Test;
 use guest::module;
 use guest::pages;
 use guest::peer::Kind;
+use guest::peer::Peer;
+use guest::peer::User;
 use guest::scanner;
 use guest::task;
 use guest::Result;
@@ -39,6 +42,10 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 pub(super) const SKIPPABLE: &[SkippableTest] = &[
+    (
+        "the_governor_hurries_while_others_wait_for_memory",
+        pressure,
+    ),
     ("is_frozen_while_it_scans", freeze_scanning),
     ("is_frozen_in_a_pause", freeze_pausing),
     ("is_frozen_while_stopped", freeze_stopped),
@@ -193,6 +200,50 @@ fn governor(lab: &Lab) -> Result {
         0..=3,
         share_taken()?,
     )
+}
+
+/// Has a page to merge come now and then: too few for the governor to let the scanner run for more
+/// than a little. Returns the scanner's share of a CPU meanwhile, in percent.
+fn share_taken_by_a_little(peers: &[Peer; 2], first: u64, time: Duration) -> Result<u64> {
+    let pid = task::scanner()?;
+    let (start, before) = (Instant::now(), task::run_time_ns(pid)?);
+    for id in first.. {
+        for peer in peers {
+            peer.anon(1, Ids::same(id))?;
+        }
+        sleep(Duration::from_millis(20));
+        if start.elapsed() > time {
+            break;
+        }
+    }
+    let ran = task::run_time_ns(pid)? - before;
+    Ok(ran * 100 / start.elapsed().as_nanos() as u64)
+}
+
+/// There is enough memory; only one cgroup waits for some.
+fn pressure(lab: &Lab) -> Result<Completion> {
+    const SETTLED: Duration = Duration::from_secs(6);
+    if std::fs::read("/proc/pressure/memory").is_err() {
+        return Ok(Completion::ignored_with("no waits for memory are counted"));
+    }
+    let cgroup = Cgroup::new("waiting")?;
+    let waiting = lab.peer_in(User::Bob, &cgroup)?;
+    let peers = [lab.alice()?, lab.alice()?];
+    peers[0].anon(10_000, Ids::each(1))?;
+    knob::set("governor", "auto")?;
+    scanner::start()?;
+    share_taken_by_a_little(&peers, 100_000, SETTLED)?;
+    let share = share_taken_by_a_little(&peers, 200_000, SETTLED)?;
+    expect::within("percent of a CPU while nobody waits", 0..=6, share)?;
+    let span = waiting.map(Kind::Anon, 20_000)?;
+    cgroup.throttle(1 << 20)?;
+    waiting.begin("touch", &[span.addr, span.pages])?;
+    share_taken_by_a_little(&peers, 300_000, SETTLED)?;
+    let share = share_taken_by_a_little(&peers, 400_000, SETTLED)?;
+    cgroup.unthrottle()?;
+    waiting.finish("touch")?;
+    expect::within("percent of a CPU while others wait", 12..=101, share)?;
+    Ok(Completion::Completed)
 }
 
 fn pause(lab: &Lab) -> Result {
