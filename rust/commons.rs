@@ -94,7 +94,7 @@ pub(crate) struct State {
     /// The cursor has come to its end.
     at_end_of_pass: bool,
     /// Contents for which a thread is about to make a shared page.
-    claims: KVec<Key>,
+    claims: KVVec<Key>,
     /// Steps under way.
     steps: u32,
     /// No step may begin.
@@ -118,7 +118,7 @@ impl State {
             begun: KVec::with_capacity(MOST_THREADS as usize, GFP_KERNEL)?,
             at_start_of_pass: true,
             at_end_of_pass: false,
-            claims: KVec::with_capacity(MOST_CLAIMS, GFP_KERNEL)?,
+            claims: KVVec::with_capacity(MOST_CLAIMS, GFP_KERNEL)?,
             steps: 0,
             is_closed: false,
         })

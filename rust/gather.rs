@@ -49,7 +49,7 @@ pub(crate) struct Batch {
     /// Those of which a sample is not enough; their keys are not known.
     pub(crate) unclear: KVec<Candidate>,
     /// As above, once they have been looked at.
-    pub(crate) inspected: KVec<(Candidate, Inspected)>,
+    pub(crate) inspected: KVVec<(Candidate, Inspected)>,
     /// Merged ones, with the number of their mappings.
     pub(crate) merged: KVec<(Frame, u32)>,
     /// Merged ones of which nobody wants to know more.
@@ -87,7 +87,7 @@ impl Batch {
         Ok(Batch {
             pages: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             unclear: KVec::with_capacity(BATCH, GFP_KERNEL)?,
-            inspected: KVec::with_capacity(BATCH, GFP_KERNEL)?,
+            inspected: KVVec::with_capacity(BATCH, GFP_KERNEL)?,
             merged: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             passed_by: 0,
             skipped: 0,

@@ -36,7 +36,7 @@ pub(crate) struct Merger {
     /// Pages for which shared pages were made, with the keys of those.
     twins: KVec<(Twin, Key)>,
     /// Candidates and twins that have to be merged by themselves.
-    involved: KVec<Candidate>,
+    involved: KVVec<Candidate>,
     run: Run,
 }
 
@@ -50,7 +50,7 @@ impl Merger {
         Ok(Merger {
             candidates: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             twins: KVec::with_capacity(BATCH, GFP_KERNEL)?,
-            involved: KVec::with_capacity(2 * BATCH, GFP_KERNEL)?,
+            involved: KVVec::with_capacity(2 * BATCH, GFP_KERNEL)?,
             run: Run::new()?,
         })
     }
