@@ -9,7 +9,7 @@ pub const PAGE_SIZE: usize = 4096;
 pub const WORDS: usize = PAGE_SIZE / 8;
 
 /// Words that are looked at before a branch: one for each would cost more than it saves.
-const ROW: usize = 8;
+const ROW: usize = 16;
 
 /// Read access to one page of [`PAGE_SIZE`] bytes.
 ///
