@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := module
 .PHONY: all module install clean help setup stock debug uml demo test test-debug test-uml soak bench \
 	fmt lint rust-analyzer
-.PHONY: bench-host fuzz coverage deny
+.PHONY: bench-uml bench-host fuzz coverage deny
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 SRC := $(CURDIR)
@@ -67,6 +67,11 @@ soak: setup ## stress the module for an hour (SECONDS=3600 KERNEL=stock|debug|um
 
 bench: stock ## measure the scanner against mainline's ksmd
 	@scripts/bench
+
+bench-uml: ## the same natively, on User-Mode Linux without checks, made once
+	@scripts/setup --kernel uml-fast
+	@scripts/build uml-fast
+	@scripts/bench --native
 
 bench-host: setup ## measure the engine natively, against mainline's way
 	@scripts/hostbench

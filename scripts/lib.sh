@@ -79,6 +79,8 @@ make_places() {
 			"set KSM_V_CACHE to a directory that is yours and has 16 GB free"
 }
 
+processor_name() { sed -n 's/^model name[[:blank:]]*: //p' /proc/cpuinfo | head -n 1; }
+
 # --- the root -----------------------------------------------------------
 
 SUITE=trixie

@@ -2,28 +2,30 @@
 # shellcheck shell=bash
 #
 # What the kernels share that are built here, from the source of the stock one.
-# Sourced by scripts/kernel/NAME, whose options are those in NAME.config; all
-# else is off. It sets:
+# Sourced by scripts/kernel/NAME, whose options are those in NAME.config, unless
+# it names other files; all else is off. It sets:
 #
 #   MAKE_OPTIONS   what make is told each time
 #   TARGETS        what make builds
 #   IMAGE          what is booted, in the tree
 #   PATCHES        files of patches/ that the source needs
+#   FRAGMENTS      files of scripts/kernel/ with the options that are on
 
 # shellcheck source=scripts/kernel/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-FRAGMENT=$PROJECT/scripts/kernel/$SELF.config
-MAKE_OPTIONS=() TARGETS=() IMAGE='' PATCHES=()
+MAKE_OPTIONS=() TARGETS=() IMAGE='' PATCHES=() FRAGMENTS=("$SELF.config")
 
 kernel_make() { nice -n 5 make -C "$BUILD_TREE" "${MAKE_OPTIONS[@]}" "$@"; }
+
+options() { (cd "$PROJECT/scripts/kernel" && grep -hv '^#' "${FRAGMENTS[@]}"); }
 
 # What decides the kernel's content, besides the root.
 key() {
 	echo "source $(source_key)"
 	clang --version | head -n 1
 	ld.lld --version
-	grep -v '^#' "$FRAGMENT"
+	options
 }
 
 source_key() {
@@ -47,7 +49,8 @@ part_source() {
 }
 
 part_configure() {
-	kernel_make KCONFIG_ALLCONFIG="$FRAGMENT" allnoconfig
+	options >"$DIR/options"
+	kernel_make KCONFIG_ALLCONFIG="$DIR/options" allnoconfig
 	check_configuration
 }
 
@@ -56,9 +59,9 @@ check_configuration() {
 	local line lost=()
 	while read -r line; do
 		grep -qxF -- "$line" "$BUILD_TREE/.config" || lost+=("$line")
-	done < <(grep '^CONFIG_' "$FRAGMENT")
+	done < <(options | grep '^CONFIG_')
 	[ ${#lost[@]} = 0 ] || die "not set in the kernel's configuration: ${lost[*]}" \
-		"what they depend on is off: add it to $FRAGMENT"
+		"what they depend on is off: add it to ${FRAGMENTS[*]}"
 }
 
 part_build() { kernel_make -j"$(nproc)" "${TARGETS[@]}"; }

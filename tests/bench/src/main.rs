@@ -5,9 +5,9 @@
 //! Run as root in a guest with `ksm_v.ko` in the current directory. Under QEMU's `-icount
 //! shift=0`, a nanosecond of a thread's run time is one instruction, and a run repeats exactly; a
 //! few works are for a guest with two CPUs and real time, one for a guest that has the demo's
-//! applications. Prints a table, the same as JSON, and
-//! points to plot; the exit status is 0 only if ksm_v needs no more than ksmd in every row that
-//! does not depend on real time.
+//! applications, and some are also done natively, on User-Mode Linux (`--native`). Prints a table,
+//! the same as JSON, and points to plot; the exit status is 0 only if ksm_v needs no more than ksmd
+//! in every row but those where what else the machine does decides.
 //!
 //! - [`work`]: what is measured, by which scanner whatsoever
 //! - [`volatile`], [`flushes`], [`busy`], [`speed`], [`applications`]: works that need more than
@@ -26,6 +26,8 @@ mod speed;
 mod volatile;
 mod work;
 
+use report::Line;
+use report::Report;
 use std::process::Command;
 use std::process::ExitCode;
 use work::Measured;
@@ -33,31 +35,39 @@ use work::Point;
 use work::Work;
 use work::WORKS;
 
-const USAGE: &str = "usage: ksm_v_bench [--list | WORK...]";
+const USAGE: &str = "usage: ksm_v_bench [--native] [--list | WORK...]";
 
 fn main() -> ExitCode {
-    let names: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (works, lines, names) = match arguments.split_first() {
+        Some((first, names)) if first == "--native" => (work::native(), report::NATIVE, names),
+        _ => (WORKS.to_vec(), report::COUNTED, &arguments[..]),
+    };
     if names == ["--list"] {
-        WORKS
+        works
             .iter()
             .for_each(|work| println!("{} {}", work.name, work.guest.name()));
         return ExitCode::SUCCESS;
     }
-    let works = match chosen(&names) {
-        Ok(works) => works,
+    match chosen(works, names) {
+        Ok(works) => run(&works, lines),
         Err(unknown) => {
             eprintln!("there is no work '{unknown}'\n{USAGE}");
-            return ExitCode::from(2);
+            ExitCode::from(2)
         }
-    };
+    }
+}
+
+/// Has the works done, and reports.
+fn run(works: &[Work], lines: &'static [Line]) -> ExitCode {
     load_module();
-    let all: Vec<Measured> = works.into_iter().flat_map(measure).collect();
-    let report = report::Report::of(&all);
+    let all: Vec<Measured> = works.iter().flat_map(measure).collect();
+    let report = Report::of(lines, &all);
     print!("{}", report.markdown());
     println!("== json\n{}", report.json());
     println!(
         "== rounds: figure, scanner, numbers\n{}",
-        report::rounds(&all)
+        report::rounds(lines, &all)
     );
     println!("== points: plot, scanner, x, y");
     for Measured { scanner, outcome } in all {
@@ -72,12 +82,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// The works of these names, or all; an error is a name that none has.
-fn chosen(names: &[String]) -> Result<Vec<&'static Work>, &String> {
+/// Those of the works that have these names, or all; an error is a name that none has.
+fn chosen(works: Vec<Work>, names: &[String]) -> Result<Vec<Work>, &String> {
     if names.is_empty() {
-        return Ok(WORKS.iter().collect());
+        return Ok(works);
     }
-    let find = |name| WORKS.iter().find(|work| work.name == name);
+    let find = |name| works.iter().find(|work| work.name == name).copied();
     names
         .iter()
         .map(|name| find(name.as_str()).ok_or(name))

@@ -2,6 +2,7 @@
 
 //! Processes with memory of known contents, registered for merging.
 
+use guest::feature::Feature;
 use guest::procfs;
 use std::io::Read;
 use std::io::Write;
@@ -231,7 +232,9 @@ pub fn map(pages: usize) -> &'static mut [u64] {
             "mmap: {}",
             std::io::Error::last_os_error()
         );
-        assert_eq!(libc::madvise(memory, bytes, libc::MADV_NOHUGEPAGE), 0);
+        if Feature::HugePages.missing().is_none() {
+            assert_eq!(libc::madvise(memory, bytes, libc::MADV_NOHUGEPAGE), 0);
+        }
         assert_eq!(libc::madvise(memory, bytes, libc::MADV_MERGEABLE), 0);
         from_raw_parts_mut(memory.cast(), bytes / 8)
     }

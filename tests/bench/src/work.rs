@@ -17,6 +17,9 @@ use std::time::Duration;
 pub const MIB: usize = 256;
 /// Processes that the memory of most works is spread over.
 pub const PROCESSES: usize = 2;
+/// Processes that much memory is spread over: the host allows a process 65530 mappings, and
+/// User-Mode Linux needs one for each page of a process that lies apart.
+const MANY_PROCESSES: usize = 16;
 /// Passes over which a steady state is averaged.
 const STEADY_PASSES: u64 = 3;
 /// As above, of what is merged: ksm_v looks at shared frames in every sixteenth pass.
@@ -25,6 +28,16 @@ const MERGED_PASSES: u64 = 16;
 const CURVE_INTERVAL: Duration = Duration::from_millis(5);
 /// Further passes in which something has to be merged, or it never will.
 const IDLE_PASSES: u64 = 8;
+/// How often real time is measured.
+const TIMED_ROUNDS: usize = 5;
+/// What is also done natively, where all that can be measured is real time.
+const NATIVE: [&str; 5] = [
+    "unique-64",
+    "unique-256",
+    "unique-2048",
+    "alike-64",
+    "copies-256",
+];
 
 /// One number, of one scanner.
 pub struct Figure {
@@ -62,6 +75,7 @@ pub struct Measured {
 }
 
 /// A piece of work.
+#[derive(Clone, Copy)]
 pub struct Work {
     /// Its name, as it is asked for.
     pub name: &'static str,
@@ -84,6 +98,8 @@ pub enum Guest {
     Demo,
     /// Two CPUs and real time.
     Parallel,
+    /// User-Mode Linux: one CPU, which is a real one, and real time.
+    Native,
 }
 
 impl Guest {
@@ -93,6 +109,7 @@ impl Guest {
             Guest::Counting => "counting",
             Guest::Demo => "demo",
             Guest::Parallel => "parallel",
+            Guest::Native => "native",
         }
     }
 }
@@ -116,6 +133,18 @@ impl Work {
             ..self
         }
     }
+}
+
+/// What is done natively.
+pub fn native() -> Vec<Work> {
+    let works = WORKS.iter().filter(|work| NATIVE.contains(&work.name));
+    works
+        .map(|work| Work {
+            rounds: TIMED_ROUNDS,
+            guest: Guest::Native,
+            ..*work
+        })
+        .collect()
 }
 
 /// Saved pages over the run time of the scanner's thread: MiB over ms.
@@ -144,7 +173,7 @@ pub const WORKS: &[Work] = &[
         }
     }),
     Work::new("unique-2048", |scanner| {
-        let costs = unique(scanner, PROCESSES, 2048);
+        let costs = unique(scanner, MANY_PROCESSES, 2048);
         Outcome {
             figures: vec![figure("unique-2048/later-passes", costs.later_passes)],
             points: vec![costs.point(2048)],
@@ -199,7 +228,7 @@ pub const WORKS: &[Work] = &[
     },
     Work {
         guest: Guest::Parallel,
-        rounds: 5,
+        rounds: TIMED_ROUNDS,
         ..Work::new("speed-256", |scanner| Outcome {
             figures: vec![
                 figure("speed-256/one-thread", speed::measure(scanner, 256, 1)),
@@ -212,7 +241,7 @@ pub const WORKS: &[Work] = &[
     Work {
         guest: Guest::Parallel,
         scanners: &[Scanner::idle, Scanner::ksmd, Scanner::ksm_v],
-        rounds: 5,
+        rounds: TIMED_ROUNDS,
         ..Work::new("busy-64", |scanner| {
             let times = busy::measure(scanner, 64);
             Outcome {
