@@ -172,7 +172,11 @@ impl Scanner {
 
     /// Waits for `count` more completed passes.
     pub fn wait_for_passes(&self, count: u64) {
-        let goal = self.passes() + count;
+        self.wait_until_passes(self.passes() + count);
+    }
+
+    /// Waits until so many passes are completed in all.
+    pub fn wait_until_passes(&self, goal: u64) {
         let deadline = Instant::now() + PATIENCE;
         while self.passes() < goal {
             assert!(Instant::now() < deadline, "{} makes no progress", self.name);

@@ -21,10 +21,11 @@ const PAUSE: Duration = Duration::from_secs(2);
 pub fn measure(scanner: &Scanner, mib: usize, copies: usize) -> f64 {
     let mut workers = Workers::spawn_with(PROCESSES, mib * MIB, Content::Copies(copies), rewrite);
     let (mut merged, mut broken, mut left) = (0, 0, 0);
-    scanner.start_with_pauses(PAUSE);
+    // Before it starts: who starts it may wait for longer than a pass takes.
     let first_pass = scanner.passes();
+    scanner.start_with_pauses(PAUSE);
     for pass in 1..=PASSES {
-        scanner.wait_for_passes(1);
+        scanner.wait_until_passes(first_pass + pass);
         let found = workers.merged_pages();
         merged += found - left;
         workers.ask::<1>();

@@ -293,9 +293,10 @@ fn unique(scanner: &Scanner, processes: usize, mib: usize) -> Steady {
 fn steady(scanner: &Scanner, processes: usize, mib: usize, content: Content) -> Steady {
     let pages = mib * MIB;
     let workers = Workers::spawn(processes, pages, content);
+    // Before it starts: who starts it may wait for longer than a pass takes.
+    let (start, first_pass) = (scanner.usage(), scanner.passes());
     scanner.start();
-    let start = scanner.usage();
-    scanner.wait_for_passes(1);
+    scanner.wait_until_passes(first_pass + 1);
     let after_first = scanner.usage();
     // Pages enter a scanner's tables for good in its first two passes, and their samples are told
     // apart in them.
@@ -330,8 +331,8 @@ fn copies(scanner: &Scanner, mib: usize, copies: usize) -> Copies {
     let pages = mib * MIB;
     let workers = Workers::spawn(PROCESSES, pages, Content::Copies(copies));
     let goal = (pages - pages / copies) as u64;
-    scanner.start();
     let (start, first_pass) = (scanner.cpu_ns(), scanner.passes());
+    scanner.start();
     let points = converge(scanner, goal, Scanner::pages_sharing);
     let merging = (scanner.cpu_ns() - start) as f64 / goal as f64;
     let passes = (scanner.passes() + 1 - first_pass) as f64;
@@ -353,8 +354,8 @@ fn copies(scanner: &Scanner, mib: usize, copies: usize) -> Copies {
 fn zeroes(scanner: &Scanner, mib: usize) -> f64 {
     let pages = mib * MIB;
     let workers = Workers::spawn(PROCESSES, pages, Content::Zero);
-    scanner.start();
     let start = scanner.cpu_ns();
+    scanner.start();
     converge(scanner, pages as u64, Scanner::zero_pages);
     let cost = (scanner.cpu_ns() - start) as f64 / pages as f64;
     scanner.stop();

@@ -18,11 +18,13 @@ pub fn give_way() -> Result {
     set(0, WORKER)
 }
 
-/// Lets the scanner have a processor to itself, nearly.
+/// Lets the scanner have a processor to itself, nearly: its first thread. Others share with the
+/// workers.
 pub fn prefer_scanner() -> Result {
-    task::scanners()
-        .into_iter()
-        .try_for_each(|pid| set(pid, SCANNER))
+    for pid in task::scanners() {
+        set(pid, WORKER)?;
+    }
+    set(task::scanner()?, SCANNER)
 }
 
 fn set(pid: i32, nice: i32) -> Result {

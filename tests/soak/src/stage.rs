@@ -159,7 +159,7 @@ impl Stage {
         let mut rng = stage.rng();
         knob::set("promote_after", 1 + rng.below(2))?;
         knob::set("max_interval", 1u64 << rng.below(4))?;
-        knob::set("threads", 1 + rng.below(3))?;
+        knob::set("threads", 1 + rng.below(2))?;
         knob::set("scan_rate", SCAN_RATE)?;
         for &(name, value) in suite.knobs {
             knob::set(name, value)?;

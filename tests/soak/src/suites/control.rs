@@ -76,7 +76,6 @@ fn reload(stage: &Stage, rng: &mut Rng) -> Result {
 
 /// Whatever others have written to the knobs meanwhile.
 fn merge_again() -> Result {
-    priority::prefer_scanner()?;
     let settings = [
         ("scan_rate", "100000"),
         ("sleep_ms", "0"),
@@ -90,6 +89,7 @@ fn merge_again() -> Result {
     settings
         .iter()
         .try_for_each(|(name, value)| knob::set(name, value))?;
+    priority::prefer_scanner()?;
     scanner::start()
 }
 
