@@ -3,8 +3,8 @@
 //! What the scanner's threads share, and how they take turns.
 //!
 //! One mutex, around the [`State`], held for moments: to ask the engine about pages that were met, to
-//! tell it which were merged. No lock of the memory management is ever asked for under it, so that
-//! it may be taken under those that one can sleep with. Between such moments a thread is in a
+//! tell it which were merged. No lock of an address space or of a page is ever asked for under it, so
+//! that it may be taken under those that one can sleep with. Between such moments a thread is in a
 //! [`Step`]; whoever must not meet one *closes* the state.
 
 use crate::mm::drain_lru;
@@ -86,7 +86,7 @@ pub(crate) struct State {
     pub(crate) pacer: Pacer,
     pub(crate) run: Run,
     /// Pages merged since the start.
-    pub(crate) pages_merged: u64,
+    pages_merged: u64,
     cursor: Cursor,
     /// Address spaces that are not scanned to their end and that no step is in.
     begun: KVec<Place>,
@@ -129,6 +129,11 @@ impl State {
         self.engine.recount(shared::mappings);
     }
 
+    /// Takes note of pages that were merged.
+    pub(crate) fn count_merged(&mut self, pages: u64) {
+        self.pages_merged = self.pages_merged.wrapping_add(pages);
+    }
+
     /// Has a step go on at `place`, in this pass.
     pub(crate) fn put_back(&mut self, place: Place) {
         // There is room: one for each thread.
@@ -149,8 +154,10 @@ impl State {
 
     /// Takes back a claim, if it is one that this target comes with.
     pub(crate) fn disclaim(&mut self, key: Key, target: Option<Target>) {
-        let position = self.claims.iter().position(|&claimed| claimed == key);
-        if let (Some(Target::Twin(_)), Some(position)) = (target, position) {
+        let Some(Target::Twin(_)) = target else {
+            return;
+        };
+        if let Some(position) = self.claims.iter().position(|&claimed| claimed == key) {
             // The last one takes its place.
             let last = self.claims.pop();
             if let (Some(place), Some(last)) = (self.claims.get_mut(position), last) {

@@ -138,9 +138,9 @@ impl Budget {
 
 /// Collects what is mapped in an area.
 pub(crate) struct Gatherer<'a> {
-    pub(crate) commons: &'a Commons,
-    pub(crate) batch: &'a mut Batch,
-    pub(crate) visits: &'a mut Visits,
+    commons: &'a Commons,
+    batch: &'a mut Batch,
+    visits: &'a mut Visits,
     pub(crate) budget: &'a mut Budget,
     /// Whether merged pages are of interest.
     pub(crate) is_watchful: bool,

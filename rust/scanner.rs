@@ -104,9 +104,7 @@ impl Scanner {
         let next = progress.ok().and_then(|progress| progress.next);
         let going_on = next.and_then(|addr| Some((space_id(&user)?, addr)));
         let mut state = commons.lock();
-        state.pages_merged = state
-            .pages_merged
-            .wrapping_add(self.visits.take_pages_merged());
+        state.count_merged(self.visits.take_pages_merged());
         let visit = self.visits.end(&mut state.engine, going_on);
         if let Some(addr) = next {
             state.put_back(Place { mm, addr, visit });
@@ -130,8 +128,7 @@ impl Scanner {
         let mm = MmWithUser::into_mmput_async(mm.mmget_not_zero().ok_or(ESRCH)?);
         let (progress, _) = self.scan(commons, &mm, range, u32::MAX, Pages::All);
         let merged = self.visits.take_pages_merged();
-        let mut state = commons.lock();
-        state.pages_merged = state.pages_merged.wrapping_add(merged);
+        commons.lock().count_merged(merged);
         progress
     }
 
