@@ -12,14 +12,17 @@
 //! - [`commons`]: what the threads share, and how they take turns
 //! - [`threads`]: the kernel threads
 //! - [`daemon`]: what the knobs do to all that; [`undo`] breaks merged pages apart
+//! - [`profile`]: the module's own settings, and mainline's
 //! - [`offline`]: has shared pages leave memory that is to go offline
 //! - [`sysfs`]: the knobs
+//! - [`debugfs`], [`trace`]: what goes on inside, for kernel people
 //! - [`sys`]: kernel services that the `kernel` crate does not wrap
 //! - [`shim`]: generated declarations of the C shims
 //!
 //! `Documentation/design.md` says how the parts fit, `Documentation/ABI` what the knobs do.
 
 use crate::daemon::Daemon;
+use crate::debugfs::Insight;
 use crate::offline::Offlining;
 use crate::sys::imports::Imports;
 use crate::sys::shrinker::Shrinker;
@@ -31,6 +34,8 @@ use kernel::prelude::*;
 mod commons;
 #[path = "rust/daemon.rs"]
 mod daemon;
+#[path = "rust/debugfs.rs"]
+mod debugfs;
 #[path = "rust/gather.rs"]
 mod gather;
 #[path = "rust/merger.rs"]
@@ -39,6 +44,8 @@ mod merger;
 mod mm;
 #[path = "rust/offline.rs"]
 mod offline;
+#[path = "rust/profile.rs"]
+mod profile;
 #[path = "rust/scanner.rs"]
 mod scanner;
 #[path = "rust/shim.rs"]
@@ -48,6 +55,8 @@ mod sys;
 mod sysfs;
 #[path = "rust/threads.rs"]
 mod threads;
+#[path = "rust/trace.rs"]
+mod trace;
 #[path = "rust/undo.rs"]
 mod undo;
 #[path = "rust/visits.rs"]
@@ -70,6 +79,7 @@ module! {
 /// The loaded module. Fields are dropped in order: nobody watches or asks any more, the knobs go, then the
 /// threads behind them, and then what would need the module.
 struct KsmVeridian {
+    _insight: Insight,
     _offlining: Offlining,
     _shrinker: Shrinker<Daemon>,
     _knobs: sysfs::Knobs,
@@ -77,15 +87,17 @@ struct KsmVeridian {
 }
 
 impl kernel::Module for KsmVeridian {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
+    fn init(module: &'static ThisModule) -> Result<Self> {
         let imports = Imports::resolve()?;
         let daemon = Daemon::new(hash_kind()?, mm::random())?;
         let threads = Threads::new(daemon.clone())?;
         Ok(KsmVeridian {
             _offlining: Offlining::watch(daemon.clone()),
-            _shrinker: Shrinker::new(c"ksm_v", daemon)?,
+            _shrinker: Shrinker::new(c"ksm_v", daemon.clone())?,
             _knobs: sysfs::Knobs::new(imports, threads)?,
             _marks: mm::zero::Marks,
+            // Last: who has opened one of these files needs the module to stay.
+            _insight: Insight::new(module, daemon)?,
         })
     }
 }

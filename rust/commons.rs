@@ -10,13 +10,21 @@
 use crate::mm::drain_lru;
 use crate::mm::is_memory_short;
 use crate::mm::neighbours;
+use crate::mm::policy::Division;
 use crate::mm::policy::Policy;
+use crate::mm::policy::Scope;
 use crate::mm::pool::Pool;
 use crate::mm::process::Cursor;
+use crate::mm::refusal::Refusals;
 use crate::mm::shared;
 use crate::mm::storage::KernelStorage;
+use crate::profile::Profile;
+use crate::profile::Profiles;
+use crate::trace;
 use crate::visits::Region;
 use core::mem::take;
+use engine::advisor::Pass;
+use engine::mainline::Passes;
 use engine::pace::Governor;
 use engine::pace::Pacer;
 use engine::pace::Totals;
@@ -37,9 +45,18 @@ use kernel::sync::lock::Guard;
 use kernel::sync::CondVar;
 use kernel::sync::Mutex;
 use kernel::time::msecs_to_jiffies;
+use kernel::time::Instant;
+use kernel::time::Monotonic;
 
 /// Threads at the most: as many address spaces may have been begun.
 pub(crate) const MOST_THREADS: u32 = 64;
+
+/// Pause after a cycle in which there was nothing to look at, in milliseconds.
+pub(crate) const IDLE_MS: u32 = 20;
+
+/// Pause after a pass in which nobody was met whose memory is in scope, in milliseconds: as long as
+/// one who registers memory may wait. ksmd sleeps until someone does, of which nobody tells us.
+const UNREGISTERED_MS: u32 = 200;
 
 /// Contents that are claimed at a time, at the most: each thread has as many as it replaces pages
 /// at once, and who writes to `merge_now` has them, too.
@@ -74,17 +91,30 @@ pub(crate) struct Rules {
     pub(crate) policy: Policy,
     /// How many page table entries may be made to map a shared page.
     pub(crate) max_page_sharing: u32,
+    /// Whether pages of zeroes are merged with the kernel's zero page; else with each other.
+    pub(crate) use_zero_pages: bool,
     /// As [`KsmScanner::is_watchful`].
     pub(crate) is_watchful: bool,
 }
 
 /// The scanner, as its threads and its knobs share it.
 pub(crate) struct State {
-    /// Decides, counts and holds the knobs that are documented for it.
+    /// Decides, counts and has those of the settings in force that it needs.
     pub(crate) engine: Engine,
     pub(crate) policy: Policy,
     pub(crate) pacer: Pacer,
+    pub(crate) profiles: Profiles,
     pub(crate) run: Run,
+    /// What mainline counts of passes.
+    pub(crate) passes: Passes,
+    /// A process with registered memory was met in this pass.
+    is_any_registered: bool,
+    use_zero_pages: bool,
+    /// Run time of all threads, as of their last steps, in nanoseconds.
+    ran_ns: u64,
+    pass_began: Option<Instant<Monotonic>>,
+    /// How often pages were refused since the start.
+    pub(crate) refusals: Refusals,
     /// Pages merged since the start.
     pages_merged: u64,
     cursor: Cursor,
@@ -108,11 +138,24 @@ impl State {
     ///
     /// `ENOMEM`.
     pub(crate) fn new(hash: HashKind, seed: u64) -> Result<Self> {
+        let profiles = Profiles::default();
+        let settings = profiles.in_force();
         Ok(State {
             engine: KsmScanner::with(KernelStorage, hash, seed),
-            policy: Policy::default(),
+            policy: Policy {
+                scope: settings.scope,
+                division: Division::default(),
+                merge_across_nodes: settings.merge_across_nodes,
+            },
             pacer: Pacer::new(),
+            profiles,
             run: Run::Stop,
+            passes: Passes::default(),
+            is_any_registered: false,
+            use_zero_pages: settings.use_zero_pages,
+            ran_ns: 0,
+            pass_began: None,
+            refusals: Refusals::default(),
             pages_merged: 0,
             cursor: Cursor::default(),
             begun: KVec::with_capacity(MOST_THREADS as usize, GFP_KERNEL)?,
@@ -122,6 +165,49 @@ impl State {
             steps: 0,
             is_closed: false,
         })
+    }
+
+    /// Has the scanner go by this profile's settings. The state is closed, unless it is a change of
+    /// knobs only.
+    pub(crate) fn choose(&mut self, profile: Profile) {
+        self.profiles.chosen = profile;
+        self.obey();
+    }
+
+    /// Has the scanner go by the settings in force, which have changed. As for [`Self::choose`].
+    pub(crate) fn obey(&mut self) {
+        let settings = self.profiles.in_force();
+        self.engine.set_knobs(settings.knobs);
+        self.pacer.set_governor(settings.governor);
+        self.policy.scope = settings.scope;
+        self.use_zero_pages = settings.use_zero_pages;
+        if self.policy.merge_across_nodes != settings.merge_across_nodes {
+            self.policy.merge_across_nodes = settings.merge_across_nodes;
+            // Contents have other keys now.
+            self.engine.init();
+        }
+    }
+
+    /// Pages that were met since the start, passed over or not.
+    pub(crate) fn pages_met(&self) -> u64 {
+        let scanned = self.engine.get_stats().pages_scanned;
+        scanned.wrapping_add(self.engine.pages_skipped())
+    }
+
+    /// Takes note that everything has been unmerged.
+    pub(crate) fn unmerged(&mut self) {
+        let met = self.pages_met();
+        self.passes.reset(met);
+    }
+
+    /// Takes note that a thread has run for so many nanoseconds.
+    pub(crate) fn count_run_time(&mut self, ns: u64) {
+        self.ran_ns = self.ran_ns.saturating_add(ns);
+    }
+
+    /// Takes note of a process with registered memory.
+    pub(crate) fn meet_registered(&mut self) {
+        self.is_any_registered = true;
     }
 
     /// Brings the counts up to date.
@@ -169,6 +255,8 @@ impl State {
     /// Begins with the first process anew.
     pub(crate) fn rewind(&mut self) {
         self.begun.clear();
+        self.pass_began = None;
+        self.is_any_registered = false;
         self.cursor = Cursor::default();
         self.at_start_of_pass = true;
         self.at_end_of_pass = false;
@@ -192,20 +280,52 @@ impl State {
         })
     }
 
-    fn end_pass(&mut self) {
+    /// Ends a pass, and says how long to pause then at least, in milliseconds.
+    fn end_pass(&mut self) -> u32 {
         self.engine.end_pass(shared::mappings);
+        let stats = self.engine.get_stats();
         let totals = Totals {
-            scanned: self.engine.get_stats().pages_scanned,
+            scanned: stats.pages_scanned,
             merged: self.pages_merged,
         };
-        self.pacer.end_pass(totals, is_memory_short());
+        let is_any_registered = take(&mut self.is_any_registered);
+        self.passes.end_pass(self.pages_met(), is_any_registered);
+        let previous = self.pacer.share();
+        let review = self.pacer.end_pass(totals, is_memory_short());
+        let pass = self.engine.full_scans();
+        trace::stop_scan(pass, review.pass, &stats);
+        if self.pacer.governor() == Governor::Auto {
+            trace::pace(pass, self.pacer.share(), previous, review.cause);
+        }
+        self.advise();
         self.at_start_of_pass = true;
         self.at_end_of_pass = false;
+        if self.policy.scope == Scope::Registered && !is_any_registered {
+            UNREGISTERED_MS
+        } else {
+            0
+        }
+    }
+
+    /// Has mainline's advisor, if it is in force, see how long the pass took.
+    fn advise(&mut self) {
+        let began = self.pass_began.take();
+        let Some(began) = began.filter(|_| self.profiles.chosen == Profile::Mainline) else {
+            return;
+        };
+        self.profiles.mainline.end_pass(Pass {
+            took_ns: u64::try_from(began.elapsed().as_nanos()).unwrap_or(0),
+            cpu_ns: self.ran_ns,
+        });
+        self.obey();
     }
 
     /// Pages of a cycle, and the pause between two, in milliseconds.
     fn speed(&self) -> (u32, u32) {
         match self.pacer.governor() {
+            Governor::Manual if self.engine.scan_rate() == 0 => {
+                (0, self.engine.sleep_ms().max(IDLE_MS))
+            }
             Governor::Manual => (self.engine.scan_rate(), self.engine.sleep_ms()),
             // All of its share, as it comes.
             Governor::Auto => (u32::MAX, 0),
@@ -286,6 +406,7 @@ impl Commons {
         Rules {
             policy: state.policy,
             max_page_sharing: state.engine.max_page_sharing(),
+            use_zero_pages: state.use_zero_pages,
             is_watchful: state.engine.is_watchful(),
         }
     }
@@ -313,7 +434,7 @@ impl Commons {
                     return self.begin_scan(state, place, limit);
                 }
                 if state.steps == 0 {
-                    state.end_pass();
+                    let sleep_ms = sleep_ms.max(state.end_pass());
                     let step = self.begin(&mut state);
                     return Turn::EndPass { step, sleep_ms };
                 }
@@ -325,9 +446,14 @@ impl Commons {
 
     fn begin_scan<'a>(&'a self, mut state: StateGuard<'a>, place: Place, limit: u32) -> Turn<'a> {
         let is_first = take(&mut state.at_start_of_pass);
+        if is_first {
+            state.pass_began = Some(Instant::now());
+        }
+        let pass = state.engine.full_scans().wrapping_add(1);
         let step = self.begin(&mut state);
         drop(state);
         if is_first {
+            trace::start_scan(pass);
             drain_lru();
         }
         Turn::Scan { step, place, limit }

@@ -8,18 +8,25 @@ use crate::commons::Commons;
 use crate::commons::Run;
 use crate::commons::State;
 use crate::mm::drain_lru;
-use crate::mm::policy::Policy;
+use crate::mm::policy::Division;
 use crate::mm::pool::Pool;
+use crate::mm::shared;
+use crate::profile::Profile;
+use crate::profile::Profiles;
 use crate::scanner::Progress;
 use crate::scanner::Scanner;
 use crate::sys::kthread::cond_resched;
 use crate::sys::shrinker::Cache;
 use crate::undo;
 use core::ops::Range;
+use engine::mainline::Passes;
 use engine::pace::Account;
 use engine::pace::Clocks;
 use engine::pace::Pacer;
+use engine::shared::Copies;
+use engine::Frame;
 use engine::HashKind;
+use engine::Histogram;
 use engine::KsmStats;
 use kernel::mm::Mm;
 use kernel::new_mutex;
@@ -42,13 +49,23 @@ pub(crate) struct Counts {
     pub(crate) index_bytes: u64,
     /// What could not be remembered for want of memory.
     pub(crate) index_failures: u64,
+    /// What mainline counts of passes.
+    pub(crate) passes: Passes,
+    /// As mainline's `pages_unshared`.
+    pub(crate) at_rest: u64,
+    /// As mainline's `pages_volatile`.
+    pub(crate) pages_volatile: u64,
 }
 
 impl Counts {
     fn of(state: &State) -> Self {
-        let engine = &state.engine;
+        let (engine, passes) = (&state.engine, state.passes);
+        let (ksm, at_rest) = (engine.get_stats(), engine.at_rest());
         Counts {
-            ksm: engine.get_stats(),
+            ksm,
+            passes,
+            at_rest,
+            pages_volatile: passes.pages_volatile(state.pages_met(), at_rest, &ksm),
             full_scans: engine.full_scans(),
             pages_skipped: engine.pages_skipped(),
             index_bytes: engine.index_bytes(),
@@ -101,14 +118,16 @@ impl Daemon {
         self.commons.lock().run
     }
 
-    /// Does what is written to the `run` knob; returns when it is done.
+    /// Does what is written to the `run` knob of a profile, which is in force from then on; returns
+    /// when it is done.
     ///
     /// # Errors
     ///
     /// Those of [`undo::everything`]; the scanner is stopped then.
-    pub(crate) fn set_run(&self, run: Run) -> Result {
+    pub(crate) fn set_run(&self, run: Run, profile: Profile) -> Result {
         let closed = self.commons.close();
         let mut state = self.commons.lock();
+        state.choose(profile);
         if run == Run::Merge {
             state.engine.enable();
         } else {
@@ -192,40 +211,101 @@ impl Daemon {
         Counts::of(&state)
     }
 
+    /// Which contents have several shared pages.
+    pub(crate) fn copies(&self) -> Copies {
+        let mut state = self.commons.lock();
+        if state.run != Run::Merge {
+            state.recount();
+        }
+        state.engine.copies()
+    }
+
+    /// By how many page table entries shared pages are mapped, at this moment. Locks the state for a
+    /// few pages at a time.
+    pub(crate) fn sharers(&self) -> Histogram {
+        let mut sharers = Histogram::default();
+        let (mut some, mut last) = ([Frame(0); 64], None);
+        loop {
+            let state = self.commons.lock();
+            let frames = state.engine.shared_frames_after(last);
+            let met = some
+                .iter_mut()
+                .zip(frames)
+                .map(|(slot, frame)| *slot = frame);
+            let count = met.count();
+            drop(state);
+            let some = some.get(..count).unwrap_or(&[]);
+            let mappings = some.iter().filter_map(|&frame| shared::mappings(frame));
+            mappings.for_each(|mappings| sharers.add(mappings));
+            last = some.last().copied();
+            if last.is_none() {
+                return sharers;
+            }
+            cond_resched();
+        }
+    }
+
     /// Reads a knob.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
         read(&self.commons.lock())
     }
 
-    /// Changes a knob and lets it take effect at once.
-    pub(crate) fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.commons.lock());
+    /// Changes the settings and lets that take effect at once: as soon as they are in force. What
+    /// the change returns is returned.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Profiles) -> T) -> T {
+        let mut state = self.commons.lock();
+        let result = change(&mut state.profiles);
+        state.obey();
+        drop(state);
         self.commons.wake();
+        result
+    }
+
+    /// As [`Self::change`], while no step goes by the settings.
+    pub(crate) fn change_closed<T>(&self, change: impl FnOnce(&mut Profiles) -> T) -> T {
+        let _closed = self.commons.close();
+        self.change(change)
+    }
+
+    /// As [`Self::change`], of what can't change while pages are shared. `is_set` says of the settings
+    /// that there is nothing to change.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY`: pages are shared.
+    pub(crate) fn change_unshared(
+        &self,
+        is_set: impl FnOnce(&Profiles) -> bool,
+        change: impl FnOnce(&mut Profiles),
+    ) -> Result {
+        let _closed = self.commons.close();
+        if self.read(|state| is_set(&state.profiles)) {
+            return Ok(());
+        }
+        expect_nothing_shared(&mut self.commons.lock())?;
+        self.change(change);
+        Ok(())
     }
 
     /// Changes how fast the scanner is, at once.
     pub(crate) fn change_pacer(&self, change: impl FnOnce(&mut Pacer)) {
-        self.change(|state| change(&mut state.pacer));
+        change(&mut self.commons.lock().pacer);
+        self.commons.wake();
     }
 
-    /// Changes the rules.
+    /// Sets who may share with whom.
     ///
     /// # Errors
     ///
-    /// `EBUSY`: who may share with whom can't change while pages are shared.
-    pub(crate) fn change_policy(&self, change: impl FnOnce(&mut Policy)) -> Result {
+    /// `EBUSY`: pages are shared, and it would be a change.
+    pub(crate) fn set_division(&self, division: Division) -> Result {
         let _closed = self.commons.close();
         let mut state = self.commons.lock();
-        let mut policy = state.policy;
-        change(&mut policy);
-        if policy.division != state.policy.division {
-            state.recount();
-            if state.engine.get_stats().pages_shared > 0 {
-                return Err(EBUSY);
-            }
+        if division != state.policy.division {
+            expect_nothing_shared(&mut state)?;
             state.engine.init();
+            state.policy.division = division;
         }
-        state.policy = policy;
         Ok(())
     }
 
@@ -234,6 +314,7 @@ impl Daemon {
     pub(crate) fn end_step(&self, account: &mut Account, clocks: Clocks) -> u32 {
         const NS_PER_MS: u64 = 1_000_000;
         let mut state = self.commons.lock();
+        state.count_run_time(account.ran_since(clocks));
         self.forget(&mut state, self.wanted.xchg(0, Relaxed));
         let ms = account.rest(&state.pacer, clocks).div_ceil(NS_PER_MS);
         u32::try_from(ms).unwrap_or(u32::MAX)
@@ -255,6 +336,17 @@ impl Daemon {
         let parts = state.engine.forgettable_parts();
         self.forgettable.store(parts, Relaxed);
     }
+}
+
+/// # Errors
+///
+/// `EBUSY`.
+fn expect_nothing_shared(state: &mut State) -> Result {
+    state.recount();
+    if state.engine.get_stats().pages_shared > 0 {
+        return Err(EBUSY);
+    }
+    Ok(())
 }
 
 /// The unstable set can be gathered anew, at the price of another pass.

@@ -3,12 +3,14 @@
 //! Collects what is mapped in a part of an address space, for the engine to look at.
 
 use crate::commons::Commons;
+use crate::commons::Rules;
 use crate::mm::page::Kind;
 use crate::mm::page::PageRef;
 use crate::mm::pte::Population;
 use crate::mm::walk::Mapped;
 use crate::mm::walk::MergedZero;
 use crate::mm::walk::Visitor;
+use crate::visits::Coming;
 use crate::visits::VisitNo;
 use crate::visits::Visits;
 use core::ops::ControlFlow;
@@ -56,6 +58,8 @@ pub(crate) struct Batch {
     pub(crate) passed_by: u64,
     /// Pages of regions that are not due.
     pub(crate) skipped: u64,
+    /// Merged pages of regions that are settled.
+    pub(crate) settled: u64,
 }
 
 /// An unmerged page that was met.
@@ -91,28 +95,41 @@ impl Batch {
             merged: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             passed_by: 0,
             skipped: 0,
+            settled: 0,
         })
     }
 
     /// How many pages were looked at; of those passed over, as many as cost the same.
     pub(crate) fn effort(&self) -> u64 {
         let met = self.pages.len().saturating_add(self.merged.len()) as u64;
+        let skipped = self.skipped.saturating_add(self.settled);
         met.saturating_add(self.passed_by)
-            .saturating_add(self.skipped / SKIPPED_PER_PAGE)
+            .saturating_add(skipped / SKIPPED_PER_PAGE)
     }
 
-    /// Looks at the whole of the pages that are unclear. Tells `zero` of those which are full of
-    /// zeroes; others are inspected.
+    /// Looks at the whole of the pages that are unclear, of an owner in `domain`. Tells `zero` of those
+    /// which are full of zeroes and to be merged with the zero page; others are inspected.
     ///
     /// No reference was held since the sample was taken, so that another page may be on the frame by
     /// now, even of another domain. That does no harm: the engine takes note of a content that nobody
     /// has; it would be merged only after a look at who maps it.
-    pub(crate) fn inspect(&mut self, keys: &Keys, domain: Domain, mut zero: impl FnMut(Candidate)) {
+    pub(crate) fn inspect(
+        &mut self,
+        keys: &Keys,
+        rules: &Rules,
+        domain: Domain,
+        mut zero: impl FnMut(Candidate),
+    ) {
         for candidate in self.unclear.drain_all() {
             let Some(page) = PageRef::candidate(candidate.frame) else {
                 continue;
             };
-            let inspected = keys.inspect(domain, &page.content());
+            let domain = rules.policy.domain_of_page(domain, candidate.frame);
+            let inspected = if rules.use_zero_pages {
+                keys.inspect(domain, &page.content())
+            } else {
+                Some(keys.inspect_any(domain, &page.content()))
+            };
             match inspected {
                 // There is room: a batch has no more pages than that.
                 Some(inspected) => {
@@ -194,13 +211,17 @@ impl Visitor for Gatherer<'_> {
             return true;
         };
         self.settle();
-        let visit = self.visits.come_to(self.commons, space, range, &population);
-        if visit.is_none() {
-            let skipped = population().pages.into();
-            self.batch.skipped = self.batch.skipped.saturating_add(skipped);
-        }
-        self.visit = visit.unwrap_or(VisitNo::NONE);
-        visit.is_some()
+        let (count, pages) = match self.visits.come_to(self.commons, space, range, population) {
+            Coming::Visit(visit) => {
+                self.visit = visit;
+                return true;
+            }
+            Coming::TooEarly(pages) => (&mut self.batch.skipped, pages),
+            Coming::Settled(pages) => (&mut self.batch.settled, pages),
+        };
+        *count = count.saturating_add(pages.into());
+        self.visit = VisitNo::NONE;
+        false
     }
 
     fn merged_zero(&mut self, _zero: MergedZero) -> ControlFlow<()> {

@@ -11,15 +11,17 @@ use crate::commons::Engine;
 use crate::commons::State;
 use crate::gather::Candidate;
 use crate::gather::BATCH;
-use crate::mm::merge::Refusal;
 use crate::mm::merge::Terms;
 use crate::mm::merge::Twin;
 use crate::mm::neighbours;
 use crate::mm::neighbours::replace_all;
 use crate::mm::neighbours::Neighbour;
+use crate::mm::page::MappedPage;
 use crate::mm::page::PageRef;
+use crate::mm::refusal::Refusal;
 use crate::mm::shared::SharedPage;
 use crate::mm::vma::VmaReadGuard;
+use crate::trace;
 use crate::visits::VisitNo;
 use crate::visits::Visits;
 use engine::Domain;
@@ -35,7 +37,7 @@ pub(crate) struct Merger {
     candidates: KVec<Candidate>,
     /// Pages for which shared pages were made, with the keys of those.
     twins: KVec<(Twin, Key)>,
-    /// Candidates and twins that have to be merged by themselves.
+    /// Candidates that have to be merged by themselves.
     involved: KVVec<Candidate>,
     run: Run,
 }
@@ -50,7 +52,7 @@ impl Merger {
         Ok(Merger {
             candidates: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             twins: KVec::with_capacity(BATCH, GFP_KERNEL)?,
-            involved: KVVec::with_capacity(2 * BATCH, GFP_KERNEL)?,
+            involved: KVVec::with_capacity(BATCH, GFP_KERNEL)?,
             run: Run::new()?,
         })
     }
@@ -73,10 +75,6 @@ impl Merger {
     pub(crate) fn merge_all(&mut self, commons: &Commons, terms: &Terms<'_>, visits: &mut Visits) {
         self.merge_candidates(commons, terms, visits);
         self.merge_twins(commons, terms, visits);
-        // Not under the VMA lock: each looks for mappings in all processes.
-        while let Some(candidate) = self.involved.pop() {
-            merge(commons, terms, candidate, visits);
-        }
     }
 
     /// Merges the candidates, which all are in the address space of `terms`.
@@ -86,6 +84,10 @@ impl Merger {
             next = self.merge_neighbours(commons, terms, next, visits);
         }
         self.candidates.clear();
+        // Not under the VMA lock: each looks for mappings in all processes.
+        while let Some(candidate) = self.involved.pop() {
+            merge(commons, terms, candidate, visits);
+        }
     }
 
     /// Merges the twins for which shared pages were made, those of one address space together.
@@ -129,15 +131,16 @@ impl Merger {
                 break;
             }
             next += 1;
-            let attempt = Attempt::new(commons, candidate);
+            let attempt = Attempt::new(commons, terms, candidate);
             match prepare(terms, &attempt) {
                 Ok(neighbour) => self.run.push(attempt, neighbour),
-                Err(Refusal::Involved) => {
-                    attempt.end(&mut commons.lock(), terms.domain, Err(Refusal::Involved));
-                    // There is room: as many as there are candidates and twins.
-                    let _ = self.involved.push_within_capacity(candidate);
+                Err(refusal) => {
+                    attempt.end(&mut commons.lock(), terms, Err(refusal));
+                    if refusal == Refusal::Involved {
+                        // There is room: as many as there are candidates and twins.
+                        let _ = self.involved.push_within_capacity(candidate);
+                    }
                 }
-                Err(refusal) => attempt.end(&mut commons.lock(), terms.domain, Err(refusal)),
             }
         }
         self.replace_run(commons, terms, &vma, visits);
@@ -154,8 +157,10 @@ impl Merger {
     ) {
         let attempts = &self.run.attempts;
         let results = replace_all(terms, vma, &self.run.neighbours, &|index, content| {
-            let key = attempts.get(index).and_then(|attempt| attempt.page.key);
-            key.is_some_and(|key| commons.keys().is_of(key, terms.domain, content))
+            attempts.get(index).is_some_and(|attempt| {
+                let key = attempt.page.key;
+                key.is_some_and(|key| commons.keys().is_of(key, attempt.domain, content))
+            })
         });
         let mut state = commons.lock();
         for ((attempt, neighbour), result) in attempts.iter().zip(&self.run.neighbours).zip(results)
@@ -164,7 +169,7 @@ impl Merger {
                 visits.count_merged(attempt.page.visit);
             }
             let merged = result.map(|()| neighbour.shared());
-            attempt.end(&mut state, terms.domain, merged);
+            attempt.end(&mut state, terms, merged);
         }
         drop(state);
         // Gives up the pages, which frees those that were replaced.
@@ -195,17 +200,35 @@ fn candidate_of_twin(addr: usize, frame: Frame, key: Key) -> Candidate {
 /// A candidate, and with what the engine wants it merged: claimed, until the attempt ends.
 struct Attempt {
     page: Candidate,
+    /// What the key is for.
+    domain: Domain,
     target: Option<Target>,
 }
 
 impl Attempt {
-    fn new(commons: &Commons, page: Candidate) -> Self {
+    fn new(commons: &Commons, terms: &Terms<'_>, page: Candidate) -> Self {
         let target = page.key.and_then(|key| commons.lock().claim(key));
-        Attempt { page, target }
+        let domain = terms.domain_of_page(page.frame);
+        Attempt {
+            page,
+            domain,
+            target,
+        }
     }
 
-    /// Tells the engine into which page this one was merged, or why not.
-    fn end(&self, state: &mut State, domain: Domain, merged: Result<Option<&SharedPage>, Refusal>) {
+    /// Tells the engine into which page this one was merged, or why not, and whoever traces that.
+    /// It is a page of the address space of `terms`.
+    fn end(
+        &self,
+        state: &mut State,
+        terms: &Terms<'_>,
+        merged: Result<Option<&SharedPage>, Refusal>,
+    ) {
+        if let Err(refusal) = merged {
+            state.refusals.count(refusal);
+            let Candidate { addr, frame, .. } = self.page;
+            trace::refuse(terms.mm, addr, frame, self.target, refusal);
+        }
         let Some(key) = self.page.key else {
             return;
         };
@@ -216,24 +239,24 @@ impl Attempt {
                     // Whatever shared page was on this new frame before has been freed.
                     engine.forget_shared(shared.frame());
                 }
-                engine.merged(key, shared.frame(), domain, shared.mappings());
+                engine.merged(key, shared.frame(), self.domain, shared.mappings());
             }
             Ok(None) => (),
-            Err(refusal) => self.refused(engine, domain, refusal),
+            Err(refusal) => self.refused(engine, refusal),
         }
         state.disclaim(key, self.target);
     }
 
     /// Tells the engine why the page was not merged, as far as that is of use to it: not if another
     /// thread has changed meanwhile what it is to be merged with.
-    fn refused(&self, engine: &mut Engine, domain: Domain, refusal: Refusal) {
+    fn refused(&self, engine: &mut Engine, refusal: Refusal) {
         let Candidate { frame, key, .. } = self.page;
         let Some(key) = key.filter(|&key| engine.target(key) == self.target) else {
             return;
         };
         match refusal {
             Refusal::TargetGone => engine.refuted(key, frame),
-            Refusal::Different => self.differed(engine, domain, key),
+            Refusal::Different => self.differed(engine, key),
             Refusal::Full => engine.retire(key, frame),
             _ => (),
         }
@@ -241,8 +264,8 @@ impl Attempt {
 
     /// Tells the engine that the page does not equal its target, unless it just changed. Other pages
     /// may be on both frames by now: see [`crate::gather::Batch::inspect`].
-    fn differed(&self, engine: &mut Engine, domain: Domain, key: Key) {
-        let frame = self.page.frame;
+    fn differed(&self, engine: &mut Engine, key: Key) {
+        let (frame, domain) = (self.page.frame, self.domain);
         let target = match self.target {
             Some(Target::Shared(shared)) => SharedPage::readable(shared).map(PageRef::from),
             Some(Target::Twin(twin)) => PageRef::candidate(twin),
@@ -274,29 +297,28 @@ fn prepare(terms: &Terms<'_>, attempt: &Attempt) -> Result<Neighbour, Refusal> {
 
 /// Merges a page, by all of its mappings, with what the engine has for its content by now.
 fn merge(commons: &Commons, terms: &Terms<'_>, candidate: Candidate, visits: &mut Visits) {
-    let Candidate {
-        frame, key, visit, ..
-    } = candidate;
-    let Some(key) = key else {
-        if terms.join_zero(frame).is_ok() {
-            visits.count_merged(visit);
+    let Candidate { frame, visit, .. } = candidate;
+    let attempt = Attempt::new(commons, terms, candidate);
+    let merged = match (candidate.key, attempt.target) {
+        (None, _) => terms.join_zero(frame).map(|()| None),
+        (Some(_), None) => Err(Refusal::Gone),
+        (Some(_), Some(Target::Shared(target))) => terms.join(frame, target).map(Some),
+        (Some(_), Some(Target::Twin(twin))) if twin == frame => Err(Refusal::Gone),
+        (Some(key), Some(Target::Twin(twin))) => {
+            let is_expected =
+                |content: &MappedPage<'_>| commons.keys().is_of(key, attempt.domain, content);
+            terms.share(frame, twin, is_expected).map(Some)
         }
-        return;
-    };
-    let attempt = Attempt::new(commons, candidate);
-    let merged = match attempt.target {
-        None => Err(Refusal::Gone),
-        Some(Target::Shared(target)) => terms.join(frame, target),
-        Some(Target::Twin(twin)) if twin == frame => Err(Refusal::Gone),
-        Some(Target::Twin(twin)) => terms.share(frame, twin, |content| {
-            commons.keys().is_of(key, terms.domain, content)
-        }),
     };
     if merged.is_ok() {
         visits.count_merged(visit);
     }
-    let merged = merged.as_ref().map(Some).map_err(|&refusal| refusal);
-    attempt.end(&mut commons.lock(), terms.domain, merged);
+    let merged = merged.as_ref().map(Option::as_ref);
+    attempt.end(
+        &mut commons.lock(),
+        terms,
+        merged.map_err(|&refusal| refusal),
+    );
 }
 
 /// The area at `addr`, if pages of it may be merged on these terms.

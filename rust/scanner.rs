@@ -18,6 +18,8 @@ use crate::gather::TABLES;
 use crate::merger::Merger;
 use crate::mm::merge::Terms;
 use crate::mm::policy::Policy;
+use crate::mm::policy::Scope;
+use crate::mm::process::is_registered;
 use crate::mm::process::Owner;
 use crate::mm::shared::SharedPage;
 use crate::mm::vma::VmaReadGuard;
@@ -28,6 +30,7 @@ use crate::visits::Visits;
 use core::mem::take;
 use core::ops::Range;
 use engine::Domain;
+use engine::Frame;
 use engine::Glance;
 use engine::Sight;
 use engine::Verdict;
@@ -105,6 +108,9 @@ impl Scanner {
         let going_on = next.and_then(|addr| Some((space_id(&user)?, addr)));
         let mut state = commons.lock();
         state.count_merged(self.visits.take_pages_merged());
+        if is_registered(&user) {
+            state.meet_registered();
+        }
         let visit = self.visits.end(&mut state.engine, going_on);
         if let Some(addr) = next {
             state.put_back(Place { mm, addr, visit });
@@ -147,7 +153,9 @@ impl Scanner {
         pages: Pages,
     ) -> (Result<Progress>, u64) {
         let rules = commons.rules();
-        let Some(domain) = domain_of(mm, rules.policy) else {
+        let is_in_scope = rules.policy.scope == Scope::All || is_registered(mm);
+        let domain = domain_of(mm, rules.policy).filter(|_| is_in_scope);
+        let Some(domain) = domain else {
             let nothing = Progress {
                 next: None,
                 is_admitted: false,
@@ -163,7 +171,7 @@ impl Scanner {
         };
         let progress = self.gather(commons, &rules, &space, range, limit);
         let effort = self.batch.effort();
-        self.decide(commons, domain, pages);
+        self.decide(commons, &rules, domain, pages);
         let terms = Terms {
             policy: rules.policy,
             domain,
@@ -221,28 +229,32 @@ impl Scanner {
     }
 
     /// Shows the pages that were met to the engine, and leaves to the merger what it wants merged.
-    fn decide(&mut self, commons: &Commons, domain: Domain, pages: Pages) {
+    fn decide(&mut self, commons: &Commons, rules: &Rules, domain: Domain, pages: Pages) {
+        let domain_of = |frame| rules.policy.domain_of_page(domain, frame);
         let mut state = commons.lock();
-        self.sight_merged(&mut state.engine, domain);
+        self.sight_merged(&mut state.engine, domain_of);
         promoting(&mut state.engine, pages, |engine| {
-            self.glance(engine, domain)
+            self.glance(engine, domain_of)
         });
         drop(state);
         if self.batch.unclear.is_empty() {
             return;
         }
         let merger = &mut self.merger;
-        self.batch
-            .inspect(commons.keys(), domain, |zero| merger.nominate_late(zero));
+        self.batch.inspect(commons.keys(), rules, domain, |zero| {
+            merger.nominate_late(zero)
+        });
         let mut state = commons.lock();
         promoting(&mut state.engine, pages, |engine| self.settle(engine));
     }
 
     /// Tells the engine of the merged pages that were met.
-    fn sight_merged(&mut self, engine: &mut Engine, domain: Domain) {
+    fn sight_merged(&mut self, engine: &mut Engine, domain_of: impl Fn(Frame) -> Domain) {
         engine.pass_by(take(&mut self.batch.passed_by));
+        engine.pass_by(take(&mut self.batch.settled));
         engine.skip(take(&mut self.batch.skipped));
         for (frame, mappings) in self.batch.merged.drain_all() {
+            let domain = domain_of(frame);
             if engine.sight_shared(frame, domain, mappings) == Sight::Adoptable {
                 if let Some(page) = SharedPage::readable(frame) {
                     engine.adopt(frame, domain, &page.content());
@@ -252,7 +264,7 @@ impl Scanner {
     }
 
     /// Shows the samples of the unmerged pages that were met to the engine.
-    fn glance(&mut self, engine: &mut Engine, domain: Domain) {
+    fn glance(&mut self, engine: &mut Engine, domain_of: impl Fn(Frame) -> Domain) {
         let mut rest = self.batch.pages.as_slice();
         // What is left in the end was looked at out of turn.
         for visit in Iterator::chain(self.visits.numbers(), [VisitNo::NONE]) {
@@ -261,7 +273,7 @@ impl Scanner {
             rest = others;
             engine.remember_for(self.visits.next_within(visit));
             for seen in met {
-                match engine.glance(seen.frame, domain, seen.sample) {
+                match engine.glance(seen.frame, domain_of(seen.frame), seen.sample) {
                     Glance::Wait => (),
                     Glance::Promising => self.visits.promise(visit),
                     // There is room: a batch has no more pages than that.

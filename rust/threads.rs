@@ -3,6 +3,7 @@
 //! The kernel threads `ksm_v_scand`, which scan.
 
 use crate::commons::Turn;
+use crate::commons::IDLE_MS;
 use crate::commons::MOST_THREADS;
 use crate::daemon::Daemon;
 use crate::mm::zero;
@@ -25,8 +26,6 @@ use kernel::time::Monotonic;
 const NAME: &CStr = c"ksm_v_scand";
 /// As ksmd: scanning is worth less than anything an application does.
 const NICE: i8 = 5;
-/// Pause after a pass that found nothing to look at, in milliseconds.
-const EMPTY_PASS_MS: u32 = 20;
 
 /// The threads of a scanner. Dropping them stops them.
 #[pin_data]
@@ -66,6 +65,11 @@ impl Threads {
     /// What the threads work for.
     pub(crate) fn daemon(&self) -> &Daemon {
         &self.daemon
+    }
+
+    /// As [`Self::daemon`], for who may outlive the threads.
+    pub(crate) fn share_daemon(&self) -> Arc<Daemon> {
+        self.daemon.clone()
     }
 
     /// How many there are.
@@ -160,7 +164,7 @@ impl Hand {
                 Turn::EndPass { step, sleep_ms } => {
                     zero::correct_sum();
                     drop(step);
-                    let least_ms = if done == 0 { EMPTY_PASS_MS } else { 0 };
+                    let least_ms = if done == 0 { IDLE_MS } else { 0 };
                     Some(sleep_ms.max(least_ms))
                 }
                 Turn::Sleep(ms) => return ms,

@@ -8,6 +8,8 @@ use crate::commons::Closed;
 use crate::mm::process::Cursor;
 use crate::mm::unmerge::unmerge;
 use crate::mm::unmerge::Which;
+use crate::trace;
+use crate::trace::UnmergeCause;
 use core::ops::Range;
 use kernel::mm::MmWithUser;
 use kernel::prelude::*;
@@ -32,7 +34,11 @@ pub(crate) fn everything(closed: &Closed<'_>) -> Result {
     let commons = closed.commons();
     commons.lock().rewind();
     let result = rounds(closed);
-    commons.lock().engine.init();
+    trace::unmerge_end(UnmergeCause::Run, result);
+    let mut state = commons.lock();
+    state.engine.init();
+    state.unmerged();
+    drop(state);
     commons.pool().lock().clear();
     result
 }
@@ -46,16 +52,24 @@ pub(crate) fn everything(closed: &Closed<'_>) -> Result {
 pub(crate) fn on_frames(closed: &Closed<'_>, frames: Range<u64>) -> Result<u64> {
     let commons = closed.commons();
     commons.pool().lock().bar(frames.clone());
-    let which = Which::On(frames);
+    let result = few_rounds(&Which::On(frames));
+    trace::unmerge_end(UnmergeCause::Offline, result.map(drop));
+    let pages = result?;
+    commons.lock().recount();
+    Ok(pages)
+}
+
+/// Goes over all processes until a round finds nothing, or for the most some times. Returns how many
+/// pages were broken apart.
+fn few_rounds(which: &Which) -> Result<u64> {
     let mut total = 0u64;
     for _ in 0..EVACUATION_ROUNDS {
-        let broken = round(&which)?;
+        let broken = round(which)?;
         total = total.saturating_add(broken);
         if broken == 0 {
             break;
         }
     }
-    commons.lock().recount();
     Ok(total)
 }
 

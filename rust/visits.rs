@@ -23,6 +23,16 @@ impl VisitNo {
     pub(crate) const NONE: Self = VisitNo(u8::MAX);
 }
 
+/// How a region is found that is come to.
+pub(crate) enum Coming {
+    /// Its pages are looked at.
+    Visit(VisitNo),
+    /// It is passed over, with so many pages: it is not due.
+    TooEarly(u32),
+    /// It is passed over, with so many pages: it has been seen that they are all merged still.
+    Settled(u32),
+}
+
 /// The visits of a step, and what was merged in all.
 pub(crate) struct Visits {
     regions: KVec<Region>,
@@ -62,19 +72,28 @@ impl Visits {
         }
     }
 
-    /// Comes to what is left of a region, `range` in the address space of this id; `None`: it is
-    /// passed over.
+    /// Comes to what is left of a region, `range` in the address space of this id.
     pub(crate) fn come_to(
         &mut self,
         commons: &Commons,
         space: u64,
         range: &Range<usize>,
-        population: impl FnOnce() -> Population,
-    ) -> Option<VisitNo> {
+        population: impl Fn() -> Population,
+    ) -> Coming {
         if !self.goes_on(space, range.start) {
             let id = RegionId(space ^ engine::hash::mix(range.start as u64));
             let prospect = commons.lock().engine.recall_region(id);
-            let visit = prospect.visit(|| population().digest)?;
+            let mut pages = None;
+            let digest = || {
+                let Population { digest, pages: met } = population();
+                pages = Some(met);
+                digest
+            };
+            let visit = prospect.visit(digest);
+            let Some(visit) = visit else {
+                return Coming::TooEarly(pages.unwrap_or_else(|| population().pages));
+            };
+            let is_settled = visit.is_settled;
             let region = Region {
                 space,
                 range: range.clone(),
@@ -82,12 +101,16 @@ impl Visits {
                 outcome: Outcome::default(),
                 sampled: 0,
             };
-            if self.regions.push_within_capacity(region).is_err() {
-                return Some(VisitNo::NONE);
+            let is_noted = self.regions.push_within_capacity(region).is_ok();
+            if is_settled {
+                return Coming::Settled(pages.unwrap_or(0));
+            }
+            if !is_noted {
+                return Coming::Visit(VisitNo::NONE);
             }
         }
         let last = self.regions.len().wrapping_sub(1);
-        Some(u8::try_from(last).map_or(VisitNo::NONE, VisitNo))
+        Coming::Visit(u8::try_from(last).map_or(VisitNo::NONE, VisitNo))
     }
 
     /// The visits of this step, in the order in which their pages were met.

@@ -9,54 +9,72 @@ use super::Scand;
 use crate::commons::Run;
 use crate::commons::MOST_THREADS;
 use crate::mm::process;
+use crate::profile::Profile;
+use crate::profile::Settings;
 use crate::sys::sysfs::Attribute;
 use engine::pace::Governor;
 use engine::region::LONGEST_INTERVAL;
 use kernel::prelude::*;
 
+/// The settings of this directory, in force or not.
+pub(super) fn own(scand: &Scand) -> Settings {
+    scand.daemon().read(|state| state.profiles.own)
+}
+
+/// What a number stands for that is written to `run`.
+pub(super) fn run_of(number: u32) -> Run {
+    match number {
+        0 => Run::Stop,
+        1 => Run::Merge,
+        _ => Run::Unmerge,
+    }
+}
+
+/// The number that stands for it.
+pub(super) fn number_of(run: Run) -> u32 {
+    match run {
+        Run::Stop => 0,
+        Run::Merge => 1,
+        Run::Unmerge => 2,
+    }
+}
+
 pub(super) const RUN: Attribute<Scand> = Attribute::read_write(
     c"run",
+    |scand, text| text.line(number_of(scand.daemon().run_state())),
     |scand, text| {
-        text.line(match scand.daemon().run_state() {
-            Run::Stop => 0,
-            Run::Merge => 1,
-            Run::Unmerge => 2,
-        })
-    },
-    |scand, text| {
-        scand.daemon().set_run(match number(text, 2)? {
-            0 => Run::Stop,
-            1 => Run::Merge,
-            _ => Run::Unmerge,
-        })
+        let run = run_of(number(text, 2)?);
+        scand.daemon().set_run(run, Profile::Own)
     },
 );
 
 pub(super) const SCAN_RATE: Attribute<Scand> = Attribute::read_write(
     c"scan_rate",
-    |scand, text| text.line(scand.daemon().read(|state| state.engine.scan_rate())),
+    |scand, text| text.line(own(scand).knobs.scan_rate()),
     |scand, text| {
         let pages = number(text, u32::MAX)?;
         scand
             .daemon()
-            .change(|state| state.engine.set_scan_rate(pages));
+            .change(|profiles| profiles.own.knobs.set_scan_rate(pages));
         Ok(())
     },
 );
 
 pub(super) const SLEEP_MS: Attribute<Scand> = Attribute::read_write(
     c"sleep_ms",
-    |scand, text| text.line(scand.daemon().read(|state| state.engine.sleep_ms())),
+    |scand, text| text.line(own(scand).knobs.sleep_ms()),
     |scand, text| {
         let ms = number(text, u32::MAX)?;
-        scand.daemon().change(|state| state.engine.set_sleep_ms(ms));
+        scand
+            .daemon()
+            .change(|profiles| profiles.own.knobs.set_sleep_ms(ms));
         Ok(())
     },
 );
 
 pub(super) const PROMOTE_AFTER: Attribute<Scand> = Attribute::read_write(
     c"promote_after",
-    |scand, text| text.line(scand.daemon().read(|state| state.engine.promote_after())),
+    |scand, text| text.line(own(scand).knobs.promote_after()),
     |scand, text| {
         let sightings = u8::try_from(number(text, u8::MAX.into())?).map_err(|_| EINVAL)?;
         if sightings == 0 {
@@ -64,14 +82,14 @@ pub(super) const PROMOTE_AFTER: Attribute<Scand> = Attribute::read_write(
         }
         scand
             .daemon()
-            .change(|state| state.engine.set_promote_after(sightings));
+            .change(|profiles| profiles.own.knobs.set_promote_after(sightings));
         Ok(())
     },
 );
 
 pub(super) const MAX_PAGE_SHARING: Attribute<Scand> = Attribute::read_write(
     c"max_page_sharing",
-    |scand, text| text.line(scand.daemon().read(|state| state.engine.max_page_sharing())),
+    |scand, text| text.line(own(scand).knobs.max_page_sharing()),
     |scand, text| {
         let mappings = number(text, i32::MAX.unsigned_abs())?;
         if mappings < 2 {
@@ -79,14 +97,14 @@ pub(super) const MAX_PAGE_SHARING: Attribute<Scand> = Attribute::read_write(
         }
         scand
             .daemon()
-            .change(|state| state.engine.set_max_page_sharing(mappings));
+            .change(|profiles| profiles.own.knobs.set_max_page_sharing(mappings));
         Ok(())
     },
 );
 
 pub(super) const MAX_INTERVAL: Attribute<Scand> = Attribute::read_write(
     c"max_interval",
-    |scand, text| text.line(scand.daemon().read(|state| state.engine.max_interval())),
+    |scand, text| text.line(own(scand).knobs.max_interval()),
     |scand, text| {
         let passes = u8::try_from(number(text, LONGEST_INTERVAL.into())?).map_err(|_| EINVAL)?;
         if !passes.is_power_of_two() {
@@ -94,7 +112,7 @@ pub(super) const MAX_INTERVAL: Attribute<Scand> = Attribute::read_write(
         }
         scand
             .daemon()
-            .change(|state| state.engine.set_max_interval(passes));
+            .change(|profiles| profiles.own.knobs.set_max_interval(passes));
         Ok(())
     },
 );
@@ -120,14 +138,14 @@ const GOVERNOR_NAMES: [&str; 2] = ["manual", "auto"];
 pub(super) const GOVERNOR: Attribute<Scand> = Attribute::read_write(
     c"governor",
     |scand, text| {
-        let governor = scand.daemon().read(|state| state.pacer.governor());
+        let governor = own(scand).governor;
         choices(text, &GOVERNORS, &GOVERNOR_NAMES, governor)
     },
     |scand, text| {
         let governor = choice(text, &GOVERNORS, &GOVERNOR_NAMES)?;
         scand
             .daemon()
-            .change_pacer(|pacer| pacer.set_governor(governor));
+            .change(|profiles| profiles.own.governor = governor);
         Ok(())
     },
 );

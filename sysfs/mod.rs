@@ -5,15 +5,18 @@
 //! - [`control`]: what the scanner does
 //! - [`policy`]: what it may merge
 //! - [`counts`]: what it has done
+//! - [`compat`]: all of that by mainline KSM's names, in a directory of its own
 
+mod compat;
 mod control;
 mod counts;
 mod policy;
 
 use crate::sys::imports::Imports;
 use crate::sys::sysfs::Attribute;
-use crate::sys::sysfs::Directory;
+use crate::sys::sysfs::Listing;
 use crate::sys::sysfs::Text;
+use crate::sys::sysfs::Tree;
 use crate::threads::Threads;
 use core::fmt::Write;
 use kernel::prelude::*;
@@ -21,21 +24,30 @@ use kernel::prelude::*;
 /// What the files are about: the scanner and its threads.
 type Scand = Pin<KBox<Threads>>;
 
-/// The directory; dropping it removes the files, and then stops the threads.
+/// The directories; dropping them removes the files, and then stops the threads.
 pub(crate) struct Knobs {
-    _directory: Directory<Scand>,
+    _tree: Tree<Scand, compat::Shared>,
 }
 
 impl Knobs {
-    /// Makes the directory.
+    /// Makes the directories.
     ///
     /// # Errors
     ///
     /// `EEXIST`, `ENOMEM`.
     pub(crate) fn new(imports: Imports, threads: Scand) -> Result<Self> {
-        let directory = Directory::under_mm(imports, c"ksm_v", &ATTRIBUTES, threads)?;
+        let compat = Listing {
+            name: c"compat",
+            files: &compat::ATTRIBUTES,
+            state: threads.share_daemon(),
+        };
+        let own = Listing {
+            name: c"ksm_v",
+            files: &ATTRIBUTES,
+            state: threads,
+        };
         Ok(Knobs {
-            _directory: directory,
+            _tree: Tree::under_mm(imports, own, compat)?,
         })
     }
 }

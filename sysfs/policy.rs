@@ -4,6 +4,7 @@
 
 use super::choice;
 use super::choices;
+use super::control::own;
 use super::Scand;
 use crate::mm::policy::Division;
 use crate::mm::policy::Scope;
@@ -23,12 +24,15 @@ const DIVISION_NAMES: [&str; 4] = ["user", "process", "cgroup", "global"];
 pub(super) const SCOPE: Attribute<Scand> = Attribute::read_write(
     c"scope",
     |scand, text| {
-        let scope = scand.daemon().read(|state| state.policy.scope);
+        let scope = own(scand).scope;
         choices(text, &SCOPES, &SCOPE_NAMES, scope)
     },
     |scand, text| {
         let scope = choice(text, &SCOPES, &SCOPE_NAMES)?;
-        scand.daemon().change_policy(|policy| policy.scope = scope)
+        scand
+            .daemon()
+            .change_closed(|profiles| profiles.own.scope = scope);
+        Ok(())
     },
 );
 
@@ -40,8 +44,6 @@ pub(super) const DOMAIN: Attribute<Scand> = Attribute::read_write(
     },
     |scand, text| {
         let division = choice(text, &DIVISIONS, &DIVISION_NAMES)?;
-        scand
-            .daemon()
-            .change_policy(|policy| policy.division = division)
+        scand.daemon().set_division(division)
     },
 );

@@ -15,17 +15,21 @@
 //! - [`shared`]: the shared frames, one table by frame
 //! - [`table`]: the open-addressing hash table under both
 //! - [`stats`]: what is counted; [`pace`]: when to rest; [`region`]: what to visit less often
+//! - [`knobs`]: the settings; [`mainline`]: mainline's, in their place, with its [`advisor`]
 //! - [`parse`]: text of the knobs
 //!
 //! Locking: none. The owner of a [`KsmScanner`] serialises access to it.
 
 #![forbid(unsafe_code)]
 
+pub mod advisor;
 pub mod content;
 pub mod hash;
 pub mod ids;
 pub mod index;
 pub mod keys;
+pub mod knobs;
+pub mod mainline;
 pub mod pace;
 pub mod parse;
 pub mod region;
@@ -45,9 +49,11 @@ pub use ids::Frame;
 pub use ids::Key;
 pub use keys::Inspected;
 pub use keys::Keys;
+pub use knobs::Knobs;
 pub use sample::Sample;
 pub use sample::Sampler;
 pub use scanner::KsmScanner;
+pub use stats::Histogram;
 pub use stats::KsmStats;
 pub use table::Storage;
 pub use verdict::Glance;

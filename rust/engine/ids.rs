@@ -2,6 +2,8 @@
 
 //! What pages are known by.
 
+use crate::hash::mix;
+
 /// A page frame number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Frame(pub u64);
@@ -9,6 +11,13 @@ pub struct Frame(pub u64);
 /// Whose pages: only frames of the same domain are ever merged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Domain(pub u64);
+
+impl Domain {
+    /// The part of the domain whose frames are of this NUMA node, a domain of its own.
+    pub fn on_node(self, node: u32) -> Self {
+        Domain(mix(self.0 ^ mix(u64::from(node).wrapping_add(1))))
+    }
+}
 
 /// A content within a domain: a seeded hash of both, of the whole content or of a sample of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

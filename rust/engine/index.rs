@@ -169,6 +169,13 @@ impl IndexEntry {
         word & KIND_MASK == UNSTABLE
     }
 
+    /// Whether the content is in the unstable set and was seen more than once.
+    #[inline]
+    pub fn is_at_rest(&self) -> bool {
+        let [_, word, _] = self.0;
+        self.is_unstable() && (word >> SIGHTINGS_SHIFT) as u8 > 1
+    }
+
     /// Ends a pass: it was not met in the next one yet. False if it is to be forgotten.
     #[inline]
     pub fn end_pass(&mut self, ended: PassTag) -> bool {

@@ -24,7 +24,7 @@ pub struct Keys {
     seed: u64,
 }
 
-/// The keys of a content that is not all zeroes: what [`crate::KsmScanner::settle`] wants.
+/// The keys of a content: what [`crate::KsmScanner::settle`] wants.
 #[derive(Clone, Copy, Debug)]
 pub struct Inspected {
     pub(crate) sample: Key,
@@ -49,12 +49,24 @@ impl Keys {
     /// Looks at a whole content in `domain`; `None`: it is all zeroes.
     pub fn inspect<C: Content + ?Sized>(&self, domain: Domain, content: &C) -> Option<Inspected> {
         let sample = self.sampler.of(content);
-        if sample.is_blank && content.is_zero() {
-            return None;
-        }
+        let is_zero = sample.is_blank && content.is_zero();
+        (!is_zero).then(|| self.inspected(domain, sample, content))
+    }
+
+    /// As [`Self::inspect`], of any content: zeroes are one like others.
+    pub fn inspect_any<C: Content + ?Sized>(&self, domain: Domain, content: &C) -> Inspected {
+        self.inspected(domain, self.sampler.of(content), content)
+    }
+
+    fn inspected<C: Content + ?Sized>(
+        &self,
+        domain: Domain,
+        sample: Sample,
+        content: &C,
+    ) -> Inspected {
         let sample = self.of_sample(domain, sample);
         let whole = self.of_whole(domain, sample, content);
-        Some(Inspected { sample, whole })
+        Inspected { sample, whole }
     }
 
     /// Whether a page of this content in `domain` has `key`: it may have changed since it was

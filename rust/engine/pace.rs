@@ -50,6 +50,28 @@ pub struct Totals {
     pub merged: u64,
 }
 
+/// Why the governor chooses the share that it does after a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The pass merged many of its pages: the share doubles.
+    Rich,
+    /// Memory is short, and the pass merged some: as above.
+    Short,
+    /// The pass merged neither many nor few: the share stays.
+    Steady,
+    /// The pass merged few: the share halves.
+    Poor,
+}
+
+/// What is known at the end of a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Review {
+    /// What was done since the end of the last one.
+    pub pass: Totals,
+    /// What the governor goes by, or would.
+    pub cause: Cause,
+}
+
 /// Says what share of a CPU each thread may take.
 pub struct Pacer {
     governor: Governor,
@@ -123,24 +145,45 @@ impl Pacer {
         }
     }
 
-    /// Takes note of the end of a pass: the governor chooses anew.
-    ///
-    /// The share doubles after a pass that merged many of its pages, or any while memory is short,
-    /// and halves after one that merged few.
-    pub fn end_pass(&mut self, totals: Totals, is_memory_short: bool) {
+    /// Takes note of the end of a pass: the governor chooses anew, as [`Cause`] says.
+    pub fn end_pass(&mut self, totals: Totals, is_memory_short: bool) -> Review {
         let last = core::mem::replace(&mut self.last_pass, totals);
-        let scanned = totals.scanned.saturating_sub(last.scanned);
-        let merged = totals.merged.saturating_sub(last.merged);
-        let is_one_of = |many: u64| merged.saturating_mul(many) >= scanned.max(1);
-        if is_one_of(RICH_PASS) || (is_memory_short && merged > 0) {
-            self.share = self.share.saturating_mul(2).min(self.max_cpu);
-        } else if !is_one_of(POOR_PASS) {
-            self.share = (self.share / 2).max(LEAST_SHARE);
+        let pass = Totals {
+            scanned: totals.scanned.saturating_sub(last.scanned),
+            merged: totals.merged.saturating_sub(last.merged),
+        };
+        let cause = Cause::of(pass, is_memory_short);
+        self.share = match cause {
+            Cause::Rich | Cause::Short => self.share.saturating_mul(2).min(self.max_cpu),
+            Cause::Steady => self.share,
+            Cause::Poor => (self.share / 2).max(LEAST_SHARE),
+        };
+        Review { pass, cause }
+    }
+}
+
+impl Cause {
+    fn of(pass: Totals, is_memory_short: bool) -> Self {
+        let is_one_of = |many: u64| pass.merged.saturating_mul(many) >= pass.scanned.max(1);
+        if is_one_of(RICH_PASS) {
+            Cause::Rich
+        } else if is_memory_short && pass.merged > 0 {
+            Cause::Short
+        } else if is_one_of(POOR_PASS) {
+            Cause::Steady
+        } else {
+            Cause::Poor
         }
     }
 }
 
 impl Account {
+    /// For how long the thread has run since [`Self::rest`] was called last, in nanoseconds.
+    pub fn ran_since(&self, clocks: Clocks) -> u64 {
+        self.last
+            .map_or(0, |last| clocks.ran.saturating_sub(last.ran))
+    }
+
     /// Says how long to rest now, in nanoseconds. What is owed by other rules is forgotten.
     pub fn rest(&mut self, pacer: &Pacer, clocks: Clocks) -> u64 {
         let share = pacer.share();

@@ -2,8 +2,9 @@
 
 //! The text that is written to the knobs.
 //!
-//! As `kstrtoul()` with base 10 and mainline KSM's error rule: what is asked for, optionally
-//! followed by one newline; anything else is refused as a whole.
+//! What is asked for, optionally followed by one newline; anything else is refused as a whole. The
+//! files with mainline's names take what mainline takes: see [`kstrtoul`], [`kstrtobool`] and
+//! [`streq_word`].
 
 use crate::content::PAGE_SIZE;
 use core::ops::Range;
@@ -62,6 +63,55 @@ fn number(digits: &[u8], radix: u32) -> Option<u64> {
 pub fn word(text: &[u8], words: &[&str]) -> Option<usize> {
     let text = without_newline(text);
     words.iter().position(|word| word.as_bytes() == text)
+}
+
+/// Why a text is no number, to mainline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// It is something else.
+    NoNumber,
+    /// It is too large.
+    TooLarge,
+}
+
+/// Parses as the kernel's `kstrtoul()` with base 10, and its kin for smaller types: digits, perhaps
+/// after a plus sign, perhaps followed by one newline. What follows a NUL is no part of it.
+///
+/// # Errors
+///
+/// [`Misfit::TooLarge`] for a number above `max`, [`Misfit::NoNumber`] for anything else.
+pub fn kstrtoul(text: &[u8], max: u64) -> Result<u64, Misfit> {
+    let text = c_text(text);
+    let text = text.strip_prefix(b"+").unwrap_or(text);
+    let digits = without_newline(text);
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(Misfit::NoNumber);
+    }
+    let number = number(digits, 10).ok_or(Misfit::TooLarge)?;
+    if number > max {
+        return Err(Misfit::TooLarge);
+    }
+    Ok(number)
+}
+
+/// Parses as the kernel's `kstrtobool()`, which looks at the first letter, or at two after an `o`.
+pub fn kstrtobool(text: &[u8]) -> Option<bool> {
+    let mut letters = c_text(text).iter().map(u8::to_ascii_lowercase);
+    match (letters.next()?, letters.next()) {
+        (b'e' | b'y' | b't' | b'1', _) | (b'o', Some(b'n')) => Some(true),
+        (b'd' | b'n' | b'f' | b'0', _) | (b'o', Some(b'f')) => Some(false),
+        _ => None,
+    }
+}
+
+/// As [`word`], by the rules of the kernel's `sysfs_streq()`: what follows a NUL is no part of it.
+pub fn streq_word(text: &[u8], words: &[&str]) -> Option<usize> {
+    word(c_text(text), words)
+}
+
+/// The text up to the first NUL.
+fn c_text(text: &[u8]) -> &[u8] {
+    text.split(|&byte| byte == 0).next().unwrap_or(text)
 }
 
 /// Strips the newline that `echo` adds.

@@ -7,6 +7,9 @@
 //! of in each; a barren one earlier if other pages are mapped there. The passes in which regions
 //! are due are multiples of each other: now and then all are visited in one pass, so that equal
 //! pages meet.
+//!
+//! One in which all pages are merged is *settled* as long as the same ones are mapped: there is no
+//! more to be seen in it than that.
 
 use crate::hash::mix;
 use crate::table::Entry;
@@ -31,6 +34,8 @@ pub struct Plan {
     pub patience: u8,
     /// The most passes from one visit to the next: a power of two, up to [`LONGEST_INTERVAL`].
     pub longest_interval: u8,
+    /// Whether merged pages are to be looked at, too.
+    pub is_watchful: bool,
 }
 
 /// A visit of a region that is due.
@@ -41,6 +46,9 @@ pub struct Visit {
     digest: u32,
     /// In how many passes the next visit comes, at the latest.
     pub next_within: u8,
+    /// All pages were merged when they were looked at last, and they are the same ones still: the
+    /// visit ends at once, whatever its [`Outcome`].
+    pub is_settled: bool,
 }
 
 /// What a visit brought, in pages.
@@ -54,6 +62,19 @@ pub struct Outcome {
     pub merged: u16,
     /// Whether others of the same content were seen, and only not often enough yet.
     pub is_promising: bool,
+}
+
+impl Outcome {
+    /// How many pages are merged now, as [`Record::merged`] has it.
+    fn merged_in_all(&self) -> u16 {
+        let merged = self.found_merged.saturating_add(self.merged);
+        let all = if merged == self.looked_at {
+            Record::ALL
+        } else {
+            0
+        };
+        merged.min(Record::ALL - 1) | all
+    }
 }
 
 /// A region that was come to, and what is known of it.
@@ -75,14 +96,13 @@ impl Prospect {
             id: *id,
             digest: Record::ANY_PAGES,
             next_within: 1,
+            is_settled: false,
         };
-        if plan.longest_interval <= 1 {
-            return Some(visit);
-        }
         let is_due = record.is_none_or(|record| record.due == due(plan.pass));
         let vain_visits = record.map_or(0, |record| record.vain_visits);
+        let was_merged = record.is_some_and(|record| record.is_merged());
         visit.next_within = plan.until_next(vain_visits.saturating_add(1));
-        if is_due && visit.next_within == 1 {
+        if is_due && visit.next_within == 1 && !was_merged {
             return Some(visit);
         }
         let seen = record.map_or(Record::ANY_PAGES, |record| record.digest);
@@ -90,17 +110,18 @@ impl Prospect {
             return None;
         }
         visit.digest = digest().max(Record::ANY_PAGES + 1);
+        visit.is_settled = was_merged && seen == visit.digest && !plan.is_watchful;
         (is_due || seen != visit.digest).then_some(visit)
     }
 }
 
 /// The regions that were visited.
-pub struct Regions<S: Storage> {
+pub struct Regions<S: Storage<Record>> {
     records: Table<Record, S>,
     seed: u64,
 }
 
-impl<S: Storage> Regions<S> {
+impl<S: Storage<Record>> Regions<S> {
     /// Makes an empty set. Whoever does not know `seed` can't make its regions collide.
     pub const fn new(seed: u64) -> Self {
         Regions {
@@ -121,13 +142,10 @@ impl<S: Storage> Regions<S> {
 
     /// Comes to a region, and says what is known of it.
     pub fn recall(&self, id: RegionId, plan: &Plan) -> Prospect {
-        let is_of_use = plan.longest_interval > 1;
         Prospect {
             id,
             plan: *plan,
-            record: is_of_use
-                .then(|| self.records.get(self.hash(id)).copied())
-                .flatten(),
+            record: self.records.get(self.hash(id)).copied(),
         }
     }
 
@@ -143,13 +161,17 @@ impl<S: Storage> Regions<S> {
         plan: &Plan,
         outcome: Outcome,
     ) -> Result<(), Full> {
-        if plan.longest_interval <= 1 || outcome.looked_at == 0 {
+        if outcome.looked_at == 0 && !visit.is_settled {
             return Ok(());
         }
         let hash = self.hash(visit.id);
         let first = Record::new(hash);
         let before = self.records.get(hash).copied().unwrap_or(first);
         let after = before.after(visit, plan, outcome);
+        if plan.longest_interval <= 1 && !after.is_merged() {
+            // It is due in any case. What was known of it goes with the pass.
+            return Ok(());
+        }
         if let Some(record) = self.records.get_or_insert(storage, hash, || after)? {
             *record = after;
         }
@@ -185,13 +207,13 @@ pub(crate) fn until_multiple(pass: u64, interval: u8) -> u8 {
 
 /// What is remembered of a region: 16 bytes.
 #[derive(Clone, Copy, Default)]
-struct Record {
+pub struct Record {
     /// Inverted, so that a vacant slot has the greatest.
     not_hash: u64,
     /// Which pages were mapped when the last visit began; [`Self::ANY_PAGES`] where others make no
     /// difference.
     digest: u32,
-    /// Pages that were merged when it ended.
+    /// Pages that were merged when it ended; with [`Self::ALL`], these were all.
     merged: u16,
     /// Visits in a row that brought nothing, or nothing that lasted.
     vain_visits: u8,
@@ -202,6 +224,8 @@ struct Record {
 impl Record {
     const GREATEST_HASH: u64 = u64::MAX - 1;
     const ANY_PAGES: u32 = 0;
+    /// A region has no more pages than a page table has entries, which leaves this bit.
+    const ALL: u16 = 1 << 15;
 
     fn new(hash: u64) -> Self {
         Record {
@@ -228,7 +252,11 @@ impl Record {
             } else {
                 visit.digest
             },
-            merged: outcome.found_merged.saturating_add(outcome.merged),
+            merged: if visit.is_settled {
+                self.merged
+            } else {
+                outcome.merged_in_all()
+            },
             vain_visits,
             due: due(plan.pass.wrapping_add(plan.until_next(vain_visits).into())),
             ..self
@@ -237,8 +265,14 @@ impl Record {
 
     /// Whether at least half of what was merged now had been broken since the last visit.
     fn is_thrashing(&self, outcome: Outcome) -> bool {
-        let broken = self.merged.saturating_sub(outcome.found_merged);
+        let merged = self.merged & !Record::ALL;
+        let broken = merged.saturating_sub(outcome.found_merged);
         outcome.merged > 0 && broken >= outcome.merged.div_ceil(2)
+    }
+
+    /// Whether all pages were merged when the last visit ended.
+    fn is_merged(&self) -> bool {
+        self.merged & Record::ALL != 0
     }
 }
 

@@ -14,20 +14,25 @@ use crate::index::PassTag;
 use crate::index::State;
 use crate::keys::Inspected;
 use crate::keys::Keys;
+use crate::knobs::Knobs;
 use crate::region::until_multiple;
 use crate::region::Outcome;
 use crate::region::Plan;
 use crate::region::Prospect;
+use crate::region::Record;
 use crate::region::RegionId;
 use crate::region::Regions;
 use crate::region::Visit;
 use crate::region::LONGEST_INTERVAL;
 use crate::sample::Sample;
+use crate::shared::Copies;
+use crate::shared::Retired;
 use crate::shared::Shared;
 use crate::shared::SharedFrame;
 use crate::shared::Standing;
 use crate::stats::merge_ratio_x100;
 use crate::stats::KsmStats;
+use crate::table::Entry;
 use crate::table::Storage;
 use crate::table::Table;
 use crate::table::SEGMENTS;
@@ -37,40 +42,37 @@ use crate::verdict::Target;
 use crate::verdict::Verdict;
 use core::mem::size_of;
 
-/// Documented defaults.
-mod default {
-    /// Pages looked at in a cycle.
-    pub(super) const SCAN_RATE: u32 = 100;
-    /// Pause between two cycles, in milliseconds.
-    pub(super) const SLEEP_MS: u32 = 200;
-    /// Sightings of an unknown content before it is merged.
-    pub(super) const PROMOTE_AFTER: u8 = 3;
-    /// Page table entries that may map a shared frame.
-    pub(super) const MAX_PAGE_SHARING: u32 = 1 << 16;
-}
-
 /// Every so many passes shared frames are looked at in any case: a pass may not reach all memory.
 /// In each of these every region is due.
 const WATCH_EVERY: u64 = 16;
 const _: () = assert!(WATCH_EVERY % LONGEST_INTERVAL as u64 == 0);
 
+/// Where a scanner's tables are allocated.
+pub trait ScannerStorage:
+    Storage<IndexEntry> + Storage<SharedFrame> + Storage<Record> + Storage<Retired>
+{
+}
+
+impl<S> ScannerStorage for S where
+    S: Storage<IndexEntry> + Storage<SharedFrame> + Storage<Record> + Storage<Retired>
+{
+}
+
 /// The scanner: the stable set, the unstable set, the knobs and the counts.
 ///
-/// `S` is where its tables are allocated. The owner serialises all calls.
-pub struct KsmScanner<S: Storage> {
+/// The owner serialises all calls.
+pub struct KsmScanner<S: ScannerStorage> {
     storage: S,
     keys: Keys,
     enabled: bool,
-    scan_rate: u32,
-    sleep_ms: u32,
-    promote_after: u8,
-    max_page_sharing: u32,
-    max_interval: u8,
+    knobs: Knobs,
     /// For how many more passes a content is remembered that is seen now.
     remembered_for: u8,
     regions: Regions<S>,
     index: Table<IndexEntry, S>,
     unstable: u64,
+    /// Contents of the unstable set that were at rest when the last pass ended.
+    at_rest: u64,
     /// The part of the index that is forgotten next, if memory is short.
     next_forgotten: usize,
     shared: Shared<S>,
@@ -84,7 +86,7 @@ pub struct KsmScanner<S: Storage> {
 }
 
 /// The documented API.
-impl<S: Storage + Default> KsmScanner<S> {
+impl<S: ScannerStorage + Default> KsmScanner<S> {
     /// Makes a disabled scanner with the documented defaults: 100 pages a cycle, 200 ms between
     /// cycles, promotion after 3 sightings.
     pub fn new() -> Self {
@@ -92,14 +94,14 @@ impl<S: Storage + Default> KsmScanner<S> {
     }
 }
 
-impl<S: Storage + Default> Default for KsmScanner<S> {
+impl<S: ScannerStorage + Default> Default for KsmScanner<S> {
     fn default() -> Self {
         Self::new()
     }
 }
 
 /// The documented API, continued: what needs no default storage.
-impl<S: Storage> KsmScanner<S> {
+impl<S: ScannerStorage> KsmScanner<S> {
     /// Forgets all contents and shared frames, as if none had been seen.
     ///
     /// The knobs and the totals since the start stay. Shared frames that still exist are found
@@ -107,6 +109,7 @@ impl<S: Storage> KsmScanner<S> {
     pub fn init(&mut self) {
         self.index.clear();
         self.unstable = 0;
+        self.at_rest = 0;
         self.shared = Shared::new();
         self.regions.clear();
         self.watch_a_whole_pass();
@@ -114,22 +117,22 @@ impl<S: Storage> KsmScanner<S> {
 
     /// Sets how many pages a cycle looks at; 0 means 1.
     pub fn set_scan_rate(&mut self, pages_per_cycle: u32) {
-        self.scan_rate = pages_per_cycle.max(1);
+        self.knobs.set_scan_rate(pages_per_cycle);
     }
 
     /// Pages a cycle looks at.
     pub fn scan_rate(&self) -> u32 {
-        self.scan_rate
+        self.knobs.scan_rate
     }
 
     /// Sets the pause between two cycles, in milliseconds; 0 means none.
     pub fn set_sleep_ms(&mut self, ms: u32) {
-        self.sleep_ms = ms;
+        self.knobs.set_sleep_ms(ms);
     }
 
     /// Pause between two cycles, in milliseconds.
     pub fn sleep_ms(&self) -> u32 {
-        self.sleep_ms
+        self.knobs.sleep_ms
     }
 
     /// Lets the owner scan.
@@ -187,7 +190,7 @@ impl<S: Storage> KsmScanner<S> {
     /// it has all the sharers that it may have.
     fn share_one_more(&mut self, key: Key, shared: Frame, page: Frame) -> bool {
         let mappings = self.shared.get(shared).map_or(0, |entry| entry.mappings);
-        if mappings >= self.max_page_sharing {
+        if mappings >= self.knobs.max_page_sharing {
             self.retire(key, page);
             return false;
         }
@@ -216,7 +219,7 @@ impl<S: Storage> KsmScanner<S> {
 }
 
 /// What goes beyond the documented API: domains, merges that fail, passes, adoption.
-impl<S: Storage> KsmScanner<S> {
+impl<S: ScannerStorage> KsmScanner<S> {
     /// Makes a disabled scanner that hashes with `hash`; whoever does not know `seed` can't tell
     /// what its keys are.
     pub fn with(storage: S, hash: HashKind, seed: u64) -> Self {
@@ -225,14 +228,11 @@ impl<S: Storage> KsmScanner<S> {
             keys: Keys::new(hash, seed),
             regions: Regions::new(mix(seed ^ 3)),
             enabled: false,
-            scan_rate: default::SCAN_RATE,
-            sleep_ms: default::SLEEP_MS,
-            promote_after: default::PROMOTE_AFTER,
-            max_page_sharing: default::MAX_PAGE_SHARING,
-            max_interval: LONGEST_INTERVAL,
+            knobs: Knobs::default(),
             remembered_for: 1,
             index: Table::new(),
             unstable: 0,
+            at_rest: 0,
             next_forgotten: 0,
             shared: Shared::new(),
             watch: 0,
@@ -247,12 +247,12 @@ impl<S: Storage> KsmScanner<S> {
 
     /// Sets how often an unknown content must be seen before it is merged; 0 means 1.
     pub fn set_promote_after(&mut self, sightings: u8) {
-        self.promote_after = sightings.max(1);
+        self.knobs.set_promote_after(sightings);
     }
 
     /// Sightings before an unknown content is merged.
     pub fn promote_after(&self) -> u8 {
-        self.promote_after
+        self.knobs.promote_after
     }
 
     /// Sets how many page table entries may be made to map a shared frame; below 2 means 2.
@@ -260,30 +260,33 @@ impl<S: Storage> KsmScanner<S> {
     /// A content with more sharers gets further frames. Frames that have more already keep them,
     /// and a fork may add to any: the kernel asks nobody then.
     pub fn set_max_page_sharing(&mut self, mappings: u32) {
-        self.max_page_sharing = mappings.max(2);
+        self.knobs.set_max_page_sharing(mappings);
     }
 
     /// How many page table entries may be made to map a shared frame.
     pub fn max_page_sharing(&self) -> u32 {
-        self.max_page_sharing
+        self.knobs.max_page_sharing
     }
 
     /// Sets within how many passes each page is looked at, at the latest; 1: in every pass. What is
     /// no power of two, or above [`LONGEST_INTERVAL`], becomes the next lower one, 0 becomes 1.
     pub fn set_max_interval(&mut self, passes: u8) {
-        let mut lower = LONGEST_INTERVAL;
-        while lower > 1 && lower > passes {
-            lower /= 2;
-        }
-        if lower != self.max_interval {
-            self.max_interval = lower;
+        let mut knobs = self.knobs;
+        knobs.set_max_interval(passes);
+        self.set_knobs(knobs);
+    }
+
+    /// Sets all knobs.
+    pub fn set_knobs(&mut self, knobs: Knobs) {
+        if knobs.max_interval != self.knobs.max_interval {
             self.regions.clear();
         }
+        self.knobs = knobs;
     }
 
     /// Within how many passes each page is looked at, at the latest.
     pub fn max_interval(&self) -> u8 {
-        self.max_interval
+        self.knobs.max_interval
     }
 
     /// Completed passes over all memory.
@@ -291,7 +294,7 @@ impl<S: Storage> KsmScanner<S> {
         self.full_scans
     }
 
-    /// Memory of the tables, in bytes.
+    /// ScannerStorage of the tables, in bytes.
     pub fn index_bytes(&self) -> u64 {
         let tables = [
             self.index.bytes(),
@@ -299,6 +302,34 @@ impl<S: Storage> KsmScanner<S> {
             self.regions.bytes(),
         ];
         tables.into_iter().fold(0, usize::saturating_add) as u64
+    }
+
+    /// Contents that are unshared and were the same in two passes, as of the end of the last one:
+    /// what mainline calls `pages_unshared`.
+    pub fn at_rest(&self) -> u64 {
+        self.at_rest
+    }
+
+    /// Which contents have several shared frames. Looks at all of them.
+    pub fn copies(&mut self) -> Copies {
+        let mut retired = Table::<Retired, S>::new();
+        let (storage, index) = (&self.storage, &self.index);
+        self.shared.each_retired(|key| {
+            // Where there is no memory for it, the content is not counted.
+            if let Ok(Some(known)) =
+                retired.get_or_insert(storage, key.hash(), || Retired::first(key))
+            {
+                known.frames = known.frames.saturating_add(1);
+            }
+        });
+        let mut copies = Copies::default();
+        retired.retain(|known| {
+            let entry = index.get(known.hash());
+            let is_stable = entry.is_some_and(|entry| entry.state() == State::Stable);
+            copies.count(known.frames.saturating_add(is_stable.into()));
+            true
+        });
+        copies
     }
 
     /// Pages that were passed over, in regions that were not due.
@@ -332,8 +363,9 @@ impl<S: Storage> KsmScanner<S> {
     fn plan(&self) -> Plan {
         Plan {
             pass: self.full_scans,
-            patience: self.promote_after,
-            longest_interval: self.max_interval,
+            patience: self.knobs.promote_after,
+            longest_interval: self.knobs.max_interval,
+            is_watchful: self.is_watchful(),
         }
     }
 
@@ -545,7 +577,7 @@ impl<S: Storage> KsmScanner<S> {
             Some(Target::Twin(_)) => true,
             None => !self.is_ambiguous(key),
         };
-        if mappings <= self.max_page_sharing / 2
+        if mappings <= self.knobs.max_page_sharing / 2
             && vacant
             && self.replace(key, frame, State::Stable)
         {
@@ -588,13 +620,18 @@ impl<S: Storage> KsmScanner<S> {
         self.recount_frames(true, mappings);
         self.regions.end_pass(&self.storage, self.full_scans);
         let ended = self.pass();
-        let mut unstable = 0u64;
+        let (mut forgotten, mut at_rest) = (0u64, 0u64);
         self.index.retain(|entry| {
             let stays = entry.end_pass(ended);
-            unstable = unstable.wrapping_add(u64::from(stays && entry.is_unstable()));
+            if stays {
+                at_rest = at_rest.wrapping_add(u64::from(entry.is_at_rest()));
+            } else if entry.is_unstable() {
+                forgotten = forgotten.wrapping_add(1);
+            }
             stays
         });
-        self.unstable = unstable;
+        self.unstable = self.unstable.saturating_sub(forgotten);
+        self.at_rest = at_rest;
         self.full_scans = self.full_scans.wrapping_add(1);
         self.watch = self.watch.saturating_sub(1);
         if self.shared.has_unsettled() || self.full_scans % WATCH_EVERY == 0 {
@@ -622,6 +659,11 @@ impl<S: Storage> KsmScanner<S> {
             });
         self.unstable = self.unstable.saturating_sub(forgotten);
         self.next_forgotten = self.next_forgotten.wrapping_add(1) % SEGMENTS;
+    }
+
+    /// The shared frames, as [`Shared::frames_after`] has them.
+    pub fn shared_frames_after(&self, last: Option<Frame>) -> impl Iterator<Item = Frame> + '_ {
+        self.shared.frames_after(last)
     }
 
     /// Brings the counts of shared frames up to date.
@@ -693,7 +735,7 @@ impl<S: Storage> KsmScanner<S> {
     /// Counts one more sighting of `key`, on `frame`; nothing where that is an ambiguous sample.
     #[inline]
     fn sighting(&mut self, key: Key, frame: Frame) -> Glance {
-        let (now, promote_after) = (self.pass(), self.promote_after);
+        let (now, promote_after) = (self.pass(), self.knobs.promote_after);
         let next = self.until();
         let first_sight = self.first_sight();
         let make = || IndexEntry::new(key, frame, first_sight);
@@ -751,7 +793,7 @@ impl<S: Storage> KsmScanner<S> {
     /// Has shared frames looked at for what is left of this pass, and in all up to the next one in
     /// which every region is due: some frame is met for certain in that.
     fn watch_a_whole_pass(&mut self) {
-        let next = until_multiple(self.full_scans, self.max_interval);
+        let next = until_multiple(self.full_scans, self.knobs.max_interval);
         self.watch = self.watch.max(next.saturating_add(1));
     }
 
@@ -813,7 +855,10 @@ impl<S: Storage> KsmScanner<S> {
 }
 
 /// Removes the stable content of a shared frame that is gone, unless another has its place.
-fn forget_stable_entry<S: Storage>(index: &mut Table<IndexEntry, S>, gone: &SharedFrame) {
+fn forget_stable_entry<S: Storage<IndexEntry>>(
+    index: &mut Table<IndexEntry, S>,
+    gone: &SharedFrame,
+) {
     let entry = index.get(gone.key.hash());
     if entry.is_some_and(|at| at.state() == State::Stable && at.frame() == gone.frame()) {
         index.remove(gone.key.hash());
@@ -822,7 +867,7 @@ fn forget_stable_entry<S: Storage>(index: &mut Table<IndexEntry, S>, gone: &Shar
 
 /// Keeps a sample ambiguous beyond the pass that is `ending`, for one more if no longer: a shared
 /// frame is known by its whole content, and nobody would find that by its sample.
-fn keep_ambiguous<S: Storage>(
+fn keep_ambiguous<S: Storage<IndexEntry>>(
     index: &mut Table<IndexEntry, S>,
     sample: Key,
     ending: PassTag,

@@ -96,8 +96,55 @@ fn tag(frame: Frame) -> u64 {
     frame.0.wrapping_add(1)
 }
 
+/// Contents with several shared frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copies {
+    /// How many contents that are.
+    pub contents: u64,
+    /// How many frames they have.
+    pub frames: u64,
+}
+
+impl Copies {
+    /// Counts a content with so many frames.
+    pub(crate) fn count(&mut self, frames: u32) {
+        if frames > 1 {
+            self.contents = self.contents.saturating_add(1);
+            self.frames = self.frames.saturating_add(frames.into());
+        }
+    }
+}
+
+/// How many frames of a content are retired.
+#[derive(Clone, Copy, Default)]
+pub struct Retired {
+    /// Inverted, so that a vacant slot has the greatest.
+    not_hash: u64,
+    pub(crate) frames: u32,
+}
+
+impl Retired {
+    /// The first one of this key.
+    pub(crate) fn first(key: Key) -> Self {
+        Retired {
+            not_hash: !key.hash(),
+            frames: 1,
+        }
+    }
+}
+
+impl Entry for Retired {
+    fn is_vacant(&self) -> bool {
+        self.not_hash == 0
+    }
+
+    fn hash(&self) -> u64 {
+        !self.not_hash
+    }
+}
+
 /// All shared frames, and the sums over them.
-pub struct Shared<S: Storage> {
+pub struct Shared<S: Storage<SharedFrame>> {
     frames: Table<SharedFrame, S>,
     /// Frames with at least one mapping.
     shared: u64,
@@ -107,7 +154,7 @@ pub struct Shared<S: Storage> {
     unsettled: bool,
 }
 
-impl<S: Storage> Shared<S> {
+impl<S: Storage<SharedFrame>> Shared<S> {
     /// Makes an empty set.
     pub const fn new() -> Self {
         Shared {
@@ -141,6 +188,16 @@ impl<S: Storage> Shared<S> {
     /// Finds a frame.
     pub fn get(&self, frame: Frame) -> Option<&SharedFrame> {
         self.frames.get(hash(frame))
+    }
+
+    /// The frames behind `last`, or all of them, in an order of their own: who goes on behind the
+    /// last one met, whatever has changed meanwhile, meets each that stays once.
+    pub fn frames_after(&self, last: Option<Frame>) -> impl Iterator<Item = Frame> + '_ {
+        let next = last.map_or(Some(0), |last| hash(last).checked_add(1));
+        let entries = next
+            .into_iter()
+            .flat_map(|next| self.frames.entries_from(next));
+        entries.map(SharedFrame::frame)
     }
 
     /// Adds a frame that is not in the set.
@@ -209,6 +266,16 @@ impl<S: Storage> Shared<S> {
         self.unsettled = unsettled;
     }
 
+    /// Tells the key of each frame that is retired.
+    pub(crate) fn each_retired(&mut self, mut tell: impl FnMut(Key)) {
+        self.frames.retain(|entry| {
+            if entry.standing == Standing::Retired {
+                tell(entry.key);
+            }
+            true
+        });
+    }
+
     /// Gives memory back where there are few frames left.
     pub fn shrink(&mut self, storage: &S) {
         self.frames.shrink(storage);
@@ -225,7 +292,7 @@ impl<S: Storage> Shared<S> {
     }
 }
 
-impl<S: Storage> Default for Shared<S> {
+impl<S: Storage<SharedFrame>> Default for Shared<S> {
     fn default() -> Self {
         Self::new()
     }

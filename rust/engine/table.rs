@@ -16,13 +16,13 @@
 use core::mem::size_of;
 use core::mem::size_of_val;
 
-/// Where tables get their memory from.
-pub trait Storage {
-    /// An allocated block of `T`.
-    type Block<T: Copy + Default>: AsRef<[T]> + AsMut<[T]>;
+/// Where tables of `T` get their memory from.
+pub trait Storage<T> {
+    /// An allocated block.
+    type Block: AsRef<[T]> + AsMut<[T]>;
 
     /// Allocates `len` default values, or returns `None` where there is no memory for them.
-    fn allocate<T: Copy + Default>(&self, len: usize) -> Option<Self::Block<T>>;
+    fn allocate(&self, len: usize) -> Option<Self::Block>;
 }
 
 /// An entry of a [`Table`]. Its default is vacant.
@@ -45,11 +45,11 @@ const SEGMENT_BITS: u32 = 4;
 pub const SEGMENTS: usize = 1 << SEGMENT_BITS;
 
 /// A hash table of entries `E` in blocks of `S`.
-pub struct Table<E: Entry, S: Storage> {
+pub struct Table<E: Entry, S: Storage<E>> {
     segments: [Segment<E, S>; SEGMENTS],
 }
 
-impl<E: Entry, S: Storage> Table<E, S> {
+impl<E: Entry, S: Storage<E>> Table<E, S> {
     /// Makes an empty table; allocates nothing.
     pub const fn new() -> Self {
         Table {
@@ -143,6 +143,20 @@ impl<E: Entry, S: Storage> Table<E, S> {
         }
     }
 
+    /// The entries whose hashes are not below `hash`, in the order of those.
+    pub fn entries_from(&self, hash: u64) -> impl Iterator<Item = &E> {
+        let first = segment_of(hash);
+        let segments = self.segments.iter().skip(first).map(Segment::slots);
+        let slots = segments.enumerate().flat_map(move |(index, slots)| {
+            let start = match index {
+                0 => position_of(slots, hash),
+                _ => 0,
+            };
+            slots.get(start..).unwrap_or(&[])
+        });
+        slots.filter(|entry| !entry.is_vacant())
+    }
+
     /// As [`Self::retain`] and [`Self::shrink`] for one of the [`SEGMENTS`].
     pub fn thin_out(&mut self, storage: &S, segment: usize, mut keep: impl FnMut(&mut E) -> bool) {
         if let Some(segment) = self.segments.get_mut(segment) {
@@ -159,7 +173,7 @@ impl<E: Entry, S: Storage> Table<E, S> {
     }
 }
 
-impl<E: Entry, S: Storage> Default for Table<E, S> {
+impl<E: Entry, S: Storage<E>> Default for Table<E, S> {
     fn default() -> Self {
         Self::new()
     }
@@ -187,14 +201,14 @@ const fn tail(slots: usize) -> usize {
 ///
 /// Entries are in the order of their hashes, each at its home or behind it, with no vacant slot
 /// between the two.
-struct Segment<E: Entry, S: Storage> {
-    slots: Option<S::Block<E>>,
+struct Segment<E: Entry, S: Storage<E>> {
+    slots: Option<S::Block>,
     len: usize,
     /// With how many entries it is [`CROWDED`].
     limit: usize,
 }
 
-impl<E: Entry, S: Storage> Segment<E, S> {
+impl<E: Entry, S: Storage<E>> Segment<E, S> {
     const fn new() -> Self {
         Segment {
             slots: None,
@@ -300,10 +314,18 @@ impl<E: Entry, S: Storage> Segment<E, S> {
 
     fn retain(&mut self, keep: &mut impl FnMut(&mut E) -> bool) {
         let slots = self.slots_mut();
-        let mut removed = 0;
+        // Mostly none is to go.
+        let goes = |slot: &mut E| !slot.is_vacant() && !keep(slot);
+        let Some(first) = slots.iter_mut().position(goes) else {
+            return;
+        };
+        if let Some(slot) = slots.get_mut(first) {
+            *slot = E::default();
+        }
+        let mut removed = 1;
         // Writes those that follow a removed one, up to the next vacant slot, anew.
-        let mut moving = None;
-        for index in 0..slots.len() {
+        let mut moving = Some(Writer { next: first });
+        for index in first + 1..slots.len() {
             let Some(slot) = slots.get_mut(index) else {
                 break;
             };

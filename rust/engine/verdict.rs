@@ -14,6 +14,15 @@ pub enum Target {
     Twin(Frame),
 }
 
+impl Target {
+    /// The frame it is on.
+    pub fn frame(self) -> Frame {
+        match self {
+            Target::Shared(frame) | Target::Twin(frame) => frame,
+        }
+    }
+}
+
 /// What to do with a page that was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {

@@ -34,6 +34,7 @@ use crate::mm::pte::Cleared;
 use crate::mm::pte::Entry;
 use crate::mm::pte::Invalidation;
 use crate::mm::pte::Mapping;
+use crate::mm::refusal::Refusal;
 use crate::mm::rmap::each_mapping;
 use crate::mm::shared::SharedPage;
 use crate::mm::vma::StableVma;
@@ -49,42 +50,6 @@ use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::rcu;
 use kernel::sync::Mutex;
-
-/// Why a page was not merged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// The page to merge is no unmerged anonymous page any more.
-    Gone,
-    /// What it was to be merged with is not there any more.
-    TargetGone,
-    /// Someone else has locked one of the two, or it can't be split just now.
-    Busy,
-    /// Something other than page tables refers to it.
-    Pinned,
-    /// The contents differ.
-    Different,
-    /// They are equal, and not what was expected: both have changed.
-    Changed,
-    /// No mapping of it may be merged.
-    LeftAlone,
-    /// The shared page would have more mappings than it may have.
-    Full,
-    /// It has several mappings.
-    Involved,
-    /// There is no memory for a shared page.
-    NoMemory,
-}
-
-impl Refusal {
-    /// What it means for the page to merge if its target refuses: one that will go on refusing is
-    /// as good as gone.
-    fn of_target(self) -> Self {
-        match self {
-            Refusal::Gone | Refusal::Pinned | Refusal::LeftAlone => Refusal::TargetGone,
-            other => other,
-        }
-    }
-}
 
 /// For whom pages are merged.
 pub(crate) struct Terms<'a> {
@@ -115,7 +80,7 @@ impl Terms<'_> {
         self.check_few(&page)?;
         self.check_few(&twin).map_err(Refusal::of_target)?;
         expect_same(&page.content(), &twin.content())?;
-        let shared = SharedPage::new(self.mm, self.pool).map_err(|_| Refusal::NoMemory)?;
+        let shared = self.new_shared(frame)?;
         shared.fill(&page);
         // Of the copy, which nobody can change any more.
         if !is_expected(&shared.content()) {
@@ -128,6 +93,17 @@ impl Terms<'_> {
         // If the page refuses, the twin is the only sharer until the next equal page comes.
         let _ = self.replace_by(&page, &shared);
         Ok(shared)
+    }
+
+    /// Makes a new shared page for that on `frame`.
+    pub(super) fn new_shared(&self, frame: Frame) -> Result<SharedPage, Refusal> {
+        let node = self.policy.node_of_page(frame);
+        SharedPage::new(self.mm, self.pool, node).map_err(|_| Refusal::NoMemory)
+    }
+
+    /// The domain of the page on `frame`: what its key is for.
+    pub(crate) fn domain_of_page(&self, frame: Frame) -> Domain {
+        self.policy.domain_of_page(self.domain, frame)
     }
 
     /// Merges `frame` into the shared page on `shared`; returns that.

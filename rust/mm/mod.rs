@@ -6,7 +6,8 @@
 //! their areas, [`walk`] the pages that are mapped there; [`page`] is a page by its frame number;
 //! [`merge`] replaces all mappings of one by another, found through the kernel's [`rmap`], and
 //! [`neighbours`] many pages at once that have one mapping each; [`unmerge`] breaks them apart
-//! again. Shared pages come out of a [`pool`]. [`policy`] says what may be merged with what.
+//! again. Shared pages come out of a [`pool`]. [`policy`] says what may be merged with what,
+//! [`refusal`] why something was not.
 //!
 //! # Lock order
 //!
@@ -30,6 +31,7 @@ pub(crate) mod policy;
 pub(crate) mod pool;
 pub(crate) mod process;
 pub(crate) mod pte;
+pub(crate) mod refusal;
 pub(crate) mod rmap;
 pub(crate) mod shared;
 pub(crate) mod storage;

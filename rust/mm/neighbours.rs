@@ -19,7 +19,6 @@ use crate::mm::merge::expect_zero;
 use crate::mm::merge::replace_entry;
 use crate::mm::merge::single;
 use crate::mm::merge::Equal;
-use crate::mm::merge::Refusal;
 use crate::mm::merge::Terms;
 use crate::mm::merge::Twin;
 use crate::mm::page::Kind;
@@ -30,6 +29,7 @@ use crate::mm::pte::Cleared;
 use crate::mm::pte::Entry;
 use crate::mm::pte::Invalidation;
 use crate::mm::pte::LockedTable;
+use crate::mm::refusal::Refusal;
 use crate::mm::shared::SharedPage;
 use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::with_table;
@@ -104,7 +104,7 @@ impl Neighbour {
     ) -> Result<Self, Refusal> {
         let page = simple(frame, |page| terms.expect_twin(twin, page))?;
         let twin = terms.find_twin(twin, &page)?;
-        let shared = SharedPage::new(terms.mm, terms.pool).map_err(|_| Refusal::NoMemory)?;
+        let shared = terms.new_shared(frame)?;
         let by = By::New(shared, twin);
         Ok(Neighbour { addr, page, by })
     }
@@ -200,10 +200,17 @@ impl Run<'_> {
     }
 
     fn replace_in(&self, table: &LockedTable<'_>, results: &mut [Result<(), Refusal>; MOST]) {
-        let mut cleared: [_; MOST] = from_fn(|index| {
-            let mut entry = self.entry(table, index)?;
-            let old = entry.clear_unflushed();
-            Some((entry, old))
+        let mut cleared: [_; MOST] = from_fn(|index| match self.entry(table, index) {
+            Ok(mut entry) => {
+                let old = entry.clear_unflushed();
+                Some((entry, old))
+            }
+            Err(refusal) => {
+                if let Some(result) = results.get_mut(index) {
+                    *result = Err(refusal);
+                }
+                None
+            }
         });
         if cleared.iter().all(Option::is_none) {
             return;
@@ -218,16 +225,21 @@ impl Run<'_> {
 
     /// The entry that maps a neighbour, and is the only one that does. None of a page that is
     /// pinned: clearing it would be in vain, as will be found for certain once it is cleared.
-    fn entry<'t>(&'t self, table: &'t LockedTable<'_>, index: usize) -> Option<Entry<'t>> {
-        let neighbour = self.neighbours.get(index)?;
-        let page = self.locked.get(index)?.as_ref()?;
-        let is_simple = page.kind() == Kind::Anonymous
-            && !page.is_large()
-            && page.mappings() == 1
-            && !page.is_pinned();
-        is_simple
-            .then(|| table.entry(neighbour.addr, page, self.invalidation))
-            .flatten()
+    fn entry<'t>(&'t self, table: &'t LockedTable<'_>, index: usize) -> Result<Entry<'t>, Refusal> {
+        let neighbour = self.neighbours.get(index).ok_or(Refusal::Gone)?;
+        let page = self.locked.get(index).and_then(Option::as_ref);
+        let page = page.ok_or(Refusal::Busy)?;
+        if page.kind() != Kind::Anonymous || page.is_large() || page.mappings() == 0 {
+            return Err(Refusal::Gone);
+        }
+        if page.mappings() > 1 {
+            return Err(Refusal::Involved);
+        }
+        if page.is_pinned() {
+            return Err(Refusal::Pinned);
+        }
+        let entry = table.entry(neighbour.addr, page, self.invalidation);
+        entry.ok_or(Refusal::Gone)
     }
 
     fn replace_entry(

@@ -27,6 +27,15 @@ pub(crate) enum Kind {
     Other,
 }
 
+/// The NUMA node of a frame; `None` where its memory is offline.
+pub(super) fn node_of(frame: Frame) -> Option<i32> {
+    let pfn = usize::try_from(frame.0).ok()?;
+    // SAFETY: Any frame number may be asked for.
+    let page = NonNull::new(unsafe { shim::ksm_v_pfn_to_online_page(pfn) })?;
+    // SAFETY: An online page has a `struct page`.
+    Some(unsafe { shim::ksm_v_page_to_nid(page.as_ptr()) })
+}
+
 /// A counted reference to a page.
 ///
 /// # Invariants

@@ -5,10 +5,12 @@
 //! Both questions are asked twice: when an area is scanned, and of every single mapping when a
 //! page is replaced, since fork may have left a page in processes of several domains.
 
+use crate::mm::page::node_of;
 use crate::mm::process::Owner;
 use crate::mm::vma::StableVma;
 use crate::shim;
 use engine::Domain;
+use engine::Frame;
 use kernel::mm::virt::vm_flags_t;
 
 /// Which areas are scanned.
@@ -46,12 +48,14 @@ const IMPOSSIBLE_FLAGS: vm_flags_t =
     shim::KSM_V_VM_SHARED | shim::KSM_V_VM_HUGETLB | shim::KSM_V_VM_DROPPABLE;
 
 /// The rules that are in force.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Policy {
     /// Which areas are scanned.
     pub(crate) scope: Scope,
     /// Who may share with whom.
     pub(crate) division: Division,
+    /// Whether pages of different NUMA nodes may be merged.
+    pub(crate) merge_across_nodes: bool,
 }
 
 impl Policy {
@@ -63,6 +67,21 @@ impl Policy {
             Division::Cgroup => owner.cgroup_id(),
             Division::Global => 0,
         })
+    }
+
+    /// The domain of pages on the node of `frame`, of an owner in `domain`: what their keys are for.
+    #[inline]
+    pub(crate) fn domain_of_page(&self, domain: Domain, frame: Frame) -> Domain {
+        if self.merge_across_nodes {
+            domain
+        } else {
+            domain.on_node(node_of(frame).unwrap_or(0).unsigned_abs())
+        }
+    }
+
+    /// On which node the shared page is to be that replaces the page on `frame`; `None`: on any.
+    pub(crate) fn node_of_page(&self, frame: Frame) -> Option<i32> {
+        (!self.merge_across_nodes).then(|| node_of(frame))?
     }
 
     /// Whether pages of `vma`, which belongs to `owner`, may be merged at all.

@@ -31,9 +31,45 @@ const BARRED_FOR: Delta = Delta::from_millis(10_000);
 
 /// The pool. Empty until the first draw.
 pub(crate) struct Pool {
-    /// Allocated, and known to nobody else.
-    spare: KVec<PageRef>,
+    spares: KVec<Spares>,
     barred: Barred,
+}
+
+/// Spare frames of one node, or of any.
+struct Spares {
+    node: Option<i32>,
+    /// Allocated, and known to nobody else.
+    pages: KVec<PageRef>,
+}
+
+impl Spares {
+    fn new(node: Option<i32>) -> Result<Self> {
+        let pages = KVec::with_capacity(SPARE, GFP_KERNEL)?;
+        Ok(Spares { node, pages })
+    }
+
+    fn fill(&mut self, barred: &Barred) {
+        while self.pages.len() < SPARE {
+            let Some(page) = allocate_allowed(self.node, barred) else {
+                return;
+            };
+            // There is room: the capacity is that of a full pool.
+            let _ = self.pages.push_within_capacity(page);
+        }
+    }
+
+    fn draw(&mut self) -> Option<PageRef> {
+        if self.pages.len() < FEWEST {
+            return None;
+        }
+        // The last one takes the place of the one that is drawn.
+        let index = random() as usize % self.pages.len();
+        let last = self.pages.pop()?;
+        Some(match self.pages.get_mut(index) {
+            Some(place) => core::mem::replace(place, last),
+            None => last,
+        })
+    }
 }
 
 impl Pool {
@@ -43,70 +79,64 @@ impl Pool {
     ///
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<Self> {
+        let mut spares = KVec::new();
+        spares.push(Spares::new(None)?, GFP_KERNEL)?;
         Ok(Pool {
-            spare: KVec::with_capacity(SPARE, GFP_KERNEL)?,
+            spares,
             barred: Barred::none(),
         })
     }
 
-    /// Takes a frame out of the pool, at random. Nobody else knows it.
+    /// Takes a frame of this node (`None`: of any) out of the pool, at random. Nobody else knows it.
     ///
     /// # Errors
     ///
     /// `ENOMEM`: there is no memory to fill the pool, at least by half.
-    pub(crate) fn draw(&mut self) -> Result<PageRef> {
-        self.fill();
-        if self.spare.len() < FEWEST {
-            return Err(ENOMEM);
+    pub(crate) fn draw(&mut self, node: Option<i32>) -> Result<PageRef> {
+        if !self.spares.iter().any(|spares| spares.node == node) {
+            self.spares.push(Spares::new(node)?, GFP_KERNEL)?;
         }
-        // The last one takes the place of the one that is drawn.
-        let index = random() as usize % self.spare.len();
-        let last = self.spare.pop().ok_or(ENOMEM)?;
-        Ok(match self.spare.get_mut(index) {
-            Some(place) => core::mem::replace(place, last),
-            None => last,
-        })
+        let mut of_all = self.spares.iter_mut();
+        let spares = of_all.find(|spares| spares.node == node).ok_or(ENOMEM)?;
+        spares.fill(&self.barred);
+        spares.draw().ok_or(ENOMEM)
     }
 
     /// Gives all spare frames back.
     pub(crate) fn clear(&mut self) {
-        self.spare.clear();
+        for spares in self.spares.iter_mut() {
+            spares.pages.clear();
+        }
     }
 
     /// Gives the spare frames of `frames` back, and takes none of them for a while: their memory
     /// is to go offline.
     pub(crate) fn bar(&mut self, frames: Range<u64>) {
-        self.spare.retain(|page| !frames.contains(&page.frame().0));
+        for spares in self.spares.iter_mut() {
+            spares
+                .pages
+                .retain(|page| !frames.contains(&page.frame().0));
+        }
         self.barred = Barred {
             frames,
             since: Instant::now(),
         };
     }
+}
 
-    fn fill(&mut self) {
-        while self.spare.len() < SPARE {
-            let Some(page) = self.allocate() else {
-                return;
-            };
-            // There is room: the capacity is that of a full pool.
-            let _ = self.spare.push_within_capacity(page);
+/// Allocates a frame that is not barred.
+fn allocate_allowed(node: Option<i32>, barred: &Barred) -> Option<PageRef> {
+    // Kept meanwhile, or the next allocation would bring them again.
+    let mut unwanted = KVec::new();
+    loop {
+        let page = allocate(node)?;
+        if !barred.includes(page.frame()) {
+            return Some(page);
         }
-    }
-
-    /// Allocates a frame that is not barred.
-    fn allocate(&self) -> Option<PageRef> {
-        // Kept meanwhile, or the next allocation would bring them again.
-        let mut unwanted = KVec::new();
-        loop {
-            let page = allocate()?;
-            if !self.barred.includes(page.frame()) {
-                return Some(page);
-            }
-            if unwanted.len() == BARRED_TRIES {
-                return None;
-            }
-            unwanted.push(page, GFP_KERNEL).ok()?;
+        if unwanted.len() == BARRED_TRIES {
+            return None;
         }
+        unwanted.push(page, GFP_KERNEL).ok()?;
     }
 }
 
@@ -132,9 +162,14 @@ impl Barred {
 }
 
 /// Allocates a page: unmovable, since nothing could move a shared page.
-fn allocate() -> Option<PageRef> {
-    // SAFETY: The scanner thread may sleep.
-    let folio = unsafe { shim::ksm_v_folio_alloc(shim::KSM_V_GFP_SHARED, 0) };
+fn allocate(node: Option<i32>) -> Option<PageRef> {
+    // SAFETY: The scanner thread may sleep; a page was met on the node.
+    let folio = unsafe {
+        match node {
+            None => shim::ksm_v_folio_alloc(shim::KSM_V_GFP_SHARED, 0),
+            Some(node) => shim::ksm_v_folio_alloc_node(shim::KSM_V_GFP_SHARED_THERE, 0, node),
+        }
+    };
     // SAFETY: Just allocated, and its reference is given up.
     NonNull::new(folio).map(|folio| unsafe { PageRef::from_new(folio) })
 }

@@ -63,6 +63,12 @@ pub(crate) fn find(pid: i32) -> Option<ARef<Mm>> {
     address_space(pid, &rcu)
 }
 
+/// Whether mainline KSM knows `mm`: some of its memory is registered, or was.
+pub(crate) fn is_registered(mm: &Mm) -> bool {
+    // SAFETY: The mm is referenced.
+    unsafe { shim::ksm_v_mm_is_ksm_mergeable(mm.as_raw()) }
+}
+
 /// The address space of the process whose id is `pid`; `None` for ids of mere threads, for kernel
 /// threads and for processes that have exited.
 fn address_space(pid: NonNull<bindings::pid>, _rcu: &rcu::Guard) -> Option<ARef<Mm>> {

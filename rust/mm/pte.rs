@@ -12,6 +12,7 @@ use crate::mm::page::StillPage;
 use crate::mm::shared::SharedPage;
 use crate::mm::vma::StableVma;
 use crate::shim;
+use crate::trace;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ops::Range;
@@ -181,6 +182,7 @@ impl Entry<'_> {
             shim::ksm_v_mk_pte(page, self.vma.page_prot())
         };
         self.finish(old, pte);
+        trace::merge(self.vma.mm(), self.addr, self.page, shared);
     }
 
     /// Maps the zero page in place of the page, marked as `mm/ksm.c` marks it, so that the kernel
@@ -194,6 +196,7 @@ impl Entry<'_> {
             shim::ksm_v_mk_ksm_zero_pte(self.addr, self.vma.page_prot())
         };
         self.finish(old, pte);
+        trace::merge_zero(self.vma.mm(), self.addr, self.page);
     }
 
     /// Sets the new entry and takes the old page out of the mapping.
@@ -390,6 +393,12 @@ impl<'a> LockedTable<'a> {
         // SAFETY: By the type invariant there are so many entries, and they are locked.
         let digest = unsafe { shim::ksm_v_ptes_digest(self.first.as_ptr(), entries, &mut pages) };
         Population { digest, pages }
+    }
+
+    /// Whether someone else waits for the lock.
+    pub(super) fn is_contended(&self) -> bool {
+        // SAFETY: By the type invariant the lock is that of a page table that is in place.
+        unsafe { shim::ksm_v_spin_is_contended(self.lock) }
     }
 
     /// The entries, each with its address, from the first on.

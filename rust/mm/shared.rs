@@ -45,15 +45,16 @@ impl SharedPage {
         Self::get(frame).filter(|page| !page.is_poisoned())
     }
 
-    /// Makes a new shared page on a frame out of `pool`, mapped nowhere yet, whose content is to come.
+    /// Makes a new shared page on a frame out of `pool`, of this node (`None`: of any), mapped nowhere
+    /// yet, whose content is to come.
     ///
     /// It is charged to the memory cgroup of `mm`, as any anonymous page of it, and on no LRU list.
     ///
     /// # Errors
     ///
     /// `ENOMEM`: no memory, or the cgroup has reached its limit.
-    pub(crate) fn new(mm: &MmWithUser, pool: &Mutex<Pool>) -> Result<Self> {
-        let page = pool.lock().draw()?;
+    pub(crate) fn new(mm: &MmWithUser, pool: &Mutex<Pool>, node: Option<i32>) -> Result<Self> {
+        let page = pool.lock().draw(node)?;
         let folio = page.folio();
         // SAFETY: The folio is referenced and known to nobody else, the mm in use.
         unsafe {

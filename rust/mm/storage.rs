@@ -7,6 +7,10 @@
 
 use crate::shim;
 use core::ptr::NonNull;
+use engine::index::IndexEntry;
+use engine::region::Record;
+use engine::shared::Retired;
+use engine::shared::SharedFrame;
 use engine::Storage;
 use engine::PAGE_SIZE;
 use kernel::bindings;
@@ -18,23 +22,57 @@ use kernel::ffi::c_void;
 /// there are some in a row (`kmalloc()` would round up to a power of two, and tell nobody).
 pub(crate) struct KernelStorage;
 
-impl Storage for KernelStorage {
-    type Block<T: Copy + Default> = Block<T>;
+/// What tables consist of.
+///
+/// # Safety
+///
+/// If `IS_ZERO`, bytes that are all zero must be the default value.
+unsafe trait Element: Copy + Default {
+    /// Whether a block of zeroes needs not be written to: by default the kernel zeroes what it
+    /// allocates, asked or not (`init_on_alloc`).
+    const IS_ZERO: bool;
+}
 
-    fn allocate<T: Copy + Default>(&self, len: usize) -> Option<Block<T>> {
+// SAFETY: Words, of which the default is derived.
+unsafe impl Element for IndexEntry {
+    const IS_ZERO: bool = true;
+}
+
+// SAFETY: Numbers, of which the default is derived.
+unsafe impl Element for Record {
+    const IS_ZERO: bool = true;
+}
+
+// SAFETY: As above.
+unsafe impl Element for Retired {
+    const IS_ZERO: bool = true;
+}
+
+// SAFETY: Nothing is promised: how an enum with fields is laid out is not specified.
+unsafe impl Element for SharedFrame {
+    const IS_ZERO: bool = false;
+}
+
+impl<T: Element> Storage<T> for KernelStorage {
+    type Block = Block<T>;
+
+    fn allocate(&self, len: usize) -> Option<Block<T>> {
         let size = len.checked_mul(size_of::<T>())?;
         let (ptr, is_exact) = allocate(size)?;
         let ptr = ptr.cast::<T>();
-        for index in 0..len {
+        let unwritten = if T::IS_ZERO { 0 } else { len };
+        for index in 0..unwritten {
             // SAFETY: The allocation holds `len` values, and is aligned as any type needs.
             unsafe { ptr.add(index).write(T::default()) };
         }
-        // INVARIANT: `len` values were just written to an allocation of that size.
+        // INVARIANT: There are `len` values in an allocation of that size: just written, or zeroes
+        // that are values by the contract of the trait.
         Some(Block { ptr, len, is_exact })
     }
 }
 
-/// Allocates so many bytes, and says whether by `alloc_pages_exact()`, or else by `kvmalloc()`.
+/// Allocates so many bytes of zeroes, and says whether by `alloc_pages_exact()`, or else by
+/// `kvmalloc()`.
 fn allocate(size: usize) -> Option<(NonNull<c_void>, bool)> {
     // SAFETY: May sleep: the scanner holds no spin lock while its tables grow.
     unsafe {

@@ -13,6 +13,7 @@ use crate::mm::walk::Mapped;
 use crate::mm::walk::MergedZero;
 use crate::mm::walk::Visitor;
 use crate::sys::kthread::cond_resched;
+use crate::trace;
 use core::ops::ControlFlow;
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -51,16 +52,25 @@ impl Which {
 /// `ENOMEM`: no memory for the copies. `EINTR`: the caller has a signal pending.
 pub(crate) fn unmerge(mm: &MmWithUser, which: &Which) -> Result<u64> {
     let mut broken = 0u64;
+    let result = unmerge_all(mm, which, &mut broken);
+    if broken > 0 || result.is_err() {
+        trace::unmerge(mm, broken, result);
+    }
+    result.map(|()| broken)
+}
+
+/// As [`unmerge`]; counts in `broken`.
+fn unmerge_all(mm: &MmWithUser, which: &Which, broken: &mut u64) -> Result {
     let mut next = Some(0);
     while let Some(addr) = next {
-        let before = broken;
-        next = unmerge_some(mm, which, addr, &mut broken)?;
-        if broken == before && current!().signal_pending() {
+        let before = *broken;
+        next = unmerge_some(mm, which, addr, broken)?;
+        if *broken == before && current!().signal_pending() {
             return Err(EINTR);
         }
         cond_resched();
     }
-    Ok(broken)
+    Ok(())
 }
 
 /// Breaks some merged pages at and above `addr`, under the mmap lock; returns where to go on.

@@ -210,8 +210,10 @@ where
     GO_ON
 }
 
-/// Entries that are shown under one page table lock: few, so that no fault waits long for it.
+/// Entries that are shown under one page table lock, at the most.
 const CHUNK: usize = 32;
+/// After so many of them it is seen whether a fault waits for the lock, which gets it then.
+const PATIENCE: usize = 8;
 
 /// Makes `walk_page_range_vma()` return.
 const STOP: c_int = 1;
@@ -241,6 +243,9 @@ unsafe fn population(
     let table = unsafe { LockedTable::lock(&area, pmd, range) };
     table.map_or_else(Population::default, |table| table.population())
 }
+
+/// Up to where entries were shown: `Break` where the visitor broke off.
+type Shown = ControlFlow<usize, usize>;
 
 struct Walk<'a, V: Visitor> {
     visitor: &'a mut V,
@@ -280,17 +285,19 @@ impl<V: Visitor> Walk<'_, V> {
         }
         while start < next {
             let chunk = start..next.min(start.saturating_add(CHUNK * PAGE_SIZE));
-            start = chunk.end;
             // SAFETY: As above.
-            let stopped = unsafe {
+            let shown = unsafe {
                 match this.huge(pmd, chunk.clone(), vma) {
-                    Some(stopped) => stopped,
+                    Some(shown) => shown,
                     None => this.table(pmd, chunk, vma),
                 }
             };
-            if let Some(at) = stopped {
-                this.resume = at;
-                return STOP;
+            match shown {
+                ControlFlow::Continue(end) => start = end,
+                ControlFlow::Break(at) => {
+                    this.resume = at;
+                    return STOP;
+                }
             }
         }
         if this.visitor.table_done().is_break() {
@@ -302,8 +309,6 @@ impl<V: Visitor> Walk<'_, V> {
 
     /// Shows the parts of a transparent huge page; `None` where there is none.
     ///
-    /// Otherwise returns where the visitor broke off, if it did.
-    ///
     /// # Safety
     ///
     /// `pmd` is the entry for `range` in `vma`, and the lock of [`walk`] is held.
@@ -312,23 +317,21 @@ impl<V: Visitor> Walk<'_, V> {
         pmd: *mut bindings::pmd_t,
         range: Range<usize>,
         vma: *mut bindings::vm_area_struct,
-    ) -> Option<Option<usize>> {
+    ) -> Option<Shown> {
         // SAFETY: Promised by the caller.
         let huge = unsafe { LockedHuge::lock(vma, pmd) }?;
-        let head = huge.head();
+        let Some(head) = huge.head() else {
+            return Some(ControlFlow::Continue(range.end));
+        };
         // SAFETY: It is mapped there, and locked.
-        Some(head.and_then(|head| unsafe { self.huge_parts(head, range) }))
+        Some(unsafe { self.huge_parts(head, range) })
     }
 
     /// # Safety
     ///
     /// The huge page with the first page `head` is mapped at the block around `range`, and locked.
-    unsafe fn huge_parts(
-        &mut self,
-        head: NonNull<bindings::page>,
-        range: Range<usize>,
-    ) -> Option<usize> {
-        range.step_by(PAGE_SIZE).find_map(|addr| {
+    unsafe fn huge_parts(&mut self, head: NonNull<bindings::page>, range: Range<usize>) -> Shown {
+        for addr in range.clone().step_by(PAGE_SIZE) {
             let part = addr / PAGE_SIZE % shim::KSM_V_HPAGE_PMD_NR;
             let mut mapped = MaybeUninit::uninit();
             // SAFETY: The huge page has that many parts; it is mapped, and the lock is held.
@@ -336,11 +339,14 @@ impl<V: Visitor> Walk<'_, V> {
                 shim::ksm_v_nth_page_mapped(head.as_ptr(), part, mapped.as_mut_ptr());
                 self.show(addr, mapped.assume_init_ref())
             };
-            flow.is_break().then(|| addr.wrapping_add(PAGE_SIZE))
-        })
+            if flow.is_break() {
+                return ControlFlow::Break(addr.wrapping_add(PAGE_SIZE));
+            }
+        }
+        ControlFlow::Continue(range.end)
     }
 
-    /// Shows the entries of a page table. Returns where the visitor broke off, if it did.
+    /// Shows the entries of a page table, up to where someone else wants its lock.
     ///
     /// # Safety
     ///
@@ -350,17 +356,28 @@ impl<V: Visitor> Walk<'_, V> {
         pmd: *mut bindings::pmd_t,
         range: Range<usize>,
         vma: *mut bindings::vm_area_struct,
-    ) -> Option<usize> {
+    ) -> Shown {
+        let end = range.end;
+        let Some(area) = NonNull::new(vma) else {
+            return ControlFlow::Continue(end);
+        };
         // SAFETY: Promised by the caller.
-        let area = unsafe { StableVma::from_raw(NonNull::new(vma)?) };
+        let area = unsafe { StableVma::from_raw(area) };
         // SAFETY: As above; the range is of one page table.
-        let table = unsafe { LockedTable::lock(&area, pmd, range) }?;
-        let stopped = table.entries().find_map(|(addr, entry)| {
+        let Some(table) = (unsafe { LockedTable::lock(&area, pmd, range) }) else {
+            return ControlFlow::Continue(end);
+        };
+        for (no, (addr, entry)) in table.entries().enumerate() {
+            if no % PATIENCE == PATIENCE - 1 && table.is_contended() {
+                return ControlFlow::Continue(addr);
+            }
             // SAFETY: The page table is locked.
             let flow = unsafe { self.entry(addr, entry, vma) };
-            flow.is_break().then(|| addr.wrapping_add(PAGE_SIZE))
-        });
-        stopped
+            if flow.is_break() {
+                return ControlFlow::Break(addr.wrapping_add(PAGE_SIZE));
+            }
+        }
+        ControlFlow::Continue(end)
     }
 
     /// # Safety

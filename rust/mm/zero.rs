@@ -10,6 +10,7 @@
 //! kernel's own is corrected to it, and when the module goes, marks that the kernel could not
 //! account for go too: what remains are ordinary mappings of the zero page.
 
+use crate::mm::process::is_registered;
 use crate::mm::process::Cursor;
 use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::walk;
@@ -50,7 +51,8 @@ fn unmark_all() {
     correct_sum();
     let mut cursor = Cursor::default();
     while let Some(mm) = cursor.next() {
-        if marks_of(&mm) == 0 || is_known_to_ksmd(&mm) {
+        // Of what is registered `ksm_fork()` keeps account.
+        if marks_of(&mm) == 0 || is_registered(&mm) {
             continue;
         }
         if let Some(mm) = mm.mmget_not_zero() {
@@ -82,12 +84,6 @@ fn sum() -> isize {
 fn marks_of(mm: &Mm) -> isize {
     // SAFETY: The mm is referenced.
     unsafe { shim::ksm_v_mm_ksm_zero_pages(mm.as_raw()) }
-}
-
-/// Whether `ksm_fork()` accounts for the marks of `mm`.
-fn is_known_to_ksmd(mm: &Mm) -> bool {
-    // SAFETY: The mm is referenced.
-    unsafe { shim::ksm_v_mm_is_ksm_mergeable(mm.as_raw()) }
 }
 
 struct Unmarker;

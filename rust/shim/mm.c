@@ -23,6 +23,16 @@ struct folio *ksm_v_folio_alloc(gfp_t gfp, unsigned int order)
 	return folio_alloc(gfp, order);
 }
 
+struct folio *ksm_v_folio_alloc_node(gfp_t gfp, unsigned int order, int nid)
+{
+	return __folio_alloc_node(gfp, order, nid);
+}
+
+int ksm_v_page_to_nid(const struct page *page)
+{
+	return page_to_nid(page);
+}
+
 void ksm_v_folio_get(struct folio *folio)
 {
 	folio_get(folio);

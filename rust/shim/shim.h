@@ -13,6 +13,7 @@
 #define KSM_V_SHIM_H
 
 #include <linux/cgroup.h>
+#include <linux/fs.h>
 #include <linux/highmem.h>
 #include <linux/irq_work.h>
 #include <linux/kobject.h>
@@ -40,6 +41,7 @@
 #include <linux/swap.h>
 #include <linux/userfaultfd_k.h>
 #include <linux/workqueue.h>
+#include "trace.h"
 
 #ifndef CONFIG_MEMCG
 #error "ksm_v needs CONFIG_MEMCG=y: mm->owner tells whose memory an mm is"
@@ -50,8 +52,10 @@
 
 /* <linux/gfp.h>: a merged page can't be moved, so it must not be allocated out of a movable block. */
 const gfp_t KSM_V_GFP_SHARED = GFP_HIGHUSER | __GFP_NORETRY | __GFP_NOWARN;
+/* The same, on a node of one's choice and no other. */
+const gfp_t KSM_V_GFP_SHARED_THERE = GFP_HIGHUSER | __GFP_NORETRY | __GFP_NOWARN | __GFP_THISNODE;
 /* Tables do without rather than have anything killed for them. */
-const gfp_t KSM_V_GFP_TABLE = GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN;
+const gfp_t KSM_V_GFP_TABLE = GFP_KERNEL | __GFP_ZERO | __GFP_NORETRY | __GFP_NOWARN;
 
 /* <linux/mm.h> */
 const vm_flags_t KSM_V_VM_DROPPABLE = VM_DROPPABLE;
@@ -88,6 +92,12 @@ void ksm_v_ksm_zero_pages_add(long pages);
 /* <linux/cgroup.h> */
 u64 ksm_v_task_cgroup_id(struct task_struct *task);
 
+/* <linux/debugfs.h> */
+struct dentry *ksm_v_debugfs_create_dir(const char *name);
+void ksm_v_debugfs_create_file(const char *name, umode_t mode, struct dentry *parent,
+			       void *data, const struct file_operations *fops);
+void ksm_v_debugfs_remove(struct dentry *dentry);
+
 /* <linux/highmem.h> */
 void ksm_v_copy_highpage(struct page *to, struct page *from);
 
@@ -118,6 +128,8 @@ struct folio *ksm_v_page_folio(struct page *page);
 unsigned long ksm_v_page_to_pfn(const struct page *page);
 struct page *ksm_v_folio_page(struct folio *folio, size_t n);
 struct folio *ksm_v_folio_alloc(gfp_t gfp, unsigned int order);
+struct folio *ksm_v_folio_alloc_node(gfp_t gfp, unsigned int order, int nid);
+int ksm_v_page_to_nid(const struct page *page);
 void ksm_v_folio_get(struct folio *folio);
 bool ksm_v_folio_try_get(struct folio *folio);
 void ksm_v_folio_put(struct folio *folio);
@@ -234,6 +246,7 @@ void *ksm_v_kvmalloc(size_t size, gfp_t gfp);
 
 /* <linux/spinlock.h> */
 void ksm_v_spin_unlock(spinlock_t *lock);
+bool ksm_v_spin_is_contended(spinlock_t *lock);
 
 /* <asm/tlb.h> */
 void ksm_v_flush_tlb_ptes(struct vm_area_struct *vma, unsigned long start, unsigned long end);

@@ -7,3 +7,8 @@ void ksm_v_spin_unlock(spinlock_t *lock)
 {
 	spin_unlock(lock);
 }
+
+bool ksm_v_spin_is_contended(spinlock_t *lock)
+{
+	return spin_is_contended(lock);
+}

@@ -2,6 +2,7 @@
 
 //! Kernel services that the `kernel` crate does not wrap: small, generic, nothing of merging.
 
+pub(crate) mod debugfs;
 pub(crate) mod entry_probe;
 pub(crate) mod imports;
 pub(crate) mod kthread;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A directory of attributes in sysfs, declared as a table.
+//! Directories of attributes in sysfs, each declared as a table.
 //!
 //! C headers: [`include/linux/kobject.h`](srctree/include/linux/kobject.h),
 //! [`include/linux/sysfs.h`](srctree/include/linux/sysfs.h)
@@ -103,12 +103,45 @@ struct Node<T> {
     state: T,
 }
 
+/// What a directory is made of.
+pub(crate) struct Listing<T: 'static> {
+    pub(crate) name: &'static CStr,
+    pub(crate) files: &'static [Attribute<T>],
+    /// What the files are about.
+    pub(crate) state: T,
+}
+
+/// A directory in sysfs, and one in it.
+pub(crate) struct Tree<T: Send + Sync + 'static, U: Send + Sync + 'static> {
+    // Dropped in this order.
+    _inner: Directory<U>,
+    _outer: Directory<T>,
+}
+
+impl<T: Send + Sync + 'static, U: Send + Sync + 'static> Tree<T, U> {
+    /// Makes the directory `outer` in `/sys/kernel/mm`, and `inner` in that.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST` where something has such a name; `ENOMEM`.
+    pub(crate) fn under_mm(imports: Imports, outer: Listing<T>, inner: Listing<U>) -> Result<Self> {
+        // SAFETY: `/sys/kernel/mm` is never removed.
+        let outer = unsafe { Directory::new(imports.mm_kobj(), outer)? };
+        // SAFETY: The outer directory is dropped after the inner one.
+        let inner = unsafe { Directory::new(outer.node.kobj.get(), inner)? };
+        Ok(Tree {
+            _inner: inner,
+            _outer: outer,
+        })
+    }
+}
+
 /// A directory in sysfs. Dropping it removes it, after the last reader and writer has left.
 ///
 /// # Invariants
 ///
 /// The kobject of `node` was added and is not released yet.
-pub(crate) struct Directory<T: Send + Sync + 'static> {
+struct Directory<T: Send + Sync + 'static> {
     node: Pin<KBox<Node<T>>>,
 }
 
@@ -118,7 +151,7 @@ unsafe impl<T: Send + Sync> Send for Directory<T> {}
 unsafe impl<T: Send + Sync> Sync for Directory<T> {}
 
 impl<T: Send + Sync + 'static> Directory<T> {
-    /// Makes the directory `name` below `parent` with the files of `table`.
+    /// Makes a directory below `parent`.
     ///
     /// # Safety
     ///
@@ -127,12 +160,8 @@ impl<T: Send + Sync + 'static> Directory<T> {
     /// # Errors
     ///
     /// `EEXIST` where something has this name; `ENOMEM`.
-    unsafe fn new(
-        parent: *mut bindings::kobject,
-        name: &'static CStr,
-        table: &'static [Attribute<T>],
-        state: T,
-    ) -> Result<Self> {
+    unsafe fn new(parent: *mut bindings::kobject, listing: Listing<T>) -> Result<Self> {
+        let Listing { name, files, state } = listing;
         let node = KBox::pin_init(
             pin_init!(Node {
                 // A kobject begins its life as zeroes.
@@ -157,28 +186,13 @@ impl<T: Send + Sync + 'static> Directory<T> {
         // INVARIANT: It was added, or (on error) only initialised: removal copes with either.
         let directory = Directory { node };
         added?;
-        for attribute in table {
+        for attribute in files {
             // SAFETY: The kobject was added; the attribute is static.
             to_result(unsafe {
                 bindings::sysfs_create_file_ns(kobj, &attribute.attr, core::ptr::null())
             })?;
         }
         Ok(directory)
-    }
-
-    /// Makes the directory `name` in `/sys/kernel/mm`.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Self::new`].
-    pub(crate) fn under_mm(
-        imports: Imports,
-        name: &'static CStr,
-        table: &'static [Attribute<T>],
-        state: T,
-    ) -> Result<Self> {
-        // SAFETY: `/sys/kernel/mm` is never removed.
-        unsafe { Self::new(imports.mm_kobj(), name, table, state) }
     }
 
     const OPS: bindings::sysfs_ops = bindings::sysfs_ops {

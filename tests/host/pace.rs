@@ -3,6 +3,7 @@
 //! Tests of pacing: a scanner is simulated that always wants to run, and rests as it is told.
 
 use engine::pace::Account;
+use engine::pace::Cause;
 use engine::pace::Clocks;
 use engine::pace::Governor;
 use engine::pace::Pacer;
@@ -151,6 +152,29 @@ fn the_governor_follows_what_merging_brings() {
     }
     for share in [2, 4, 8, 16, 32, 64, 100, 100] {
         assert_eq!(pass(&mut pacer, 5000, false), share);
+    }
+}
+
+#[test]
+fn a_review_says_what_a_pass_brought_and_why_the_share_is_what_it_is() {
+    let mut pacer = Pacer::new();
+    let mut totals = Totals::default();
+    for (merged, is_memory_short, cause) in [
+        (100, false, Cause::Rich),
+        (100, true, Cause::Rich),
+        (99, false, Cause::Steady),
+        (99, true, Cause::Short),
+        (1, true, Cause::Short),
+        (10, false, Cause::Steady),
+        (9, false, Cause::Poor),
+        (0, true, Cause::Poor),
+    ] {
+        let scanned = 10_000;
+        totals.scanned += scanned;
+        totals.merged += merged;
+        let review = pacer.end_pass(totals, is_memory_short);
+        assert_eq!(review.pass, Totals { scanned, merged });
+        assert_eq!(review.cause, cause, "{merged}, {is_memory_short}");
     }
 }
 

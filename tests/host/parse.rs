@@ -4,8 +4,12 @@
 //! the standard library's parser.
 
 use engine::parse::decimal;
+use engine::parse::kstrtobool;
+use engine::parse::kstrtoul;
 use engine::parse::region;
+use engine::parse::streq_word;
 use engine::parse::word;
+use engine::parse::Misfit;
 use model::knob;
 use model::knob::WORDS;
 use proptest::collection::vec;
@@ -258,4 +262,65 @@ proptest! {
         let position = WORDS.iter().position(|&word| word == bare);
         prop_assert_eq!(word(text.as_bytes(), &WORDS), position);
     }
+}
+
+#[test]
+fn kstrtoul_takes_what_mainline_takes() {
+    let good: [(&[u8], u64); 8] = [
+        (b"0", 0),
+        (b"7\n", 7),
+        (b"+7", 7),
+        (b"007", 7),
+        (b"7\0", 7),
+        (b"7\n\0junk", 7),
+        (b"255", 255),
+        (b"18446744073709551615", u64::MAX),
+    ];
+    for (text, number) in good {
+        assert_eq!(
+            kstrtoul(text, u64::MAX),
+            Ok(number),
+            "{}",
+            text.escape_ascii()
+        );
+    }
+    let bad: [&[u8]; 12] = [
+        b"", b"\n", b"+", b"++7", b"+-7", b"-7", b" 7", b"7 ", b"7\n\n", b"0x7", b"\x007", b"7x",
+    ];
+    for text in bad {
+        let found = kstrtoul(text, u64::MAX);
+        assert_eq!(found, Err(Misfit::NoNumber), "{}", text.escape_ascii());
+    }
+    for text in ["256", "18446744073709551616", "99999999999999999999999"] {
+        assert_eq!(
+            kstrtoul(text.as_bytes(), 255),
+            Err(Misfit::TooLarge),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn kstrtobool_looks_at_the_first_letters() {
+    let words = ["1", "y", "Yes", "T", "enable", "on", "On\n", "1junk"];
+    assert!(words
+        .iter()
+        .all(|word| kstrtobool(word.as_bytes()) == Some(true)));
+    let words = ["0", "n", "No", "f", "Disable", "off", "oFf\n", "00"];
+    assert!(words
+        .iter()
+        .all(|word| kstrtobool(word.as_bytes()) == Some(false)));
+    let words = ["", "\n", "2", "o", "ox", " 1", "\u{0}1", "-1"];
+    assert!(words
+        .iter()
+        .all(|word| kstrtobool(word.as_bytes()).is_none()));
+}
+
+#[test]
+fn streq_word_ends_with_a_nul() {
+    let words = ["none", "scan-time"];
+    assert_eq!(streq_word(b"scan-time\n\0x", &words), Some(1));
+    assert_eq!(streq_word(b"none\0", &words), Some(0));
+    assert_eq!(streq_word(b"\0none", &words), None);
+    assert_eq!(streq_word(b"none\n\n", &words), None);
 }

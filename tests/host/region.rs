@@ -22,12 +22,27 @@ const IN_VAIN: Outcome = Outcome {
     is_promising: false,
 };
 
+/// All pages were merged before.
+const MERGED: Outcome = Outcome {
+    found_merged: PAGES,
+    ..IN_VAIN
+};
+
+/// How a region is found.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    TooEarly,
+    Due,
+    Settled,
+}
+
 /// A scanner that goes from pass to pass.
 struct Passes {
     regions: Regions<Memory>,
     memory: Memory,
     pass: u64,
     longest_interval: u8,
+    is_watchful: bool,
 }
 
 impl Passes {
@@ -37,6 +52,7 @@ impl Passes {
             memory: Memory::new(MemoryPlan::Ample),
             pass: 0,
             longest_interval,
+            is_watchful: false,
         }
     }
 
@@ -45,19 +61,30 @@ impl Passes {
             pass: self.pass,
             patience: PATIENCE,
             longest_interval: self.longest_interval,
+            is_watchful: self.is_watchful,
         }
     }
 
     /// Comes to a region; true if it is visited, with this outcome then.
     fn comes_to(&mut self, id: u64, digest: u32, outcome: Outcome) -> bool {
+        self.finds(id, digest, outcome) != Found::TooEarly
+    }
+
+    /// As above, and says whether the region was settled.
+    fn finds(&mut self, id: u64, digest: u32, outcome: Outcome) -> Found {
         let plan = self.plan();
         let visit = self.regions.recall(RegionId(id), &plan).visit(|| digest);
         let Some(visit) = visit else {
-            return false;
+            return Found::TooEarly;
+        };
+        let (found, outcome) = if visit.is_settled {
+            (Found::Settled, Outcome::default())
+        } else {
+            (Found::Due, outcome)
         };
         let ended = self.regions.end_visit(&self.memory, visit, &plan, outcome);
         assert_eq!(ended, Ok(()));
-        true
+        found
     }
 
     fn next(&mut self) {
@@ -233,4 +260,73 @@ fn what_can_not_be_remembered_is_visited() {
         .recall(RegionId(1), &passes.plan())
         .visit(|| SAME)
         .is_some());
+}
+
+/// Comes to a region that is due in each pass, in `passes.pass` and the next ones, with these digests.
+fn in_each_pass(passes: &mut Passes, digests: &[u32], outcome: Outcome) -> Vec<Found> {
+    let mut found = Vec::new();
+    for &digest in digests {
+        found.push(passes.finds(1, digest, outcome));
+        passes.next();
+    }
+    found
+}
+
+#[test]
+fn a_region_is_settled_while_the_same_merged_pages_are_mapped() {
+    use Found::Due;
+    use Found::Settled;
+    let mut passes = Passes::new(1);
+    let just_merged = Outcome {
+        merged: PAGES,
+        ..IN_VAIN
+    };
+    assert_eq!(in_each_pass(&mut passes, &[1], just_merged), [Due]);
+    // Other pages are mapped since: the shared ones. Then one was broken, and merged again.
+    assert_eq!(
+        in_each_pass(&mut passes, &[2, 2, 2, 3, 3, 3], MERGED),
+        [Due, Settled, Settled, Due, Settled, Settled]
+    );
+}
+
+#[test]
+fn a_region_with_a_page_that_is_not_merged_is_never_settled() {
+    let mut passes = Passes::new(1);
+    let all_but_one = Outcome {
+        found_merged: PAGES - 1,
+        ..IN_VAIN
+    };
+    let found = in_each_pass(&mut passes, &[SAME; 6], all_but_one);
+    assert!(found.iter().all(|found| *found == Found::Due), "{found:?}");
+    assert_eq!(passes.regions.bytes(), 0);
+}
+
+#[test]
+fn a_region_is_not_settled_for_who_looks_at_merged_pages() {
+    let mut passes = Passes::new(1);
+    in_each_pass(&mut passes, &[SAME; 3], MERGED);
+    passes.is_watchful = true;
+    assert_eq!(
+        in_each_pass(&mut passes, &[SAME; 2], MERGED),
+        [Found::Due, Found::Due]
+    );
+    passes.is_watchful = false;
+    assert_eq!(in_each_pass(&mut passes, &[SAME], MERGED), [Found::Settled]);
+}
+
+/// A settled visit does not count pages, and must not forget how many were merged: else merging one
+/// more would look like thrashing, or a broken one like none.
+#[test]
+fn a_settled_region_is_visited_as_seldom_as_any_barren_one() {
+    let mut passes = Passes::new(8);
+    assert_eq!(passes.visits(34, MERGED), [0, 1, 2, 4, 8, 16, 24, 32]);
+    let one_more = Outcome {
+        looked_at: PAGES + 1,
+        merged: 1,
+        ..MERGED
+    };
+    assert_eq!(passes.finds(1, SAME + 1, one_more), Found::Due);
+    passes.next();
+    // It was no thrashing: the next visit is in the next pass.
+    assert_eq!(passes.finds(1, SAME + 2, MERGED), Found::Due);
 }

@@ -81,9 +81,25 @@ pub fn trials(suite: &str, tests: &[Test]) -> Vec<Trial> {
     tests.iter().map(make).collect()
 }
 
-/// Makes tests ready to run that are skipped where the kernel lacks `feature`.
-pub fn trials_with(feature: Feature, suite: &str, tests: &[Test]) -> Vec<Trial> {
-    let Some(why) = feature.missing() else {
+/// A test that is run with something given.
+pub type TestOf<T> = (&'static str, fn(&Lab, T) -> Result);
+
+/// Makes tests ready to run, each with `given`.
+pub fn trials_of<T>(suite: &str, given: T, tests: &[TestOf<T>]) -> Vec<Trial>
+where
+    T: Copy + Send + 'static,
+{
+    let make = |&(name, test): &TestOf<T>| {
+        Trial::test(format!("{suite}::{name}"), move || {
+            watched(|lab| test(lab, given))
+        })
+    };
+    tests.iter().map(make).collect()
+}
+
+/// Makes tests ready to run that are skipped where the kernel lacks one of `features`.
+pub fn trials_with(features: &[Feature], suite: &str, tests: &[Test]) -> Vec<Trial> {
+    let Some(why) = features.iter().find_map(|feature| feature.missing()) else {
         return trials(suite, tests);
     };
     let skip = |&(name, _): &Test| {

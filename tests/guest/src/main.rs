@@ -20,19 +20,22 @@ mod suites;
 /// A suite: its name, and its tests.
 type Suite = (&'static str, fn() -> Vec<Trial>);
 
-const SUITES: [Suite; 12] = [
+const SUITES: &[Suite] = &[
     ("control", suites::control::trials),
+    ("compat", suites::compat::trials),
     ("merge", suites::merge::trials),
     ("cow", suites::cow::trials),
     ("unmerge", suites::unmerge::trials),
     ("reload", suites::reload::trials),
     ("left_alone", suites::left_alone::trials),
     ("survive", suites::survive::trials),
+    ("tracing", suites::tracing::trials),
     ("security", suites::security::trials),
     ("kvm", suites::kvm::trials),
     ("flood", suites::security_flood::trials),
     ("lockdown", suites::security_lockdown::trials),
     ("locked", suites::security_lockdown::locked_trials),
+    ("tools", suites::tools::trials),
 ];
 
 fn main() -> ExitCode {

@@ -270,6 +270,11 @@ impl Peer {
         }
     }
 
+    /// Has the pages of `span` on a NUMA node (`mbind`): those to come, and those that are there.
+    pub fn bind(&self, span: Span, node: u64) -> Result {
+        self.on("bind", span, &[node]).map(drop)
+    }
+
     /// `mprotect`, with `PROT_` bits.
     pub fn protect(&self, span: Span, protection: i32) -> Result {
         self.on("mprotect", span, &[protection as u64]).map(drop)

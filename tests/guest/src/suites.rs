@@ -2,6 +2,7 @@
 
 //! The suites.
 
+pub mod compat;
 pub mod control;
 pub mod cow;
 pub mod kvm;
@@ -12,4 +13,6 @@ pub mod security;
 pub mod security_flood;
 pub mod security_lockdown;
 pub mod survive;
+pub mod tools;
+pub mod tracing;
 pub mod unmerge;

@@ -3,6 +3,7 @@
 //! The documented API of `KsmScanner`, as someone who has read only its documentation uses it.
 
 use engine::stats::merge_ratio_x100;
+use engine::stats::Histogram;
 use engine::KsmStats;
 use engine::PAGE_SIZE;
 use model::letters::Letter;
@@ -21,6 +22,21 @@ fn scanner_of_equal_pages(pages: u64) -> KsmScanner {
         scanner.scan_page(frame, &A);
     }
     scanner
+}
+
+#[test]
+fn a_histogram_has_a_class_for_each_power_of_two() {
+    let mut histogram = Histogram::default();
+    assert_eq!(histogram.classes().count(), 0);
+    histogram.add(0);
+    assert_eq!(histogram.classes().count(), 0);
+    for size in [2, 3, 4, 7, 7] {
+        histogram.add(size);
+    }
+    let classes: Vec<_> = histogram.classes().collect();
+    assert_eq!(classes, [(1, 1, 0), (2, 3, 2), (4, 7, 3)]);
+    histogram.add(u32::MAX);
+    assert_eq!(histogram.classes().last(), Some((1 << 31, u32::MAX, 1)));
 }
 
 #[test]

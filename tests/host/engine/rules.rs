@@ -513,6 +513,36 @@ fn a_shared_frame_that_is_gone_takes_its_content_along() {
     }
 }
 
+/// Whoever counts them lets go of the scanner now and then, which goes on merging.
+#[test]
+fn each_shared_frame_is_met_once_whatever_comes_and_goes() {
+    const FIRST: u64 = 1000;
+    const LAST: u64 = 1499;
+    let mut scanner = scanner(3);
+    for number in FIRST..=LAST {
+        merge_two(&mut scanner, D, Plain(number), number);
+    }
+    let (mut last, mut met) = (None, Vec::new());
+    loop {
+        last = scanner.shared_frames_after(last).next();
+        let Some(frame) = last else {
+            break;
+        };
+        if frame.0 > LAST {
+            continue;
+        }
+        met.push(frame.0);
+        if frame.0 % 3 == 0 {
+            scanner.forget_shared(frame);
+        } else {
+            let further = LAST + frame.0;
+            merge_two(&mut scanner, D, Plain(further), further);
+        }
+    }
+    met.sort_unstable();
+    assert_eq!(met, (FIRST..=LAST).collect::<Vec<_>>());
+}
+
 /// Two threads may merge pages of one content at the same time.
 #[test]
 fn a_second_frame_of_a_content_waits_for_the_place_of_the_first() {
@@ -833,4 +863,64 @@ fn for_want_of_memory_the_unstable_set_is_forgotten_in_parts() {
     assert!(scanner.index_bytes() < full / 8);
     // What is shared is still known.
     assert_eq!(scanner.scan(Frame(4), D, &A), Verdict::Merge(key));
+}
+
+// What mainline's files ask for.
+
+#[test]
+fn a_content_is_at_rest_in_the_second_pass() {
+    let mut scanner = scanner(10);
+    scanner.set_max_interval(1);
+    let mut ids = [1, 1, 1, 2, 3, 3].into_iter();
+    for expected in [0, 1, 1, 0, 0, 1] {
+        scanner.scan(Frame(1), D, &Plain(ids.next().unwrap()));
+        scanner.end_pass(|_| None);
+        assert_eq!(scanner.at_rest(), expected);
+    }
+    scanner.init();
+    assert_eq!(scanner.at_rest(), 0);
+}
+
+#[test]
+fn contents_with_several_frames_are_counted() {
+    let mut scanner = scanner(2);
+    let copies = |scanner: &mut KsmScanner<Memory>| {
+        let copies = scanner.copies();
+        (copies.contents, copies.frames)
+    };
+    let key = merge_two(&mut scanner, D, A, 10);
+    merge_two(&mut scanner, D, B, 20);
+    assert_eq!(copies(&mut scanner), (0, 0));
+    // A retired frame is the only one of its content until there is a further one.
+    for (further, expected) in [(11, (1, 2)), (12, (1, 3))] {
+        let before = copies(&mut scanner);
+        scanner.retire(key, Frame(1));
+        assert_eq!(copies(&mut scanner), before);
+        assert!(scanner.merged(key, Frame(further), D, 2));
+        assert_eq!(copies(&mut scanner), expected);
+    }
+    assert_eq!(copies(&mut scanner), (1, 3));
+}
+
+#[test]
+fn zeroes_can_be_a_content_like_others() {
+    let mut scanner = scanner(2);
+    let zeroes = [0; PAGE_SIZE];
+    assert!(scanner.keys().inspect(D, &zeroes).is_none());
+    let inspected = scanner.keys().inspect_any(D, &zeroes);
+    assert_eq!(scanner.settle(Frame(1), inspected), Verdict::Wait);
+    let key = key(scanner.settle(Frame(2), inspected));
+    assert!(scanner.keys().is_of(key, D, &zeroes));
+    assert_eq!(scanner.target(key), Some(Target::Twin(Frame(1))));
+}
+
+#[test]
+fn each_node_of_a_domain_is_a_domain() {
+    let domains = [D, OTHER].into_iter();
+    let parts = domains.flat_map(|domain| (0..64).map(move |node| domain.on_node(node)));
+    let parts: HashSet<Domain> = parts.chain([D, OTHER]).collect();
+    assert_eq!(parts.len(), 2 * 64 + 2);
+    let mut scanner = scanner(2);
+    scanner.scan(Frame(1), D.on_node(0), &A);
+    assert_eq!(scanner.scan(Frame(2), D.on_node(1), &A), Verdict::Wait);
 }

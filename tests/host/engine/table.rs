@@ -256,6 +256,18 @@ impl<const HOMES: u8> Pair<HOMES> {
             assert_eq!(item, self.model.get(&key).map(|&value| (key, value)));
         }
     }
+
+    /// From some entry on, from behind it, and from the beginning.
+    fn check_order(&self) {
+        let mut hashes: Vec<u64> = self.model.keys().map(|&key| hash::<HOMES>(key)).collect();
+        hashes.sort_unstable();
+        let middle = hashes.get(hashes.len() / 2).copied().unwrap_or(0);
+        for first in [0, middle, middle.saturating_add(1), u64::MAX - 1] {
+            let found: Vec<u64> = self.table.entries_from(first).map(Entry::hash).collect();
+            let behind = hashes.partition_point(|&hash| hash < first);
+            assert_eq!(found, hashes[behind..], "from {first:#x}");
+        }
+    }
 }
 
 /// Checks random steps; returns how many insertions found no room.
@@ -267,6 +279,7 @@ fn agrees_with_a_hash_map<const HOMES: u8>(cases: u32) -> u32 {
             pair.step(op);
         }
         pair.check_every_key();
+        pair.check_order();
         refused.set(refused.get() + pair.refused);
     });
     refused.get()

@@ -48,10 +48,10 @@ impl Memory {
     }
 }
 
-impl Storage for Memory {
-    type Block<T: Copy + Default> = Vec<T>;
+impl<T: Clone + Default> Storage<T> for Memory {
+    type Block = Vec<T>;
 
-    fn allocate<T: Copy + Default>(&self, len: usize) -> Option<Vec<T>> {
+    fn allocate(&self, len: usize) -> Option<Vec<T>> {
         let state = &mut *self.0.borrow_mut();
         let turn = state.allocations;
         state.allocations += 1;

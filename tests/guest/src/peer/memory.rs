@@ -20,6 +20,8 @@ use crate::Span;
 
 /// `MAP_DROPPABLE` of include/uapi/linux/mman.h.
 const MAP_DROPPABLE: i32 = 0x08;
+/// `MPOL_MF_MOVE` of include/uapi/linux/mempolicy.h.
+const MPOL_MF_MOVE: u32 = 1 << 1;
 /// The BIOS in the first MiB: memory that is no RAM, which /dev/mem allows to be mapped.
 const BIOS: i64 = 0xf_0000;
 
@@ -210,6 +212,24 @@ pub(super) fn peek_half(addr: u64) -> u32 {
 pub fn advise(span: Span, advice: u64) -> io::Result<()> {
     // SAFETY: What it does to contents is what the test wants to see.
     check(unsafe { libc::madvise(pointer(span), length(span), advice as i32) }.into()).map(drop)
+}
+
+/// Has the pages of a span on a NUMA node.
+pub fn bind(span: Span, node: u64) -> io::Result<()> {
+    let mask = 1u64 << node;
+    // SAFETY: Moves pages of memory that this process has mapped; the mask is read.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mbind,
+            span.addr,
+            span.bytes(),
+            libc::MPOL_BIND,
+            &mask,
+            u64::from(u64::BITS),
+            MPOL_MF_MOVE,
+        )
+    })
+    .map(drop)
 }
 
 /// `mprotect`.

@@ -296,6 +296,7 @@ fn use_memory(verb: &str, arguments: &[u64]) -> Answer {
         }
         "munlock" => done(memory::unlock(span)),
         "munmap" => done(memory::unmap(span)),
+        "bind" => done(memory::bind(span, rest[0])),
         "mremap" => done(memory::remap(span, rest[0])),
         _ => Err(format!("unknown request {verb}")),
     }

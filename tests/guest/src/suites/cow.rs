@@ -36,7 +36,7 @@ pub fn trials() -> Vec<Trial> {
         .collect();
     trials.extend(lab::skippable_trials("cow", reclaim::SKIPPABLE));
     trials.extend(lab::trials_with(
-        Feature::SoftDirty,
+        &[Feature::SoftDirty],
         "cow",
         others::SOFT_DIRTY,
     ));

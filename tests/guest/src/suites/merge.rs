@@ -35,11 +35,20 @@ pub fn trials() -> Vec<Trial> {
         .flat_map(|tests| lab::trials("merge", tests))
         .collect();
     trials.extend(lab::skippable_trials("merge", kinds::SKIPPABLE));
-    trials.extend(lab::trials_with(Feature::HugePages, "merge", huge::TESTS));
     trials.extend(lab::trials_with(
-        Feature::CallCounts,
+        &[Feature::HugePages],
+        "merge",
+        huge::TESTS,
+    ));
+    trials.extend(lab::trials_with(
+        &[Feature::CallCounts],
         "merge",
         neighbours::COUNTING_TESTS,
+    ));
+    trials.extend(lab::trials_with(
+        &[Feature::CallCounts, Feature::HugePages],
+        "merge",
+        neighbours::COUNTING_HUGE_TESTS,
     ));
     trials
 }

@@ -371,7 +371,9 @@ fn many_threads(lab: &Lab) -> Result {
 fn expect_freezes(lab: &Lab, begin: impl FnOnce() -> Result) -> Result<Completion> {
     begin()?;
     if !freezer::is_there() {
-        return Ok(Completion::ignored_with("the kernel can't suspend"));
+        return Ok(Completion::ignored_with(
+            "the kernel has no test of freezing",
+        ));
     }
     freezer::freeze()?;
     let (a, b) = lab.pair()?;

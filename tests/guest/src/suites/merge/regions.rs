@@ -26,6 +26,11 @@ pub(super) const TESTS: &[Test] = &[
     ("max_interval_takes_effect_at_once", lowered),
     ("merge_now_looks_at_barren_regions", merge_now),
     ("merging_again_brings_frequent_visits", in_turn_again),
+    ("what_is_merged_counts_as_seen_while_it_is_mapped", settled),
+    (
+        "broken_pages_among_merged_ones_are_found_at_once",
+        broken_among_merged,
+    ),
 ];
 
 /// Four page tables, or parts of five.
@@ -228,4 +233,44 @@ fn in_turn_again(lab: &Lab) -> Result {
     b.fill(in_b, Ids::each(500))?;
     scanner::scan(2)?;
     pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
+}
+
+/// Two processes that share all of some pages, which several passes have found merged.
+fn settled_pair(lab: &Lab) -> Result<[(Peer, Span); 2]> {
+    prepare()?;
+    knob::set("max_interval", 1)?;
+    let (a, b) = registered_pair(lab)?;
+    let in_a = small(&a, PAGES, Ids::each(1))?;
+    let in_b = small(&b, PAGES, Ids::each(1))?;
+    scanner::scan(6)?;
+    Ok([(a, in_a), (b, in_b)])
+}
+
+fn settled(lab: &Lab) -> Result {
+    let _pair = settled_pair(lab)?;
+    let (scanned, skipped) = effort(4)?;
+    expect::eq("pages passed over in a pass", 0, skipped)?;
+    expect::that(scanned >= 2 * PAGES, || {
+        format!(
+            "pages seen in a pass: expected {}, found {scanned}",
+            2 * PAGES
+        )
+    })
+}
+
+fn broken_among_merged(lab: &Lab) -> Result {
+    let [(a, in_a), (b, in_b)] = settled_pair(lab)?;
+    // Written to, one page of each page table, and then what it was again.
+    let broken: Vec<Span> = (0..PAGES / 512)
+        .map(|n| in_a.part(512 * n + 100, 1))
+        .collect();
+    for (part, id) in broken.iter().zip((101..).step_by(512)) {
+        a.fill(*part, Ids::each(900_000))?;
+        a.fill(*part, Ids::each(id))?;
+        pages::expect_not_merged((&a, *part))?;
+    }
+    scanner::scan(1)?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    a.check(in_a, Ids::each(1))?;
+    b.check(in_b, Ids::each(1))
 }

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: GPL-2.0
+
+/* <linux/tracepoint.h>: the tracepoints of trace.h, and what Rust calls to hit them. */
+#include "shim.h"
+#define CREATE_TRACE_POINTS
+#define CREATE_RUST_TRACE_POINTS
+#include "trace.h"
+
+#define KSM_V_NAME(value, name) [value] = name,
+
+/* As the tracepoints call a reason; NULL for what is none. */
+const char *ksm_v_refusal_name(enum ksm_v_refusal refusal)
+{
+	static const char *const names[KSM_V_REFUSAL_COUNT] = {
+		KSM_V_REFUSALS(KSM_V_NAME, KSM_V_NAME)
+	};
+
+	return refusal < KSM_V_REFUSAL_COUNT ? names[refusal] : NULL;
+}

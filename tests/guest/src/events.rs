@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module's tracepoints, as tracefs records them
+//! ([`Documentation/trace/events.rst`](https://docs.kernel.org/trace/events.html)).
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use crate::expect;
+use crate::procfs;
+use crate::Context;
+use crate::Result;
+
+/// Where the events are described.
+pub const DIR: &str = "/sys/kernel/tracing/events/ksm_v";
+/// A trace of its own, so that nobody else's settings matter.
+const INSTANCE: &str = "/sys/kernel/tracing/instances/ksm_v_test";
+/// Memory of the trace, for each CPU: enough for every event of a test.
+const BUFFER_KB: &str = "8192";
+
+/// An event that was recorded.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Which it is, without the prefix `ksm_v_`.
+    pub name: String,
+    fields: BTreeMap<String, String>,
+}
+
+impl Event {
+    /// The event in a line of a trace: task, CPU, flags and time, then the name, then the fields,
+    /// with colons in between.
+    fn parse(line: &str) -> Option<Self> {
+        let mut parts = line.splitn(3, ": ").skip(1);
+        let name = parts.next()?.strip_prefix("ksm_v_")?.to_owned();
+        let fields = parts.next()?.split_whitespace().map(|field| {
+            let (name, value) = field.split_once('=')?;
+            Some((name.to_owned(), value.to_owned()))
+        });
+        let fields = fields.collect::<Option<_>>()?;
+        Some(Event { name, fields })
+    }
+
+    /// A field, as text.
+    pub fn text(&self, field: &str) -> Result<&str> {
+        let text = self.fields.get(field).map(String::as_str);
+        text.ok_or_else(|| format!("{self:?} has no field {field}").into())
+    }
+
+    /// A field that is a number, decimal or with `0x` hexadecimal.
+    pub fn number(&self, field: &str) -> Result<i64> {
+        let text = self.text(field)?;
+        let number = match text.strip_prefix("0x") {
+            Some(digits) => i64::from_str_radix(digits, 16),
+            None => text.parse(),
+        };
+        number.context(|| format!("{field} of {self:?}"))
+    }
+}
+
+/// Records events for as long as it exists.
+pub struct Recorder(());
+
+impl Recorder {
+    /// Begins to record all events of the module.
+    pub fn start() -> Result<Self> {
+        fs::create_dir(INSTANCE).context(|| INSTANCE)?;
+        let recorder = Recorder(());
+        set("buffer_size_kb", BUFFER_KB)?;
+        recorder.enable()?;
+        Ok(recorder)
+    }
+
+    /// Has the events recorded of a module that was loaded since.
+    pub fn enable(&self) -> Result {
+        set("events/ksm_v/enable", "1")
+    }
+
+    /// What was recorded so far, in order.
+    pub fn events(&self) -> Result<Vec<Event>> {
+        let path = self.file("trace");
+        let text = procfs::read(&path)?;
+        let (kept, written) = counts(&text).ok_or("trace: expected its counts, found none")?;
+        expect::eq("events that were kept of all", written, kept)?;
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let parse = |line| Event::parse(line).ok_or_else(|| format!("no event: {line:?}").into());
+        lines.map(parse).collect()
+    }
+
+    /// A file of the trace.
+    pub fn file(&self, name: &str) -> String {
+        format!("{INSTANCE}/{name}")
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        // It removes the trace, and so ends the recording, unless a file of it is open.
+        if let Err(error) = fs::remove_dir(INSTANCE) {
+            eprintln!("{INSTANCE}: {error}");
+        }
+    }
+}
+
+fn set(file: &str, value: &str) -> Result {
+    procfs::write(&format!("{INSTANCE}/{file}"), value)
+}
+
+/// How many events a trace has, and how many there were.
+fn counts(trace: &str) -> Option<(u64, u64)> {
+    let counts = trace.lines().find_map(|line| {
+        line.strip_prefix("# entries-in-buffer/entries-written: ")?
+            .split_whitespace()
+            .next()
+    })?;
+    let (kept, written) = counts.split_once('/')?;
+    Some((kept.parse().ok()?, written.parse().ok()?))
+}
+
+/// The fields of an event of the module, in order, each with its type.
+pub fn format(event: &str) -> Result<Vec<String>> {
+    let text = procfs::read(&format!("{DIR}/ksm_v_{event}/format"))?;
+    let fields = text.lines().filter_map(|line| {
+        let field = line.trim_start().strip_prefix("field:")?;
+        let (field, _) = field.split_once(';')?;
+        (!field.contains(" common_")).then(|| field.to_owned())
+    });
+    Ok(fields.collect())
+}
+
+/// The names of the module's events.
+pub fn names() -> Result<Vec<String>> {
+    let entries = fs::read_dir(DIR).context(|| DIR)?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut names: Vec<String> = names
+        .filter_map(|name| Some(name.strip_prefix("ksm_v_")?.to_owned()))
+        .collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_a_trace_is_an_event() {
+        let line = "     ksm_v_scand-118     [001] ...1.    12.690438: \
+            ksm_v_merge: tgid=115 mm=00000000324aa5e2 addr=0x5ea000";
+        let event = Event::parse(line).unwrap();
+        assert_eq!(event.name, "merge");
+        assert_eq!(event.number("tgid").unwrap(), 115);
+        assert_eq!(event.number("addr").unwrap(), 0x5ea000);
+        assert!(event.number("pfn").is_err());
+        assert!(Event::parse("# tracer: nop").is_none());
+        assert!(Event::parse("a-1 [001] 1.0: sched_switch: prev_pid=1").is_none());
+    }
+
+    #[test]
+    fn a_trace_says_what_was_lost() {
+        let header = "# tracer: nop\n#\n# entries-in-buffer/entries-written: 85/90   #P:2\n";
+        assert_eq!(counts(header), Some((85, 90)));
+        assert_eq!(counts("# tracer: nop\n"), None);
+    }
+}

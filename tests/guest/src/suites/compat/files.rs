@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the files hold and take, held against mainline's own.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use guest::compat;
+use guest::expect;
+use guest::knob::MAINLINE;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::module;
+use guest::refused::no_numbers;
+use guest::refused::no_words;
+use guest::Context;
+use guest::Result;
+
+pub(super) const TESTS: &[Test] = &[
+    ("has_mainlines_files_and_no_others", files),
+    ("files_have_mainlines_modes", modes),
+    ("files_begin_with_mainlines_text", defaults),
+    ("numbers_fare_as_mainlines", numbers),
+    ("booleans_fare_as_mainlines", booleans),
+    ("advisor_mode_fares_as_mainlines", advisor_mode),
+    ("run_fares_as_mainlines", run),
+    ("the_advisor_takes_over_as_mainlines", advisor),
+    ("counts_cannot_be_written", read_only),
+];
+
+const NUMBERS: [&str; 9] = [
+    "pages_to_scan",
+    "sleep_millisecs",
+    "max_page_sharing",
+    "merge_across_nodes",
+    "stable_node_chains_prune_millisecs",
+    "advisor_max_cpu",
+    "advisor_target_scan_time",
+    "advisor_min_pages_to_scan",
+    "advisor_max_pages_to_scan",
+];
+
+/// Around the ends of all ranges, and forms that only mainline takes.
+const EDGES: [&str; 19] = [
+    "0",
+    "1",
+    "2",
+    "3",
+    "100",
+    "007",
+    "+7",
+    "+7\n",
+    "++7",
+    "7\0",
+    "7\n\0x",
+    "2147483647",
+    "2147483648",
+    "4294967295",
+    "4294967296",
+    "4294967301",
+    "18446744073709551615",
+    "1",
+    "256",
+];
+
+fn files(_: &Lab) -> Result {
+    expect::eq(
+        "files",
+        compat::names(MAINLINE)?,
+        compat::names(compat::DIR)?,
+    )
+}
+
+fn modes(_: &Lab) -> Result {
+    let mode_of = |dir: &str, name: &str| {
+        let path = format!("{dir}/{name}");
+        let file = fs::metadata(&path).context(|| path)?;
+        Result::Ok((file.mode(), file.uid(), file.gid()))
+    };
+    compat::names(MAINLINE)?.iter().try_for_each(|name| {
+        let expected = mode_of(MAINLINE, name)?;
+        let what = format!("mode, owner and group of {name}");
+        expect::eq(what, expected, mode_of(compat::DIR, name)?)
+    })
+}
+
+fn expect_same_texts(when: &str, names: &[String]) -> Result {
+    names.iter().try_for_each(|name| {
+        let expected = compat::text(MAINLINE, name)?;
+        let found = compat::text(compat::DIR, name)?;
+        expect::eq(format!("{name} {when}"), expected, found)
+    })
+}
+
+fn defaults(_: &Lab) -> Result {
+    module::reload("")?;
+    expect_same_texts("by default", &compat::names(MAINLINE)?)
+}
+
+/// Writes `text` to both files: the same has to come of it.
+fn write_both(name: &str, text: &[u8]) -> Result {
+    let number = |result: std::io::Result<()>| result.map_err(|error| error.raw_os_error());
+    let shown = String::from_utf8_lossy(&text[..text.len().min(32)]).into_owned();
+    let what = format!("writing {} bytes, {shown:?}, to {name}", text.len());
+    let expected = number(compat::try_write(MAINLINE, name, text));
+    let found = number(compat::try_write(compat::DIR, name, text));
+    expect::eq(&what, expected, found)?;
+    expect_same_texts(&format!("after {what}"), &[name.to_owned()])
+}
+
+/// Both with mainline's defaults, which this test has not changed yet.
+fn begin() -> Result {
+    module::reload("")
+}
+
+/// Writes all texts to both files, and the default in the end.
+fn write_all(name: &str, texts: &[Vec<u8>]) -> Result {
+    let default = compat::text(MAINLINE, name)?;
+    let written = texts.iter().try_for_each(|text| write_both(name, text));
+    let default = default.split(['[', ']']).nth(1).unwrap_or(&default);
+    compat::try_write(MAINLINE, name, default.as_bytes()).context(|| name.to_owned())?;
+    written
+}
+
+fn bytes(texts: &[&str]) -> Vec<Vec<u8>> {
+    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+fn numbers(_: &Lab) -> Result {
+    begin()?;
+    let mut texts = no_numbers();
+    texts.extend(bytes(&EDGES));
+    NUMBERS.iter().try_for_each(|name| write_all(name, &texts))
+}
+
+fn booleans(_: &Lab) -> Result {
+    begin()?;
+    let mut texts = no_numbers();
+    texts.extend(bytes(&[
+        "0", "1", "0\n", "1\n", "2", "10", "y", "Y", "n", "yes", "no", "true", "False", "on",
+        "ON\n", "oFf", "o", "ox", "enable", "disable", "\0y",
+    ]));
+    ["use_zero_pages", "smart_scan"]
+        .iter()
+        .try_for_each(|name| write_all(name, &texts))
+}
+
+fn advisor_mode(_: &Lab) -> Result {
+    begin()?;
+    let mut texts = no_words(&["none", "scan-time"]);
+    texts.extend(bytes(&[
+        "scan-time",
+        "none",
+        "scan-time\n",
+        "none\n",
+        "none\0x",
+        "",
+    ]));
+    write_all("advisor_mode", &texts)
+}
+
+/// Nothing is registered: ksmd has nothing to do.
+fn run(_: &Lab) -> Result {
+    begin()?;
+    let mut texts = no_numbers();
+    texts.extend(bytes(&[
+        "0",
+        "1",
+        "2",
+        "2\n",
+        "+1",
+        "3",
+        "4",
+        "7",
+        "4294967297",
+        "0",
+    ]));
+    write_all("run", &texts)
+}
+
+fn advisor(_: &Lab) -> Result {
+    begin()?;
+    let steps = [
+        ("pages_to_scan", "123"),
+        ("advisor_min_pages_to_scan", "777"),
+        ("advisor_mode", "scan-time"),
+        ("pages_to_scan", "5"),
+        ("pages_to_scan", "777"),
+        ("advisor_min_pages_to_scan", "500"),
+        ("advisor_mode", "scan-time"),
+        ("advisor_mode", "none"),
+        ("pages_to_scan", "5"),
+        ("advisor_mode", "none"),
+        ("pages_to_scan", "100"),
+    ];
+    let names = compat::names(MAINLINE)?;
+    for (name, text) in steps {
+        write_both(name, text.as_bytes())?;
+        expect_same_texts(&format!("after {text} was written to {name}"), &names)?;
+    }
+    Ok(())
+}
+
+fn read_only(_: &Lab) -> Result {
+    let names = compat::names(compat::DIR)?;
+    for name in &names {
+        let path = format!("{}/{name}", compat::DIR);
+        let file = fs::metadata(&path).context(|| path.clone())?;
+        if file.mode() & 0o222 == 0 {
+            let opened = fs::OpenOptions::new().write(true).open(&path);
+            let what = format!("the superuser's opening {name} for writing");
+            expect::errno(what, libc::EACCES, opened)?;
+        }
+    }
+    Ok(())
+}

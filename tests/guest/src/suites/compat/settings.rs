@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the settings do, and which of the two sets is in force.
+
+use std::path::Path;
+use std::time::Duration;
+
+use guest::compat;
+use guest::compat::expect_numbers;
+use guest::content::Ids;
+use guest::expect;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::SkippableTest;
+use guest::lab::Test;
+use guest::pages;
+use guest::peer::Kind;
+use guest::peer::Peer;
+use guest::procfs;
+use guest::scanner;
+use guest::task;
+use guest::Result;
+use guest::Span;
+use libtest_mimic::Completion;
+
+use super::counts::expect_one;
+use super::counts::registered;
+
+pub(super) const TESTS: &[Test] = &[
+    ("memory_that_is_not_registered_is_left_alone", scope),
+    (
+        "the_run_that_was_written_last_says_whose_settings_hold",
+        in_force,
+    ),
+    ("either_set_keeps_what_is_written_to_it", kept),
+    ("both_run_files_say_what_the_scanner_does", both_run),
+    ("the_sets_can_change_while_it_scans", change_while_scanning),
+    (
+        "max_page_sharing_is_fixed_while_pages_are_shared",
+        busy_sharing,
+    ),
+    (
+        "merge_across_nodes_is_fixed_while_pages_are_shared",
+        busy_nodes,
+    ),
+    ("unknown_contents_wait_for_the_second_pass", second_pass),
+    ("smart_scan_skips_pages", smart_scan),
+    ("a_write_to_sleep_millisecs_wakes_the_scanner", wakes),
+    ("pages_to_scan_0_looks_at_none", no_pages),
+    ("the_advisor_chooses_pages_to_scan", advisor),
+];
+
+pub(super) const SKIPPABLE: &[SkippableTest] = &[("nodes_are_kept_apart", nodes)];
+
+fn scope(lab: &Lab) -> Result {
+    compat::settle()?;
+    let (peer, span) = registered(lab, 8, Ids::same(1))?;
+    let plain = peer.anon(8, Ids::same(1))?;
+    let other = lab.alice()?;
+    let in_other = other.anon(8, Ids::same(1))?;
+    let before = (peer.frames(plain)?, other.frames(in_other)?);
+    compat::set("run", 1)?;
+    compat::wait_scans(4)?;
+    expect_one((&peer, span))?;
+    pages::expect_frames("not registered", (&peer, plain), &before.0)?;
+    pages::expect_frames("not registered", (&other, in_other), &before.1)?;
+    // From now on the process's other pages are registered, too.
+    peer.register_all()?;
+    compat::wait_scans(3)?;
+    let merged = pages::expect_merged(&[(&peer, plain)])?;
+    pages::expect_frames("of a registered process", (&peer, span), &merged)
+}
+
+fn in_force(lab: &Lab) -> Result {
+    compat::settle()?;
+    compat::set("max_page_sharing", 4)?;
+    let (peer, span) = registered(lab, 8, Ids::same(1))?;
+    let other = lab.alice()?;
+    let plain = other.anon(8, Ids::same(2))?;
+    knob::set("run", 1)?;
+    scanner::wait_passes(4)?;
+    expect_one((&peer, span))?;
+    expect_one((&other, plain))?;
+    compat::set("run", 2)?;
+    compat::merge()?;
+    expect_numbers(
+        "by mainline's settings",
+        &[("pages_shared", 2), ("pages_sharing", 6)],
+    )?;
+    pages::expect_not_merged((&other, plain)).map(drop)
+}
+
+fn kept(_: &Lab) -> Result {
+    compat::settle()?;
+    compat::set("run", 0)?;
+    let own = [
+        ("scan_rate", "12345\n"),
+        ("sleep_ms", "234\n"),
+        ("promote_after", "7\n"),
+        ("max_page_sharing", "99\n"),
+        ("max_interval", "4\n"),
+        ("governor", "manual [auto]\n"),
+        ("scope", "all [registered]\n"),
+    ];
+    let expect_own = |when: &str| {
+        own.iter().try_for_each(|&(name, text)| {
+            expect::eq(format!("{name} {when}"), text, knob::read(name)?.as_str())
+        })
+    };
+    for (name, text) in own {
+        let word = text.split(['[', ']']).nth(1).unwrap_or(text.trim());
+        knob::set(name, word)?;
+    }
+    let mainlines = || -> Result<Vec<String>> {
+        let names = compat::names(compat::DIR)?;
+        names
+            .iter()
+            .map(|name| compat::text(compat::DIR, name))
+            .collect()
+    };
+    expect_own("while mainline's hold")?;
+    let before = mainlines()?;
+    knob::set("run", 0)?;
+    expect_own("once they hold")?;
+    expect::eq("mainline's", before, mainlines()?)?;
+    compat::set("run", 0)?;
+    expect_own("while mainline's hold again")
+}
+
+fn both_run(_: &Lab) -> Result {
+    compat::settle()?;
+    for state in [1, 2, 0] {
+        compat::set("run", state)?;
+        expect::eq("ksm_v/run", state, knob::number("run")?)?;
+    }
+    for state in [1, 2, 0] {
+        knob::set("run", state)?;
+        expect_numbers("by the module's own", &[("run", state)])?;
+    }
+    Ok(())
+}
+
+fn change_while_scanning(lab: &Lab) -> Result {
+    compat::settle()?;
+    compat::set("max_page_sharing", 16)?;
+    let (peer, span) = registered(lab, 64, Ids::same(1))?;
+    let other = lab.alice()?;
+    let plain = other.anon(64, Ids::same(1))?;
+    for _ in 0..10 {
+        knob::set("run", 1)?;
+        scanner::wait_passes(2)?;
+        compat::set("run", 1)?;
+        compat::wait_scans(2)?;
+        peer.fill(span, Ids::same(2))?;
+    }
+    peer.check(span, Ids::same(2))?;
+    other.check(plain, Ids::same(1))?;
+    compat::set("run", 0)?;
+    scanner::expect_exact_counts("after all changes").map(drop)
+}
+
+/// Expects a setting to be fixed at `now` while pages are shared.
+fn expect_fixed(lab: &Lab, name: &str, now: i64, other: i64) -> Result {
+    let (_peer, _) = registered(lab, 8, Ids::same(1))?;
+    compat::merge()?;
+    let written = compat::try_write(compat::DIR, name, other.to_string().as_bytes());
+    expect::errno(format!("{name} with shared pages"), libc::EBUSY, written)?;
+    expect_numbers("with shared pages", &[(name, now)])?;
+    compat::set(name, now)?;
+    compat::set("run", 2)?;
+    compat::set(name, other)?;
+    expect_numbers("with nothing shared", &[(name, other)])
+}
+
+fn busy_sharing(lab: &Lab) -> Result {
+    compat::settle()?;
+    expect_fixed(lab, "max_page_sharing", 256, 10)
+}
+
+fn busy_nodes(lab: &Lab) -> Result {
+    compat::settle()?;
+    expect_fixed(lab, "merge_across_nodes", 1, 0)
+}
+
+/// A page whose content was not seen before is not merged when it is first seen, and at the latest
+/// in the second pass.
+fn second_pass(lab: &Lab) -> Result {
+    compat::settle()?;
+    let (peer, span) = registered(lab, 1, Ids::same(1))?;
+    let (later, in_later) = registered(lab, 1, Ids::same(2))?;
+    compat::set("run", 1)?;
+    compat::wait_scans(3)?;
+    pages::expect_not_merged((&peer, span))?;
+    later.fill(in_later, Ids::same(1))?;
+    compat::wait_scans(2)?;
+    pages::expect_merged(&[(&peer, span), (&later, in_later)]).map(drop)
+}
+
+fn smart_scan(lab: &Lab) -> Result {
+    compat::settle()?;
+    let (_peer, _) = registered(lab, 64, Ids::each(1))?;
+    let skipped = || compat::number("pages_skipped");
+    let before = skipped()?;
+    compat::set("run", 1)?;
+    compat::wait_scans(10)?;
+    expect::eq("pages_skipped without", before, skipped()?)?;
+    compat::set("smart_scan", 1)?;
+    compat::wait_scans(10)?;
+    let after = skipped()?;
+    expect::that(after >= before + 64, || {
+        format!("pages_skipped with: expected 64 more than {before}, found {after}")
+    })
+}
+
+fn wakes(lab: &Lab) -> Result {
+    compat::settle()?;
+    let (_peer, _) = registered(lab, 8, Ids::each(1))?;
+    compat::set("run", 1)?;
+    compat::wait_scans(1)?;
+    compat::set("sleep_millisecs", 1_000_000)?;
+    // It may have been in a cycle, or in a pause that ended at once.
+    std::thread::sleep(Duration::from_millis(500));
+    let before = compat::number("full_scans")?;
+    std::thread::sleep(Duration::from_secs(2));
+    expect_numbers("in a long pause", &[("full_scans", before)])?;
+    compat::set("sleep_millisecs", 10)?;
+    compat::wait_scans(3)
+}
+
+fn no_pages(lab: &Lab) -> Result {
+    compat::settle()?;
+    let (_peer, _) = registered(lab, 8, Ids::each(1))?;
+    compat::set("pages_to_scan", 0)?;
+    compat::set("run", 1)?;
+    std::thread::sleep(Duration::from_millis(500));
+    let before = compat::number("pages_scanned")?;
+    let start = task::run_time_ns(task::scanner()?)?;
+    std::thread::sleep(Duration::from_secs(2));
+    expect_numbers("with nothing to scan", &[("pages_scanned", before)])?;
+    let ran_ms = (task::run_time_ns(task::scanner()?)? - start) / 1_000_000;
+    expect::within("run time of the scanner in 2 s, in ms", 0..=400, ran_ms)?;
+    compat::set("pages_to_scan", 100)?;
+    compat::wait_scans(2)
+}
+
+fn advisor(lab: &Lab) -> Result {
+    compat::settle()?;
+    let (_peer, _) = registered(lab, 64, Ids::each(1))?;
+    // A pass that takes long enough takes little of the CPU, and wants more pages.
+    compat::set("advisor_max_pages_to_scan", 333)?;
+    compat::set("sleep_millisecs", 20)?;
+    compat::set("advisor_mode", "scan-time")?;
+    expect_numbers("at first", &[("pages_to_scan", 500)])?;
+    compat::set("run", 1)?;
+    let is_advised =
+        || compat::number("pages_to_scan").is_ok_and(|pages| (10..=333).contains(&pages));
+    let advised = task::wait_until(Duration::from_secs(20), is_advised);
+    expect::that(advised, || {
+        format!("pages_to_scan: {:?}", compat::number("pages_to_scan"))
+    })?;
+    compat::set("advisor_mode", "none")?;
+    expect_numbers("without", &[("pages_to_scan", 100)])
+}
+
+/// Registered pages on a node.
+fn on_node(peer: &Peer, node: u64) -> Result<Span> {
+    let span = peer.map(Kind::Anon, 16)?;
+    peer.keep_small(span)?;
+    peer.bind(span, node)?;
+    peer.fill(span, Ids::same(1))?;
+    peer.advise(span, libc::MADV_MERGEABLE)?;
+    Ok(span)
+}
+
+/// How many pages of a span are on a node.
+fn pages_on(peer: &Peer, span: Span, node: u64) -> Result<u64> {
+    let maps = procfs::read(&format!("/proc/{}/numa_maps", peer.pid()))?;
+    let start = format!("{:x} ", span.addr);
+    let line = maps.lines().find(|line| line.starts_with(&start));
+    let line = line.ok_or_else(|| format!("no {span:?} in numa_maps"))?;
+    let field = format!("N{node}=");
+    let mut fields = line.split_whitespace();
+    let pages = fields.find_map(|word| word.strip_prefix(&field)?.parse().ok());
+    Ok(pages.unwrap_or(0))
+}
+
+fn nodes(lab: &Lab) -> Result<Completion> {
+    if !Path::new("/sys/devices/system/node/node1").exists() {
+        return Ok(Completion::ignored_with("the machine has one node"));
+    }
+    compat::settle()?;
+    let peer = lab.alice()?;
+    let spans = [on_node(&peer, 0)?, on_node(&peer, 1)?];
+    compat::merge()?;
+    expect_numbers(
+        "across nodes",
+        &[("pages_shared", 1), ("pages_sharing", 31)],
+    )?;
+    compat::set("run", 2)?;
+    compat::set("merge_across_nodes", 0)?;
+    // Where a copy comes to lie is not said: have them where they were.
+    for (node, span) in (0..).zip(spans) {
+        peer.bind(span, node)?;
+        expect::eq(
+            format!("pages on node {node}"),
+            16,
+            pages_on(&peer, span, node)?,
+        )?;
+    }
+    compat::merge()?;
+    expect_numbers(
+        "of each node",
+        &[("pages_shared", 2), ("pages_sharing", 30)],
+    )?;
+    for (node, span) in (0..).zip(spans) {
+        expect_one((&peer, span))?;
+        expect::eq(
+            format!("pages on node {node}"),
+            16,
+            pages_on(&peer, span, node)?,
+        )?;
+    }
+    Ok(Completion::Completed)
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Programs made for mainline's KSM, from their Debian packages: each is run with the kernel's
+//! own scanner first, which shows that the test is right, and then with the module in its place.
+//!
+//! They are in the guest of `scripts/vm --tools` (Documentation/tools.md).
+
+use guest::census::Census;
+use guest::content::Ids;
+use guest::expect;
+use guest::lab;
+use guest::lab::Lab;
+use guest::lab::TestOf;
+use guest::mainline::Mainline;
+use guest::mainline::Server;
+use guest::peer::Kind;
+use guest::peer::Peer;
+use guest::Result;
+use libtest_mimic::Trial;
+
+mod observers;
+mod selftests;
+mod tuners;
+mod workloads;
+
+/// The tests.
+pub fn trials() -> Vec<Trial> {
+    let mut trials = trials_with(Server::Ksmd, selftests::TESTS_OF_KSMD);
+    for server in [Server::Ksmd, Server::Module] {
+        for tests in [
+            observers::TESTS,
+            tuners::TESTS,
+            workloads::TESTS,
+            selftests::TESTS,
+        ] {
+            trials.extend(trials_with(server, tests));
+        }
+    }
+    trials
+}
+
+fn trials_with(server: Server, tests: &[TestOf<Server>]) -> Vec<Trial> {
+    lab::trials_of(&format!("tools::{server:?}").to_lowercase(), server, tests)
+}
+
+/// Different contents in the memory of [`equal_pages`]: 2 MiB.
+const CONTENTS: u64 = 512;
+/// Pages beyond the first of each content: 6 MiB.
+const DUPLICATES: u64 = 3 * CONTENTS;
+
+/// Two processes which registered two pages of each content each.
+fn equal_pages(lab: &Lab) -> Result<(Peer, Peer)> {
+    let (one, other) = lab.pair()?;
+    for peer in [&one, &other, &one, &other] {
+        let span = peer.map(Kind::Anon, CONTENTS)?;
+        peer.keep_small(span)?;
+        peer.fill(span, Ids::each(1))?;
+        peer.advise(span, libc::MADV_MERGEABLE)?;
+    }
+    Ok((one, other))
+}
+
+/// The same, merged: by what the files say, and by what the page tables do.
+fn merged_pages(lab: &Lab, ksm: &Mainline) -> Result<(Peer, Peer)> {
+    let peers = equal_pages(lab)?;
+    ksm.merge(DUPLICATES)?;
+    let census = Census::take()?;
+    expect::eq("merged frames", CONTENTS, census.shared())?;
+    expect::eq("mappings beyond the first", DUPLICATES, census.sharing())?;
+    Ok(peers)
+}
+
+/// Expects what a program shows to equal the files of these names.
+fn expect_files(
+    ksm: &Mainline,
+    names: &[&str],
+    shown: impl Fn(&str) -> Option<f64>,
+    text: &str,
+) -> Result {
+    for name in names {
+        let file = ksm.number(name)? as f64;
+        expect::that(shown(name) == Some(file), || {
+            let shown = shown(name);
+            format!("{name}: the file says {file}, the program {shown:?}: {text}")
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Programs that show what KSM does.
+
+use std::fs;
+use std::io::Read;
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use guest::content::PAGE_SIZE;
+use guest::expect;
+use guest::lab::Lab;
+use guest::lab::TestOf;
+use guest::mainline::Mainline;
+use guest::mainline::Server;
+use guest::peer::Peer;
+use guest::program;
+use guest::program::Daemon;
+use guest::Context;
+use guest::Result;
+
+use super::equal_pages;
+use super::expect_files;
+use super::merged_pages;
+use super::CONTENTS;
+use super::DUPLICATES;
+
+pub const TESTS: &[TestOf<Server>] = &[
+    ("node_exporter_shows_the_files", node_exporter),
+    ("pcp_shows_the_files", pcp),
+    ("atop_shows_what_is_shared_and_saved", atop),
+    ("smem_shows_less_memory_once_merged", smem),
+];
+
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a line that begins with `name` says behind it.
+fn value(text: &str, name: &str) -> Option<f64> {
+    text.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next() == Some(name)).then(|| words.next()?.parse().ok())?
+    })
+}
+
+const EXPORTER: &str = "127.0.0.1:9100";
+
+fn scrape() -> Result<String> {
+    let get = || {
+        let mut stream = TcpStream::connect(EXPORTER)?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok::<_, std::io::Error>(text)
+    };
+    get().context(|| format!("http://{EXPORTER}/metrics"))
+}
+
+fn node_exporter(lab: &Lab, server: Server) -> Result {
+    let ksm = Mainline::of(server)?;
+    let _peers = merged_pages(lab, &ksm)?;
+    let mut exporter = Daemon::start(
+        "node_exporter",
+        program::command("prometheus-node-exporter --collector.disable-defaults --collector.ksmd")
+            .arg(format!("--web.listen-address={EXPORTER}")),
+    )?;
+    let text = exporter.wait_for(START_TIMEOUT, scrape)?;
+    let succeeded = "node_scrape_collector_success{collector=\"ksmd\"}";
+    expect::eq(succeeded, Some(1.0), value(&text, succeeded))?;
+    let names = [
+        "full_scans",
+        "merge_across_nodes",
+        "pages_shared",
+        "pages_sharing",
+        "pages_to_scan",
+        "pages_unshared",
+        "pages_volatile",
+        "run",
+        "sleep_millisecs",
+    ];
+    let metric = |name: &str| match name {
+        "full_scans" => value(&text, "node_ksmd_full_scans_total"),
+        "sleep_millisecs" => Some(value(&text, "node_ksmd_sleep_seconds")? * 1000.0),
+        _ => value(&text, &format!("node_ksmd_{name}")),
+    };
+    expect_files(&ksm, &names, metric, &text)
+}
+
+/// A configuration with nothing but what reads the kernel's files.
+const PMCD_CONFIGURATION: &str =
+    "linux\t60\tdso\tlinux_init\t/var/lib/pcp/pmdas/linux/pmda_linux.so\n";
+
+/// The number in `metric`, newline, `    value N`.
+fn pcp_value(text: &str, metric: &str) -> Option<f64> {
+    let mut lines = text.lines();
+    lines.find(|line| line.trim() == metric)?;
+    lines.next()?.trim().strip_prefix("value ")?.parse().ok()
+}
+
+fn pcp(lab: &Lab, server: Server) -> Result {
+    let ksm = Mainline::of(server)?;
+    let _peers = merged_pages(lab, &ksm)?;
+    fs::write("pmcd.conf", PMCD_CONFIGURATION).context(|| "pmcd.conf")?;
+    program::output(&mut program::command(
+        "install -d -o pcp -g pcp /run/pcp /var/log/pcp/pmcd",
+    ))?;
+    let mut pmcd = Daemon::start(
+        "pmcd",
+        &mut program::command("/usr/lib/pcp/bin/pmcd -f -c pmcd.conf -l pmcd.log"),
+    )?;
+    let text = pmcd.wait_for(START_TIMEOUT, || {
+        program::output(&mut program::command("pminfo -f mem.ksm"))
+    })?;
+    let names = [
+        "full_scans",
+        "merge_across_nodes",
+        "pages_shared",
+        "pages_sharing",
+        "pages_to_scan",
+        "pages_unshared",
+        "pages_volatile",
+        "run",
+        "sleep_millisecs",
+    ];
+    let metric = |name: &str| {
+        let name = match name {
+            "run" => "run_state",
+            "sleep_millisecs" => "sleep_time",
+            _ => name,
+        };
+        pcp_value(&text, &format!("mem.ksm.{name}"))
+    };
+    expect_files(&ksm, &names, metric, &text)
+}
+
+/// MiB behind `label` in a line like `SWP | ksuse   2.0M | kssav   6.0M |`.
+fn atop_mib(text: &str, label: &str) -> Option<f64> {
+    let mut cells = text.split('|').map(str::split_whitespace);
+    cells.find_map(|mut words| {
+        (words.next() == Some(label)).then(|| words.next()?.strip_suffix('M')?.parse().ok())?
+    })
+}
+
+fn atop(lab: &Lab, server: Server) -> Result {
+    let ksm = Mainline::of(server)?;
+    let _peers = merged_pages(lab, &ksm)?;
+    // It shows nothing while KSM is stopped.
+    ksm.set("run", 1)?;
+    // Of the line for swap, what a terminal of 80 columns has no room for.
+    fs::write(".atoprc", "ownswpline KSMSHARED:9 KSMSHARING:8\n").context(|| ".atoprc")?;
+    let text = program::output(program::command("atop 1 1").env("HOME", "."))?;
+    let mib = |pages: u64| Some((pages * PAGE_SIZE / (1 << 20)) as f64);
+    expect::eq("ksuse", mib(CONTENTS), atop_mib(&text, "ksuse"))?;
+    expect::eq("kssav", mib(DUPLICATES), atop_mib(&text, "kssav"))
+}
+
+/// The sum of the PSS of these processes, in kB.
+fn pss(peers: &[&Peer]) -> Result<u64> {
+    let text = program::output(program::command("smem -H -c").arg("pid pss"))?;
+    let shown = |peer: &&Peer| {
+        let pid = peer.pid().to_string();
+        value(&text, &pid)
+            .map(|kb| kb as u64)
+            .ok_or_else(|| format!("smem does not show {pid}: {text}").into())
+    };
+    peers.iter().map(shown).sum()
+}
+
+fn smem(lab: &Lab, server: Server) -> Result {
+    let ksm = Mainline::of(server)?;
+    let (one, other) = equal_pages(lab)?;
+    let before = pss(&[&one, &other])?;
+    ksm.merge(DUPLICATES)?;
+    let after = pss(&[&one, &other])?;
+    let saved = DUPLICATES * PAGE_SIZE / 1024;
+    expect::within(
+        format!("kB of PSS less than {before}"),
+        saved - saved / 20..=saved + saved / 20,
+        before.saturating_sub(after),
+    )
+}
+
+/// The lines that the programs of these versions write.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_found_by_their_whole_name() {
+        let text = "# TYPE node_ksmd_run gauge\nnode_ksmd_run 1\nnode_ksmd_sleep_seconds 0.01\n";
+        assert_eq!(value(text, "node_ksmd_run"), Some(1.0));
+        assert_eq!(value(text, "node_ksmd_sleep"), None);
+    }
+
+    #[test]
+    fn values_of_pcp_follow_their_names() {
+        let text = "\nmem.ksm.run_state\n    value 2\n\nmem.ksm.sleep_time\n    value 10\n";
+        assert_eq!(pcp_value(text, "mem.ksm.sleep_time"), Some(10.0));
+        assert_eq!(pcp_value(text, "mem.ksm.sleep"), None);
+    }
+
+    #[test]
+    fn cells_of_atop_are_found_by_their_label() {
+        let text = "SWP | ksuse   2.0M |              | kssav   6.5M |\n";
+        assert_eq!(atop_mib(text, "kssav"), Some(6.5));
+        assert_eq!(atop_mib(text, "free"), None);
+    }
+}

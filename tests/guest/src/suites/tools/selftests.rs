@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The kernel's own tests of KSM (tools/testing/selftests/mm), built unchanged.
+
+use guest::expect;
+use guest::lab::Lab;
+use guest::lab::TestOf;
+use guest::mainline::Mainline;
+use guest::mainline::Server;
+use guest::program;
+use guest::program::Outcome;
+use guest::Result;
+
+pub const TESTS: &[TestOf<Server>] = &[
+    ("selftest_merge", |_, server| ksm_tests(server, "-M -p 10")),
+    ("selftest_merge_many", |_, server| {
+        ksm_tests(server, "-M -p 1000")
+    }),
+    ("selftest_merge_registered_by_prctl", |_, server| {
+        ksm_tests(server, "-M -p 10 -t 1")
+    }),
+    ("selftest_unmerge", |_, server| ksm_tests(server, "-U")),
+    ("selftest_zero_pages_as_others", |_, server| {
+        ksm_tests(server, "-Z -p 10 -z 0")
+    }),
+    ("selftest_zero_pages", |_, server| {
+        ksm_tests(server, "-Z -p 10 -z 1")
+    }),
+    ("selftest_merge_across_nodes", |_, server| {
+        ksm_tests(server, "-N -m 1")
+    }),
+    ("selftest_merge_within_nodes", |_, server| {
+        ksm_tests(server, "-N -m 0")
+    }),
+    ("selftest_merging_time", |_, server| {
+        ksm_tests(server, "-P -s 20")
+    }),
+    ("selftest_merging_time_of_huge_pages", |_, server| {
+        ksm_tests(server, "-H -s 20")
+    }),
+    ("selftest_unmerging_time", |_, server| {
+        ksm_tests(server, "-D -s 20")
+    }),
+    ("selftest_time_of_copies", |_, server| {
+        ksm_tests(server, "-C")
+    }),
+    ("selftest_functional_by_smaps", functional_by_smaps),
+];
+
+/// What can only pass with ksmd: the module does not count `/proc/PID/ksm_merging_pages`.
+pub const TESTS_OF_KSMD: &[TestOf<Server>] = &[("selftest_functional", functional)];
+
+/// Where `scripts/test` puts the programs.
+const PLACE: &str = "/run/selftests";
+
+/// The program's status is 0 if its test passed, 4 if it was skipped.
+fn ksm_tests(server: Server, arguments: &str) -> Result {
+    expect_pass(server, PLACE, &format!("./ksm_tests {arguments}"))
+}
+
+fn functional(_: &Lab, server: Server) -> Result {
+    expect_pass(server, PLACE, "./ksm_functional_tests")
+}
+
+/// The same, but it looks for merged pages itself (`tests/selftests/merged_pages.c`).
+fn functional_by_smaps(_: &Lab, server: Server) -> Result {
+    expect_pass(
+        server,
+        &format!("{PLACE}/by_smaps"),
+        "./ksm_functional_tests",
+    )
+}
+
+fn expect_pass(server: Server, directory: &str, line: &str) -> Result {
+    let _ksm = Mainline::of(server)?;
+    let Outcome { status, text } = program::run(program::command(line).current_dir(directory))?;
+    expect::that(status == Some(0) && !text.contains("# SKIP"), || {
+        format!("{line} ended with status {status:?}: {text}")
+    })
+}

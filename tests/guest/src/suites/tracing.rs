@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the module tells of its work, by tracepoints and in debugfs, is true.
+
+use libtest_mimic::Trial;
+
+use guest::lab;
+
+mod insight;
+mod merges;
+mod passes;
+mod refusals;
+mod unloading;
+
+/// The tests.
+pub fn trials() -> Vec<Trial> {
+    let tests = [
+        merges::TESTS,
+        passes::TESTS,
+        refusals::TESTS,
+        insight::TESTS,
+        unloading::TESTS,
+    ];
+    let trials = |tests: &&[lab::Test]| lab::trials("tracing", tests);
+    tests.iter().flat_map(trials).collect()
+}
+
+use guest::content::Ids;
+use guest::knob;
+use guest::lab::Lab;
+use guest::peer::Peer;
+use guest::peer::User;
+use guest::Result;
+use guest::Span;
+
+/// Pages of each process.
+const PAGES: u64 = 32;
+const IDS: Ids = Ids::each(100);
+
+/// Makes processes of Alice that are the only ones to be scanned, each with these contents.
+fn only(lab: &Lab, count: usize, ids: Ids) -> Result<Vec<(Peer, Span)>> {
+    knob::set("scope", "registered")?;
+    let peer = |_| registered(lab, User::Alice, ids);
+    (0..count).map(peer).collect()
+}
+
+/// Makes a process with these contents in memory that is registered with mainline's KSM.
+fn registered(lab: &Lab, user: User, ids: Ids) -> Result<(Peer, Span)> {
+    let peer = lab.peer(user)?;
+    let span = peer.anon(PAGES, ids)?;
+    peer.advise(span, libc::MADV_MERGEABLE)?;
+    Ok((peer, span))
+}

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Merging and unmerging: each page is told of, where it was and where it is.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use guest::content::Ids;
+use guest::content::PAGE_SIZE;
+use guest::events;
+use guest::events::Event;
+use guest::events::Recorder;
+use guest::expect;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pagemap::Frame;
+use guest::peer::Peer;
+use guest::peer::User;
+use guest::scanner;
+use guest::Result;
+use guest::Span;
+
+use super::only;
+use super::registered;
+use super::IDS;
+use super::PAGES;
+
+pub(super) const TESTS: &[Test] = &[
+    ("events_have_the_documented_fields", formats),
+    ("each_page_that_is_merged_is_an_event", merges),
+    ("each_page_of_zeros_that_is_merged_is_an_event", zeros),
+    (
+        "pages_that_fork_shared_are_an_event_for_each_mapping",
+        forked,
+    ),
+    ("unmerging_is_an_event_for_each_process", unmerge),
+    (
+        "unmerging_for_memory_that_goes_offline_is_told_apart",
+        offline,
+    ),
+];
+
+/// All events, and their fields: an interface, as Documentation/tracing.md has it.
+const FORMATS: &[(&str, &[&str])] = &[
+    (
+        "merge",
+        &[
+            "pid_t tgid",
+            "struct mm_struct * mm",
+            "unsigned long addr",
+            "unsigned long pfn",
+            "unsigned long shared_pfn",
+        ],
+    ),
+    (
+        "merge_zero",
+        &[
+            "pid_t tgid",
+            "struct mm_struct * mm",
+            "unsigned long addr",
+            "unsigned long pfn",
+        ],
+    ),
+    (
+        "pace",
+        &["u64 pass", "u32 share", "u32 previous", "u32 cause"],
+    ),
+    (
+        "refuse",
+        &[
+            "pid_t tgid",
+            "u32 reason",
+            "struct mm_struct * mm",
+            "unsigned long addr",
+            "unsigned long pfn",
+            "unsigned long target_pfn",
+        ],
+    ),
+    ("start_scan", &["u64 pass"]),
+    (
+        "stop_scan",
+        &[
+            "u64 pass",
+            "u64 scanned",
+            "u64 merged",
+            "u64 shared",
+            "u64 sharing",
+        ],
+    ),
+    (
+        "unmerge",
+        &[
+            "pid_t tgid",
+            "int error",
+            "struct mm_struct * mm",
+            "u64 pages",
+        ],
+    ),
+    ("unmerge_end", &["u32 cause", "int error"]),
+];
+
+fn formats(_: &Lab) -> Result {
+    let names: Vec<&str> = FORMATS.iter().map(|&(name, _)| name).collect();
+    expect::eq(
+        "the events",
+        names,
+        events::names()?.iter().map(String::as_str).collect(),
+    )?;
+    for (name, fields) in FORMATS {
+        let found = events::format(name)?;
+        let found: Vec<&str> = found.iter().map(String::as_str).collect();
+        expect::eq(format!("fields of {name}"), fields.to_vec(), found)?;
+    }
+    Ok(())
+}
+
+fn named<'a>(events: &'a [Event], name: &str) -> Vec<&'a Event> {
+    events.iter().filter(|event| event.name == name).collect()
+}
+
+/// Expects one event of this name for each page of a span: from the frame on which it was.
+fn expect_merges(
+    events: &[Event],
+    name: &str,
+    (peer, span): (&Peer, Span),
+    before: &[Frame],
+) -> Result {
+    let after = peer.frames(span)?;
+    for (index, (before, after)) in (0..).zip(before.iter().zip(after)) {
+        let addr = span.addr + index * PAGE_SIZE;
+        let mut of_page = Vec::new();
+        for event in named(events, name) {
+            if event.number("tgid")? == peer.pid().into() && event.number("addr")? == addr as i64 {
+                of_page.push(event);
+            }
+        }
+        let what = format!("{name} of page {index} of {}", peer.pid());
+        expect::eq(format!("events, {what}"), 1, of_page.len())?;
+        expect::eq(
+            format!("pfn, {what}"),
+            before.0 as i64,
+            of_page[0].number("pfn")?,
+        )?;
+        if name == "merge" {
+            let shared = of_page[0].number("shared_pfn")?;
+            expect::eq(format!("shared_pfn, {what}"), after.0 as i64, shared)?;
+        }
+    }
+    Ok(())
+}
+
+fn merges(lab: &Lab) -> Result {
+    let peers = only(lab, 3, IDS)?;
+    let mut before = Vec::new();
+    for (peer, span) in &peers {
+        before.push(peer.frames(*span)?);
+    }
+    let recorder = Recorder::start()?;
+    scanner::merge()?;
+    let events = recorder.events()?;
+    for ((peer, span), before) in peers.iter().zip(&before) {
+        expect_merges(&events, "merge", (peer, *span), before)?;
+    }
+    let counts = scanner::expect_exact_counts("after merging")?;
+    expect::eq("pages_shared", PAGES, counts.shared)?;
+    let merges = named(&events, "merge").len() as u64;
+    expect::eq(
+        "events, of pages_shared + pages_sharing",
+        counts.shared + counts.sharing,
+        merges,
+    )
+}
+
+fn zeros(lab: &Lab) -> Result {
+    let peers = only(lab, 2, Ids::ZERO)?;
+    let mut before = Vec::new();
+    for (peer, span) in &peers {
+        before.push(peer.frames(*span)?);
+    }
+    let recorder = Recorder::start()?;
+    scanner::merge()?;
+    let events = recorder.events()?;
+    for ((peer, span), before) in peers.iter().zip(&before) {
+        expect_merges(&events, "merge_zero", (peer, *span), before)?;
+    }
+    let counts = scanner::expect_exact_counts("after merging")?;
+    let merges = named(&events, "merge_zero").len() as i64;
+    expect::eq("events, of zero_pages", counts.zero, merges)?;
+    expect::eq("events of other pages", 0, named(&events, "merge").len())
+}
+
+fn forked(lab: &Lab) -> Result {
+    let peers = only(lab, 2, IDS)?;
+    let (parent, span) = &peers[0];
+    let before = parent.frames(*span)?;
+    let child = parent.fork()?;
+    let recorder = Recorder::start()?;
+    scanner::merge()?;
+    let events = recorder.events()?;
+    expect_merges(&events, "merge", (parent, *span), &before)?;
+    expect_merges(&events, "merge", (&child, *span), &before)?;
+    let counts = scanner::expect_exact_counts("after merging")?;
+    let merges = named(&events, "merge").len() as u64;
+    expect::eq(
+        "events, of all mappings",
+        counts.shared + counts.sharing,
+        merges,
+    )
+}
+
+fn unmerge(lab: &Lab) -> Result {
+    let mut peers = only(lab, 2, IDS)?;
+    peers.push(registered(lab, User::Alice, Ids::ZERO)?);
+    scanner::merge()?;
+    let recorder = Recorder::start()?;
+    scanner::unmerge()?;
+    let events = recorder.events()?;
+    for (peer, _) in &peers {
+        let mut pages = 0;
+        for event in named(&events, "unmerge") {
+            if event.number("tgid")? == peer.pid().into() {
+                expect::eq("error", 0, event.number("error")?)?;
+                pages += event.number("pages")?;
+            }
+        }
+        expect::eq(
+            format!("pages unmerged of {}", peer.pid()),
+            PAGES as i64,
+            pages,
+        )?;
+    }
+    let ends = named(&events, "unmerge_end");
+    expect::eq("ends", 1, ends.len())?;
+    expect::eq("cause", "run", ends[0].text("cause")?)?;
+    expect::eq("error", 0, ends[0].number("error")?)
+}
+
+fn offline(lab: &Lab) -> Result {
+    const MADV_SOFT_OFFLINE: i32 = 101;
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let (a, in_a) = registered(lab, User::Root, IDS)?;
+    let (b, _) = registered(lab, User::Root, IDS)?;
+    scanner::merge()?;
+    let recorder = Recorder::start()?;
+    // The first attempt may fail: then the page leaves the frame a moment later.
+    let _ = a.advise(in_a.page(3), MADV_SOFT_OFFLINE);
+    let start = Instant::now();
+    let events = loop {
+        let events = recorder.events()?;
+        if !named(&events, "unmerge_end").is_empty() || start.elapsed() > PATIENCE {
+            break events;
+        }
+    };
+    let end = events.last().ok_or("expected events, found none")?;
+    expect::eq("cause", "offline", end.text("cause")?)?;
+    expect::eq("error", 0, end.number("error")?)?;
+    for peer in [&a, &b] {
+        let mut pages = 0;
+        for event in named(&events, "unmerge") {
+            if event.number("tgid")? == peer.pid().into() {
+                pages += event.number("pages")?;
+            }
+        }
+        expect::eq(format!("pages unmerged of {}", peer.pid()), 1, pages)?;
+    }
+    Ok(())
+}

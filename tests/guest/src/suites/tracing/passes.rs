@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Passes, and what the governor makes of them.
+
+use guest::events::Event;
+use guest::events::Recorder;
+use guest::expect;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::scanner;
+use guest::Result;
+
+use super::only;
+use super::IDS;
+use super::PAGES;
+
+pub(super) const TESTS: &[Test] = &[
+    ("a_pass_begins_and_ends_with_its_number", numbers),
+    ("the_end_of_a_pass_says_what_it_brought", brought),
+    ("the_governor_says_why_it_chooses_a_share", governed),
+    ("without_a_governor_no_share_is_chosen", ungoverned),
+];
+
+fn named<'a>(events: &'a [Event], name: &str) -> Vec<&'a Event> {
+    events.iter().filter(|event| event.name == name).collect()
+}
+
+fn numbers(lab: &Lab) -> Result {
+    let _peers = only(lab, 2, IDS)?;
+    // What is left of a pass that was cut off before.
+    scanner::scan(1)?;
+    let recorder = Recorder::start()?;
+    let first = knob::number("full_scans")? as i64;
+    scanner::scan(3)?;
+    let events = recorder.events()?;
+    let last = knob::number("full_scans")? as i64;
+    let mut running = None;
+    let mut ended = Vec::new();
+    for event in &events {
+        match event.name.as_str() {
+            "start_scan" => running = Some(event.number("pass")?),
+            "stop_scan" => {
+                let pass = event.number("pass")?;
+                // The first one may have begun before.
+                if let Some(running) = running {
+                    expect::eq("the pass that ends", running, pass)?;
+                }
+                ended.push(pass);
+            }
+            _ => {}
+        }
+    }
+    expect::eq("passes that ended", (first + 1..=last).collect(), ended)
+}
+
+fn brought(lab: &Lab) -> Result {
+    let _peers = only(lab, 3, IDS)?;
+    let recorder = Recorder::start()?;
+    scanner::scan(5)?;
+    let events = recorder.events()?;
+    let counts = scanner::expect_exact_counts("after five passes")?;
+    let ends = named(&events, "stop_scan");
+    let mut merged = 0;
+    for end in &ends {
+        merged += end.number("merged")?;
+    }
+    expect::eq(
+        "pages merged in all passes",
+        named(&events, "merge").len() as i64,
+        merged,
+    )?;
+    let last = ends.last().ok_or("expected passes, found none")?;
+    expect::eq(
+        "pages that the last pass looked at",
+        3 * PAGES as i64,
+        last.number("scanned")?,
+    )?;
+    expect::eq("pages that the last pass merged", 0, last.number("merged")?)?;
+    expect::eq("pages_shared", counts.shared as i64, last.number("shared")?)?;
+    expect::eq(
+        "pages_sharing",
+        counts.sharing as i64,
+        last.number("sharing")?,
+    )
+}
+
+/// The share of a CPU that follows.
+fn next_share(previous: i64, cause: &str) -> i64 {
+    match cause {
+        "rich" | "short" => (2 * previous).min(100),
+        "poor" => (previous / 2).max(1),
+        _ => previous,
+    }
+}
+
+fn governed(lab: &Lab) -> Result {
+    let _peers = only(lab, 3, IDS)?;
+    let recorder = Recorder::start()?;
+    knob::set("governor", "auto")?;
+    scanner::scan(6)?;
+    let events = recorder.events()?;
+    let choices = named(&events, "pace");
+    let ends = named(&events, "stop_scan");
+    expect::eq("choices, one for each pass", ends.len(), choices.len())?;
+    let mut causes = Vec::new();
+    for (choice, end) in choices.iter().zip(&ends) {
+        expect::eq("pass", end.number("pass")?, choice.number("pass")?)?;
+        let (merged, scanned) = (end.number("merged")?, end.number("scanned")?);
+        let cause = match choice.text("cause")? {
+            // Memory may be short at any time.
+            "short" if merged > 0 => "short",
+            _ if merged * 100 >= scanned.max(1) => "rich",
+            _ if merged * 1000 >= scanned.max(1) => "steady",
+            _ => "poor",
+        };
+        expect::eq(format!("cause, of {end:?}"), cause, choice.text("cause")?)?;
+        let expected = next_share(choice.number("previous")?, cause);
+        expect::eq(
+            format!("share, by {choice:?}"),
+            expected,
+            choice.number("share")?,
+        )?;
+        causes.push(cause);
+    }
+    expect::that(causes.contains(&"rich") && causes.contains(&"poor"), || {
+        format!("causes: expected a rich and a poor pass, found {causes:?}")
+    })
+}
+
+fn ungoverned(lab: &Lab) -> Result {
+    let _peers = only(lab, 2, IDS)?;
+    let recorder = Recorder::start()?;
+    scanner::merge()?;
+    let events = recorder.events()?;
+    expect::that(!named(&events, "stop_scan").is_empty(), || {
+        "expected passes, found none"
+    })?;
+    expect::eq("shares chosen", 0, named(&events, "pace").len())
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages that are not merged: each is told of, with the reason, and counted.
+
+use std::collections::BTreeMap;
+
+use guest::content::Ids;
+use guest::content::PAGE_SIZE;
+use guest::debugfs;
+use guest::events::Event;
+use guest::events::Recorder;
+use guest::expect;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::peer::Peer;
+use guest::scanner;
+use guest::Result;
+use guest::Span;
+
+use super::only;
+use super::IDS;
+use super::PAGES;
+
+pub(super) const TESTS: &[Test] = &[
+    ("a_pinned_page_is_refused_as_pinned", pinned),
+    ("a_pinned_page_of_zeros_is_refused_as_pinned", pinned_zeros),
+    (
+        "pages_with_equal_samples_are_refused_as_different",
+        different,
+    ),
+    (
+        "pages_whose_equals_were_locked_are_refused_as_target_gone",
+        target_gone,
+    ),
+    ("pages_beyond_the_limit_are_refused_as_full", full),
+    ("pages_of_too_many_processes_are_left_alone", left_alone),
+    ("pages_with_several_mappings_are_involved", involved),
+];
+
+/// Merges what can be, and returns what was refused meanwhile; expects it to be counted.
+fn refused() -> Result<Vec<Event>> {
+    let before = debugfs::refusals()?;
+    let recorder = Recorder::start()?;
+    scanner::merge()?;
+    let mut events = recorder.events()?;
+    events.retain(|event| event.name == "refuse");
+    let mut expected = before;
+    for event in &events {
+        let reason = event.text("reason")?;
+        *expected
+            .get_mut(reason)
+            .ok_or_else(|| format!("refusals: expected the reason {reason}, found none"))? += 1;
+    }
+    expect::eq("counts of refusals", expected, debugfs::refusals()?)?;
+    Ok(events)
+}
+
+/// The pages of a span that were refused for a reason, by number, with the event.
+fn refused_for<'a>(
+    events: &'a [Event],
+    (peer, span): (&Peer, Span),
+    reason: &str,
+) -> Result<BTreeMap<u64, &'a Event>> {
+    let mut pages = BTreeMap::new();
+    for event in events {
+        let addr = event.number("addr")? as u64;
+        let is_of_span = event.number("tgid")? == peer.pid().into() && span.range().contains(&addr);
+        if is_of_span && event.text("reason")? == reason {
+            pages.insert((addr - span.addr) / PAGE_SIZE, event);
+        }
+    }
+    Ok(pages)
+}
+
+/// Expects each page of a span to have been refused for this reason.
+fn expect_all<'a>(
+    events: &'a [Event],
+    pages: (&Peer, Span),
+    reason: &str,
+) -> Result<BTreeMap<u64, &'a Event>> {
+    let refused = refused_for(events, pages, reason)?;
+    let numbers: Vec<u64> = refused.keys().copied().collect();
+    expect::eq(
+        format!("pages refused as {reason}"),
+        (0..pages.1.pages).collect(),
+        numbers,
+    )?;
+    Ok(refused)
+}
+
+fn pinned(lab: &Lab) -> Result {
+    let peers = only(lab, 2, IDS)?;
+    let [(a, in_a), (b, in_b)] = &peers[..] else {
+        return Err("expected two".into());
+    };
+    a.pin(*in_a)?;
+    let events = refused()?;
+    let refused = expect_all(&events, (a, *in_a), "pinned")?;
+    let (of_a, of_b) = (a.frames(*in_a)?, b.frames(*in_b)?);
+    for (page, event) in refused {
+        let index = page as usize;
+        expect::eq("pfn", of_a[index].0 as i64, event.number("pfn")?)?;
+        expect::eq(
+            "target_pfn",
+            of_b[index].0 as i64,
+            event.number("target_pfn")?,
+        )?;
+    }
+    // The other one's equal is one that will go on refusing.
+    expect_all(&events, (b, *in_b), "target_gone").map(drop)
+}
+
+fn pinned_zeros(lab: &Lab) -> Result {
+    let peers = only(lab, 1, Ids::ZERO)?;
+    let (peer, span) = &peers[0];
+    peer.pin(*span)?;
+    let events = refused()?;
+    let refused = expect_all(&events, (peer, *span), "pinned")?;
+    for event in refused.values() {
+        expect::eq("target_pfn", 0, event.number("target_pfn")?)?;
+    }
+    Ok(())
+}
+
+/// A sample is a few words of a page: most of the pages that differ in one have equal samples.
+fn different(lab: &Lab) -> Result {
+    let peers = only(lab, 2, IDS)?;
+    let (b, in_b) = &peers[1];
+    for page in 0..PAGES {
+        b.poke(in_b.page(page).addr + page * 8, 1)?;
+    }
+    let events = refused()?;
+    let mut pages = refused_for(&events, (b, *in_b), "different")?;
+    let (a, in_a) = &peers[0];
+    pages.append(&mut refused_for(&events, (a, *in_a), "different")?);
+    expect::within(
+        "pages refused as different",
+        PAGES / 2..=PAGES,
+        pages.len() as u64,
+    )
+}
+
+fn target_gone(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let in_a = a.anon(PAGES, IDS)?;
+    scanner::scan(2)?;
+    a.lock(in_a)?;
+    let in_b = b.anon(PAGES, IDS)?;
+    let events = refused()?;
+    let refused = expect_all(&events, (&b, in_b), "target_gone")?;
+    for (event, frame) in refused.values().zip(a.frames(in_a)?) {
+        expect::eq("target_pfn", frame.0 as i64, event.number("target_pfn")?)?;
+    }
+    Ok(())
+}
+
+fn full(lab: &Lab) -> Result {
+    knob::set("max_page_sharing", 2)?;
+    let peers = only(lab, 3, IDS)?;
+    let events = refused()?;
+    let mut pages = BTreeMap::new();
+    for (peer, span) in &peers {
+        pages.append(&mut refused_for(&events, (peer, *span), "full")?);
+    }
+    expect::eq(
+        "pages of which one of three was one too many",
+        PAGES,
+        pages.len() as u64,
+    )
+}
+
+fn left_alone(lab: &Lab) -> Result {
+    knob::set("max_page_sharing", 2)?;
+    let peers = only(lab, 2, IDS)?;
+    let (parent, span) = &peers[0];
+    let child = parent.fork()?;
+    let events = refused()?;
+    let mut pages = refused_for(&events, (parent, *span), "left_alone")?;
+    pages.append(&mut refused_for(&events, (&child, *span), "left_alone")?);
+    expect::eq(
+        "pages of two, where two may share",
+        PAGES,
+        pages.len() as u64,
+    )
+}
+
+fn involved(lab: &Lab) -> Result {
+    let peers = only(lab, 2, IDS)?;
+    let (parent, span) = &peers[0];
+    let child = parent.fork()?;
+    let events = refused()?;
+    let mut pages = refused_for(&events, (parent, *span), "involved")?;
+    pages.append(&mut refused_for(&events, (&child, *span), "involved")?);
+    expect::eq("pages that two map", PAGES, pages.len() as u64)?;
+    // They are merged all the same, by themselves.
+    let of_child = child.frames(*span)?;
+    guest::pages::expect_frames("of both", (parent, *span), &of_child)?;
+    guest::pages::expect_merged(&[(parent, *span), (&peers[1].0, peers[1].1)]).map(drop)
+}
