@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# What the scripts of the kernels share. Sourced by them, never run. Where the
-# sourcing script is scripts/kernel/NAME:
+# What the scripts of the kernels share. Sourced by them, never run. Where
+# KSM_V_KERNEL, the name of the kernel to make, is NAME:
 #
 #   kernels/NAME/release     what uname -r says in the guest
 #   kernels/NAME/build/      KDIR
@@ -12,10 +12,11 @@
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
-DIR=$KERNELS_IN_ROOT/$SELF
+DIR=$KERNELS_IN_ROOT/${KSM_V_KERNEL:-$SELF}
 BUILD_TREE=$DIR/build
 
-# What Debian's packages hold, as scripts/kernel/stock unpacked them.
+# What Debian's packages hold, as scripts/kernel/stock unpacked them: of its own kernel, if
+# it is one of Debian's.
 PACKAGES_DIR=$KERNELS_IN_ROOT/stock/headers
 
 # Unpacks the kernel's source into an empty BUILD_TREE.
