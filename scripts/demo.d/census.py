@@ -2,34 +2,18 @@
 """Counts the private anonymous pages of processes, from /proc alone.
 
 What the kernel says in pagemap and kpageflags does not depend on the module,
-so it can be used to judge what the module did:
-
-  pagemap     the frame behind each page of a process
-  kpageflags  what each frame is: anonymous, merged (KSM), the zero page
-  mem         the content of a page
-
-Documentation/admin-guide/mm/pagemap.rst of the kernel describes the first two.
+so it can be used to judge what the module did. Read as the tool ksmv reads it.
 """
 
 import hashlib
-import os
-import re
-from array import array
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from report import PAGE
+sys.path.append(str(Path(__file__).resolve().parent.with_name("ksmv.d")))
 
-ENTRY = 8
-CHUNK = ENTRY << 17
-PRESENT = 1 << 63
-FRAME = (1 << 55) - 1
-KPF_ANON = 1 << 12
-KPF_KSM = 1 << 21
-KPF_ZERO_PAGE = 1 << 24
-
-ZEROES = bytes(PAGE)
-PRIVATE_AREA = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ...p ")
+import pages  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -71,58 +55,27 @@ class Bound:
         return self.frames - self.distinct
 
 
-class Frames:
-    """The flags of all frames of the machine at one moment."""
-
-    def __init__(self) -> None:
-        self._flags = array("Q", _read_all("/proc/kpageflags"))
-
-    def of(self, frame: int) -> int:
-        """The flags of a frame, 0 if there is no such."""
-        return self._flags[frame] if frame < len(self._flags) else 0
-
-
-def _read_all(path: str) -> bytes:
-    # The kernel takes only reads of whole entries.
-    with open(path, "rb", buffering=0) as file:
-        return b"".join(iter(lambda: file.read(CHUNK), b""))
-
-
-def _private_areas(pid: int) -> Iterator[tuple[int, int]]:
-    with open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
-        for area in maps:
-            match = PRIVATE_AREA.match(area)
-            if match and "[vsyscall]" not in area:
-                yield int(match[1], 16), int(match[2], 16)
-
-
-def _present(pid: int) -> Iterator[tuple[int, int]]:
-    """The address and the frame of each present page of private areas."""
-    pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY)
-    try:
-        for start, end in _private_areas(pid):
-            size = (end - start) // PAGE * ENTRY
-            entries = array("Q", os.pread(pagemap, size, start // PAGE * ENTRY))
-            for index, entry in enumerate(entries):
-                if entry & PRESENT:
-                    yield start + index * PAGE, entry & FRAME
-    finally:
-        os.close(pagemap)
+def _present(pid: int) -> Iterator[pages.Page]:
+    """The present pages of private areas that are of no file."""
+    space = pages.AddressSpace(f"/proc/{pid}")
+    for area in space.areas():
+        if area.private:
+            yield from space.pages(area)
 
 
 def count(pids: Iterable[int]) -> Census:
     """Counts what the processes map."""
-    flags = Frames()
+    flags = pages.flags()
     mapped = merged = zero = 0
     frames = set()
     for pid in pids:
-        for _, frame in _present(pid):
-            kind = flags.of(frame)
-            if kind & (KPF_ANON | KPF_KSM):
+        for page in _present(pid):
+            kind = flags.of(page.frame)
+            if kind & (pages.KPF_ANON | pages.KPF_KSM):
                 mapped += 1
-                merged += bool(kind & KPF_KSM)
-                frames.add(frame)
-            elif kind & KPF_ZERO_PAGE:
+                merged += bool(kind & pages.KPF_KSM)
+                frames.add(page.frame)
+            elif kind & pages.KPF_ZERO_PAGE:
                 zero += 1
     return Census(mapped, len(frames), merged, zero)
 
@@ -137,18 +90,20 @@ class Comparison:
 
     def add(self, pid: int) -> None:
         """Takes in the pages of a process."""
-        flags = Frames()
-        mem = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
-        try:
-            for address, frame in _present(pid):
-                if frame not in self._frames and flags.of(frame) & KPF_ANON:
-                    self._frames.add(frame)
-                    self._add_content(os.pread(mem, PAGE, address))
-        finally:
-            os.close(mem)
+        flags = pages.flags()
+        space = pages.AddressSpace(f"/proc/{pid}")
+        for _, content in space.contents(self._new(_present(pid), flags)):
+            if content is not None:
+                self._add_content(content)
+
+    def _new(self, present: Iterable[pages.Page], flags: pages.FrameTable) -> Iterator[pages.Page]:
+        for page in present:
+            if page.frame not in self._frames and flags.of(page.frame) & pages.KPF_ANON:
+                self._frames.add(page.frame)
+                yield page
 
     def _add_content(self, content: bytes) -> None:
-        if content == ZEROES:
+        if content == pages.ZEROES:
             self._zero += 1
         else:
             self._contents.add(hashlib.blake2b(content, digest_size=16).digest())

@@ -4,16 +4,14 @@
 All of them run as one ordinary user, as merging stays within a user by default.
 """
 
-import importlib.util
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import census
+from bytecode import mark_bytecode_current
 from report import step
 from resp import Data, Redis, RedisError, data_set, load_commands
 
@@ -118,27 +116,6 @@ class Job(NamedTuple):
 def answers(interpreter: Interpreter) -> list[str]:
     """What an interpreter says to each of the expressions."""
     return [interpreter.evaluate(expression) for expression in EXPRESSIONS]
-
-
-def mark_bytecode_current() -> None:
-    """Gives the library's sources the times that their bytecode was made for.
-
-    Copying them into the guest did not keep these, and compiling anew takes long.
-    """
-    for root, _, names in os.walk(os.path.dirname(os.__file__)):
-        for name in names:
-            if name.endswith(".pyc"):
-                _mark_source(Path(root, name))
-
-
-def _mark_source(bytecode: Path) -> None:
-    with bytecode.open("rb") as file:
-        head = file.read(12)
-    try:
-        source = importlib.util.source_from_cache(str(bytecode))
-        os.utime(source, (time.time(), int.from_bytes(head[8:12], "little")))
-    except (ValueError, FileNotFoundError):
-        pass
 
 
 def start_job() -> Job:

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Plays a terminal session with ksmv under the demo's processes, in a guest: see scripts/session.
+
+Writes the session to standard output, what else happens to standard error.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import proc
+from jobs import start_job
+from report import step
+
+TOOL = Path(__file__).resolve().parent.with_name("ksmv")
+PROMPT = "# "
+QUIET_SCANS = 2
+PATIENCE_SECONDS = 300
+LOOK_SECONDS = 5
+
+
+def own_output() -> int:
+    """A descriptor of standard output, for the session alone: the rest goes to standard error."""
+    session = os.dup(1)
+    os.dup2(2, 1)
+    return session
+
+
+def play(session: int, command: str) -> None:
+    """Runs a command of the session; its output follows it."""
+    step(command)
+    os.write(session, f"{PROMPT}{command}\n".encode())
+    tool = f"ksmv() {{ {sys.executable} {TOOL} \"$@\"; }}"
+    subprocess.run(["sh", "-ec", f"{tool}\n{command}"], stdout=session, check=True)
+
+
+def wait_until_merged() -> int:
+    """Waits until whole passes find nothing more; returns how many seconds that took."""
+    start = time.monotonic()
+    most = since = 0
+    while time.monotonic() < start + PATIENCE_SECONDS:
+        saved, scans = proc.knob("pages_sharing") + proc.knob("zero_pages"), proc.knob("full_scans")
+        if saved > most * 1.001:
+            most, since = saved, scans
+        elif most and scans > since + QUIET_SCANS:
+            return round(time.monotonic() - start)
+        time.sleep(LOOK_SECONDS)
+    raise RuntimeError(f"still merging after {PATIENCE_SECONDS} s")
+
+
+def main() -> None:
+    """Plays it."""
+    session = own_output()
+    proc.hide_from_scanner()
+    proc.load_module()
+    proc.pause_khugepaged()
+    job = start_job()
+    play(session, "ksmv estimate --rows 4")
+    play(session, "ksmv set governor auto")
+    play(session, f"echo 1 > {proc.KNOBS}/run")
+    os.write(session, f"{PROMPT}sleep {wait_until_merged()}\n".encode())
+    play(session, "ksmv status")
+    play(session, f"ksmv who {job.servers[0].pid} --rows 4")
+    job.end()
+
+
+if __name__ == "__main__":
+    main()

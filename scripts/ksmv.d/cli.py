@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The command line of ksmv."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import estimate
+import knobs
+import output
+import pages
+import policy
+import processes
+import savings
+import sharers
+import status
+from errors import FAILED, Failure
+
+_INTERRUPTED = 130
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0.1 <= number < 1e6:
+        raise argparse.ArgumentTypeError(f"{text}: at least 0.1")
+    return number
+
+
+# What argparse calls a value that is none.
+_positive.__name__ = "number above 0"
+_seconds.__name__ = "number of seconds"
+
+
+# --- commands ---------------------------------------------------------------
+
+
+def _say(lines: Sequence[str]) -> None:
+    print("\n".join(lines))
+
+
+def _get(options: argparse.Namespace) -> None:
+    values = {options.knob: knobs.get(options.knob)} if options.knob else knobs.read_all()
+    if options.json:
+        print(output.to_json(output.values_json(values)))
+    elif options.knob:
+        print(values[options.knob])
+    else:
+        _say(output.table(("value", "default", "knob"), map(_knob_row, values, values.values())))
+
+
+def _knob_row(name: str, value: str) -> tuple[str, str, str]:
+    default = knobs.KNOBS[name].default if name in knobs.KNOBS else "-"
+    return value, default, name
+
+
+def _set(options: argparse.Namespace) -> None:
+    knobs.set_value(options.knob, options.value)
+
+
+def _status(options: argparse.Namespace) -> None:
+    knobs.check_module()
+    pages.check_access()
+    now = status.once()
+    if options.json:
+        print(output.to_json(now.json()))
+    else:
+        _say(now.lines())
+
+
+def _top(options: argparse.Namespace) -> None:
+    knobs.check_module()
+    pages.check_access()
+    status.top(options.interval, options.count, options.json)
+
+
+def _report(options: argparse.Namespace) -> None:
+    pages.check_access()
+    report = savings.report()
+    if options.json:
+        print(output.to_json(output.report_json(report)))
+        return
+    if options.by == "cgroup":
+        lines = output.cgroup_table(output.cgroups_by_saving(report, options.rows))
+    else:
+        lines = output.process_table(output.by_saving(report, options.rows))
+    total = report.total.saved_pages
+    _say(
+        [
+            f"saved: {total:.0f} pages, {output.mib(total)},"
+            f" found in {output.plural(len(report.by_process), 'process')}",
+            *output.skipped_line(report.skipped),
+            *lines,
+        ]
+    )
+
+
+def _estimate(options: argparse.Namespace) -> None:
+    pages.check_access()
+    rules = policy.Policy(options.scope, options.domain)
+    progress = output.Progress()
+    estimator = estimate.Estimator(rules, options.max_page_sharing, progress.tell)
+    result = estimate.estimate(_wanted(options), estimator)
+    progress.end()
+    if options.pid and not result.rows:
+        raise Failure(f"process {options.pid[0]}: {result.skipped[0].reason}")
+    if options.json:
+        print(output.to_json(output.estimate_json(result, rules)))
+    else:
+        _say(output.estimate_lines(result, rules, options.rows))
+
+
+def _wanted(options: argparse.Namespace) -> list[processes.Process]:
+    """The processes that were asked for: all, unless some are named."""
+    if options.pid:
+        return [processes.one(pid) for pid in dict.fromkeys(options.pid)]
+    if options.cgroup:
+        return processes.in_cgroup(options.cgroup)
+    return processes.every()
+
+
+def _who(options: argparse.Namespace) -> None:
+    pages.check_access()
+    sharing = sharers.of(options.pid)
+    if options.json:
+        print(output.to_json(output.sharing_json(sharing)))
+    else:
+        _say(output.sharing_lines(sharing, options.rows))
+
+
+# --- arguments --------------------------------------------------------------
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the command line may hold."""
+    main = argparse.ArgumentParser(
+        prog="ksmv",
+        description="Tells what kernel same-page merging by ksm_v saves, or would save,"
+        " and sets its knobs. See ksmv(8).",
+    )
+    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    _command(commands, "status", _status, "what is saved, by whom, at what cost")
+
+    top = _command(commands, "top", _top, "the same, again and again")
+    top.add_argument("--interval", type=_seconds, default=2, metavar="SECONDS", help="default 2")
+    top.add_argument("--count", type=_positive, metavar="N", help="so many times (default: for ever)")
+
+    get = _command(commands, "get", _get, "show a knob or count, or all")
+    get.add_argument("knob", nargs="?", metavar="KNOB")
+
+    change = _command(commands, "set", _set, "set a knob", has_json=False)
+    change.add_argument("knob", metavar="KNOB")
+    change.add_argument("value", metavar="VALUE")
+
+    report = _command(commands, "report", _report, "how much each process or cgroup saves")
+    report.add_argument("--by", choices=("process", "cgroup"), default="process")
+    _add_rows(report)
+
+    guess = _command(commands, "estimate", _estimate, "what merging would save, without merging")
+    chosen = guess.add_mutually_exclusive_group()
+    chosen.add_argument("pid", nargs="*", type=_positive, metavar="PID", default=[])
+    chosen.add_argument("--cgroup", metavar="PATH", help="the processes in it and below")
+    chosen.add_argument("--all", action="store_true", help="all processes (the default)")
+    guess.add_argument("--domain", choices=policy.DOMAINS, default=policy.Policy.domain)
+    guess.add_argument("--scope", choices=policy.SCOPES, default=policy.Policy.scope)
+    guess.add_argument(
+        "--max-page-sharing", type=_positive, default=estimate.DEFAULT_MAX_SHARING, metavar="N",
+        help="as the knob max_page_sharing (default %(default)s)",
+    )  # fmt: skip
+    _add_rows(guess)
+
+    who = _command(commands, "who", _who, "with whom a process shares pages")
+    who.add_argument("pid", type=_positive, metavar="PID")
+    _add_rows(who)
+    return main
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    text: str,
+    has_json: bool = True,
+) -> argparse.ArgumentParser:
+    """Adds a command."""
+    command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(run=run)
+    if has_json:
+        command.add_argument("--json", action="store_true", help="one line of JSON, see ksmv(8)")
+    return command
+
+
+def _add_rows(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--rows", type=_positive, metavar="N", help="lines of the table (default: all; not of JSON)"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command, that of the command line if none is given; returns the exit status."""
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except Failure as failure:
+        print(f"ksmv: {failure}", file=sys.stderr)
+        for advice in failure.advice:
+            print(f"  {advice}", file=sys.stderr)
+        return failure.status
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read has read enough; nor is there anybody for what is still buffered.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"ksmv: {error}", file=sys.stderr)
+        return FAILED
+    return 0

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The module's knobs and counts, the files under /sys/kernel/mm/ksm_v."""
+
+import difflib
+import errno
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from errors import NO_MODULE, NOT_PERMITTED, USAGE, Failure
+
+DIRECTORY = Path("/sys/kernel/mm/ksm_v")
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A file that can be written."""
+
+    default: str
+    """As the module is loaded; empty where nothing can be read."""
+    allowed: str
+    """What may be written."""
+
+
+# Documentation/ABI/sysfs-kernel-mm-ksm_v has the whole story of each.
+KNOBS = {
+    "run": Knob("0", "0 (stop), 1 (merge), 2 (stop and unmerge everything)"),
+    "scan_rate": Knob("100", "0 to 4294967295 pages a cycle, 0 means 1"),
+    "sleep_ms": Knob("200", "0 to 4294967295 milliseconds"),
+    "promote_after": Knob("3", "1 to 255 sightings"),
+    "max_page_sharing": Knob("65536", "2 to 2147483647 mappings"),
+    "max_interval": Knob("8", "1, 2, 4 or 8 passes"),
+    "max_cpu": Knob("100", "1 to 100 percent of one CPU"),
+    "governor": Knob("manual", "manual, auto"),
+    "threads": Knob("1", "1 to 64 threads"),
+    "merge_now": Knob("", "PID, or 'PID START END' with addresses as in /proc/PID/maps"),
+    "scope": Knob("all", "all, registered"),
+    "domain": Knob("user", "user, process, cgroup, global"),
+}
+
+# What the kernel's refusals mean, where the knob says more than the error's name.
+_REFUSALS = {
+    ("run", errno.ENOMEM): "there is not as much free memory as merging has saved",
+    ("run", errno.EBUSY): "pages are left in an address space that no process has any more",
+    ("run", errno.EINTR): "interrupted; what was broken apart stays so, the scanner is stopped",
+    ("domain", errno.EBUSY): "pages are shared; unmerge them first: ksmv set run 2",
+    ("threads", errno.ENOMEM): "no memory for more threads; there are as many as before",
+    ("merge_now", errno.ESRCH): "there is no such process, or it has no memory of its own",
+    ("merge_now", errno.EPERM): "none of that memory may be merged, see scope in ksmv(8)",
+    ("merge_now", errno.EBUSY): "run is 2: everything is to be unmerged",
+    ("merge_now", errno.EINTR): "interrupted; what was merged stays so",
+    ("merge_now", errno.EAGAIN): "the process is changing its mappings; try again",
+}
+
+_CHOSEN = re.compile(r"\[([^]]*)\]")
+
+
+def check_module() -> None:
+    """Fails unless the module is loaded."""
+    if not DIRECTORY.is_dir():
+        raise Failure(
+            f"the module ksm_v is not loaded: there is no {DIRECTORY}",
+            "load it: modprobe ksm_v",
+            status=NO_MODULE,
+        )
+
+
+def readable() -> list[str]:
+    """The names of all files that can be read, knobs first, in the order of the table."""
+    check_module()
+    files = {path.name for path in DIRECTORY.iterdir() if path.is_file()}
+    knobs = [name for name in KNOBS if name in files and KNOBS[name].default]
+    return knobs + sorted(files - KNOBS.keys())
+
+
+def get(name: str) -> str:
+    """The value of a file; of a choice the one that is in brackets."""
+    check_module()
+    _check_name(name)
+    if name in KNOBS and not KNOBS[name].default:
+        raise Failure(f"{name} can only be written: {KNOBS[name].allowed}", status=USAGE)
+    try:
+        text = (DIRECTORY / name).read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise _refusal(name, error) from None
+    chosen = _CHOSEN.search(text)
+    return chosen[1] if chosen else text
+
+
+def count(name: str) -> int:
+    """A file that holds a number."""
+    return int(get(name))
+
+
+def set_value(name: str, value: str) -> None:
+    """Writes a knob."""
+    check_module()
+    _check_name(name)
+    if name not in KNOBS and not os.stat(DIRECTORY / name).st_mode & 0o200:
+        raise Failure(f"{name} can only be read", status=USAGE)
+    try:
+        descriptor = os.open(DIRECTORY / name, os.O_WRONLY)
+        try:
+            os.write(descriptor, os.fsencode(value) + b"\n")
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _refusal(name, error, value) from None
+
+
+def read_all() -> dict[str, str]:
+    """The values of all files that can be read."""
+    return {name: get(name) for name in readable()}
+
+
+def changed(values: dict[str, str]) -> dict[str, str]:
+    """Those of some values that are knobs' and differ from their defaults."""
+    return {
+        name: value
+        for name, value in values.items()
+        if name in KNOBS and value != KNOBS[name].default
+    }
+
+
+def _check_name(name: str) -> None:
+    names = {path.name for path in DIRECTORY.iterdir() if path.is_file()}
+    if name in names:
+        return
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    advice = f"did you mean {' or '.join(near)}?" if near else "ksmv get lists them all"
+    raise Failure(f"there is no knob '{name}'", advice, status=USAGE)
+
+
+def _refusal(name: str, error: OSError, value: str = "") -> Failure:
+    known = _REFUSALS.get((name, error.errno or 0))
+    if known:
+        return Failure(f"{name}: {known}")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return Failure(
+            f"{name}: not permitted",
+            "run ksmv as root (CAP_SYS_ADMIN in the initial user namespace), say with sudo",
+            status=NOT_PERMITTED,
+        )
+    if error.errno == errno.EINVAL and name in KNOBS:
+        return Failure(
+            f"{name}: '{value}' is not allowed", f"allowed: {KNOBS[name].allowed}", status=USAGE
+        )
+    return Failure(f"{name}: {error.strerror}")

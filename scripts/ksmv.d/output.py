@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: GPL-2.0
+"""How ksmv says things: tables for people, JSON for programs. ksmv(8) documents both."""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from estimate import Estimate
+from pages import PAGE
+from policy import Policy
+from processes import Process, Skipped
+from savings import Report, Saving
+from sharers import Sharing
+
+Json = dict[str, Any]
+
+_MIB = 1 << 20
+
+
+def mib(pages: float) -> str:
+    """A number of pages as MiB."""
+    return f"{pages * PAGE / _MIB:.1f} MiB"
+
+
+def plural(number: int, what: str) -> str:
+    """1 page, 2 pages, 2 processes."""
+    if number == 1:
+        return f"{number} {what}"
+    return f"{number} {what}{'es' if what.endswith('s') else 's'}"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], indent: str = "  ") -> list[str]:
+    """Lines of columns: the last to the left, all others to the right."""
+    cells = [tuple(heads), *map(tuple, rows)]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return [
+        indent + "  ".join([*(c.rjust(w) for c, w in zip(row[:-1], widths)), row[-1]]).rstrip()
+        for row in cells
+    ]
+
+
+def by_saving(report: Report, limit: int | None = None) -> list[tuple[Process, Saving]]:
+    """The processes that have merged pages; those that save most come first."""
+    rows = [row for row in report.by_process if _has_merged(row[1])]
+    return sorted(rows, key=lambda row: (-row[1].saved_pages, row[0].pid))[:limit]
+
+
+def process_table(rows: Iterable[tuple[Process, Saving]]) -> list[str]:
+    """What processes save."""
+    return table(
+        ("saved pages", "MiB", "merged", "zero", "uid", "PID", "process"),
+        (
+            (*_amounts(saving), str(process.uid), str(process.pid), process.name)
+            for process, saving in rows
+        ),
+    )
+
+
+def cgroups_by_saving(report: Report, limit: int | None = None) -> list[tuple[str, int, Saving]]:
+    """The cgroups that have merged pages; those that save most come first."""
+    rows = [row for row in report.by_cgroup() if _has_merged(row[2])]
+    return sorted(rows, key=lambda row: (-row[2].saved_pages, row[0]))[:limit]
+
+
+def cgroup_table(rows: Iterable[tuple[str, int, Saving]]) -> list[str]:
+    """What cgroups save."""
+    return table(
+        ("saved pages", "MiB", "merged", "zero", "processes", "cgroup"),
+        ((*_amounts(saving), str(number), cgroup) for cgroup, number, saving in rows),
+    )
+
+
+def _amounts(saving: Saving) -> tuple[str, ...]:
+    return (
+        f"{saving.saved_pages:.1f}",
+        f"{saving.saved_pages * PAGE / _MIB:.1f}",
+        str(saving.merged_pages),
+        str(saving.zero_pages),
+    )
+
+
+def _has_merged(saving: Saving) -> bool:
+    return bool(saving.merged_pages or saving.zero_pages)
+
+
+def skipped_line(skipped: Sequence[Skipped]) -> list[str]:
+    """Which processes are missing in what was said, if any."""
+    reasons = Counter(one.reason for one in skipped)
+    told = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
+    return [f"  not looked at: {plural(len(skipped), 'process')} ({told})"] if skipped else []
+
+
+def estimate_lines(result: Estimate, policy: Policy, limit: int | None) -> list[str]:
+    """An estimate, for people."""
+    rows = sorted(result.rows, key=lambda row: (-row.savable_pages, row.process.pid))
+    rows = [row for row in rows if row.candidate_pages][:limit]
+    left_alone = _left_alone(result)
+    told = ", ".join(f"{number} {reason}" for reason, number in left_alone.most_common())
+    return [
+        f"merging within each {policy.domain}, scope {policy.scope}:"
+        if policy.domain != "global"
+        else f"merging all with all, scope {policy.scope}:",
+        f"  {result.frames} pages ({mib(result.frames)}) may be merged:"
+        f" {result.distinct_contents} different contents, {result.zero_frames} pages of zeroes",
+        f"  would save {result.savable_pages} pages, {mib(result.savable_pages)}",
+        *([f"  left alone: {told}"] if told else []),
+        *skipped_line(result.skipped),
+        "",
+        *table(
+            ("would save", "MiB", "of pages", "uid", "PID", "process"),
+            (
+                (
+                    f"{row.savable_pages:.1f}",
+                    f"{row.savable_pages * PAGE / _MIB:.1f}",
+                    str(row.candidate_pages),
+                    str(row.process.uid),
+                    str(row.process.pid),
+                    row.process.name,
+                )
+                for row in rows
+            ),
+        ),
+    ]
+
+
+def _left_alone(result: Estimate) -> Counter[str]:
+    return sum((row.left_alone for row in result.rows), Counter())
+
+
+def sharing_lines(sharing: Sharing, limit: int | None) -> list[str]:
+    """With whom a process shares, for people."""
+    process = sharing.process
+    elsewhere = f", {sharing.elsewhere} mappings of them not found" if sharing.elsewhere else ""
+    return [
+        f"{process.name} (PID {process.pid}, uid {process.uid}):"
+        f" {plural(sharing.merged_pages, 'merged page')} on {plural(sharing.frames, 'frame')},"
+        f" {sharing.alone} of them its own{elsewhere}; {plural(sharing.zero_pages, 'zero page')}",
+        *skipped_line(sharing.skipped),
+        *table(
+            ("shared frames", "MiB", "mappings", "uid", "PID", "process"),
+            (
+                (
+                    str(one.frames),
+                    f"{one.frames * PAGE / _MIB:.1f}",
+                    str(one.mappings),
+                    str(one.process.uid),
+                    str(one.process.pid),
+                    one.process.name,
+                )
+                for one in sharing.sharers[:limit]
+            ),
+        ),
+    ]
+
+
+# --- JSON -------------------------------------------------------------------
+
+
+def to_json(thing: Json) -> str:
+    """One line of JSON."""
+    return json.dumps(thing)
+
+
+def process_json(process: Process) -> Json:
+    """Which process it is."""
+    return {
+        "pid": process.pid,
+        "name": process.name,
+        "uid": process.uid,
+        "cgroup": process.cgroup,
+    }
+
+
+def saving_json(saving: Saving) -> Json:
+    """What someone saves."""
+    return {
+        "saved_pages": round(saving.saved_pages, 3),
+        "saved_bytes": round(saving.saved_pages * PAGE),
+        "merged_pages": saving.merged_pages,
+        "zero_pages": saving.zero_pages,
+    }
+
+
+def report_json(report: Report) -> Json:
+    """What everybody saves; who saves nothing is left out."""
+    return {
+        "page_bytes": PAGE,
+        **saving_json(report.total),
+        "processes": [
+            process_json(process) | saving_json(saving) for process, saving in by_saving(report)
+        ],
+        "cgroups": [
+            {"cgroup": cgroup, "processes": number} | saving_json(saving)
+            for cgroup, number, saving in cgroups_by_saving(report)
+        ],
+        "skipped": _skipped_json(report.skipped),
+        "seconds": round(report.seconds, 3),
+    }
+
+
+def estimate_json(result: Estimate, policy: Policy) -> Json:
+    """An estimate."""
+    return {
+        "page_bytes": PAGE,
+        "domain": policy.domain,
+        "scope": policy.scope,
+        "candidate_frames": result.frames,
+        "distinct_contents": result.distinct_contents,
+        "zero_frames": result.zero_frames,
+        "savable_pages": result.savable_pages,
+        "savable_bytes": result.savable_pages * PAGE,
+        "left_alone_pages": dict(_left_alone(result)),
+        "processes": [
+            process_json(row.process)
+            | {
+                "candidate_pages": row.candidate_pages,
+                "merged_pages": row.merged_pages,
+                "savable_pages": round(row.savable_pages, 3),
+                "savable_bytes": round(row.savable_pages * PAGE),
+                "left_alone_pages": dict(row.left_alone),
+                "unread_pages": row.unread_pages,
+            }
+            for row in result.rows
+        ],
+        "skipped": _skipped_json(result.skipped),
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def sharing_json(sharing: Sharing) -> Json:
+    """With whom a process shares."""
+    return {
+        "page_bytes": PAGE,
+        **process_json(sharing.process),
+        "merged_pages": sharing.merged_pages,
+        "zero_pages": sharing.zero_pages,
+        "shared_frames": sharing.frames,
+        "own_frames": sharing.alone,
+        "mappings_not_found": sharing.elsewhere,
+        "sharers": [
+            process_json(one.process) | {"shared_frames": one.frames, "mappings": one.mappings}
+            for one in sharing.sharers
+        ],
+        "skipped": _skipped_json(sharing.skipped),
+    }
+
+
+def values_json(values: dict[str, str]) -> Json:
+    """The values of knobs and counts: numbers where they are."""
+    return {name: int(text) if text.isdecimal() else text for name, text in values.items()}
+
+
+def _skipped_json(skipped: Sequence[Skipped]) -> list[Json]:
+    return [{"pid": one.pid, "reason": one.reason} for one in skipped]
+
+
+# --- progress ---------------------------------------------------------------
+
+
+class Progress:
+    """Tells on standard error how far it is, once that takes long; a terminal's line is reused."""
+
+    _EVERY_SECONDS = 2
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + self._EVERY_SECONDS
+        self._told = False
+
+    def tell(self, compared: int) -> None:
+        """So many pages have been compared."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self._EVERY_SECONDS
+        self._told = True
+        start, end = ("\r", "") if sys.stderr.isatty() else ("", "\n")
+        print(f"{start}ksmv: compared {mib(compared)}", end=end, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leaves the line."""
+        if self._told and sys.stderr.isatty():
+            print(file=sys.stderr)

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The anonymous pages of processes, as /proc shows them.
+
+  pagemap      the frame behind each page of a process
+  kpageflags   what each frame is: anonymous, merged (KSM), the zero page
+  kpagecount   how many page table entries map each frame
+  mem          the content of a page
+
+None of it depends on the module. Documentation/admin-guide/mm/pagemap.rst of the
+kernel describes the first three.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import re
+import struct
+from array import array
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from errors import NOT_PERMITTED, Failure
+
+PAGE = mmap.PAGESIZE
+ZEROES = bytes(PAGE)
+
+KPF_ANON = 1 << 12
+KPF_HUGE = 1 << 17
+KPF_HWPOISON = 1 << 19
+KPF_KSM = 1 << 21
+KPF_ZERO_PAGE = 1 << 24
+
+_ENTRY = 8
+_PRESENT = 1 << 63
+_FILE = 1 << 61
+_EXCLUSIVE = 1 << 56
+_FRAME = (1 << 55) - 1
+
+# Entries read at once.
+_CHUNK = 1 << 16
+_BLOCK_BITS = 9
+_CONTENTS = 64
+
+# PAGEMAP_SCAN of <linux/fs.h>: struct pm_scan_arg has 12 words, struct page_region 3.
+_PAGEMAP_SCAN = 0xC0606610
+_PAGE_IS_FILE = 1 << 2
+_PAGE_IS_PRESENT = 1 << 3
+_SCAN_WORDS = 12
+_WALK_END = 4
+_REGION_WORDS = 3
+_REGIONS = 1024
+
+_AREA = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ...([ps]) ")
+_USER_END = 1 << 63
+
+
+class Area(NamedTuple):
+    """An area of an address space."""
+
+    start: int
+    end: int
+    private: bool
+    flags: frozenset[str]
+    """The two-letter VmFlags of smaps; empty where only maps was read."""
+
+
+class Page(NamedTuple):
+    """A page table entry that maps a page which is of no file."""
+
+    address: int
+    frame: int
+    exclusive: bool
+    """Nothing else maps the frame."""
+
+
+def check_access() -> None:
+    """Fails unless the kernel shows frame numbers and what is on them."""
+    advice = "run ksmv as root (CAP_SYS_ADMIN in the initial user namespace), say with sudo"
+    try:
+        with open("/proc/kpageflags", "rb"), open("/proc/kpagecount", "rb"):
+            pass
+    except FileNotFoundError:
+        raise Failure(
+            "the kernel has no /proc/kpageflags", "it needs CONFIG_PROC_PAGE_MONITOR"
+        ) from None
+    except PermissionError:
+        raise Failure(
+            "not permitted to see what is on the frames of memory", advice, status=NOT_PERMITTED
+        ) from None
+    own = AddressSpace("/proc/self")
+    if all(page.frame == 0 for area in own.areas() for page in own.pages(area)):
+        raise Failure("the kernel hides frame numbers", advice, status=NOT_PERMITTED)
+
+
+class FrameTable:
+    """One of the kernel's tables with a word for each frame, read as needed and then kept."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._blocks: dict[int, array[int]] = {}
+
+    def of(self, frame: int) -> int:
+        """The word of a frame, 0 if there is no such."""
+        number = frame >> _BLOCK_BITS
+        block = self._blocks.get(number)
+        if block is None:
+            block = self._blocks[number] = self._read(number)
+        return block[frame & (1 << _BLOCK_BITS) - 1]
+
+    def _read(self, number: int) -> "array[int]":
+        size = _ENTRY << _BLOCK_BITS
+        with open(self._path, "rb", buffering=0) as file:
+            return array("Q", os.pread(file.fileno(), size, number * size).ljust(size, b"\0"))
+
+
+def flags() -> FrameTable:
+    """What is on each frame, as of when it is first asked for."""
+    return FrameTable("/proc/kpageflags")
+
+
+def mapping_counts() -> FrameTable:
+    """How many entries of page tables map each frame, as of when it is first asked for."""
+    return FrameTable("/proc/kpagecount")
+
+
+class AddressSpace:
+    """An address space, below a directory of /proc.
+
+    Whatever reads it raises OSError where its process has exited or may not be looked at.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def areas(self) -> Iterator[Area]:
+        """The areas, without their flags."""
+        with open(f"{self._path}/maps", encoding="utf-8", errors="replace") as maps:
+            for line in maps:
+                area = _area(line)
+                if area:
+                    yield area
+
+    def areas_with_flags(self) -> Iterator[Area]:
+        """The areas with their flags. Takes the kernel a walk of the page tables."""
+        area = None
+        with open(f"{self._path}/smaps", encoding="utf-8", errors="replace") as smaps:
+            for line in smaps:
+                if line.startswith("VmFlags:") and area:
+                    yield area._replace(flags=frozenset(line.split()[1:]))
+                else:
+                    area = _area(line) or area
+
+    def pages(self, area: Area) -> Iterator[Page]:
+        """The present pages of an area that are of no file: anonymous, merged, the zero page."""
+        pagemap = os.open(f"{self._path}/pagemap", os.O_RDONLY)
+        try:
+            for start, end in _populated(pagemap, area.start, area.end):
+                yield from _read_pagemap(pagemap, start, end)
+        finally:
+            os.close(pagemap)
+
+    def contents(self, pages: Iterable[Page]) -> Iterator[tuple[Page, bytes | None]]:
+        """Each page with its content; None where it can't be read any more."""
+        mem = os.open(f"{self._path}/mem", os.O_RDONLY)
+        try:
+            for run in _runs(pages):
+                content = _read_mem(mem, run[0].address, len(run))
+                for number, page in enumerate(run):
+                    part = content[number * PAGE : (number + 1) * PAGE]
+                    yield page, part if len(part) == PAGE else None
+        finally:
+            os.close(mem)
+
+
+def _area(line: str) -> Area | None:
+    match = _AREA.match(line)
+    if not match or int(match[1], 16) >= _USER_END:
+        return None
+    return Area(int(match[1], 16), int(match[2], 16), match[3] == "p", frozenset())
+
+
+def _populated(pagemap: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The ranges in which pages are present that are of no file; all of it on kernels before 6.7."""
+    regions = array("Q", bytes(_REGION_WORDS * _ENTRY * _REGIONS))
+    while start < end:
+        scan = bytearray(
+            struct.pack(
+                f"{_SCAN_WORDS}Q",
+                _SCAN_WORDS * _ENTRY, 0, start, end, 0, regions.buffer_info()[0], _REGIONS, 0,
+                _PAGE_IS_FILE, _PAGE_IS_PRESENT | _PAGE_IS_FILE, 0, _PAGE_IS_PRESENT,
+            )  # fmt: skip
+        )
+        try:
+            found = fcntl.ioctl(pagemap, _PAGEMAP_SCAN, scan)
+        except OSError as error:
+            if error.errno != errno.ENOTTY:
+                raise
+            yield start, end
+            return
+        for number in range(found):
+            yield regions[_REGION_WORDS * number], regions[_REGION_WORDS * number + 1]
+        start = struct.unpack_from("Q", scan, _WALK_END * _ENTRY)[0]
+
+
+def _read_pagemap(pagemap: int, start: int, end: int) -> Iterator[Page]:
+    while start < end:
+        count = min((end - start) // PAGE, _CHUNK)
+        data = os.pread(pagemap, count * _ENTRY, start // PAGE * _ENTRY)
+        if not data:
+            raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
+        for entry in array("Q", data):
+            if entry & (_PRESENT | _FILE) == _PRESENT:
+                yield Page(start, entry & _FRAME, bool(entry & _EXCLUSIVE))
+            start += PAGE
+
+
+def _runs(pages: Iterable[Page]) -> Iterator[list[Page]]:
+    """Pages that follow one another, some at a time."""
+    run: list[Page] = []
+    for page in pages:
+        if run and (page.address != run[-1].address + PAGE or len(run) == _CONTENTS):
+            yield run
+            run = []
+        run.append(page)
+    if run:
+        yield run
+
+
+def _read_mem(mem: int, address: int, count: int) -> bytes:
+    """As many of the pages as are there; nothing where the process has exited."""
+    try:
+        return os.pread(mem, count * PAGE, address)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return b""

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The processes that have an address space, and what decides with whom they share."""
+
+import bisect
+import ctypes
+import errno
+import fcntl
+import functools
+import os
+import platform
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from errors import Failure, reason_of
+
+_Result = TypeVar("_Result")
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_KCMP = {"x86_64": 312, "aarch64": 272, "riscv64": 272, "ppc64le": 354, "s390x": 343}
+_KCMP_VM = 1
+
+# PIDFD_GET_INFO of <linux/pidfd.h> with its second struct, of 72 bytes.
+_PIDFD_GET_INFO = 0xC048FF0B
+_PIDFD_INFO_SIZE = 72
+_PIDFD_INFO_COREDUMP = 1 << 4
+_PIDFD_COREDUMP_USER = 1 << 2
+_COREDUMP_MASK = 64
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that has an address space, as it was when it was found."""
+
+    pid: int
+    name: str
+    uid: int
+    """The real user id."""
+    cgroup: str
+    """In the unified hierarchy."""
+    path: str
+    """Its directory in /proc, or that of a thread which has outlived the first one."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A process that could not be looked at."""
+
+    pid: int
+    reason: str
+
+
+def every() -> list[Process]:
+    """All processes, each address space once: that of a vfork() under its owner."""
+    pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+    found: list[Process] = []
+    spaces = []
+    for pid in pids:
+        process = _look(pid)
+        if process is None:
+            continue
+        space = _Space(pid)
+        place = bisect.bisect_left(spaces, space)
+        if place == len(spaces) or spaces[place] != space:
+            spaces.insert(place, space)
+            found.append(process)
+    return found
+
+
+def one(pid: int) -> Process:
+    """The process with this id."""
+    process = _look(pid)
+    if process:
+        return process
+    if os.path.exists(f"/proc/{pid}"):
+        raise Failure(f"process {pid} has no memory: a kernel thread, or it is exiting")
+    raise Failure(f"there is no process {pid}")
+
+
+def in_cgroup(cgroup: str) -> list[Process]:
+    """The processes of a cgroup and of those below it, by its path under /sys/fs/cgroup."""
+    path = "/" + str(Path("/", cgroup)).removeprefix(str(_CGROUPS)).strip("/")
+    if not (_CGROUPS / path[1:] / "cgroup.procs").exists():
+        raise Failure(f"there is no cgroup '{path}'", f"the cgroups are the directories of {_CGROUPS}")
+    below = path.rstrip("/") + "/"
+    found = [process for process in every() if (process.cgroup + "/").startswith(below)]
+    if not found:
+        raise Failure(f"no process is in the cgroup '{path}'")
+    return found
+
+
+def visit(
+    processes: list[Process], look: Callable[[Process], _Result]
+) -> tuple[list[_Result], list[Skipped]]:
+    """What `look` makes of each process, and those that exit or may not be looked at."""
+    results, skipped = [], []
+    for process in processes:
+        try:
+            results.append(look(process))
+        except OSError as error:
+            skipped.append(Skipped(process.pid, reason_of(error)))
+    return results, skipped
+
+
+def is_dumpable(process: Process) -> bool:
+    """Whether users may look into the process. Known exactly since Linux 6.16; before, processes
+    of root are taken to be."""
+    info = bytearray(struct.pack("Q", _PIDFD_INFO_COREDUMP).ljust(_PIDFD_INFO_SIZE, b"\0"))
+    try:
+        descriptor = os.pidfd_open(process.pid)
+        try:
+            fcntl.ioctl(descriptor, _PIDFD_GET_INFO, info)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno == errno.ESRCH:
+            raise
+        info = bytearray(_PIDFD_INFO_SIZE)
+    if struct.unpack_from("Q", info)[0] & _PIDFD_INFO_COREDUMP:
+        return bool(struct.unpack_from("I", info, _COREDUMP_MASK)[0] & _PIDFD_COREDUMP_USER)
+    return process.uid == 0 or os.stat(f"{process.path}/maps").st_uid != 0
+
+
+def merged_zero_pages(process: Process) -> int:
+    """Entries that map the zero page in place of a merged one; 0 where the kernel does not tell."""
+    try:
+        lines = Path(process.path, "ksm_stat").read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        return 0
+    fields = dict(line.replace(":", "").split(maxsplit=1) for line in lines)
+    return max(0, int(fields.get("ksm_zero_pages", 0)))
+
+
+def _look(pid: int) -> Process | None:
+    try:
+        for path in _directories(pid):
+            status = _status(path)
+            if "VmSize" in status:
+                uid = int(status["Uid"].split()[0])
+                return Process(pid, status["Name"], uid, _cgroup(path), path)
+    except OSError:
+        pass
+    return None
+
+
+def _directories(pid: int) -> Iterator[str]:
+    yield f"/proc/{pid}"
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        if thread != str(pid):
+            yield f"/proc/{pid}/task/{thread}"
+
+
+def _status(path: str) -> dict[str, str]:
+    text = Path(path, "status").read_text(encoding="utf-8", errors="replace")
+    fields = (line.partition(":") for line in text.splitlines())
+    return {name: value.strip() for name, _, value in fields}
+
+
+def _cgroup(path: str) -> str:
+    try:
+        lines = Path(path, "cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return "/"
+    return next((line[3:] for line in lines if line.startswith("0::")), "/")
+
+
+def _compare_spaces(one_pid: int, other_pid: int) -> int:
+    """Puts processes in an order in which those of one address space are equal, as qsort() wants
+    it; never 0 where the kernel does not tell. kcmp(2) has an order for this purpose."""
+    number = _KCMP.get(platform.machine(), -1)
+    return {0: 0, 1: -1}.get(_libc().syscall(number, one_pid, other_pid, _KCMP_VM, 0, 0), 1)
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
+
+
+_Space = functools.cmp_to_key(_compare_spaces)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Who saves how much: what merging saves, divided among those whose pages are merged.
+
+A shared frame that n page table entries map saves n - 1 frames; each of these entries is given
+(n - 1) / n of a page. An entry that maps the zero page in place of a merged one saves a page.
+So the sum over all processes is what the module counts as pages_sharing + zero_pages.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pages
+import processes
+from processes import Process, Skipped
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What a process or a cgroup saves."""
+
+    merged_pages: int = 0
+    """Entries of page tables that map a merged frame."""
+    zero_pages: int = 0
+    """Entries that map the zero page in place of a merged one."""
+    shared_pages_saved: float = 0
+    """Its part of the frames that merging saves, without zero pages."""
+
+    @property
+    def saved_pages(self) -> float:
+        """Its part of all frames that merging saves."""
+        return self.shared_pages_saved + self.zero_pages
+
+    def __add__(self, other: "Saving") -> "Saving":
+        return Saving(
+            self.merged_pages + other.merged_pages,
+            self.zero_pages + other.zero_pages,
+            self.shared_pages_saved + other.shared_pages_saved,
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What each process saves."""
+
+    by_process: list[tuple[Process, Saving]]
+    skipped: list[Skipped]
+    seconds: float
+    """How long it took to find out."""
+
+    @property
+    def total(self) -> Saving:
+        """What all of them save."""
+        return _sum(saving for _, saving in self.by_process)
+
+    def by_cgroup(self) -> list[tuple[str, int, Saving]]:
+        """Each cgroup with the number of its processes, and what they save."""
+        members: dict[str, list[Saving]] = {}
+        for process, saving in self.by_process:
+            members.setdefault(process.cgroup, []).append(saving)
+        return [(cgroup, len(savings), _sum(savings)) for cgroup, savings in members.items()]
+
+
+def _sum(savings: Iterable[Saving]) -> Saving:
+    return sum(savings, Saving())
+
+
+def report() -> Report:
+    """Reads the page tables of all processes. Those that save nothing are among them."""
+    start = time.monotonic()
+    flags, counts = pages.flags(), pages.mapping_counts()
+    measured, skipped = processes.visit(
+        processes.every(), lambda process: (process, _saving_of(process, flags, counts))
+    )
+    return Report(measured, skipped, time.monotonic() - start)
+
+
+def merged_frames(process: Process, flags: pages.FrameTable) -> Counter[int]:
+    """The merged frames that a process maps, and how often it does."""
+    space = pages.AddressSpace(process.path)
+    return Counter(
+        page.frame
+        for area in space.areas()
+        if area.private
+        for page in space.pages(area)
+        if flags.of(page.frame) & pages.KPF_KSM
+    )
+
+
+def _saving_of(process: Process, flags: pages.FrameTable, counts: pages.FrameTable) -> Saving:
+    frames = merged_frames(process, flags)
+    saved = 0.0
+    for frame, times in frames.items():
+        # Whoever else has unmapped it meanwhile, this process still does.
+        mappings = max(counts.of(frame), times)
+        saved += times * (mappings - 1) / mappings
+    return Saving(frames.total(), processes.merged_zero_pages(process), saved)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0
+"""With whom a process shares its merged pages."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+
+import pages
+import processes
+from processes import Process, Skipped
+from savings import merged_frames
+
+
+@dataclass(frozen=True)
+class Sharer:
+    """Another process that maps merged frames of the one asked about."""
+
+    process: Process
+    frames: int
+    """Frames that both map."""
+    mappings: int
+    """Entries of its page tables that map these."""
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """What a process shares, and with whom; who shares most comes first."""
+
+    process: Process
+    merged_pages: int
+    """Entries of its page tables that map a merged frame."""
+    frames: int
+    """These frames, each counted once."""
+    alone: int
+    """Those of them that no other process maps."""
+    elsewhere: int
+    """Entries that map one of its frames in a process that could not be looked at."""
+    zero_pages: int
+    sharers: list[Sharer]
+    skipped: list[Skipped]
+
+
+def of(pid: int) -> Sharing:
+    """Looks for the merged frames of a process in all others."""
+    flags, counts = pages.flags(), pages.mapping_counts()
+    process = processes.one(pid)
+    mine = merged_frames(process, flags)
+    mappings = {frame: counts.of(frame) for frame in mine}
+    others = [other for other in processes.every() if other.pid not in (pid, os.getpid())]
+    theirs, skipped = processes.visit(
+        others, lambda other: (other, _common(merged_frames(other, flags), mine))
+    )
+    found = mine + sum((common for _, common in theirs), Counter())
+    return Sharing(
+        process,
+        mine.total(),
+        len(mine),
+        sum(mappings[frame] <= times for frame, times in mine.items()),
+        sum(max(0, mappings[frame] - times) for frame, times in found.items()),
+        processes.merged_zero_pages(process),
+        sorted(
+            (Sharer(other, len(common), common.total()) for other, common in theirs if common),
+            key=lambda sharer: (-sharer.frames, sharer.process.pid),
+        ),
+        skipped,
+    )
+
+
+def _common(theirs: Counter[int], mine: Counter[int]) -> Counter[int]:
+    """How often they map the frames that are mine."""
+    return Counter({frame: times for frame, times in theirs.items() if frame in mine})

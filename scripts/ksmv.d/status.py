@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What is saved, by whom, at what cost, with which knobs: at one moment, or again and again."""
+
+import os
+import re
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import knobs
+import output
+import savings
+from output import Json
+from pages import PAGE
+
+_SAMPLE_SECONDS = 0.5
+_TOP = 10
+_HEAD_LINES = 7
+_CLEAR = "\x1b[H\x1b[J"
+_DOING = {0: "stopped", 1: "merging", 2: "stopped, unmerged"}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The module's files, read at one moment."""
+
+    at: float
+    values: dict[str, str]
+
+    @staticmethod
+    def read() -> "Counts":
+        """Reads them."""
+        return Counts(time.monotonic(), knobs.read_all())
+
+    def number(self, name: str) -> int:
+        """A count, by the name of its file."""
+        return int(self.values[name])
+
+    @property
+    def saved(self) -> int:
+        """Pages that merging saves."""
+        return self.number("pages_sharing") + self.number("zero_pages")
+
+
+@dataclass(frozen=True)
+class Status:
+    """The counts before and after a while, and who saves how much."""
+
+    before: Counts
+    now: Counts
+    report: savings.Report
+
+    @property
+    def seconds(self) -> float:
+        """Between the two."""
+        return self.now.at - self.before.at
+
+    @property
+    def cpu_percent(self) -> float:
+        """What the scanner has taken of one CPU meanwhile."""
+        used = self.now.number("cpu_ns") - self.before.number("cpu_ns")
+        return used / 1e7 / self.seconds if self.seconds else 0
+
+    @property
+    def saved_percent(self) -> float:
+        """The memory that is saved, of all there is."""
+        return 100 * self.now.saved * PAGE / _memory_bytes()
+
+    def head(self) -> list[str]:
+        """The module, for people."""
+        counts = self.now
+        values = counts.values
+        table_mib = counts.number("index_bytes") / (1 << 20)
+        table_percent = 100 * counts.number("index_bytes") / _memory_bytes()
+        changed = ", ".join(f"{name} {value}" for name, value in knobs.changed(values).items())
+        return [
+            f"ksm_v on {os.uname().release}: {_DOING.get(counts.number('run'), '?')},"
+            f" domain {values['domain']}, scope {values['scope']},"
+            f" {output.plural(counts.number('full_scans'), 'pass')}",
+            f"  saved    {counts.saved} pages, {output.mib(counts.saved)},"
+            f" {self.saved_percent:.1f}% of memory:"
+            f" {values['pages_sharing']} by sharing, {values['zero_pages']} of zeroes",
+            f"  shared   {values['pages_shared']} frames by"
+            f" {counts.number('pages_shared') + counts.number('pages_sharing')} mappings",
+            f"  cost     {counts.number('cpu_ns') / 1e9:.1f} s of CPU since loaded,"
+            f" {self.cpu_percent:.1f}% of one CPU now; tables {table_mib:.1f} MiB"
+            f" ({table_percent:.2f}% of memory)",
+            f"  changed  {changed or 'no knob'}",
+        ]
+
+    def lines(self, rows: int = _TOP) -> list[str]:
+        """All of it, on one screen."""
+        found = self.report.total.saved_pages
+        return [
+            *self.head(),
+            f"  found    {found:.0f} of the saved pages in"
+            f" {output.plural(len(self.report.by_process), 'process')},"
+            f" in {self.report.seconds:.1f} s",
+            *output.skipped_line(self.report.skipped),
+            "",
+            *output.process_table(output.by_saving(self.report, rows)),
+            "",
+            *output.cgroup_table(output.cgroups_by_saving(self.report, rows)),
+        ]
+
+    def json(self) -> Json:
+        """All of it, for programs."""
+        counts = self.now
+        return {
+            "page_bytes": PAGE,
+            "memory_bytes": _memory_bytes(),
+            "saved_pages": counts.saved,
+            "saved_bytes": counts.saved * PAGE,
+            "saved_percent": round(self.saved_percent, 3),
+            "cpu_percent": round(self.cpu_percent, 3),
+            "sample_seconds": round(self.seconds, 3),
+            "module": output.values_json(counts.values),
+            "changed": output.values_json(knobs.changed(counts.values)),
+            "report": output.report_json(self.report),
+        }
+
+
+def once() -> Status:
+    """The status now; takes half a second at least, to see what the scanner takes."""
+    before = Counts.read()
+    report = savings.report()
+    time.sleep(max(0, before.at + _SAMPLE_SECONDS - time.monotonic()))
+    return Status(before, Counts.read(), report)
+
+
+def top(interval: float, count: int | None, as_json: bool) -> None:
+    """The status again and again, `count` times; a terminal's screen is reused.
+
+    Waits at least as long as reading takes, so that no more than half a CPU is spent.
+    """
+    before = Counts.read()
+    while count is None or count > 0:
+        report = savings.report()
+        status = Status(before, Counts.read(), report)
+        before = status.now
+        print(output.to_json(status.json()) if as_json else _screen(status), flush=True)
+        if count is not None:
+            count -= 1
+        if count != 0:
+            time.sleep(max(interval, report.seconds))
+
+
+def _screen(status: Status) -> str:
+    if not sys.stdout.isatty():
+        return "\n".join([*status.lines(), ""])
+    width, height = shutil.get_terminal_size()
+    rows = status.head() + [""]
+    rows += output.process_table(output.by_saving(status.report, height - _HEAD_LINES - 1))
+    return _CLEAR + "\n".join(row[:width] for row in rows[: height - 1])
+
+
+def _memory_bytes() -> int:
+    match = re.search(r"^MemTotal:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return int(match[1]) << 10 if match else 1

@@ -1,0 +1,565 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Tests of ksmv with the real module and real processes, in a guest, as root.
+
+Run in the directory of ksm_v.ko and ksmv: python3 tool/guest.py [TEST]... Ends
+with a line like that of Rust's test harness.
+"""
+
+import contextlib
+import ctypes
+import io
+import json
+import mmap
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+import unittest
+from pathlib import Path
+from unittest import mock
+
+sys.dont_write_bytecode = True
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent / "ksmv.d"), str(HERE.parent / "demo.d")]
+
+import cli  # noqa: E402
+import knobs  # noqa: E402
+import pages  # noqa: E402
+import processes  # noqa: E402
+from bytecode import mark_bytecode_current  # noqa: E402
+
+TOOL = HERE.parent / "ksmv"
+KNOBS = Path("/sys/kernel/mm/ksm_v")
+CGROUPS = Path("/sys/fs/cgroup")
+KHUGEPAGED = Path("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs")
+ALICE, BOB = 1000, 1001
+PR_SET_DUMPABLE = 4
+QUIET_PASSES = 4
+PATIENCE_SECONDS = 240
+
+
+# --- the tool, the module, the processes ------------------------------------
+
+
+def ksmv(*arguments: object, status: int = 0) -> str:
+    """Runs the tool here, which is quick; as `run_ksmv`."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            found = cli.main([str(one) for one in arguments])
+        except SystemExit as exit_of_argparse:
+            found = exit_of_argparse.code
+    return _checked(arguments, status, found, out.getvalue(), err.getvalue())
+
+
+def run_ksmv(*arguments: object, status: int = 0, user: int = 0, wrapper: tuple = ()) -> str:
+    """Runs the tool as a user does; returns standard output, or standard error where it is to
+    fail with a status."""
+    command = [*wrapper, str(TOOL), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, user=user)
+    return _checked(command, status, done.returncode, done.stdout, done.stderr)
+
+
+def _checked(command: object, wanted: int, found: int, out: str, err: str) -> str:
+    if found != wanted:
+        raise AssertionError(f"{command}: status {found}, not {wanted}: {out}{err}")
+    return err if wanted else out
+
+
+def ksmv_json(*arguments: object) -> dict:
+    """What the tool says as JSON."""
+    return json.loads(ksmv(*arguments, "--json"))
+
+
+def load() -> None:
+    """Loads the module, as new."""
+    unload()
+    subprocess.run(["insmod", "ksm_v.ko"], check=True)
+
+
+def unload() -> None:
+    """Unmerges everything and unloads the module, if it is there."""
+    if KNOBS.exists():
+        (KNOBS / "run").write_text("2")
+        subprocess.run(["rmmod", "ksm_v"], check=True)
+
+
+def number(name: str) -> int:
+    """A count of the module."""
+    return int((KNOBS / name).read_text())
+
+
+def saved() -> int:
+    """What the module says it saves, in pages."""
+    return number("pages_sharing") + number("zero_pages")
+
+
+def merge_all() -> None:
+    """Merges until several passes find nothing more, and stops the scanner."""
+    for name, value in (("scan_rate", 20000), ("sleep_ms", 1), ("promote_after", 1)):
+        (KNOBS / name).write_text(str(value))
+    (KNOBS / "max_interval").write_text("1")
+    (KNOBS / "run").write_text("1")
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    most, since = -1, 0
+    while time.monotonic() < deadline:
+        now, passes = saved(), number("full_scans")
+        if now != most:
+            most, since = now, passes
+        elif passes >= since + QUIET_PASSES:
+            (KNOBS / "run").write_text("0")
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"still merging after {PATIENCE_SECONDS} s")
+
+
+class Member:
+    """A process of member.py, in place when this is made."""
+
+    def __init__(self, *areas: str, user: int = ALICE) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(HERE / "member.py"), *areas],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, user=user, group=user, extra_groups=[],
+        )  # fmt: skip
+        self.pid = self._process.pid
+        if self._process.stdout.readline() != b"ready\n":
+            raise AssertionError(f"{areas} is not in place")
+
+    def end(self) -> None:
+        """Ends it, if it still runs."""
+        if self._process.poll() is None:
+            self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+    def child(self) -> int:
+        """Its child."""
+        return int(Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()[0])
+
+
+class Case(unittest.TestCase):
+    """A test with processes; the module is loaded anew for each, unless said otherwise."""
+
+    loaded = True
+
+    def setUp(self) -> None:
+        load() if self.loaded else unload()
+
+    def start(self, *areas: str, user: int = ALICE) -> Member:
+        """Starts a process that ends with the test."""
+        member = Member(*areas, user=user)
+        self.addCleanup(member.end)
+        return member
+
+    def assert_fails(self, status: int, text: str, *arguments: object) -> None:
+        """The tool ends with this status and says this."""
+        self.assertIn(text, ksmv(*arguments, status=status))
+
+
+def row_of(answer: dict, pid: int) -> dict:
+    """The row of a process; one of zeroes where it has none."""
+    rows = [row for row in answer["processes"] if row["pid"] == pid]
+    return rows[0] if rows else dict.fromkeys(("saved_pages", "merged_pages", "zero_pages"), 0)
+
+
+# --- without the module -----------------------------------------------------
+
+
+class WithoutModule(Case):
+    """What needs the module says so, all else works."""
+
+    loaded = False
+
+    def test_tells_that_the_module_is_absent(self) -> None:
+        for command in (["status"], ["top"], ["get"], ["get", "run"], ["set", "run", "1"]):
+            self.assert_fails(3, "ksm_v is not loaded", *command)
+            self.assert_fails(3, "modprobe ksm_v", *command)
+
+    def test_estimate_of_known_contents(self) -> None:
+        # 2 + 3 pages a: 4 frames less. 4 + 5 of zeroes: 9 less. 3 + 2 own: none.
+        one = self.start("2*a,4*zero,3*own:registered")
+        other = self.start("3*a,5*zero,2*own:registered")
+        found = ksmv_json("estimate", one.pid, other.pid, "--scope", "registered")
+        self.assertEqual(found["candidate_frames"], 9 + 10)
+        self.assertEqual(found["distinct_contents"], 1 + 5)
+        self.assertEqual(found["zero_frames"], 9)
+        self.assertEqual(found["savable_pages"], 4 + 9)
+        self.assertEqual(found["savable_bytes"], 13 * pages.PAGE)
+        self.assertEqual(row_of(found, one.pid)["candidate_pages"], 9)
+        self.assertEqual(row_of(found, one.pid)["savable_pages"], 4 + 2 * 4 / 5)
+        self.assertEqual(row_of(found, other.pid)["savable_pages"], 5 + round(3 * 4 / 5, 3))
+
+    def test_estimate_keeps_domains_apart(self) -> None:
+        pids = [self.start("5*a:registered", user=user).pid for user in (ALICE, ALICE, BOB)]
+        wanted = ["estimate", *pids, "--scope", "registered"]
+        for domain, savable in (("user", 9 + 4), ("process", 12), ("cgroup", 14), ("global", 14)):
+            found = ksmv_json(*wanted, "--domain", domain)
+            self.assertEqual((domain, found["savable_pages"]), (domain, savable))
+        self.assertEqual(ksmv_json(*wanted), ksmv_json(*wanted, "--domain", "user") | {
+            "seconds": mock.ANY})  # fmt: skip
+
+    def test_estimate_counts_a_frame_once(self) -> None:
+        forked = self.start("6*a,2*zero:registered", "fork")
+        found = ksmv_json("estimate", forked.pid, forked.child(), "--scope", "registered")
+        self.assertEqual(found["candidate_frames"], 8)
+        self.assertEqual(found["savable_pages"], 5 + 2)
+        self.assertEqual([row["savable_pages"] for row in found["processes"]], [3.5, 3.5])
+
+    def test_estimate_counts_an_address_space_once(self) -> None:
+        cloned = self.start("6*a:registered", "clone")
+        found = ksmv_json("estimate", "--all", "--scope", "registered")
+        rows = [row for row in found["processes"] if row["pid"] in (cloned.pid, cloned.child())]
+        self.assertEqual([row["pid"] for row in rows], [cloned.pid])
+        self.assertEqual(found["savable_pages"], 5)
+
+    def test_estimate_sees_what_threads_keep(self) -> None:
+        leaderless = self.start("6*a:registered", "leaderless")
+        found = ksmv_json("estimate", leaderless.pid, "--scope", "registered")
+        self.assertEqual(found["savable_pages"], 5)
+
+    def test_estimate_leaves_alone_what_the_module_does(self) -> None:
+        plain = self.start("10*zero")
+        base = ksmv_json("estimate", plain.pid)
+        self.assertEqual(base["left_alone_pages"].get("locked"), None)
+        for option, reason in (("locked", "locked"), ("dontdump", "not_dumped")):
+            found = ksmv_json("estimate", self.start(f"10*zero:{option}").pid)
+            self.assertEqual(found["left_alone_pages"][reason], 10)
+            self.assertLess(found["zero_frames"], base["zero_frames"] - 5)
+            registered = ksmv_json("estimate", self.start(f"10*zero:{option}:registered").pid)
+            self.assertEqual(registered["left_alone_pages"].get(reason), None)
+
+    def test_estimate_leaves_undumpable_processes_alone(self) -> None:
+        for user in (ALICE, 0):
+            hidden = self.start("10*zero", "7*zero:registered", "undumpable", user=user)
+            found = ksmv_json("estimate", hidden.pid)
+            self.assertEqual(found["candidate_frames"], 7)
+            self.assertGreaterEqual(found["left_alone_pages"]["not_dumpable"], 10)
+
+    def test_estimate_of_a_cgroup(self) -> None:
+        for name in ("ksmv", "ksmv/below", "ksmv-other"):
+            (CGROUPS / name).mkdir(exist_ok=True)
+        for name in ("ksmv", "ksmv/below", "ksmv-other"):
+            member = self.start("4*a:registered")
+            (CGROUPS / name / "cgroup.procs").write_text(str(member.pid))
+        for path in ("ksmv", "/ksmv", "/sys/fs/cgroup/ksmv/"):
+            found = ksmv_json("estimate", "--cgroup", path, "--scope", "registered")
+            self.assertEqual(found["savable_pages"], 7)
+            self.assertEqual({row["cgroup"] for row in found["processes"]}, {"/ksmv", "/ksmv/below"})
+        self.assert_fails(1, "there is no cgroup '/none'", "estimate", "--cgroup", "none")
+
+    def test_estimate_knows_the_sharing_limit(self) -> None:
+        member = self.start("10*a:registered")
+        wanted = ["estimate", member.pid, "--scope", "registered", "--max-page-sharing"]
+        self.assertEqual(ksmv_json(*wanted, 4)["savable_pages"], 7)
+        self.assertEqual(ksmv_json(*wanted, 10)["savable_pages"], 9)
+
+    def test_names_what_is_no_process(self) -> None:
+        for command in ("estimate", "who"):
+            self.assert_fails(1, "there is no process 999999", command, 999999)
+            self.assert_fails(1, "process 2 has no memory", command, 2)
+            self.assert_fails(2, "invalid number above 0 value: 'x'", command, "x")
+
+    def test_copes_with_processes_that_exit(self) -> None:
+        gone, left = self.start("1*a"), self.start("1*a")
+        found = [processes.one(member.pid) for member in (gone, left)]
+        gone.end()
+        with mock.patch("processes.every", return_value=found):
+            report = ksmv_json("report")
+            guess = ksmv_json("estimate")
+        for answer in (report, guess):
+            self.assertEqual(answer["skipped"], [{"pid": gone.pid, "reason": "exited"}])
+        self.assertEqual([row["pid"] for row in guess["processes"]], [left.pid])
+
+    def test_copes_with_processes_that_deny_it(self) -> None:
+        member = self.start("1*a")
+        without_ptrace = ("setpriv", "--bounding-set", "-sys_ptrace")
+        said = run_ksmv("estimate", member.pid, status=1, wrapper=without_ptrace)
+        self.assertIn(f"process {member.pid}: denied", said)
+
+    def test_tells_what_the_kernel_hides(self) -> None:
+        unprivileged = ("setpriv", "--bounding-set", "-sys_admin")
+        for command in (["report"], ["estimate"], ["who", 1]):
+            self.assertIn(
+                "hides frame numbers", run_ksmv(*command, status=4, wrapper=unprivileged)
+            )
+            self.assertIn("run ksmv as root", run_ksmv(*command, status=4, user=ALICE))
+
+    def test_pagemap_scan_finds_all_pages(self) -> None:
+        space = pages.AddressSpace(f"/proc/{self.start('9*a,9*zero', '3*own').pid}")
+
+        def seen() -> list[pages.Page]:
+            return [page for area in space.areas() for page in space.pages(area)]
+
+        scanned = seen()
+        with mock.patch("fcntl.ioctl", side_effect=OSError(25, "ENOTTY")):
+            self.assertEqual(seen(), scanned)
+        self.assertGreater(len(scanned), 21)
+
+
+# --- knobs ------------------------------------------------------------------
+
+
+class Knobs(Case):
+    """ksmv get and set."""
+
+    def test_defaults_are_the_modules(self) -> None:
+        writable = {path.name for path in KNOBS.iterdir() if path.stat().st_mode & 0o200}
+        self.assertEqual(knobs.KNOBS.keys(), {name for name in writable if (KNOBS / name).is_file()})
+        for name, knob in knobs.KNOBS.items():
+            if knob.default:
+                self.assertEqual((name, knobs.get(name)), (name, knob.default))
+
+    def test_get(self) -> None:
+        self.assertEqual(ksmv("get", "domain"), "user\n")
+        self.assertEqual(json.loads(ksmv("get", "scan_rate", "--json")), {"scan_rate": 100})
+        every = ksmv_json("get")
+        self.assertEqual(every["governor"], "manual")
+        self.assertEqual(every["run"], 0)
+        self.assertEqual(every.keys(), set(os.listdir(KNOBS)) - {"merge_now", "compat"})
+        self.assertIn("200      200  sleep_ms", " ".join(ksmv("get").split("\n")))
+
+    def test_set(self) -> None:
+        for name, value in (("scan_rate", "2000"), ("domain", "cgroup"), ("max_interval", "1")):
+            self.assertEqual(ksmv("set", name, value), "")
+            self.assertEqual(knobs.get(name), value)
+        self.assertEqual(knobs.changed(knobs.read_all()).keys(), {"scan_rate", "domain", "max_interval"})
+
+    def test_bad_values_change_nothing(self) -> None:
+        for name, knob in knobs.KNOBS.items():
+            for value in ("x", "", "99999999999"):
+                self.assert_fails(2, f"allowed: {knob.allowed}", "set", name, value)
+        self.assertEqual(knobs.changed(knobs.read_all()), {})
+
+    def test_unknown_knobs(self) -> None:
+        self.assert_fails(2, "did you mean scan_rate", "set", "scanrate", "1")
+        self.assert_fails(2, "did you mean scan_rate", "get", "scan_rat")
+        self.assert_fails(2, "ksmv get lists them all", "get", "xyzzy")
+        self.assert_fails(2, "there is no knob '../ksm/run'", "set", "../ksm/run", "1")
+
+    def test_wrong_way_round(self) -> None:
+        self.assert_fails(2, "cpu_ns can only be read", "set", "cpu_ns", "1")
+        self.assert_fails(2, "merge_now can only be written", "get", "merge_now")
+
+    def test_refusals(self) -> None:
+        self.start("9*a", user=BOB)
+        merge_all()
+        self.assert_fails(1, "pages are shared; unmerge them first", "set", "domain", "global")
+        self.assertEqual(knobs.get("domain"), "user")
+        self.assert_fails(1, "there is no such process", "set", "merge_now", "999999")
+        hidden = self.start("4*a", "undumpable")
+        self.assert_fails(1, "none of that memory may be merged", "set", "merge_now", hidden.pid)
+        ksmv("set", "run", "2")
+        self.assert_fails(1, "everything is to be unmerged", "set", "merge_now", hidden.pid)
+
+    def test_users_may_get_and_not_set(self) -> None:
+        self.assertEqual(run_ksmv("get", "run", user=ALICE), "0\n")
+        self.assertIn("run: not permitted", run_ksmv("set", "run", "1", status=4, user=ALICE))
+        self.assertIn("run ksmv as root", run_ksmv("status", status=4, user=ALICE))
+        self.assertEqual(knobs.get("run"), "0")
+
+
+# --- what merging saves -----------------------------------------------------
+
+
+class Merged(Case):
+    """Estimate, report, who and status, against what the module does."""
+
+    def test_estimate_equals_what_is_saved(self) -> None:
+        members = [
+            self.start("300*a,20*b,50*zero,100*own"),
+            self.start("200*a,30*b,40*zero,100*own"),
+            self.start("200*c,10*d", "60*zero:locked"),
+            self.start("100*a,200*c,11*d", user=BOB),
+        ]
+        pids = [member.pid for member in members]
+        before = ksmv_json("estimate", *pids)
+        self.assertGreater(before["savable_pages"], 499 + 49 + 90 + 199 + 9 + 99 + 199 + 10)
+        merge_all()
+        after = ksmv_json("report")
+        for pid in pids:
+            expected, found = row_of(before, pid), row_of(after, pid)
+            self.assertAlmostEqual(found["saved_pages"], expected["savable_pages"], delta=0.01)
+        total = sum(row_of(after, pid)["saved_pages"] for pid in pids)
+        self.assertAlmostEqual(total, before["savable_pages"], delta=0.01)
+        self.assertEqual(ksmv_json("estimate", *pids)["savable_pages"], 0)
+
+    def test_estimate_adds_to_what_is_merged(self) -> None:
+        self.start("10*a:registered")
+        (KNOBS / "scope").write_text("registered")
+        merge_all()
+        late = self.start("6*a,3*zero:registered")
+        found = ksmv_json("estimate", "--scope", "registered")
+        self.assertEqual(found["savable_pages"], 6 + 3)
+        before = saved()
+        merge_all()
+        self.assertEqual(saved() - before, 9)
+        self.assertEqual(row_of(ksmv_json("report"), late.pid)["merged_pages"], 6)
+
+    def test_report_adds_up_to_what_the_module_counts(self) -> None:
+        self.start("300*a,50*zero,10*own")
+        self.start("200*a,40*zero", "fork")
+        self.start("100*a", user=BOB)
+        merge_all()
+        report = ksmv_json("report")
+        self.assertGreater(saved(), 200 + 299 + 90)
+        self.assertAlmostEqual(report["saved_pages"], saved(), delta=0.01)
+        self.assertEqual(report["zero_pages"], number("zero_pages"))
+        self.assertEqual(
+            report["merged_pages"], number("pages_shared") + number("pages_sharing")
+        )
+        for rows in (report["processes"], report["cgroups"]):
+            self.assertAlmostEqual(sum(row["saved_pages"] for row in rows), saved(), delta=0.1)
+        self.assertEqual(report["skipped"], [])
+
+    def test_report_divides_a_frame_among_its_mappings(self) -> None:
+        (KNOBS / "scope").write_text("registered")
+        one = self.start("3*a,2*zero:registered")
+        other = self.start("1*a:registered")
+        merge_all()
+        report = ksmv_json("report")
+        self.assertEqual(row_of(report, one.pid)["saved_pages"], 3 * 3 / 4 + 2)
+        self.assertEqual(row_of(report, one.pid)["saved_bytes"], (3 * 3 / 4 + 2) * pages.PAGE)
+        self.assertEqual(row_of(report, other.pid)["saved_pages"], 3 / 4)
+        self.assertEqual(report["saved_pages"], 5)
+
+    def test_report_by_cgroup(self) -> None:
+        (KNOBS / "scope").write_text("registered")
+        for name in ("one", "two"):
+            (CGROUPS / name).mkdir(exist_ok=True)
+            for _ in range(2):
+                member = self.start("2*a:registered")
+                (CGROUPS / name / "cgroup.procs").write_text(str(member.pid))
+        merge_all()
+        rows = {row["cgroup"]: row for row in ksmv_json("report")["cgroups"]}
+        self.assertEqual(rows.keys(), {"/one", "/two"})
+        self.assertEqual(rows["/one"]["processes"], 2)
+        self.assertEqual(rows["/one"]["saved_pages"], 3.5)
+        self.assertRegex(ksmv("report", "--by", "cgroup"), r"3\.5 +0\.0 +4 +0 +2 +/two\n")
+
+    def test_report_outlives_the_module(self) -> None:
+        (KNOBS / "scope").write_text("registered")
+        member = self.start("8*a:registered")
+        merge_all()
+        subprocess.run(["rmmod", "ksm_v"], check=True)
+        self.assertEqual(row_of(ksmv_json("report"), member.pid)["saved_pages"], 7)
+
+    def test_who(self) -> None:
+        (KNOBS / "scope").write_text("registered")
+        one = self.start("5*a,2*b,3*c,1*zero,2*d,2*own:registered")
+        other = self.start("4*a,1*b:registered")
+        third = self.start("1*c:registered")
+        self.start("5*a,5*b:registered", user=BOB)
+        merge_all()
+        found = ksmv_json("who", one.pid)
+        self.assertEqual((found["merged_pages"], found["zero_pages"]), (12, 1))
+        self.assertEqual((found["shared_frames"], found["own_frames"]), (4, 1))
+        self.assertEqual(found["mappings_not_found"], 0)
+        rows = [(row["pid"], row["shared_frames"], row["mappings"]) for row in found["sharers"]]
+        self.assertEqual(rows, [(other.pid, 2, 5), (third.pid, 1, 1)])
+        self.assertRegex(ksmv("who", one.pid), rf"2 +0\.0 +5 +1000 +{other.pid} +python3\n")
+
+    def test_status(self) -> None:
+        member = self.start("3000*a,1000*zero", user=BOB)
+        merge_all()
+        status = ksmv_json("status")
+        self.assertEqual(status["saved_pages"], saved())
+        self.assertEqual(status["saved_bytes"], saved() * pages.PAGE)
+        self.assertEqual(status["module"]["pages_shared"], number("pages_shared"))
+        self.assertEqual(status["changed"]["scan_rate"], 20000)
+        self.assertEqual(status["cpu_percent"], 0)
+        self.assertGreaterEqual(status["sample_seconds"], 0.5)
+        self.assertGreaterEqual(row_of(status["report"], member.pid)["saved_pages"], 3999)
+        memory = next(line for line in Path("/proc/meminfo").read_text().splitlines())
+        self.assertEqual(status["memory_bytes"], int(memory.split()[1]) << 10)
+        percent = 100 * saved() * pages.PAGE / status["memory_bytes"]
+        self.assertAlmostEqual(status["saved_percent"], percent, delta=0.01)
+        text = ksmv("status")
+        self.assertIn(f"saved    {saved()} pages", text)
+        self.assertIn("scan_rate 20000", text)
+        self.assertRegex(text, rf"\n +\d+\.\d +\d+\.\d +\d+ +\d+ +1001 +{member.pid} +python3\n")
+
+    def test_status_sees_the_scanner_work(self) -> None:
+        (KNOBS / "sleep_ms").write_text("0")
+        (KNOBS / "max_interval").write_text("1")
+        (KNOBS / "run").write_text("1")
+        self.assertGreater(ksmv_json("status")["cpu_percent"], 5)
+        self.assertIn(": merging, domain user, scope all,", ksmv("status"))
+
+
+class Top(Case):
+    """ksmv top, in a pipe and on a terminal."""
+
+    def test_in_a_pipe(self) -> None:
+        text = run_ksmv("top", "--count", 2, "--interval", 0.1)
+        self.assertEqual(text.count("ksm_v on"), 2)
+        self.assertNotIn("\x1b", text)
+        rows = ksmv("top", "--count", 3, "--interval", 0.1, "--json").splitlines()
+        self.assertEqual([json.loads(row)["saved_pages"] for row in rows], [0, 0, 0])
+
+    def test_bad_options(self) -> None:
+        self.assert_fails(2, "at least 0.1", "top", "--interval", "0")
+        self.assert_fails(2, "invalid number above 0", "top", "--count", "-1")
+
+    def test_on_a_terminal(self) -> None:
+        leader, follower = pty.openpty()
+        top = subprocess.Popen(
+            [sys.executable, str(TOOL), "top", "--interval", "0.1"], stdout=follower
+        )
+        os.close(follower)
+        shown = b""
+        while shown.count(b"\x1b[H\x1b[J") < 3:
+            shown += os.read(leader, 1 << 16)
+        top.send_signal(signal.SIGINT)
+        self.assertEqual(top.wait(), 130)
+        self.assertIn(b"ksm_v on", shown)
+
+    def test_ends_with_its_reader(self) -> None:
+        top = subprocess.Popen(
+            [str(TOOL), "top", "--interval", "0.1"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.assertTrue(top.stdout.readline().startswith("ksm_v on"))
+        top.stdout.close()
+        self.assertEqual((top.wait(PATIENCE_SECONDS), top.stderr.read()), (0, ""))
+
+
+class Results(unittest.TextTestResult):
+    """One line for each test, as Rust's harness has them."""
+
+    def startTest(self, test: unittest.TestCase) -> None:
+        super().startTest(test)
+        self._start = time.monotonic()
+
+    def stopTest(self, test: unittest.TestCase) -> None:
+        super().stopTest(test)
+        took = time.monotonic() - self._start
+        bad = any(test in (one, getattr(one, "test_case", None))
+                  for one, _ in self.failures + self.errors)  # fmt: skip
+        name = test.id().removeprefix("__main__.")
+        print(f"test {name} ... {'FAILED' if bad else 'ok'} ({took:.1f} s)", flush=True)
+
+
+def main() -> int:
+    """Runs the tests; returns the exit status."""
+    # The memory of this process is not to be merged.
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    mark_bytecode_current()
+    KHUGEPAGED.write_text(str(1 << 30))
+    assert pages.PAGE == mmap.PAGESIZE
+    loader = unittest.TestLoader()
+    loader.testNamePatterns = [f"*{one}*" for one in sys.argv[1:]] or None
+    tests = loader.loadTestsFromModule(sys.modules[__name__])
+    result = unittest.TextTestRunner(
+        stream=sys.stdout, resultclass=Results, verbosity=0
+    ).run(tests)
+    failed = len(result.failures) + len(result.errors)
+    word = "FAILED" if failed else "ok"
+    passed, skipped = result.testsRun - failed, len(result.skipped)
+    print(f"test result: {word}. {passed} passed; {failed} failed; {skipped} ignored")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

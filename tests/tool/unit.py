@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Tests of the parts of ksmv that need no kernel, and of its manual.
+
+Run anywhere: python3 tests/tool/unit.py.
+"""
+
+import sys
+import unittest
+from collections import Counter
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+PROJECT = Path(__file__).resolve().parents[2]
+TOOL = PROJECT / "scripts" / "ksmv.d"
+sys.path.insert(0, str(TOOL))
+
+import cli  # noqa: E402
+import estimate  # noqa: E402
+import knobs  # noqa: E402
+import output  # noqa: E402
+import pages  # noqa: E402
+from policy import Policy  # noqa: E402
+from processes import Process, Skipped  # noqa: E402
+from savings import Report, Saving  # noqa: E402
+from sharers import Sharer, Sharing  # noqa: E402
+from status import Counts, Status  # noqa: E402
+
+PROCESS = Process(7, "name", 1000, "/a", "/proc/7")
+
+
+def area(flags: str, private: bool = True) -> pages.Area:
+    """An area with such VmFlags."""
+    return pages.Area(0, pages.PAGE, private, frozenset(flags.split()))
+
+
+class Rules(unittest.TestCase):
+    """Which memory is left alone."""
+
+    def test_plain_memory_is_taken(self) -> None:
+        self.assertIsNone(Policy().objection(area("rd wr mr mw me ac"), True))
+
+    def test_what_is_kept_private(self) -> None:
+        for flag, reason in (
+            ("lo", "locked"), ("wf", "wipe_on_fork"), ("dd", "not_dumped"), ("ss", "shadow_stack"),
+            ("um", "userfaultfd"), ("uw", "userfaultfd"), ("ui", "userfaultfd"),
+        ):  # fmt: skip
+            self.assertEqual(Policy().objection(area(f"rd {flag}"), True), reason)
+            self.assertIsNone(Policy().objection(area(f"mg {flag}"), False))
+
+    def test_what_is_impossible(self) -> None:
+        for flag, reason in (
+            ("sh", "shared"), ("ht", "hugetlb"), ("dp", "droppable"), ("pf", "special"),
+            ("io", "special"), ("mm", "special"), ("de", "special"),
+        ):  # fmt: skip
+            self.assertEqual(Policy().objection(area(f"mg {flag}"), True), reason)
+        self.assertEqual(Policy().objection(area("mg", private=False), True), "shared")
+
+    def test_who_is_not_dumpable(self) -> None:
+        self.assertEqual(Policy().objection(area("rd"), False), "not_dumpable")
+
+    def test_scope(self) -> None:
+        self.assertEqual(Policy("registered").objection(area("rd"), True), "not_registered")
+        self.assertIsNone(Policy("registered").objection(area("rd mg"), False))
+
+
+class Sums(unittest.TestCase):
+    """What a content would save."""
+
+    @staticmethod
+    def content(frames: int, mappings: int, shared: int = 0, shared_mappings: int = 0):
+        content = estimate._Content()
+        content.frames, content.mappings = frames, mappings
+        content.shared, content.shared_mappings = shared, shared_mappings
+        return content
+
+    def test_one_frame_stays(self) -> None:
+        self.assertEqual(self.content(1, 1).savable(100), 0)
+        self.assertEqual(self.content(5, 5).savable(100), 4)
+        self.assertEqual(self.content(5, 9).savable(100), 4)
+
+    def test_none_stays_where_one_is_shared(self) -> None:
+        self.assertEqual(self.content(5, 5, 1, 3).savable(100), 5)
+
+    def test_more_stay_beyond_the_limit(self) -> None:
+        self.assertEqual(self.content(10, 10).savable(4), 7)
+        self.assertEqual(self.content(6, 6, 1, 3).savable(4), 4)
+
+    def test_frames_counted_elsewhere(self) -> None:
+        self.assertEqual(self.content(0, 3).savable(100), 0)
+
+    def test_savings_add_up(self) -> None:
+        report = Report([(PROCESS, Saving(3, 1, 1.5)), (PROCESS, Saving(3, 0, 1.5))], [], 0)
+        self.assertEqual(report.total.saved_pages, 4)
+        self.assertEqual(report.by_cgroup(), [("/a", 2, Saving(6, 1, 3))])
+
+
+class Words(unittest.TestCase):
+    """What is said."""
+
+    def test_tables(self) -> None:
+        lines = output.table(("pages", "who"), (("1", "b"), ("1234567", "longer")), indent="")
+        self.assertEqual(lines, ["  pages  who", "      1  b", "1234567  longer"])
+
+    def test_plurals(self) -> None:
+        found = [output.plural(*one) for one in ((1, "page"), (2, "page"), (2, "pass"))]
+        self.assertEqual(found, ["1 page", "2 pages", "2 passes"])
+
+
+class Manual(unittest.TestCase):
+    """ksmv(8), the completion and the ABI name all there is."""
+
+    manual = (PROJECT / "Documentation" / "ksmv.8").read_text(encoding="utf-8").replace("\\-", "-")
+
+    def fields(self, value: object) -> set[str]:
+        """The names of all fields of something in JSON."""
+        if isinstance(value, dict):
+            return set(value).union(*map(self.fields, value.values()))
+        return set().union(*map(self.fields, value)) if isinstance(value, list) else set()
+
+    def test_has_all_fields(self) -> None:
+        skipped = [Skipped(1, "exited")]
+        row = estimate.Row(PROCESS, 1, 1, Counter(locked=1), 0)
+        counts = Counts(1, dict.fromkeys(("pages_sharing", "zero_pages", "cpu_ns"), "1"))
+        report = Report([(PROCESS, Saving(1, 1, 1))], skipped, 0)
+        answers = [
+            {name: None for name in Status(counts, counts, report).json()},
+            output.report_json(report),
+            output.estimate_json(estimate.Estimate([row], skipped, 1, 1, 1, 1, 0), Policy()),
+            output.sharing_json(
+                Sharing(PROCESS, 1, 1, 0, 0, 1, [Sharer(PROCESS, 1, 1)], skipped)
+            ),
+        ]
+        for name in self.fields(answers):
+            self.assertRegex(self.manual, rf"\b{name}\b")
+
+    def test_has_all_commands_and_options(self) -> None:
+        completion = (TOOL / "completion.bash").read_text(encoding="utf-8")
+        commands = next(one for one in cli.parser()._actions if one.dest == "command").choices
+        for name, command in commands.items():
+            self.assertRegex(self.manual, rf"ksmv {name}\b")
+            self.assertIn(name, completion)
+            for option in command._option_string_actions:
+                if option not in ("-h", "--help"):
+                    self.assertIn(option, self.manual)
+                    self.assertIn(option, completion)
+
+    def test_abi_has_all_knobs_and_defaults(self) -> None:
+        abi = (PROJECT / "Documentation/ABI/sysfs-kernel-mm-ksm_v").read_text(encoding="utf-8")
+        described = abi.split("What:\t\t/sys/kernel/mm/ksm_v/")
+        for name, knob in knobs.KNOBS.items():
+            text = next(one for one in described if one.startswith(f"{name}\n"))
+            if knob.default:
+                self.assertRegex(text, rf"Default {knob.default}\b|{knob.default} \(default\)")
+
+
+def main() -> int:
+    """Runs the tests; returns the exit status."""
+    return not unittest.main(exit=False).result.wasSuccessful()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
