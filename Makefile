@@ -4,9 +4,9 @@
 # a target shows up in `make help`.
 
 .DEFAULT_GOAL := module
-.PHONY: all module install clean help setup stock debug uml demo test test-debug test-uml soak bench \
+.PHONY: all module install package clean help setup stock debug uml demo test test-debug test-uml soak bench \
 	fmt lint rust-analyzer
-.PHONY: bench-uml bench-host fuzz coverage deny
+.PHONY: test-tools test-matrix bench-uml bench-host fuzz coverage deny
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 SRC := $(CURDIR)
@@ -25,9 +25,39 @@ module: preflight ## build ksm_v.ko here against KDIR (default: the running kern
 preflight: ## name what is missing to build against KDIR
 	@scripts/preflight $(KDIR)
 
-install: module ## install ksm_v.ko where modprobe finds it
+install: module install-tools ## install ksm_v.ko where modprobe finds it, and ksmv
 	+$(MAKE) -C $(KDIR) M=$(SRC) modules_install
 	depmod $(addprefix -b ,$(INSTALL_MOD_PATH)) $$(cat $(KDIR)/include/config/kernel.release)
+
+# What DKMS builds from; its version is that of dkms.conf.
+DKMS_TREE = $(DESTDIR)/usr/src/ksm-veridian-$(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
+DKMS_FILES := Kbuild Makefile dkms.conf ksm_veridian.rs rust sysfs \
+	scripts/dkms scripts/lib.sh scripts/preflight scripts/kernel/prepare.sh
+
+install-dkms: ## install the source for DKMS (DESTDIR)
+	mkdir -p $(DKMS_TREE)
+	cp -r --parents --no-preserve=ownership $(DKMS_FILES) $(DKMS_TREE)
+
+package: setup ## build the Debian packages
+	@scripts/package
+
+PREFIX ?= /usr/local
+PLACE = $(DESTDIR)$(PREFIX)
+
+.PHONY: install-dkms install-tools install-service
+install-service:
+	install -D -m 755 scripts/settings $(PLACE)/libexec/ksm-veridian/settings
+	install -D -m 644 package/ksm-veridian.conf $(DESTDIR)/etc/ksm-veridian.conf
+	install -D -m 644 package/ksm-veridian.service $(PLACE)/lib/systemd/system/ksm-veridian.service
+	sed -i 's,/usr/libexec,$(PREFIX)/libexec,' $(PLACE)/lib/systemd/system/ksm-veridian.service
+
+install-tools: install-service ## install ksmv, and the service with its settings (PREFIX=/usr/local DESTDIR=)
+	install -d $(PLACE)/lib/ksmv/ksmv.d $(PLACE)/sbin
+	install -m 755 scripts/ksmv $(PLACE)/lib/ksmv/
+	install -m 644 scripts/ksmv.d/*.py $(PLACE)/lib/ksmv/ksmv.d/
+	ln -sf ../lib/ksmv/ksmv $(PLACE)/sbin/ksmv
+	install -D -m 644 Documentation/ksmv.8 $(PLACE)/share/man/man8/ksmv.8
+	install -D -m 644 scripts/ksmv.d/completion.bash $(PLACE)/share/bash-completion/completions/ksmv
 
 clean: ## remove what was built here and in the cache
 	+$(if $(wildcard $(KDIR)/Makefile),$(MAKE) -C $(KDIR) M=$(SRC) clean)
@@ -58,6 +88,12 @@ test-debug: setup ## all guest tests on the debug kernel, also those too slow fo
 
 test-uml: setup ## the guest tests that User-Mode Linux can run, on that
 	@scripts/test uml
+
+test-matrix: ## guest tests on each of Debian's kernels that have Rust (SUITES=names for others)
+	@scripts/matrix $(SUITES)
+
+test-tools: setup ## run programs made for mainline's KSM on the module
+	@scripts/test tools
 
 # How long, on which kernel, and with which seed (of the clock if none is given).
 soak: SECONDS ?= 3600

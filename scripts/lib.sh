@@ -5,13 +5,15 @@
 # Sourced, never run. Everything made at run time lives in the cache:
 #
 #   root-KEY/       the Debian root, KEY a hash of all that decides its content
+#   sid-KEY/        the same of the suite sid, for kernels of that
+#   tools-KEY/      the root of guests with programs made for mainline's KSM
 #   kernels/NAME/   release, vmlinuz, build/ (KDIR), image/ (boot, modules)
 #   build/PROJECT/  build output of one clone of this project
 #   cargo/          CARGO_HOME
 #   log/            logs of the steps and of each guest
 #
 # In the root the clone is /src, build/PROJECT is /build, kernels is
-# /usr/src/ksm_v, cargo is /build/cargo and log is /build/log.
+# /usr/src/ksm_v, cargo is /build/cargo, log is /build/log and tools-KEY is /mnt.
 
 set -euo pipefail
 shopt -s inherit_errexit
@@ -20,6 +22,8 @@ PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 SELF=${0##*/}
 IN_ROOT_MARK=/etc/ksm_v-root
 KERNELS_IN_ROOT=/usr/src/ksm_v
+# shellcheck disable=SC2034
+TOOLS_IN_ROOT=/mnt
 
 # --- messages -----------------------------------------------------------
 
@@ -100,6 +104,8 @@ ROOT_PACKAGES=(
 	redis-server redis-tools python3
 	# plots as PNG
 	librsvg2-bin
+	# packages
+	dkms debhelper dh-dkms build-essential lintian
 	# development
 	shellcheck procps git
 )
@@ -107,10 +113,37 @@ ROOT_PACKAGES=(
 # ROOT_FORMAT changes when scripts/setup makes the root in another way.
 ROOT_FORMAT=1
 
+# What the guest of the suite "tools" has: programs made for mainline's KSM.
+TOOLS_PACKAGES=(
+	atop ksmtuned pcp prometheus-node-exporter smem stress-ng
+	libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu
+	# what a guest of virtme-ng needs
+	busybox-static iproute2 kmod procps udev
+	# for the kernel's own tests of KSM
+	libnuma-dev
+)
+
+# suite_of KERNEL: Debian's suite with whose compilers it is built.
+suite_of() {
+	if [ "$1" = sid ]; then echo sid; else echo "$SUITE"; fi
+}
+
+# root_dir KERNEL: the root for that kernel.
 root_dir() {
-	local sum
-	sum=$(printf '%s\n' "$ROOT_FORMAT" "$SUITE" "${ROOT_PACKAGES[@]}" | sha256sum)
-	printf '%s/root-%s\n' "$CACHE" "${sum:0:12}"
+	local name=root suite
+	suite=$(suite_of "$1")
+	[ "$suite" = "$SUITE" ] || name=$suite
+	keyed_dir "$name" "$suite" "${ROOT_PACKAGES[@]}"
+}
+
+tools_dir() { keyed_dir tools "$SUITE" "${TOOLS_PACKAGES[@]}"; }
+
+# keyed_dir NAME SUITE PACKAGE...
+keyed_dir() {
+	local name=$1 sum
+	shift
+	sum=$(printf '%s\n' "$ROOT_FORMAT" "$@" | sha256sum)
+	printf '%s/%s-%s\n' "$CACHE" "$name" "${sum:0:12}"
 }
 
 am_superuser() { [ "$(id -u)" = 0 ]; }
@@ -132,15 +165,31 @@ in_namespace() {
 
 kernel_dir() { printf '%s/%s\n' "$KERNELS" "$1"; }
 
-kernel_names() { find "$PROJECT/scripts/kernel" -type f -perm -100 -printf '%f\n' | sort; }
+# Debian's kernels, as it built them: the newest of a flavour, or that of a series. sid is
+# the newest of that suite, built with its compilers: it has a root of its own.
+DEBIAN_KERNELS=(stock stock-7.2 cloud cloud-7.2 rt sid)
+
+is_debian_kernel() { [[ " ${DEBIAN_KERNELS[*]} " == *" $1 "* ]]; }
+
+kernel_names() {
+	printf '%s\n' "${DEBIAN_KERNELS[@]}"
+	find "$PROJECT/scripts/kernel" -type f -perm -100 ! -name stock -printf '%f\n' | sort
+}
+
+# kernel_script NAME: what makes it, told the name in KSM_V_KERNEL; one makes all of Debian's.
+kernel_script() {
+	local script=$1
+	! is_debian_kernel "$1" || script=stock
+	printf 'scripts/kernel/%s\n' "$script"
+}
 
 is_kernel() { kernel_names | grep -xF -- "$1" >/dev/null; }
 
 # kernel_key NAME: decides whether a prepared kernel tree is still usable: the
 # root's compilers, and what the kernel's script says. For the host.
 kernel_key() {
-	cat "$(root_dir)$IN_ROOT_MARK"
-	"$PROJECT/scripts/root" "scripts/kernel/$1" --key
+	cat "$(root_dir "$1")$IN_ROOT_MARK"
+	"$PROJECT/scripts/root" --kernel "$1" "$(kernel_script "$1")" --key
 }
 
 # kernel_ready NAME KEY
@@ -189,13 +238,26 @@ python_library() {
 	"$PROJECT/scripts/root" -- python3 -c 'import os; print(os.path.dirname(os.__file__))'
 }
 
-# demo_options: options of scripts/vm that copy the demo and its applications.
-demo_options() {
+# python_options: options of scripts/vm that copy python3 and its library.
+python_options() {
 	local library
 	library=$(python_library) || die "the root has no python3" "make it anew with: make setup"
-	printf '%s\n' --copy "$PROJECT/scripts/demo.d" \
-		--copy root:/usr/bin/redis-server:/usr/bin/redis-server \
-		--copy root:/usr/bin/python3:/usr/bin/python3 --copy "root:$library:$library"
+	printf '%s\n' --copy root:/usr/bin/python3:/usr/bin/python3 --copy "root:$library:$library"
+}
+
+# demo_options: options of scripts/vm that copy the demo and its applications.
+demo_options() {
+	printf '%s\n' --copy "$PROJECT/scripts/demo.d" --copy "$PROJECT/scripts/ksmv.d" \
+		--copy root:/usr/bin/redis-server:/usr/bin/redis-server
+	python_options
+}
+
+# ksmv_options: options of scripts/vm that copy ksmv, its tests and what these need.
+ksmv_options() {
+	printf '%s\n' --copy "$PROJECT/scripts/ksmv" --copy "$PROJECT/scripts/ksmv.d" \
+		--copy "$PROJECT/scripts/demo.d" --copy "$PROJECT/tests/tool" \
+		--copy root:/usr/bin/setpriv:/usr/sbin/setpriv
+	python_options
 }
 
 # --- crates -------------------------------------------------------------
