@@ -3,6 +3,7 @@
 //! What the settings do, and which of the two sets is in force.
 
 use std::path::Path;
+use std::thread::sleep;
 use std::time::Duration;
 
 use guest::compat;
@@ -47,6 +48,7 @@ pub(super) const TESTS: &[Test] = &[
     ("smart_scan_skips_pages", smart_scan),
     ("a_write_to_sleep_millisecs_wakes_the_scanner", wakes),
     ("pages_to_scan_0_looks_at_none", no_pages),
+    ("passes_are_few_while_nothing_is_registered", unregistered),
     ("the_advisor_chooses_pages_to_scan", advisor),
 ];
 
@@ -69,6 +71,22 @@ fn scope(lab: &Lab) -> Result {
     compat::wait_scans(3)?;
     let merged = pages::expect_merged(&[(&peer, plain)])?;
     pages::expect_frames("of a registered process", (&peer, span), &merged)
+}
+
+/// ksmd sleeps until someone registers memory.
+fn unregistered(lab: &Lab) -> Result {
+    compat::settle()?;
+    let plain = lab.alice()?;
+    plain.anon(8, Ids::each(1))?;
+    compat::set("run", 1)?;
+    scanner::wait_passes(1)?;
+    let before = knob::number("full_scans")?;
+    sleep(Duration::from_secs(3));
+    let passes = knob::number("full_scans")? - before;
+    expect::within("passes in 3 s, 200 ms apart", 1..=15, passes)?;
+    let (peer, span) = registered(lab, 8, Ids::same(1))?;
+    compat::wait_scans(4)?;
+    expect_one((&peer, span))
 }
 
 fn in_force(lab: &Lab) -> Result {
@@ -219,9 +237,9 @@ fn wakes(lab: &Lab) -> Result {
     compat::wait_scans(1)?;
     compat::set("sleep_millisecs", 1_000_000)?;
     // It may have been in a cycle, or in a pause that ended at once.
-    std::thread::sleep(Duration::from_millis(500));
+    sleep(Duration::from_millis(500));
     let before = compat::number("full_scans")?;
-    std::thread::sleep(Duration::from_secs(2));
+    sleep(Duration::from_secs(2));
     expect_numbers("in a long pause", &[("full_scans", before)])?;
     compat::set("sleep_millisecs", 10)?;
     compat::wait_scans(3)
@@ -232,10 +250,10 @@ fn no_pages(lab: &Lab) -> Result {
     let (_peer, _) = registered(lab, 8, Ids::each(1))?;
     compat::set("pages_to_scan", 0)?;
     compat::set("run", 1)?;
-    std::thread::sleep(Duration::from_millis(500));
+    sleep(Duration::from_millis(500));
     let before = compat::number("pages_scanned")?;
     let start = task::run_time_ns(task::scanner()?)?;
-    std::thread::sleep(Duration::from_secs(2));
+    sleep(Duration::from_secs(2));
     expect_numbers("with nothing to scan", &[("pages_scanned", before)])?;
     let ran_ms = (task::run_time_ns(task::scanner()?)? - start) / 1_000_000;
     expect::within("run time of the scanner in 2 s, in ms", 0..=400, ran_ms)?;

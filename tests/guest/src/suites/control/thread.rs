@@ -2,6 +2,7 @@
 
 //! The scanner's thread: when it runs, and when it does not.
 
+use std::ops::Range;
 use std::thread::sleep;
 use std::time::Duration;
 use std::time::Instant;
@@ -202,19 +203,17 @@ fn governor(lab: &Lab) -> Result {
     )
 }
 
-/// Has a page to merge come now and then: too few for the governor to let the scanner run for more
-/// than a little. Returns the scanner's share of a CPU meanwhile, in percent.
-fn share_taken_by_a_little(peers: &[Peer; 2], first: u64, time: Duration) -> Result<u64> {
+/// Has a page to merge come in each pass, one for each of these contents: too few for the governor to
+/// let the scanner run for more than a little, however fast the guest is. Returns the scanner's share
+/// of a CPU meanwhile, in percent.
+fn share_taken_by_a_little(peers: &[Peer; 2], contents: Range<u64>) -> Result<u64> {
     let pid = task::scanner()?;
     let (start, before) = (Instant::now(), task::run_time_ns(pid)?);
-    for id in first.. {
+    for content in contents {
         for peer in peers {
-            peer.anon(1, Ids::same(id))?;
+            peer.anon(1, Ids::same(content))?;
         }
-        sleep(Duration::from_millis(20));
-        if start.elapsed() > time {
-            break;
-        }
+        scanner::wait_passes(1)?;
     }
     let ran = task::run_time_ns(pid)? - before;
     Ok(ran * 100 / start.elapsed().as_nanos() as u64)
@@ -222,24 +221,23 @@ fn share_taken_by_a_little(peers: &[Peer; 2], first: u64, time: Duration) -> Res
 
 /// There is enough memory; only one cgroup waits for some.
 fn pressure(lab: &Lab) -> Result<Completion> {
-    const SETTLED: Duration = Duration::from_secs(6);
     if std::fs::read("/proc/pressure/memory").is_err() {
         return Ok(Completion::ignored_with("no waits for memory are counted"));
     }
     let cgroup = Cgroup::new("waiting")?;
     let waiting = lab.peer_in(User::Bob, &cgroup)?;
     let peers = [lab.alice()?, lab.alice()?];
-    peers[0].anon(10_000, Ids::each(1))?;
+    peers[0].anon(5000, Ids::each(1))?;
     knob::set("governor", "auto")?;
     scanner::start()?;
-    share_taken_by_a_little(&peers, 100_000, SETTLED)?;
-    let share = share_taken_by_a_little(&peers, 200_000, SETTLED)?;
+    share_taken_by_a_little(&peers, 10_000..10_005)?;
+    let share = share_taken_by_a_little(&peers, 10_005..10_007)?;
     expect::within("percent of a CPU while nobody waits", 0..=6, share)?;
     let span = waiting.map(Kind::Anon, 20_000)?;
     cgroup.throttle(1 << 20)?;
     waiting.begin("touch", &[span.addr, span.pages])?;
-    share_taken_by_a_little(&peers, 300_000, SETTLED)?;
-    let share = share_taken_by_a_little(&peers, 400_000, SETTLED)?;
+    share_taken_by_a_little(&peers, 10_007..10_015)?;
+    let share = share_taken_by_a_little(&peers, 10_015..10_025)?;
     cgroup.unthrottle()?;
     waiting.finish("touch")?;
     expect::within("percent of a CPU while others wait", 12..=101, share)?;
