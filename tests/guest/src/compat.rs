@@ -3,9 +3,6 @@
 //! The files with mainline's names, used as mainline's are.
 
 use std::fs;
-use std::fs::OpenOptions;
-use std::io;
-use std::io::Write;
 use std::time::Duration;
 
 use nix::mount::mount;
@@ -51,23 +48,11 @@ pub fn text(dir: &str, name: &str) -> Result<String> {
     procfs::read(&format!("{dir}/{name}"))
 }
 
-/// Writes `text` to a file of `dir` in one call, exactly as it is, and tells how that went.
-pub fn try_write(dir: &str, name: &str, text: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .open(format!("{dir}/{name}"))?;
-    let written = file.write(text)?;
-    if written == text.len() {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!("only {written} bytes were taken")))
-    }
-}
-
 /// Writes a value to one of the module's files.
 pub fn set(name: &str, value: impl ToString) -> Result {
     let value = value.to_string();
-    try_write(DIR, name, value.as_bytes()).context(|| format!("writing {value} to {DIR}/{name}"))
+    knob::try_write_in(DIR, name, value.as_bytes())
+        .context(|| format!("writing {value} to {DIR}/{name}"))
 }
 
 /// The number in one of the module's files.

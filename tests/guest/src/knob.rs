@@ -69,7 +69,14 @@ pub fn number(name: &str) -> Result<u64> {
 
 /// Writes `text` in one call, exactly as it is, and tells how that went.
 pub fn try_write(name: &str, text: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).open(path(name))?;
+    try_write_in(DIR, name, text)
+}
+
+/// As above, to a file of `dir`.
+pub fn try_write_in(dir: &str, name: &str, text: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .open(format!("{dir}/{name}"))?;
     let written = file.write(text)?;
     if written == text.len() {
         Ok(())

@@ -35,6 +35,7 @@ mod region;
 mod report;
 mod shadow;
 mod stage;
+mod steps;
 mod suite;
 mod suites;
 mod tally;

@@ -9,6 +9,7 @@ use guest::Result;
 use crate::child;
 use crate::region::Region;
 use crate::shadow::Content;
+use crate::steps;
 use crate::suite::Suite;
 use crate::worker::Step;
 use crate::worker::Worker;
@@ -122,13 +123,11 @@ fn fill(space: &mut Space, worker: &mut Worker) -> Result {
 }
 
 fn poke(space: &mut Space, worker: &mut Worker) -> Result {
-    super::writers::poke(space.any(worker), worker)
+    steps::poke(space.any(worker), worker)
 }
 
 fn verify(space: &mut Space, worker: &mut Worker) -> Result {
-    let region = space.any(worker);
-    let (first, count) = region.some(&mut worker.rng, 8);
-    region.verify_some(first, count, &worker.tally)
+    steps::verify_some(space.any(worker), worker)
 }
 
 fn fork(space: &mut Space, worker: &mut Worker) -> Result {

@@ -5,14 +5,13 @@
 //!
 //! ksmd merges whatever is registered, whoever owns it: so only one user's workers register.
 
-use guest::content::WORDS;
 use guest::peer::memory;
 use guest::peer::spawn::check;
 use guest::Context;
 use guest::Result;
 
 use crate::region::Region;
-use crate::shadow::Content;
+use crate::steps;
 use crate::suite::Suite;
 use crate::worker::Step;
 use crate::worker::Worker;
@@ -35,9 +34,9 @@ const PAGES: u64 = 256;
 const REGISTERING: std::ops::Range<usize> = 0..2;
 
 const MEMORY: &[Step<Region>] = &[
-    ("fill a page", 20, fill),
-    ("write a word", 20, poke),
-    ("verify a page", 30, verify),
+    ("fill a page", 20, steps::fill),
+    ("write a word", 20, steps::poke),
+    ("verify a page", 30, steps::verify),
 ];
 
 const REGISTERED_MEMORY: &[Step<Region>] = &[
@@ -64,22 +63,6 @@ fn work(worker: &mut Worker) -> Result {
         worker.work(&mut region, MEMORY)?;
     }
     worker.finish([&region])
-}
-
-fn fill(region: &mut Region, worker: &mut Worker) -> Result {
-    let index = worker.rng.below(PAGES);
-    region.fill(index, Content::any(&mut worker.rng));
-    Ok(())
-}
-
-fn poke(region: &mut Region, worker: &mut Worker) -> Result {
-    let (index, word) = (worker.rng.below(PAGES), worker.rng.below(WORDS as u64));
-    region.poke(index, word as usize, worker.rng.number());
-    Ok(())
-}
-
-fn verify(region: &mut Region, worker: &mut Worker) -> Result {
-    region.verify(worker.rng.below(PAGES), &worker.tally)
 }
 
 fn advise(region: &mut Region, worker: &mut Worker, advice: i32) -> Result {

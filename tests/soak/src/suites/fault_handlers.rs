@@ -8,7 +8,7 @@ use guest::Context;
 use guest::Result;
 
 use crate::region::Region;
-use crate::shadow::Content;
+use crate::steps;
 use crate::suite::Suite;
 use crate::worker::Step;
 use crate::worker::Worker;
@@ -77,19 +77,15 @@ fn work(worker: &mut Worker) -> Result {
 }
 
 fn fill(state: &mut State, worker: &mut Worker) -> Result {
-    let index = worker.rng.below(PLAIN);
-    state.plain.fill(index, Content::any(&mut worker.rng));
-    Ok(())
+    steps::fill(&mut state.plain, worker)
 }
 
 fn poke(state: &mut State, worker: &mut Worker) -> Result {
-    let (index, word) = (worker.rng.below(PLAIN), any_word(worker));
-    state.plain.poke(index, word, worker.rng.number());
-    Ok(())
+    steps::poke(&mut state.plain, worker)
 }
 
 fn verify(state: &mut State, worker: &mut Worker) -> Result {
-    state.plain.verify(worker.rng.below(PLAIN), &worker.tally)
+    steps::verify(&mut state.plain, worker)
 }
 
 fn any_word(worker: &mut Worker) -> usize {

@@ -2,12 +2,11 @@
 
 //! Memory that goes offline and comes back, pages moved between nodes, frames that fail.
 
-use guest::content::WORDS;
 use guest::Context;
 use guest::Result;
 
 use crate::region::Region;
-use crate::shadow::Content;
+use crate::steps;
 use crate::suite::Suite;
 use crate::worker::Step;
 use crate::worker::Worker;
@@ -33,9 +32,9 @@ const PAGES: u64 = 384;
 const ROOT: usize = 3;
 
 const STEPS: &[Step<Region>] = &[
-    ("fill a page", 20, fill),
-    ("write a word", 10, poke),
-    ("verify a page", 30, verify),
+    ("fill a page", 20, steps::fill),
+    ("write a word", 10, steps::poke),
+    ("verify a page", 30, steps::verify),
     ("move_pages", 4, nodes::move_some),
 ];
 
@@ -57,20 +56,4 @@ fn work(worker: &mut Worker) -> Result {
     };
     worker.work(&mut region, steps)?;
     worker.finish([&region])
-}
-
-fn fill(region: &mut Region, worker: &mut Worker) -> Result {
-    let index = worker.rng.below(PAGES);
-    region.fill(index, Content::any(&mut worker.rng));
-    Ok(())
-}
-
-fn poke(region: &mut Region, worker: &mut Worker) -> Result {
-    let (index, word) = (worker.rng.below(PAGES), worker.rng.below(WORDS as u64));
-    region.poke(index, word as usize, worker.rng.number());
-    Ok(())
-}
-
-fn verify(region: &mut Region, worker: &mut Worker) -> Result {
-    region.verify(worker.rng.below(PAGES), &worker.tally)
 }

@@ -10,7 +10,6 @@ use std::thread;
 use std::time::Duration;
 
 use guest::content::PAGE_SIZE;
-use guest::content::WORDS;
 use guest::expect;
 use guest::peer::memory;
 use guest::procfs;
@@ -21,6 +20,7 @@ use guest::Span;
 use crate::child;
 use crate::region::Region;
 use crate::shadow::Content;
+use crate::steps;
 use crate::suite::Suite;
 use crate::worker::Step;
 use crate::worker::Worker;
@@ -126,24 +126,15 @@ impl State {
 }
 
 fn fill(state: &mut State, worker: &mut Worker) -> Result {
-    let index = worker.rng.below(COUNT * HUGE);
-    state.region.fill(index, Content::any(&mut worker.rng));
-    Ok(())
+    steps::fill(&mut state.region, worker)
 }
 
 fn poke(state: &mut State, worker: &mut Worker) -> Result {
-    let (index, word) = (
-        worker.rng.below(COUNT * HUGE),
-        worker.rng.below(WORDS as u64),
-    );
-    let value = worker.rng.number();
-    state.region.poke(index, word as usize, value);
-    Ok(())
+    steps::poke(&mut state.region, worker)
 }
 
 fn verify(state: &mut State, worker: &mut Worker) -> Result {
-    let (first, count) = state.region.some(&mut worker.rng, 8);
-    state.region.verify_some(first, count, &worker.tally)?;
+    steps::verify_some(&mut state.region, worker)?;
     state.unique.verify(worker.rng.below(HUGE), &worker.tally)
 }
 

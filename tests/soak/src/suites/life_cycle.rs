@@ -14,6 +14,7 @@ use crate::child::Child;
 use crate::region::Region;
 use crate::shadow::Content;
 use crate::stage::Stage;
+use crate::steps;
 use crate::suite::Suite;
 use crate::worker::Step;
 use crate::worker::Worker;
@@ -186,11 +187,9 @@ fn reap_zombie(life: &mut Life, worker: &mut Worker) -> Result {
 }
 
 fn fill(life: &mut Life, worker: &mut Worker) -> Result {
-    let index = worker.rng.below(PAGES);
-    life.region.fill(index, Content::any(&mut worker.rng));
-    Ok(())
+    steps::fill(&mut life.region, worker)
 }
 
 fn verify(life: &mut Life, worker: &mut Worker) -> Result {
-    life.region.verify(worker.rng.below(PAGES), &worker.tally)
+    steps::verify(&mut life.region, worker)
 }

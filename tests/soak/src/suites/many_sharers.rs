@@ -18,6 +18,7 @@ use crate::frames;
 use crate::region::Region;
 use crate::shadow::Content;
 use crate::stage::Stage;
+use crate::steps;
 use crate::suite::Suite;
 use crate::worker::Step;
 use crate::worker::Worker;
@@ -51,7 +52,7 @@ const MERGE_TIME: Duration = Duration::from_secs(300);
 const EXIT_TIME: Duration = Duration::from_secs(10);
 
 const STEPS: &[Step<Region>] = &[
-    ("verify pages", 8, verify),
+    ("verify pages", 8, steps::verify_some),
     ("write a word, and restore the page", 1, write_and_restore),
 ];
 
@@ -85,11 +86,6 @@ fn fill(worker: &Worker) -> Result<Region> {
     (0..pages).for_each(|index| region.fill(index, content()));
     worker.tally.add("pages with one content", pages);
     Ok(region)
-}
-
-fn verify(region: &mut Region, worker: &mut Worker) -> Result {
-    let (first, count) = region.some(&mut worker.rng, 8);
-    region.verify_some(first, count, &worker.tally)
 }
 
 fn write_and_restore(region: &mut Region, worker: &mut Worker) -> Result {

@@ -10,7 +10,7 @@ use guest::Context;
 use guest::Result;
 
 use crate::region::Region;
-use crate::shadow::Content;
+use crate::steps;
 use crate::suite::Suite;
 use crate::worker::Step;
 use crate::worker::Worker;
@@ -114,19 +114,15 @@ fn work(worker: &mut Worker) -> Result {
 }
 
 fn fill(state: &mut State, worker: &mut Worker) -> Result {
-    let index = worker.rng.below(PAGES);
-    state.region.fill(index, Content::any(&mut worker.rng));
-    Ok(())
+    steps::fill(&mut state.region, worker)
 }
 
 fn poke(state: &mut State, worker: &mut Worker) -> Result {
-    let (index, word) = (worker.rng.below(PAGES), any_word(worker));
-    state.region.poke(index, word, worker.rng.number());
-    Ok(())
+    steps::poke(&mut state.region, worker)
 }
 
 fn verify(state: &mut State, worker: &mut Worker) -> Result {
-    state.region.verify(worker.rng.below(PAGES), &worker.tally)
+    steps::verify(&mut state.region, worker)
 }
 
 fn any_word(worker: &mut Worker) -> usize {

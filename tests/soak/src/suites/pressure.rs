@@ -6,7 +6,6 @@
 //! Workers have different parts, by their index. The charges of shared pages have to stay with
 //! the cgroups that were charged for them, and to go with the last mapping.
 
-use guest::content::WORDS;
 use guest::peer::memory;
 use guest::peer::User;
 use guest::swap::Swap;
@@ -14,7 +13,7 @@ use guest::Context;
 use guest::Result;
 
 use crate::region::Region;
-use crate::shadow::Content;
+use crate::steps;
 use crate::suite::Suite;
 use crate::worker::Step;
 use crate::worker::Worker;
@@ -48,9 +47,9 @@ const BOOKS: usize = 2;
 const PAGES: u64 = 256;
 
 const STEPS: &[Step<Region>] = &[
-    ("fill a page", 20, fill),
-    ("write a word", 10, poke),
-    ("verify a page", 30, verify),
+    ("fill a page", 20, steps::fill),
+    ("write a word", 10, steps::poke),
+    ("verify a page", 30, steps::verify),
     ("MADV_PAGEOUT", 3, |region, worker| {
         advise(region, worker, libc::MADV_PAGEOUT)
     }),
@@ -76,22 +75,6 @@ fn work_on_memory(worker: &mut Worker) -> Result {
     let mut region = Region::filled(PAGES, &mut worker.rng).context(|| "mmap")?;
     worker.work(&mut region, STEPS)?;
     worker.finish([&region])
-}
-
-fn fill(region: &mut Region, worker: &mut Worker) -> Result {
-    let index = worker.rng.below(PAGES);
-    region.fill(index, Content::any(&mut worker.rng));
-    Ok(())
-}
-
-fn poke(region: &mut Region, worker: &mut Worker) -> Result {
-    let (index, word) = (worker.rng.below(PAGES), worker.rng.below(WORDS as u64));
-    region.poke(index, word as usize, worker.rng.number());
-    Ok(())
-}
-
-fn verify(region: &mut Region, worker: &mut Worker) -> Result {
-    region.verify(worker.rng.below(PAGES), &worker.tally)
 }
 
 fn advise(region: &mut Region, worker: &mut Worker, advice: i32) -> Result {

@@ -15,6 +15,7 @@ use crate::frames;
 use crate::region::Region;
 use crate::shadow::Content;
 use crate::stage::Stage;
+use crate::steps;
 use crate::suite::Suite;
 use crate::worker::Step;
 use crate::worker::Worker;
@@ -37,7 +38,7 @@ const PAGES: u64 = 512;
 const LIMIT: &str = "max_page_sharing";
 
 const STEPS: &[Step<Region>] = &[
-    ("verify pages", 8, verify),
+    ("verify pages", 8, steps::verify_some),
     ("write a word, and restore the page", 4, write_and_restore),
     ("exchange the content of pages", 4, exchange),
 ];
@@ -59,11 +60,6 @@ fn work(worker: &mut Worker) -> Result {
     }
     worker.work(&mut region, STEPS)?;
     worker.finish([&region])
-}
-
-fn verify(region: &mut Region, worker: &mut Worker) -> Result {
-    let (first, count) = region.some(&mut worker.rng, 8);
-    region.verify_some(first, count, &worker.tally)
 }
 
 fn write_and_restore(region: &mut Region, worker: &mut Worker) -> Result {

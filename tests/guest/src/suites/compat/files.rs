@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 
 use guest::compat;
 use guest::expect;
+use guest::knob;
 use guest::knob::MAINLINE;
 use guest::lab::Lab;
 use guest::lab::Test;
@@ -102,8 +103,8 @@ fn write_both(name: &str, text: &[u8]) -> Result {
     let number = |result: std::io::Result<()>| result.map_err(|error| error.raw_os_error());
     let shown = String::from_utf8_lossy(&text[..text.len().min(32)]).into_owned();
     let what = format!("writing {} bytes, {shown:?}, to {name}", text.len());
-    let expected = number(compat::try_write(MAINLINE, name, text));
-    let found = number(compat::try_write(compat::DIR, name, text));
+    let expected = number(knob::try_write_in(MAINLINE, name, text));
+    let found = number(knob::try_write_in(compat::DIR, name, text));
     expect::eq(&what, expected, found)?;
     expect_same_texts(&format!("after {what}"), &[name.to_owned()])
 }
@@ -118,7 +119,7 @@ fn write_all(name: &str, texts: &[Vec<u8>]) -> Result {
     let default = compat::text(MAINLINE, name)?;
     let written = texts.iter().try_for_each(|text| write_both(name, text));
     let default = default.split(['[', ']']).nth(1).unwrap_or(&default);
-    compat::try_write(MAINLINE, name, default.as_bytes()).context(|| name.to_owned())?;
+    knob::try_write_in(MAINLINE, name, default.as_bytes()).context(|| name.to_owned())?;
     written
 }
 

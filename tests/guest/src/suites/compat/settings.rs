@@ -181,7 +181,7 @@ fn change_while_scanning(lab: &Lab) -> Result {
 fn expect_fixed(lab: &Lab, name: &str, now: i64, other: i64) -> Result {
     let (_peer, _) = registered(lab, 8, Ids::same(1))?;
     compat::merge()?;
-    let written = compat::try_write(compat::DIR, name, other.to_string().as_bytes());
+    let written = knob::try_write_in(compat::DIR, name, other.to_string().as_bytes());
     expect::errno(format!("{name} with shared pages"), libc::EBUSY, written)?;
     expect_numbers("with shared pages", &[(name, now)])?;
     compat::set(name, now)?;
