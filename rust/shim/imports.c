@@ -85,8 +85,16 @@
 #define KSM_V_HUGE_IMPORTS(X)
 #endif
 
+/* What set_ptes() calls for entries that allow memory tags. */
+#ifdef CONFIG_ARM64_MTE
+#define KSM_V_TAG_IMPORTS(X)								\
+	X(mte_sync_tags, void, (pte_t pte, unsigned int nr_pages), (pte, nr_pages))
+#else
+#define KSM_V_TAG_IMPORTS(X)
+#endif
+
 #define KSM_V_ALL_IMPORTS(X) \
-	KSM_V_IMPORTS(X) KSM_V_NOTIFIER_IMPORTS(X) KSM_V_HUGE_IMPORTS(X)
+	KSM_V_IMPORTS(X) KSM_V_NOTIFIER_IMPORTS(X) KSM_V_HUGE_IMPORTS(X) KSM_V_TAG_IMPORTS(X)
 
 /* macro_0 of what is not exported, macro_1 of what is. */
 #define KSM_V_BY_EXPORT(macro, name, ...) \
