@@ -38,6 +38,10 @@ use crate::Span;
 
 pub mod attack;
 mod churn;
+#[cfg(target_arch = "x86_64")]
+pub mod machine;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "peer/no_machine.rs"]
 pub mod machine;
 pub mod memory;
 pub mod pins;
