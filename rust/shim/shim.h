@@ -47,6 +47,10 @@
 #error "ksm_v needs CONFIG_MEMCG=y: mm->owner tells whose memory an mm is"
 #endif
 
+#ifndef CONFIG_PAGE_SIZE_4KB
+#error "ksm_v needs CONFIG_PAGE_SIZE_4KB=y: rust/engine compares 4096 bytes"
+#endif
+
 #ifdef __BINDGEN__
 /* Constants, for the generated declarations only. */
 
