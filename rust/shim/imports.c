@@ -10,7 +10,9 @@
  * function. So inline functions of the kernel's headers that need one work as
  * they are, prototypes are checked by the compiler, and nothing is ever called
  * through a pointer: kernels with CONFIG_X86_KERNEL_IBT seal functions whose
- * address nobody takes, and an indirect call to one is fatal.
+ * address nobody takes, and an indirect call to one is fatal. (Where an architecture
+ * has no static calls, as arm64 without CONFIG_CFI, <linux/static_call.h> makes each
+ * a call through a pointer.)
  */
 
 #include <linux/kallsyms.h>
