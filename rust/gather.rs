@@ -56,6 +56,8 @@ pub(crate) struct Batch {
     pub(crate) merged: KVec<(Frame, u32)>,
     /// Merged ones of which nobody wants to know more.
     pub(crate) passed_by: u64,
+    /// Unmerged ones that can't be merged for their memory tags.
+    pub(crate) tagged: u64,
     /// Pages of regions that are not due.
     pub(crate) skipped: u64,
     /// Merged pages of regions that are settled.
@@ -94,6 +96,7 @@ impl Batch {
             inspected: KVVec::with_capacity(BATCH, GFP_KERNEL)?,
             merged: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             passed_by: 0,
+            tagged: 0,
             skipped: 0,
             settled: 0,
         })
@@ -104,6 +107,7 @@ impl Batch {
         let met = self.pages.len().saturating_add(self.merged.len()) as u64;
         let skipped = self.skipped.saturating_add(self.settled);
         met.saturating_add(self.passed_by)
+            .saturating_add(self.tagged)
             .saturating_add(skipped / SKIPPED_PER_PAGE)
     }
 
@@ -196,6 +200,23 @@ impl<'a> Gatherer<'a> {
         self.visit = VisitNo::NONE;
     }
 
+    /// Meets an unmerged page, of which there is room for a sample.
+    fn unmerged(&mut self, addr: usize, mapped: &Mapped<'_>) {
+        if mapped.is_tagged() {
+            self.batch.tagged = self.batch.tagged.saturating_add(1);
+            return;
+        }
+        if let Some(sample) = mapped.sample(self.commons.keys().sampler()) {
+            let frame = mapped.frame();
+            let seen = Seen {
+                addr,
+                frame,
+                sample,
+            };
+            let _ = self.batch.pages.push_within_capacity(seen);
+        }
+    }
+
     /// Has the visit know how many samples were taken since it was told last.
     fn settle(&mut self) {
         let taken = self.batch.pages.len();
@@ -232,15 +253,7 @@ impl Visitor for Gatherer<'_> {
     fn page(&mut self, addr: usize, mapped: Mapped<'_>) -> ControlFlow<()> {
         // There is room: no more pages are looked at than a batch holds.
         if mapped.kind != Kind::Merged {
-            if let Some(sample) = mapped.sample(self.commons.keys().sampler()) {
-                let frame = mapped.frame();
-                let seen = Seen {
-                    addr,
-                    frame,
-                    sample,
-                };
-                let _ = self.batch.pages.push_within_capacity(seen);
-            }
+            self.unmerged(addr, &mapped);
         } else {
             self.visits.count_found_merged(self.visit);
             if self.is_watchful {

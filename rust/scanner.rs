@@ -21,6 +21,7 @@ use crate::mm::policy::Policy;
 use crate::mm::policy::Scope;
 use crate::mm::process::is_registered;
 use crate::mm::process::Owner;
+use crate::mm::refusal::Refusal;
 use crate::mm::shared::SharedPage;
 use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::walk;
@@ -232,6 +233,7 @@ impl Scanner {
     fn decide(&mut self, commons: &Commons, rules: &Rules, domain: Domain, pages: Pages) {
         let domain_of = |frame| rules.policy.domain_of_page(domain, frame);
         let mut state = commons.lock();
+        state.refusals.add(Refusal::Tagged, self.batch.tagged);
         self.sight_merged(&mut state.engine, domain_of);
         promoting(&mut state.engine, pages, |engine| {
             self.glance(engine, domain_of)
@@ -251,6 +253,7 @@ impl Scanner {
     /// Tells the engine of the merged pages that were met.
     fn sight_merged(&mut self, engine: &mut Engine, domain_of: impl Fn(Frame) -> Domain) {
         engine.pass_by(take(&mut self.batch.passed_by));
+        engine.pass_by(take(&mut self.batch.tagged));
         engine.pass_by(take(&mut self.batch.settled));
         engine.skip(take(&mut self.batch.skipped));
         for (frame, mappings) in self.batch.merged.drain_all() {

@@ -6,6 +6,7 @@
 #
 #   root-KEY/       the Debian root, KEY a hash of all that decides its content
 #   sid-KEY/        the same of the suite sid, for kernels of that
+#   arm64-KEY/      the same with what builds and runs kernels of arm64
 #   tools-KEY/      the root of guests with programs made for mainline's KSM
 #   kernels/NAME/   release, vmlinuz, build/ (KDIR), image/ (boot, modules)
 #   build/PROJECT/  build output of one clone of this project
@@ -123,17 +124,51 @@ TOOLS_PACKAGES=(
 	libnuma-dev
 )
 
+# What the root holds for kernels of arm64, which are built there for another machine and
+# emulated. Its busybox is the guests'.
+ARM64_PACKAGES=(
+	ca-certificates apt-utils
+	make gcc libc6-dev bc bison flex libelf-dev libssl-dev libdw-dev dwarves
+	cpio rsync xz-utils zstd kmod patch python3
+	rustc rust-src rustfmt rust-clippy cargo bindgen
+	# its vDSO has a part for programs of 32 bits
+	gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf
+	libc6-dev-arm64-cross libstd-rust-dev:arm64
+	qemu-system-arm busybox-static:arm64
+	git
+)
+
 # suite_of KERNEL: Debian's suite with whose compilers it is built.
 suite_of() {
 	if [ "$1" = sid ]; then echo sid; else echo "$SUITE"; fi
 }
 
-# root_dir KERNEL: the root for that kernel.
+# architecture_of KERNEL: Debian's name of it.
+architecture_of() {
+	if [ "$1" = arm64 ]; then echo arm64; else echo amd64; fi
+}
+
+# root_packages KERNEL
+root_packages() {
+	case $(architecture_of "$1") in
+	arm64) printf '%s\n' "${ARM64_PACKAGES[@]}" ;;
+	*) printf '%s\n' "${ROOT_PACKAGES[@]}" ;;
+	esac
+}
+
+# root_name KERNEL: of the root for that kernel.
+root_name() {
+	case $1 in
+	sid | arm64) echo "$1" ;;
+	*) echo root ;;
+	esac
+}
+
+# root_dir KERNEL
 root_dir() {
-	local name=root suite
-	suite=$(suite_of "$1")
-	[ "$suite" = "$SUITE" ] || name=$suite
-	keyed_dir "$name" "$suite" "${ROOT_PACKAGES[@]}"
+	local packages
+	mapfile -t packages < <(root_packages "$1")
+	keyed_dir "$(root_name "$1")" "$(suite_of "$1")" "${packages[@]}"
 }
 
 tools_dir() { keyed_dir tools "$SUITE" "${TOOLS_PACKAGES[@]}"; }
@@ -166,8 +201,8 @@ in_namespace() {
 kernel_dir() { printf '%s/%s\n' "$KERNELS" "$1"; }
 
 # Debian's kernels, as it built them: the newest of a flavour, or that of a series. sid is
-# the newest of that suite, built with its compilers: it has a root of its own.
-DEBIAN_KERNELS=(stock stock-7.2 cloud cloud-7.2 rt sid)
+# the newest of that suite, built with its compilers: it has a root of its own, as arm64 has.
+DEBIAN_KERNELS=(stock stock-7.2 cloud cloud-7.2 rt sid arm64)
 
 is_debian_kernel() { [[ " ${DEBIAN_KERNELS[*]} " == *" $1 "* ]]; }
 
@@ -204,6 +239,22 @@ kernel_release() {
 	[ -r "$file" ] && cat "$file"
 }
 
+# guest_triple KERNEL: what programs of its guests are built for.
+guest_triple() {
+	case $(architecture_of "$1") in
+	arm64) echo aarch64-unknown-linux-gnu ;;
+	*) echo x86_64-unknown-linux-gnu ;;
+	esac
+}
+
+# programs_for KERNEL: the kernel in whose root those are built, for all of its architecture.
+programs_for() {
+	if [ "$(architecture_of "$1")" = amd64 ]; then echo stock; else echo "$1"; fi
+}
+
+# guest_programs KERNEL: where those are in the root.
+guest_programs() { echo "/build/target/$(guest_triple "$1")/release"; }
+
 # modules_of KERNEL NAME...: options of scripts/vm that copy these modules into the
 # guest. What is no module of that kernel is left out: it may be built in.
 modules_of() {
@@ -226,9 +277,10 @@ kvm_options() {
 }
 
 # soak_options KERNEL: options of scripts/vm for the guest of the soak suites. Its
-# memory module is offline until a suite says of what kind it is to be.
+# memory module is offline until a suite says of what kind it is to be; arm64's
+# machine has none without firmware.
 soak_options() {
-	! kernel_has "$1" MEMORY_HOTPLUG ||
+	! kernel_has "$1" MEMORY_HOTPLUG || [ "$(architecture_of "$1")" != amd64 ] ||
 		printf '%s\n' --dimm 256M --append numa=fake=2 --append memhp_default_state=offline
 	modules_of "$1" "${ZRAM_MODULES[@]}" loop
 }

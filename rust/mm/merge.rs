@@ -21,6 +21,12 @@
 //!   reference to the page. One taken under the page table lock, or before the entry was cleared,
 //!   is counted by [`LockedPage::is_pinned`] after the flush; one by `get_user_pages_fast()`
 //!   after that sees the entry cleared and is given back.
+//! - a thread sets memory tags (arm64)? It can only through an entry that the kernel has set for
+//!   an area with `PROT_MTE`, and there, under the page table lock, `set_ptes()` marks the page.
+//!   So a page without that mark, asked for after the flush, has no tags, and gets none until the
+//!   entry is set again. The entry that is set then may be one with tags, if `mprotect()` has just
+//!   come by: that marks the shared page, all of whose tags are 0, as those would be that the
+//!   process expects of a page new to `PROT_MTE`; whoever changes one copies the page first.
 
 use crate::mm::page::Kind;
 use crate::mm::page::LockedPage;
@@ -290,6 +296,19 @@ pub(super) fn expect_same(one: &impl Content, other: &impl Content) -> Result<()
     }
 }
 
+/// As `memcmp_pages()` of arm64, for whom no two pages are equal if one has memory tags.
+///
+/// # Errors
+///
+/// [`Refusal::Tagged`].
+fn expect_untagged(page: &PageRef) -> Result<(), Refusal> {
+    if page.is_tagged() {
+        Err(Refusal::Tagged)
+    } else {
+        Ok(())
+    }
+}
+
 /// # Errors
 ///
 /// [`Refusal::Different`].
@@ -363,7 +382,7 @@ pub(super) fn replace_entry(
 }
 
 /// What decides, once nobody can write to the page through this entry: the page is referred to by
-/// page tables only, equals its replacement in every byte, and can be made shared.
+/// page tables only, has no memory tags, equals its replacement in every byte, and can be made shared.
 fn check(
     terms: &Terms<'_>,
     entry: &Entry<'_>,
@@ -374,8 +393,10 @@ fn check(
     if page.is_pinned() {
         return Err(Refusal::Pinned);
     }
+    expect_untagged(page)?;
     if let Equal::Shared(shared) = equal {
         terms.check_room(shared)?;
+        expect_untagged(shared).map_err(Refusal::of_target)?;
     }
     // SAFETY: Not pinned, as was just seen.
     let content = unsafe { entry.still_content(cleared) };

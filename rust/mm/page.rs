@@ -77,7 +77,9 @@ impl PageRef {
 
     /// As [`Self::get`], if the page could be merged.
     pub(crate) fn candidate(frame: Frame) -> Option<Self> {
-        Self::get(frame).filter(|page| page.kind() == Kind::Anonymous && !page.is_poisoned())
+        Self::get(frame).filter(|page| {
+            page.kind() == Kind::Anonymous && !page.is_poisoned() && !page.is_tagged()
+        })
     }
 
     /// Takes over a reference to a newly allocated folio of one page.
@@ -111,6 +113,12 @@ impl PageRef {
     pub(crate) fn is_poisoned(&self) -> bool {
         // SAFETY: By the type invariant.
         unsafe { shim::ksm_v_page_hwpoison(self.as_ptr()) }
+    }
+
+    /// Whether it has memory tags, which are not among its bytes.
+    pub(crate) fn is_tagged(&self) -> bool {
+        // SAFETY: By the type invariant.
+        unsafe { is_tagged(self.page) }
     }
 
     /// Whether it is part of a folio of several pages.
@@ -171,6 +179,19 @@ impl Drop for PageRef {
 pub(super) unsafe fn frame_of(page: NonNull<bindings::page>) -> Frame {
     // SAFETY: Promised by the caller.
     Frame(unsafe { shim::ksm_v_page_to_pfn(page.as_ptr()) } as u64)
+}
+
+/// Whether `page` has memory tags: only arm64 has such, and the kernel keeps account of the pages.
+///
+/// It does from when a page table first maps the page for a process that wants tags, until it is freed.
+///
+/// # Safety
+///
+/// As [`frame_of`].
+#[inline]
+pub(super) unsafe fn is_tagged(page: NonNull<bindings::page>) -> bool {
+    // SAFETY: Promised by the caller.
+    cfg!(CONFIG_ARM64_MTE) && unsafe { shim::ksm_v_page_mte_tagged(page.as_ptr()) }
 }
 
 /// How many page table entries map `folio`.

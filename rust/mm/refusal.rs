@@ -32,6 +32,8 @@ pub(crate) enum Refusal {
     Involved = shim::ksm_v_refusal_KSM_V_REFUSED_INVOLVED,
     /// There is no memory for a shared page.
     NoMemory = shim::ksm_v_refusal_KSM_V_REFUSED_NO_MEMORY,
+    /// It has memory tags, which are not among its bytes.
+    Tagged = shim::ksm_v_refusal_KSM_V_REFUSED_TAGGED,
 }
 
 /// How many reasons there are.
@@ -42,7 +44,9 @@ impl Refusal {
     /// as good as gone.
     pub(super) fn of_target(self) -> Self {
         match self {
-            Refusal::Gone | Refusal::Pinned | Refusal::LeftAlone => Refusal::TargetGone,
+            Refusal::Gone | Refusal::Pinned | Refusal::LeftAlone | Refusal::Tagged => {
+                Refusal::TargetGone
+            }
             other => other,
         }
     }
@@ -55,8 +59,13 @@ pub(crate) struct Refusals([u64; REASONS]);
 impl Refusals {
     /// Counts one more.
     pub(crate) fn count(&mut self, refusal: Refusal) {
+        self.add(refusal, 1);
+    }
+
+    /// Counts so many more.
+    pub(crate) fn add(&mut self, refusal: Refusal, pages: u64) {
         if let Some(count) = self.0.get_mut(refusal as usize) {
-            *count = count.wrapping_add(1);
+            *count = count.wrapping_add(pages);
         }
     }
 

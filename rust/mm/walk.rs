@@ -8,6 +8,7 @@
 //! entries are read under the page table lock.
 
 use crate::mm::page::content_of;
+use crate::mm::page::is_tagged;
 use crate::mm::page::kind_of_mapping;
 use crate::mm::page::mappings_of;
 use crate::mm::page::Kind;
@@ -57,6 +58,12 @@ impl Mapped<'_> {
     pub(crate) fn mappings(&self) -> u32 {
         // SAFETY: The page is mapped, and the page table lock held.
         unsafe { mappings_of(NonNull::new_unchecked(self.what.folio)) }
+    }
+
+    /// Whether it has memory tags, which are not among its bytes.
+    pub(crate) fn is_tagged(&self) -> bool {
+        // SAFETY: As above.
+        unsafe { is_tagged(NonNull::new_unchecked(self.what.page)) }
     }
 
     /// Takes a sample of the page; `None` where its memory has failed.

@@ -10,7 +10,9 @@
  * function. So inline functions of the kernel's headers that need one work as
  * they are, prototypes are checked by the compiler, and nothing is ever called
  * through a pointer: kernels with CONFIG_X86_KERNEL_IBT seal functions whose
- * address nobody takes, and an indirect call to one is fatal.
+ * address nobody takes, and an indirect call to one is fatal. (Where an architecture
+ * has no static calls, as arm64 without CONFIG_CFI, <linux/static_call.h> makes each
+ * a call through a pointer.)
  */
 
 #include <linux/kallsyms.h>
@@ -85,8 +87,16 @@
 #define KSM_V_HUGE_IMPORTS(X)
 #endif
 
+/* What set_ptes() calls for entries that allow memory tags. */
+#ifdef CONFIG_ARM64_MTE
+#define KSM_V_TAG_IMPORTS(X)								\
+	X(mte_sync_tags, void, (pte_t pte, unsigned int nr_pages), (pte, nr_pages))
+#else
+#define KSM_V_TAG_IMPORTS(X)
+#endif
+
 #define KSM_V_ALL_IMPORTS(X) \
-	KSM_V_IMPORTS(X) KSM_V_NOTIFIER_IMPORTS(X) KSM_V_HUGE_IMPORTS(X)
+	KSM_V_IMPORTS(X) KSM_V_NOTIFIER_IMPORTS(X) KSM_V_HUGE_IMPORTS(X) KSM_V_TAG_IMPORTS(X)
 
 /* macro_0 of what is not exported, macro_1 of what is. */
 #define KSM_V_BY_EXPORT(macro, name, ...) \

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-/* <linux/page-flags.h>, <linux/pagemap.h> */
+/* <linux/page-flags.h>, <linux/pagemap.h>, <asm/mte.h> */
 #include "shim.h"
+#ifdef CONFIG_ARM64_MTE
+#include <asm/mte.h>
+#endif
 
 bool ksm_v_folio_test_large(const struct folio *folio)
 {
@@ -51,4 +54,14 @@ void ksm_v_folio_set_swapbacked(struct folio *folio)
 bool ksm_v_page_hwpoison(const struct page *page)
 {
 	return PageHWPoison(page);
+}
+
+/* Whether it may have memory tags other than none; for each page that a process mapped with tags. */
+bool ksm_v_page_mte_tagged(const struct page *page)
+{
+#ifdef CONFIG_ARM64_MTE
+	return system_supports_mte() && page_mte_tagged((struct page *)page);
+#else
+	return false;
+#endif
 }

@@ -47,6 +47,10 @@
 #error "ksm_v needs CONFIG_MEMCG=y: mm->owner tells whose memory an mm is"
 #endif
 
+#ifndef CONFIG_PAGE_SIZE_4KB
+#error "ksm_v needs CONFIG_PAGE_SIZE_4KB=y: rust/engine compares 4096 bytes"
+#endif
+
 #ifdef __BINDGEN__
 /* Constants, for the generated declarations only. */
 
@@ -168,6 +172,7 @@ bool ksm_v_folio_test_swapcache(const struct folio *folio);
 bool ksm_v_folio_test_hugetlb(const struct folio *folio);
 bool ksm_v_page_anon_exclusive(const struct page *page);
 bool ksm_v_page_hwpoison(const struct page *page);
+bool ksm_v_page_mte_tagged(const struct page *page);
 bool ksm_v_folio_trylock(struct folio *folio);
 unsigned long ksm_v_folio_raw_mapping(const struct folio *folio);
 void ksm_v_folio_set_raw_mapping(struct folio *folio, unsigned long mapping);

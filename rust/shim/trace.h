@@ -26,7 +26,8 @@
 	EM(KSM_V_REFUSED_LEFT_ALONE, "left_alone")	\
 	EM(KSM_V_REFUSED_FULL, "full")			\
 	EM(KSM_V_REFUSED_INVOLVED, "involved")		\
-	LAST(KSM_V_REFUSED_NO_MEMORY, "no_memory")
+	EM(KSM_V_REFUSED_NO_MEMORY, "no_memory")	\
+	LAST(KSM_V_REFUSED_TAGGED, "tagged")
 
 /* Why the governor chose a share: as `Cause` in rust/engine/pace.rs. */
 #define KSM_V_PACE_CAUSES(EM, LAST)			\

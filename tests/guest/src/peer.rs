@@ -38,12 +38,17 @@ use crate::Span;
 
 pub mod attack;
 mod churn;
+#[cfg(target_arch = "x86_64")]
+pub mod machine;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "peer/no_machine.rs"]
 pub mod machine;
 pub mod memory;
 pub mod pins;
 pub mod server;
 pub mod spawn;
 mod storm;
+pub mod tags;
 
 pub use memory::Kind;
 pub use spawn::become_user;
@@ -278,6 +283,21 @@ impl Peer {
     /// `mprotect`, with `PROT_` bits.
     pub fn protect(&self, span: Span, protection: i32) -> Result {
         self.on("mprotect", span, &[protection as u64]).map(drop)
+    }
+
+    /// Maps a span with memory tags from now on, which are 0 at first. There is no way back.
+    pub fn allow_tags(&self, span: Span) -> Result {
+        self.protect(span, libc::PROT_READ | libc::PROT_WRITE | tags::PROT_MTE)
+    }
+
+    /// Sets the memory tags of a span, others for each seed; all are 0 for 0.
+    pub fn set_tags(&self, span: Span, seed: u64) -> Result {
+        self.on("set_tags", span, &[seed]).map(drop)
+    }
+
+    /// Expects those memory tags.
+    pub fn check_tags(&self, span: Span, seed: u64) -> Result {
+        self.on("check_tags", span, &[seed]).map(drop)
     }
 
     /// `mlock`.

@@ -7,11 +7,15 @@ use std::fs;
 use std::fs::OpenOptions;
 use std::io::Write;
 
+use crate::procfs;
 use crate::Context;
 use crate::Result;
 
 const TRACING: &str = "/sys/kernel/tracing";
 const GROUP: &str = "ksm_v_test";
+
+/// What flushes the TLBs of x86.
+pub const FLUSH: &str = "flush_tlb_mm_range";
 
 /// Counts the calls of a function for as long as it exists.
 pub struct CallCount {
@@ -58,6 +62,14 @@ fn define(line: &str) -> Result {
     let file = OpenOptions::new().append(true).open(&path);
     file.and_then(|mut file| file.write_all(line.as_bytes()))
         .context(|| format!("{line} to {path}"))
+}
+
+/// Whether the kernel has a function of this name.
+pub fn is_function(name: &str) -> bool {
+    let symbols = procfs::read("/proc/kallsyms").unwrap_or_default();
+    symbols
+        .lines()
+        .any(|line| line.split_whitespace().nth(2) == Some(name))
 }
 
 /// Whether calls can be counted.

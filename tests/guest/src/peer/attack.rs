@@ -2,9 +2,6 @@
 
 //! What an attacker does that wants to know what others have, or to slow the scanner down.
 
-use std::arch::x86_64::_mm_lfence;
-use std::arch::x86_64::_mm_mfence;
-use std::arch::x86_64::_rdtsc;
 use std::io;
 
 use super::memory;
@@ -48,20 +45,31 @@ fn shuffled(count: u64, seed: u64) -> Vec<u64> {
 }
 
 fn time_of_write(addr: u64, value: u64) -> u64 {
-    // SAFETY: They only order accesses and read a counter, on every x86-64.
-    let before = unsafe {
-        _mm_mfence();
-        _mm_lfence();
-        _rdtsc()
-    };
+    let before = cycles();
     memory::poke(addr, value);
-    // SAFETY: As above.
-    let after = unsafe {
-        _mm_mfence();
-        _mm_lfence();
-        _rdtsc()
-    };
-    after - before
+    cycles() - before
+}
+
+/// The counter, once all before has been done.
+#[cfg(target_arch = "x86_64")]
+fn cycles() -> u64 {
+    // SAFETY: They only order accesses and read a counter, on every x86-64.
+    unsafe {
+        std::arch::x86_64::_mm_mfence();
+        std::arch::x86_64::_mm_lfence();
+        std::arch::x86_64::_rdtsc()
+    }
+}
+
+/// As above.
+#[cfg(target_arch = "aarch64")]
+fn cycles() -> u64 {
+    let count;
+    // SAFETY: They only order accesses and read a counter that Linux lets every program read.
+    unsafe {
+        std::arch::asm!("dsb sy", "isb", "mrs {}, cntvct_el0", out(reg) count);
+    }
+    count
 }
 
 /// Page faults of this process so far that read nothing from a disk.

@@ -196,18 +196,6 @@ pub fn peek(addr: u64) -> u64 {
     unsafe { (addr as *const u64).read_volatile() }
 }
 
-/// Writes half a word.
-pub(super) fn poke_half(addr: u64, value: u32) {
-    // SAFETY: As in `fill`.
-    unsafe { (addr as *mut u32).write_volatile(value) }
-}
-
-/// Reads half a word.
-pub(super) fn peek_half(addr: u64) -> u32 {
-    // SAFETY: As in `fill`.
-    unsafe { (addr as *const u32).read_volatile() }
-}
-
 /// `madvise`.
 pub fn advise(span: Span, advice: u64) -> io::Result<()> {
     // SAFETY: What it does to contents is what the test wants to see.

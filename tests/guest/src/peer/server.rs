@@ -26,6 +26,7 @@ use super::pins::Watched;
 use super::spawn;
 use super::spawn::check;
 use super::storm;
+use super::tags;
 use crate::content::Ids;
 use crate::content::PAGE_SIZE;
 use crate::task;
@@ -279,6 +280,12 @@ fn use_memory(verb: &str, arguments: &[u64]) -> Answer {
         "mlock" => done(memory::lock(span)),
         "mlock_onfault" => done(memory::lock_on_fault(span)),
         "shadow_stack" => done(memory::map_shadow_stack(span)),
+        "set_tags" => {
+            tags::set(span, rest[0]);
+            Ok(0)
+        }
+        "check_tags" => tags::check(span, rest[0]).map(|()| 0),
+        "tag_storm" => tags::storm(span, ids(rest), rest[2]),
         "fill_alike" => {
             attack::fill_alike(span);
             Ok(0)

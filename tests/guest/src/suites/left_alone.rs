@@ -2,6 +2,7 @@
 
 //! Whose pages are not merged, or not with whose.
 
+use guest::feature::Feature;
 use guest::lab;
 use libtest_mimic::Trial;
 
@@ -9,6 +10,7 @@ mod domains;
 mod forked;
 mod ranges;
 mod registered;
+mod tags;
 
 /// The tests.
 pub fn trials() -> Vec<Trial> {
@@ -23,5 +25,10 @@ pub fn trials() -> Vec<Trial> {
         .flat_map(|tests| lab::trials("left_alone", tests))
         .collect();
     trials.extend(lab::skippable_trials("left_alone", ranges::SKIPPABLE));
+    trials.extend(lab::trials_with(
+        &[Feature::MemoryTags],
+        "left_alone",
+        tags::TESTS,
+    ));
     trials
 }

@@ -41,12 +41,12 @@ pub fn trials() -> Vec<Trial> {
         huge::TESTS,
     ));
     trials.extend(lab::trials_with(
-        &[Feature::CallCounts],
+        &[Feature::FlushCounts],
         "merge",
         neighbours::COUNTING_TESTS,
     ));
     trials.extend(lab::trials_with(
-        &[Feature::CallCounts, Feature::HugePages],
+        &[Feature::FlushCounts, Feature::HugePages],
         "merge",
         neighbours::COUNTING_HUGE_TESTS,
     ));

@@ -168,12 +168,19 @@ fn counts_while_running(lab: &Lab) -> Result {
     scanner::wait_passes(scanner::ENOUGH_PASSES)?;
     let before = Counts::read()?;
     peers.truncate(2);
-    scanner::wait_passes(2)?;
-    let after = Counts::read()?;
+    let mut after = before;
+    // One whose memory was just being looked at is torn down by another thread, in its own time.
+    for _ in 0..10 {
+        scanner::wait_passes(2)?;
+        after = Counts::read()?;
+        if before.sharing >= after.sharing + 2 * PAGES {
+            break;
+        }
+    }
     scanner::stop()?;
     expect::that(before.sharing >= after.sharing + 2 * PAGES, || {
         format!(
-            "pages_sharing a pass after two of four processes ended: \
+            "pages_sharing some passes after two of four processes ended: \
              expected {before:?} to fall by {}, found {after:?}",
             2 * PAGES
         )

@@ -30,6 +30,7 @@ pub(super) const TESTS: &[Test] = &[
         "huge_pages_stay_huge_where_their_twins_are_left_alone",
         twin_left_alone,
     ),
+    ("equal_pages_are_merged_out_of_folios_of_16", out_of_folios),
 ];
 
 /// 4 KiB pages of a huge page.
@@ -199,4 +200,47 @@ fn twin_left_alone(lab: &Lab) -> Result {
     let small = other.anon(8, ids)?;
     scanner::merge_now(&other)?;
     pages::expect_merged(&[(&b, span.part(0, 8)), (&other, small)]).map(drop)
+}
+
+/// Every third page of folios whose entries arm64 joins to one of 64 KiB in its TLBs.
+fn out_of_folios(lab: &Lab) -> Result {
+    const FOLIO: u64 = 16;
+    const PAGES: u64 = 8 * FOLIO;
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = with_folios(|| {
+        let spans = (
+            a.anon(PAGES, Ids::each(10_000))?,
+            b.anon(PAGES, Ids::each(20_000))?,
+        );
+        let frames = a.frames(spans.0)?;
+        let whole = frames.chunks(FOLIO as usize).all(|frames| {
+            (frames[0].0 % FOLIO == 0) && frames.windows(2).all(|two| two[0].0 + 1 == two[1].0)
+        });
+        expect::that(whole, || format!("expected folios, found {frames:?}"))?;
+        Ok(spans)
+    })?;
+    let equal: Vec<u64> = (0..PAGES).step_by(3).collect();
+    for &index in &equal {
+        b.fill(in_b.page(index), Ids::same(10_000 + index))?;
+    }
+    scanner::merge()?;
+    for &index in &equal {
+        pages::expect_merged(&[(&a, in_a.page(index)), (&b, in_b.page(index))])?;
+        b.poke(in_b.page(index).addr, 1)?;
+    }
+    a.check(in_a, Ids::each(10_000))?;
+    let others = (0..PAGES).filter(|index| index % 3 != 0);
+    for index in others {
+        b.check(in_b.page(index), Ids::same(20_000 + index))?;
+    }
+    Ok(())
+}
+
+/// Does something while the kernel gives new memory folios of 64 KiB.
+fn with_folios<T>(act: impl FnOnce() -> Result<T>) -> Result<T> {
+    const ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled";
+    procfs::write(ENABLED, "always")?;
+    let result = act();
+    procfs::write(ENABLED, "never")?;
+    result
 }

@@ -8,6 +8,7 @@ use guest::feature::Feature;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::pages;
+use guest::probe;
 use guest::probe::CallCount;
 use guest::procfs;
 use guest::scanner;
@@ -45,7 +46,7 @@ fn flushes(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, ids)?, b.anon(PAGES, ids)?);
-    let flushes = CallCount::start("flush_tlb_mm_range")?;
+    let flushes = CallCount::start(probe::FLUSH)?;
     scanner::merge()?;
     let calls = flushes.calls()?;
     pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;

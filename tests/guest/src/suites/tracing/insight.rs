@@ -114,6 +114,7 @@ fn reasons(_: &Lab) -> Result {
         "full",
         "involved",
         "no_memory",
+        "tagged",
     ];
     expected.sort_unstable();
     let refusals = debugfs::refusals()?;
