@@ -89,7 +89,7 @@ test-debug: setup ## all guest tests on the debug kernel, also those too slow fo
 test-uml: setup ## the guest tests that User-Mode Linux can run, on that
 	@scripts/test uml
 
-test-matrix: ## guest tests on each of Debian's kernels that have Rust (SUITES=names for others)
+test-matrix: ## guest tests on Debian's kernels that have Rust, and on own ones (SUITES=names for others)
 	@scripts/matrix $(SUITES)
 
 test-tools: setup ## run programs made for mainline's KSM on the module
