@@ -48,6 +48,8 @@ mod offline;
 mod profile;
 #[path = "rust/scanner.rs"]
 mod scanner;
+#[path = "rust/sets.rs"]
+mod sets;
 #[path = "rust/shim.rs"]
 mod shim;
 #[path = "rust/sys/mod.rs"]

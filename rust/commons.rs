@@ -2,37 +2,42 @@
 
 //! What the scanner's threads share, and how they take turns.
 //!
-//! One mutex, around the [`State`], held for moments: to ask the engine about pages that were met, to
-//! tell it which were merged. No lock of an address space or of a page is ever asked for under it, so
-//! that it may be taken under those that one can sleep with. Between such moments a thread is in a
-//! [`Step`]; whoever must not meet one *closes* the state.
+//! Two mutexes. That around the [`State`] is held for moments: to say where a thread goes on, to take
+//! note of how far it came. That around the [`Sets`] is held to ask the engine about the pages of a
+//! batch, and to tell it which were merged; who holds it keeps others from that, and not from looking
+//! at pages meanwhile. Who wants both takes that of the state first. No lock of an address space or of
+//! a page is ever asked for under either, so that they may be taken under those that one can sleep
+//! with. Between such moments a thread is in a [`Step`]; whoever must not meet one *closes* the state.
 
 use crate::mm::drain_lru;
 use crate::mm::is_memory_short;
-use crate::mm::neighbours;
 use crate::mm::policy::Division;
 use crate::mm::policy::Policy;
 use crate::mm::policy::Scope;
 use crate::mm::pool::Pool;
 use crate::mm::process::Cursor;
-use crate::mm::refusal::Refusals;
 use crate::mm::shared;
 use crate::mm::storage::KernelStorage;
 use crate::profile::Profile;
 use crate::profile::Profiles;
+use crate::sets::LockedSets;
+use crate::sets::Sets;
 use crate::trace;
 use crate::visits::Region;
 use core::mem::take;
 use engine::advisor::Pass;
+use engine::hash::mix;
 use engine::mainline::Passes;
 use engine::pace::Governor;
 use engine::pace::Pacer;
 use engine::pace::Totals;
-use engine::HashKind;
-use engine::Key;
+use engine::region::Outcome;
+use engine::region::Plan;
+use engine::region::Prospect;
+use engine::region::RegionId;
+use engine::region::Regions;
+use engine::region::Visit;
 use engine::Keys;
-use engine::KsmScanner;
-use engine::Target;
 use kernel::mm::Mm;
 use kernel::new_condvar;
 use kernel::new_mutex;
@@ -58,11 +63,6 @@ pub(crate) const IDLE_MS: u32 = 20;
 /// one who registers memory may wait. ksmd sleeps until someone does, of which nobody tells us.
 const UNREGISTERED_MS: u32 = 200;
 
-/// Contents that are claimed at a time, at the most: each thread has as many as it replaces pages
-/// at once, and who writes to `merge_now` has them, too.
-const MOST_CLAIMS: usize = (MOST_THREADS as usize + 1) * neighbours::MOST;
-
-pub(crate) type Engine = KsmScanner<KernelStorage>;
 type StateGuard<'a> = Guard<'a, State, MutexBackend>;
 
 /// What the `run` knob says.
@@ -93,14 +93,12 @@ pub(crate) struct Rules {
     pub(crate) max_page_sharing: u32,
     /// Whether pages of zeroes are merged with the kernel's zero page; else with each other.
     pub(crate) use_zero_pages: bool,
-    /// As [`KsmScanner::is_watchful`].
+    /// Whether merged pages are of interest.
     pub(crate) is_watchful: bool,
 }
 
-/// The scanner, as its threads and its knobs share it.
+/// The settings, and how far the scanner came.
 pub(crate) struct State {
-    /// Decides, counts and has those of the settings in force that it needs.
-    pub(crate) engine: Engine,
     pub(crate) policy: Policy,
     pub(crate) pacer: Pacer,
     pub(crate) profiles: Profiles,
@@ -113,8 +111,11 @@ pub(crate) struct State {
     /// Run time of all threads, as of their last steps, in nanoseconds.
     ran_ns: u64,
     pass_began: Option<Instant<Monotonic>>,
-    /// How often pages were refused since the start.
-    pub(crate) refusals: Refusals,
+    /// The number of this pass: how many have been completed.
+    pass: u64,
+    regions: Regions<KernelStorage>,
+    /// Visits that could not be remembered for want of memory.
+    forgotten_visits: u64,
     /// Pages merged since the start.
     pages_merged: u64,
     cursor: Cursor,
@@ -123,8 +124,6 @@ pub(crate) struct State {
     at_start_of_pass: bool,
     /// The cursor has come to its end.
     at_end_of_pass: bool,
-    /// Contents for which a thread is about to make a shared page.
-    claims: KVVec<Key>,
     /// Steps under way.
     steps: u32,
     /// No step may begin.
@@ -137,11 +136,10 @@ impl State {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(hash: HashKind, seed: u64) -> Result<Self> {
+    pub(crate) fn new(seed: u64) -> Result<Self> {
         let profiles = Profiles::default();
         let settings = profiles.in_force();
         Ok(State {
-            engine: KsmScanner::with(KernelStorage, hash, seed),
             policy: Policy {
                 scope: settings.scope,
                 division: Division::default(),
@@ -155,13 +153,14 @@ impl State {
             use_zero_pages: settings.use_zero_pages,
             ran_ns: 0,
             pass_began: None,
-            refusals: Refusals::default(),
+            pass: 0,
+            regions: Regions::new(mix(seed ^ 3)),
+            forgotten_visits: 0,
             pages_merged: 0,
             cursor: Cursor::default(),
             begun: KVec::with_capacity(MOST_THREADS as usize, GFP_KERNEL)?,
             at_start_of_pass: true,
             at_end_of_pass: false,
-            claims: KVVec::with_capacity(MOST_CLAIMS, GFP_KERNEL)?,
             steps: 0,
             is_closed: false,
         })
@@ -169,35 +168,74 @@ impl State {
 
     /// Has the scanner go by this profile's settings. The state is closed, unless it is a change of
     /// knobs only.
-    pub(crate) fn choose(&mut self, profile: Profile) {
+    pub(crate) fn choose(&mut self, profile: Profile, sets: &mut Sets) {
         self.profiles.chosen = profile;
-        self.obey();
+        self.obey(sets);
     }
 
     /// Has the scanner go by the settings in force, which have changed. As for [`Self::choose`].
-    pub(crate) fn obey(&mut self) {
+    pub(crate) fn obey(&mut self, sets: &mut Sets) {
         let settings = self.profiles.in_force();
-        self.engine.set_knobs(settings.knobs);
+        if settings.knobs.max_interval() != sets.engine.max_interval() {
+            self.regions.clear();
+        }
+        sets.engine.set_knobs(settings.knobs);
         self.pacer.set_governor(settings.governor);
         self.policy.scope = settings.scope;
         self.use_zero_pages = settings.use_zero_pages;
         if self.policy.merge_across_nodes != settings.merge_across_nodes {
             self.policy.merge_across_nodes = settings.merge_across_nodes;
             // Contents have other keys now.
-            self.engine.init();
+            self.forget_all(sets);
         }
     }
 
-    /// Pages that were met since the start, passed over or not.
-    pub(crate) fn pages_met(&self) -> u64 {
-        let scanned = self.engine.get_stats().pages_scanned;
-        scanned.wrapping_add(self.engine.pages_skipped())
+    /// Forgets all contents, and what visits brought.
+    pub(crate) fn forget_all(&mut self, sets: &mut Sets) {
+        sets.engine.init();
+        self.regions.clear();
     }
 
     /// Takes note that everything has been unmerged.
-    pub(crate) fn unmerged(&mut self) {
-        let met = self.pages_met();
-        self.passes.reset(met);
+    pub(crate) fn unmerged(&mut self, sets: &mut Sets) {
+        self.forget_all(sets);
+        self.passes.reset(sets.pages_met());
+    }
+
+    /// The number of this pass: how many have been completed.
+    pub(crate) fn pass(&self) -> u64 {
+        self.pass
+    }
+
+    /// Memory of the table of regions, in bytes.
+    pub(crate) fn region_bytes(&self) -> u64 {
+        self.regions.bytes() as u64
+    }
+
+    /// Visits that could not be remembered for want of memory.
+    pub(crate) fn forgotten_visits(&self) -> u64 {
+        self.forgotten_visits
+    }
+
+    /// Ends a visit of a region.
+    pub(crate) fn end_visit(&mut self, visit: Visit, outcome: Outcome) {
+        // Of no matter here: visits end as they began.
+        let plan = self.plan(false);
+        let remembered = self
+            .regions
+            .end_visit(&KernelStorage, visit, &plan, outcome);
+        let failed = u64::from(remembered.is_err());
+        self.forgotten_visits = self.forgotten_visits.wrapping_add(failed);
+    }
+
+    fn plan(&self, is_watchful: bool) -> Plan {
+        let knobs = self.profiles.in_force().knobs;
+        Plan {
+            pass: self.pass,
+            patience: knobs.promote_after(),
+            longest_interval: knobs.max_interval(),
+            is_watchful,
+        }
     }
 
     /// Takes note that a thread has run for so many nanoseconds.
@@ -210,11 +248,6 @@ impl State {
         self.is_any_registered = true;
     }
 
-    /// Brings the counts up to date.
-    pub(crate) fn recount(&mut self) {
-        self.engine.recount(shared::mappings);
-    }
-
     /// Takes note of pages that were merged.
     pub(crate) fn count_merged(&mut self, pages: u64) {
         self.pages_merged = self.pages_merged.wrapping_add(pages);
@@ -224,32 +257,6 @@ impl State {
     pub(crate) fn put_back(&mut self, place: Place) {
         // There is room: one for each thread.
         let _ = self.begun.push_within_capacity(place);
-    }
-
-    /// With what to merge a page of this key now. Who makes a shared page for it has the key until
-    /// [`Self::disclaim`]: nobody else makes another meanwhile.
-    pub(crate) fn claim(&mut self, key: Key) -> Option<Target> {
-        let target = self.engine.target(key)?;
-        if let Target::Twin(_) = target {
-            let is_free = !self.claims.contains(&key);
-            // There is room for all that threads may claim at a time.
-            (is_free && self.claims.push_within_capacity(key).is_ok()).then_some(())?;
-        }
-        Some(target)
-    }
-
-    /// Takes back a claim, if it is one that this target comes with.
-    pub(crate) fn disclaim(&mut self, key: Key, target: Option<Target>) {
-        let Some(Target::Twin(_)) = target else {
-            return;
-        };
-        if let Some(position) = self.claims.iter().position(|&claimed| claimed == key) {
-            // The last one takes its place.
-            let last = self.claims.pop();
-            if let (Some(place), Some(last)) = (self.claims.get_mut(position), last) {
-                *place = last;
-            }
-        }
     }
 
     /// Begins with the first process anew.
@@ -281,23 +288,24 @@ impl State {
     }
 
     /// Ends a pass, and says how long to pause then at least, in milliseconds.
-    fn end_pass(&mut self) -> u32 {
-        self.engine.end_pass(shared::mappings);
-        let stats = self.engine.get_stats();
+    fn end_pass(&mut self, sets: &mut Sets) -> u32 {
+        sets.engine.end_pass(shared::mappings);
+        self.regions.end_pass(&KernelStorage, self.pass);
+        self.pass = sets.engine.full_scans();
+        let stats = sets.engine.get_stats();
         let totals = Totals {
             scanned: stats.pages_scanned,
             merged: self.pages_merged,
         };
         let is_any_registered = take(&mut self.is_any_registered);
-        self.passes.end_pass(self.pages_met(), is_any_registered);
+        self.passes.end_pass(sets.pages_met(), is_any_registered);
         let previous = self.pacer.share();
         let review = self.pacer.end_pass(totals, is_memory_short());
-        let pass = self.engine.full_scans();
-        trace::stop_scan(pass, review.pass, &stats);
+        trace::stop_scan(self.pass, review.pass, &stats);
         if self.pacer.governor() == Governor::Auto {
-            trace::pace(pass, self.pacer.share(), previous, review.cause);
+            trace::pace(self.pass, self.pacer.share(), previous, review.cause);
         }
-        self.advise();
+        self.advise(sets);
         self.at_start_of_pass = true;
         self.at_end_of_pass = false;
         if self.policy.scope == Scope::Registered && !is_any_registered {
@@ -308,7 +316,7 @@ impl State {
     }
 
     /// Has mainline's advisor, if it is in force, see how long the pass took.
-    fn advise(&mut self) {
+    fn advise(&mut self, sets: &mut Sets) {
         let began = self.pass_began.take();
         let Some(began) = began.filter(|_| self.profiles.chosen == Profile::Mainline) else {
             return;
@@ -317,16 +325,15 @@ impl State {
             took_ns: u64::try_from(began.elapsed().as_nanos()).unwrap_or(0),
             cpu_ns: self.ran_ns,
         });
-        self.obey();
+        self.obey(sets);
     }
 
     /// Pages of a cycle, and the pause between two, in milliseconds.
     fn speed(&self) -> (u32, u32) {
+        let knobs = self.profiles.in_force().knobs;
         match self.pacer.governor() {
-            Governor::Manual if self.engine.scan_rate() == 0 => {
-                (0, self.engine.sleep_ms().max(IDLE_MS))
-            }
-            Governor::Manual => (self.engine.scan_rate(), self.engine.sleep_ms()),
+            Governor::Manual if knobs.scan_rate() == 0 => (0, knobs.sleep_ms().max(IDLE_MS)),
+            Governor::Manual => (knobs.scan_rate(), knobs.sleep_ms()),
             // All of its share, as it comes.
             Governor::Auto => (u32::MAX, 0),
         }
@@ -364,14 +371,15 @@ pub(crate) struct Commons {
     /// A step has ended, or one may begin.
     #[pin]
     turned: CondVar,
-    keys: Keys,
+    #[pin]
+    sets: LockedSets,
 }
 
 impl Commons {
     /// Shares a state, and spare frames out of `pool`.
-    pub(crate) fn new(state: State, pool: Pool) -> impl PinInit<Self> {
+    pub(crate) fn new(state: State, sets: Sets, pool: Pool) -> impl PinInit<Self> {
         pin_init!(Commons {
-            keys: *state.engine.keys(),
+            sets <- LockedSets::new(sets),
             state <- new_mutex!(state, "ksm_v::state"),
             closing <- new_mutex!((), "ksm_v::closing"),
             pool <- new_mutex!(pool, "ksm_v::pool"),
@@ -385,9 +393,9 @@ impl Commons {
         self.state.lock()
     }
 
-    /// As [`Self::lock`], unless someone has it.
-    pub(crate) fn try_lock(&self) -> Option<StateGuard<'_>> {
-        self.state.try_lock()
+    /// What is known of contents. Not to be locked before the state.
+    pub(crate) fn sets(&self) -> &LockedSets {
+        &self.sets
     }
 
     /// Spare frames for shared pages.
@@ -397,7 +405,14 @@ impl Commons {
 
     /// How contents get their keys.
     pub(crate) fn keys(&self) -> &Keys {
-        &self.keys
+        self.sets.keys()
+    }
+
+    /// Comes to a region, and says what is known of it.
+    pub(crate) fn recall_region(&self, id: RegionId) -> Prospect {
+        let state = self.lock();
+        let plan = state.plan(self.sets.is_watchful());
+        state.regions.recall(id, &plan)
     }
 
     /// What a step goes by that begins now.
@@ -405,9 +420,9 @@ impl Commons {
         let state = self.lock();
         Rules {
             policy: state.policy,
-            max_page_sharing: state.engine.max_page_sharing(),
+            max_page_sharing: state.profiles.in_force().knobs.max_page_sharing(),
             use_zero_pages: state.use_zero_pages,
-            is_watchful: state.engine.is_watchful(),
+            is_watchful: self.sets.is_watchful(),
         }
     }
 
@@ -421,12 +436,12 @@ impl Commons {
     /// there are only others to wait for.
     pub(crate) fn next_turn(&self, is_stopping: &Atomic<bool>, done: u32) -> Turn<'_> {
         let mut state = self.lock();
-        let pass = state.engine.full_scans();
+        let pass = state.pass;
         loop {
             let (rate, sleep_ms) = state.speed();
             let limit = rate.saturating_sub(done);
-            let is_over = limit == 0 || state.engine.full_scans() != pass;
-            if is_over || is_stopping.load(Relaxed) || !state.engine.is_enabled() {
+            let is_over = limit == 0 || state.pass != pass;
+            if is_over || is_stopping.load(Relaxed) || state.run != Run::Merge {
                 return Turn::Sleep(sleep_ms);
             }
             if !state.is_closed {
@@ -434,7 +449,7 @@ impl Commons {
                     return self.begin_scan(state, place, limit);
                 }
                 if state.steps == 0 {
-                    let sleep_ms = sleep_ms.max(state.end_pass());
+                    let sleep_ms = sleep_ms.max(state.end_pass(&mut self.sets.lock()));
                     let step = self.begin(&mut state);
                     return Turn::EndPass { step, sleep_ms };
                 }
@@ -449,7 +464,7 @@ impl Commons {
         if is_first {
             state.pass_began = Some(Instant::now());
         }
-        let pass = state.engine.full_scans().wrapping_add(1);
+        let pass = state.pass.wrapping_add(1);
         let step = self.begin(&mut state);
         drop(state);
         if is_first {
@@ -481,7 +496,7 @@ impl Commons {
     /// Sleeps until there is something to scan. Returns false for a thread that is to stop.
     pub(crate) fn wait_until_enabled(&self, is_stopping: &Atomic<bool>) -> bool {
         let mut state = self.lock();
-        while !is_stopping.load(Relaxed) && !state.engine.is_enabled() {
+        while !is_stopping.load(Relaxed) && state.run != Run::Merge {
             let _ = self.changed.wait_interruptible_freezable(&mut state);
         }
         !is_stopping.load(Relaxed)
@@ -490,7 +505,7 @@ impl Commons {
     /// Sleeps between two cycles, unless a knob changes.
     pub(crate) fn pause(&self, is_stopping: &Atomic<bool>, ms: u32) {
         let mut state = self.lock();
-        if ms > 0 && !is_stopping.load(Relaxed) && state.engine.is_enabled() {
+        if ms > 0 && !is_stopping.load(Relaxed) && state.run == Run::Merge {
             // Woken by time or by a knob: the next cycle comes either way.
             let jiffies = msecs_to_jiffies(ms);
             let _ = self.changed.wait_interruptible_timeout(&mut state, jiffies);

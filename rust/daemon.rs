@@ -10,11 +10,14 @@ use crate::commons::State;
 use crate::mm::drain_lru;
 use crate::mm::policy::Division;
 use crate::mm::pool::Pool;
+use crate::mm::refusal::Refusals;
 use crate::mm::shared;
 use crate::profile::Profile;
 use crate::profile::Profiles;
 use crate::scanner::Progress;
 use crate::scanner::Scanner;
+use crate::sets::Sets;
+use crate::sets::SetsGuard;
 use crate::sys::kthread::cond_resched;
 use crate::sys::shrinker::Cache;
 use crate::undo;
@@ -58,18 +61,20 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    fn of(state: &State) -> Self {
-        let (engine, passes) = (&state.engine, state.passes);
+    fn of(state: &State, sets: &Sets) -> Self {
+        let (engine, passes) = (&sets.engine, state.passes);
         let (ksm, at_rest) = (engine.get_stats(), engine.at_rest());
         Counts {
             ksm,
             passes,
             at_rest,
-            pages_volatile: passes.pages_volatile(state.pages_met(), at_rest, &ksm),
-            full_scans: engine.full_scans(),
+            pages_volatile: passes.pages_volatile(sets.pages_met(), at_rest, &ksm),
+            full_scans: state.pass(),
             pages_skipped: engine.pages_skipped(),
-            index_bytes: engine.index_bytes(),
-            index_failures: engine.index_failures(),
+            index_bytes: engine.index_bytes().saturating_add(state.region_bytes()),
+            index_failures: engine
+                .index_failures()
+                .wrapping_add(state.forgotten_visits()),
         }
     }
 }
@@ -82,8 +87,6 @@ pub(crate) struct Daemon {
     /// For who writes to `merge_now`.
     #[pin]
     at_once: Mutex<Scanner>,
-    /// What the index could give up when memory is short, in parts, as of the last step.
-    forgettable: Atomic<usize>,
     /// Parts that it is asked to give up, by whoever could not wait for the mutex.
     wanted: Atomic<usize>,
 }
@@ -95,13 +98,12 @@ impl Daemon {
     ///
     /// `ENOMEM`.
     pub(crate) fn new(hash: HashKind, seed: u64) -> Result<Arc<Self>> {
-        let (state, pool) = (State::new(hash, seed)?, Pool::new()?);
+        let (state, sets, pool) = (State::new(seed)?, Sets::new(hash, seed)?, Pool::new()?);
         let scanner = Scanner::new()?;
         Arc::pin_init(
             pin_init!(Daemon {
-                commons <- Commons::new(state, pool),
+                commons <- Commons::new(state, sets, pool),
                 at_once <- new_mutex!(scanner, "ksm_v::at_once"),
-                forgettable: Atomic::new(0),
                 wanted: Atomic::new(0),
             }),
             GFP_KERNEL,
@@ -127,12 +129,7 @@ impl Daemon {
     pub(crate) fn set_run(&self, run: Run, profile: Profile) -> Result {
         let closed = self.commons.close();
         let mut state = self.commons.lock();
-        state.choose(profile);
-        if run == Run::Merge {
-            state.engine.enable();
-        } else {
-            state.engine.disable();
-        }
+        state.choose(profile, &mut self.commons.sets().lock());
         state.run = run;
         drop(state);
         let result = if run == Run::Unmerge {
@@ -177,9 +174,7 @@ impl Daemon {
             return Err(EBUSY);
         }
         let mut scanner = self.at_once.lock();
-        let progress = scanner.merge_at_once(closed.commons(), mm, range)?;
-        self.offer(&self.commons.lock());
-        Ok(progress)
+        scanner.merge_at_once(closed.commons(), mm, range)
     }
 
     /// Leaves frames whose memory is to go offline; see [`undo::on_frames`].
@@ -199,41 +194,51 @@ impl Daemon {
 
     /// The counts, as of the last pass where others than the scanner change them.
     pub(crate) fn counts(&self) -> Counts {
-        Counts::of(&self.commons.lock())
+        let state = self.commons.lock();
+        Counts::of(&state, &self.commons.sets().lock())
     }
 
     /// The counts: of this moment when stopped, at most a pass old while scanning.
     pub(crate) fn exact_counts(&self) -> Counts {
-        let mut state = self.commons.lock();
-        if state.run != Run::Merge {
-            state.recount();
-        }
-        Counts::of(&state)
+        let state = self.commons.lock();
+        let sets = self.recounted(&state);
+        Counts::of(&state, &sets)
     }
 
     /// Which contents have several shared pages.
     pub(crate) fn copies(&self) -> Copies {
-        let mut state = self.commons.lock();
-        if state.run != Run::Merge {
-            state.recount();
-        }
-        state.engine.copies()
+        let mut sets = self.recounted(&self.commons.lock());
+        sets.engine.copies()
     }
 
-    /// By how many page table entries shared pages are mapped, at this moment. Locks the state for a
+    /// What is known of contents, counted anew when stopped.
+    fn recounted(&self, state: &State) -> SetsGuard<'_> {
+        let mut sets = self.commons.sets().lock();
+        if state.run != Run::Merge {
+            sets.recount();
+        }
+        sets
+    }
+
+    /// How often pages were refused since the start.
+    pub(crate) fn refusals(&self) -> Refusals {
+        self.commons.sets().lock().refusals
+    }
+
+    /// By how many page table entries shared pages are mapped, at this moment. Locks them for a
     /// few pages at a time.
     pub(crate) fn sharers(&self) -> Histogram {
         let mut sharers = Histogram::default();
         let (mut some, mut last) = ([Frame(0); 64], None);
         loop {
-            let state = self.commons.lock();
-            let frames = state.engine.shared_frames_after(last);
+            let sets = self.commons.sets().lock();
+            let frames = sets.engine.shared_frames_after(last);
             let met = some
                 .iter_mut()
                 .zip(frames)
                 .map(|(slot, frame)| *slot = frame);
             let count = met.count();
-            drop(state);
+            drop(sets);
             let some = some.get(..count).unwrap_or(&[]);
             let mappings = some.iter().filter_map(|&frame| shared::mappings(frame));
             mappings.for_each(|mappings| sharers.add(mappings));
@@ -255,7 +260,7 @@ impl Daemon {
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Profiles) -> T) -> T {
         let mut state = self.commons.lock();
         let result = change(&mut state.profiles);
-        state.obey();
+        state.obey(&mut self.commons.sets().lock());
         drop(state);
         self.commons.wake();
         result
@@ -282,7 +287,7 @@ impl Daemon {
         if self.read(|state| is_set(&state.profiles)) {
             return Ok(());
         }
-        expect_nothing_shared(&mut self.commons.lock())?;
+        self.expect_nothing_shared()?;
         self.change(change);
         Ok(())
     }
@@ -302,8 +307,8 @@ impl Daemon {
         let _closed = self.commons.close();
         let mut state = self.commons.lock();
         if division != state.policy.division {
-            expect_nothing_shared(&mut state)?;
-            state.engine.init();
+            self.expect_nothing_shared()?;
+            state.forget_all(&mut self.commons.sets().lock());
             state.policy.division = division;
         }
         Ok(())
@@ -313,54 +318,50 @@ impl Daemon {
     /// long it is to rest so that it takes no more than its share, in milliseconds.
     pub(crate) fn end_step(&self, account: &mut Account, clocks: Clocks) -> u32 {
         const NS_PER_MS: u64 = 1_000_000;
+        let wanted = self.wanted.xchg(0, Relaxed);
+        if wanted > 0 {
+            forget(&mut self.commons.sets().lock(), wanted);
+        }
         let mut state = self.commons.lock();
         state.count_run_time(account.ran_since(clocks));
-        self.forget(&mut state, self.wanted.xchg(0, Relaxed));
         let ms = account.rest(&state.pacer, clocks).div_ceil(NS_PER_MS);
         u32::try_from(ms).unwrap_or(u32::MAX)
     }
 
-    /// Gives up so many parts of the index, or as many as there are; returns how many. Has the
-    /// kernel know what is left.
-    fn forget(&self, state: &mut State, parts: usize) -> usize {
-        let parts = parts.min(state.engine.forgettable_parts());
-        for _ in 0..parts {
-            state.engine.forget_some();
+    /// # Errors
+    ///
+    /// `EBUSY`.
+    fn expect_nothing_shared(&self) -> Result {
+        let mut sets = self.commons.sets().lock();
+        sets.recount();
+        if sets.engine.get_stats().pages_shared > 0 {
+            return Err(EBUSY);
         }
-        self.offer(state);
-        parts
-    }
-
-    /// Has the kernel know what could be given up.
-    fn offer(&self, state: &State) {
-        let parts = state.engine.forgettable_parts();
-        self.forgettable.store(parts, Relaxed);
+        Ok(())
     }
 }
 
-/// # Errors
-///
-/// `EBUSY`.
-fn expect_nothing_shared(state: &mut State) -> Result {
-    state.recount();
-    if state.engine.get_stats().pages_shared > 0 {
-        return Err(EBUSY);
+/// Gives up so many parts of the index, or as many as there are; returns how many.
+fn forget(sets: &mut Sets, parts: usize) -> usize {
+    let parts = parts.min(sets.engine.forgettable_parts());
+    for _ in 0..parts {
+        sets.engine.forget_some();
     }
-    Ok(())
+    parts
 }
 
 /// The unstable set can be gathered anew, at the price of another pass.
 impl Cache for Daemon {
     fn count(&self) -> usize {
-        self.forgettable.load(Relaxed)
+        self.commons.sets().forgettable()
     }
 
     fn shrink(&self, parts: usize) -> Option<usize> {
-        let Some(mut state) = self.commons.try_lock() else {
+        let Some(mut sets) = self.commons.sets().try_lock() else {
             // Perhaps it is the scanner itself that wants memory: at the end of its step.
             self.wanted.store(parts, Relaxed);
             return None;
         };
-        Some(self.forget(&mut state, parts))
+        Some(forget(&mut sets, parts))
     }
 }

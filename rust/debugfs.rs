@@ -51,7 +51,7 @@ fn refusals(daemon: &Daemon, text: &mut fmt::Formatter<'_>) -> fmt::Result {
         text,
         "# why pages were not merged, how often since the module was loaded"
     )?;
-    for (reason, count) in daemon.read(|state| state.refusals).by_name() {
+    for (reason, count) in daemon.refusals().by_name() {
         writeln!(text, "{reason} {count}")?;
     }
     Ok(())

@@ -17,10 +17,11 @@ use core::ops::ControlFlow;
 use core::ops::Range;
 use engine::Domain;
 use engine::Frame;
+use engine::Glimpse;
 use engine::Inspected;
 use engine::Key;
 use engine::Keys;
-use engine::Sample;
+use engine::Salt;
 use kernel::prelude::*;
 
 /// Pages looked at in one step: as many as a page table has.
@@ -68,7 +69,7 @@ pub(crate) struct Batch {
 pub(crate) struct Seen {
     addr: usize,
     pub(crate) frame: Frame,
-    pub(crate) sample: Sample,
+    pub(crate) glimpse: Glimpse,
 }
 
 impl Seen {
@@ -160,11 +161,13 @@ impl Budget {
 /// Collects what is mapped in an area.
 pub(crate) struct Gatherer<'a> {
     commons: &'a Commons,
+    rules: &'a Rules,
+    /// Whose pages they are, and the salt of that.
+    domain: Domain,
+    salt: Salt,
     batch: &'a mut Batch,
     visits: &'a mut Visits,
     pub(crate) budget: &'a mut Budget,
-    /// Whether merged pages are of interest.
-    pub(crate) is_watchful: bool,
     /// By what regions are told from those of other address spaces; `None`: looked at out of turn.
     pub(crate) space: Option<u64>,
     /// Of the region that is looked at.
@@ -174,9 +177,11 @@ pub(crate) struct Gatherer<'a> {
 }
 
 impl<'a> Gatherer<'a> {
-    /// Collects into `batch`, as long as `budget` lasts.
+    /// Collects what belongs to `domain` into `batch`, as long as `budget` lasts.
     pub(crate) fn new(
         commons: &'a Commons,
+        rules: &'a Rules,
+        domain: Domain,
         batch: &'a mut Batch,
         visits: &'a mut Visits,
         budget: &'a mut Budget,
@@ -184,10 +189,12 @@ impl<'a> Gatherer<'a> {
         let settled = batch.pages.len();
         Gatherer {
             commons,
+            rules,
+            domain,
+            salt: commons.keys().salt(domain),
             batch,
             visits,
             budget,
-            is_watchful: true,
             space: None,
             visit: VisitNo::NONE,
             settled,
@@ -201,19 +208,31 @@ impl<'a> Gatherer<'a> {
     }
 
     /// Meets an unmerged page, of which there is room for a sample.
+    #[inline]
     fn unmerged(&mut self, addr: usize, mapped: &Mapped<'_>) {
         if mapped.is_tagged() {
             self.batch.tagged = self.batch.tagged.saturating_add(1);
             return;
         }
-        if let Some(sample) = mapped.sample(self.commons.keys().sampler()) {
-            let frame = mapped.frame();
+        let frame = mapped.frame();
+        if let Some(glimpse) = mapped.glimpse(self.commons.keys(), self.salt_of(frame)) {
             let seen = Seen {
                 addr,
                 frame,
-                sample,
+                glimpse,
             };
             let _ = self.batch.pages.push_within_capacity(seen);
+        }
+    }
+
+    /// The salt of the page on a frame.
+    #[inline]
+    fn salt_of(&self, frame: Frame) -> Salt {
+        let domain = self.rules.policy.domain_of_page(self.domain, frame);
+        if domain == self.domain {
+            self.salt
+        } else {
+            self.commons.keys().salt(domain)
         }
     }
 
@@ -250,13 +269,14 @@ impl Visitor for Gatherer<'_> {
         ControlFlow::Continue(())
     }
 
+    #[inline]
     fn page(&mut self, addr: usize, mapped: Mapped<'_>) -> ControlFlow<()> {
         // There is room: no more pages are looked at than a batch holds.
         if mapped.kind != Kind::Merged {
             self.unmerged(addr, &mapped);
         } else {
             self.visits.count_found_merged(self.visit);
-            if self.is_watchful {
+            if self.rules.is_watchful {
                 let seen = (mapped.frame(), mapped.mappings());
                 let _ = self.batch.merged.push_within_capacity(seen);
             } else {

@@ -7,8 +7,6 @@
 //! as long as it has no other answer.
 
 use crate::commons::Commons;
-use crate::commons::Engine;
-use crate::commons::State;
 use crate::gather::Candidate;
 use crate::gather::BATCH;
 use crate::mm::merge::Terms;
@@ -21,6 +19,8 @@ use crate::mm::page::PageRef;
 use crate::mm::refusal::Refusal;
 use crate::mm::shared::SharedPage;
 use crate::mm::vma::VmaReadGuard;
+use crate::sets::Engine;
+use crate::sets::Sets;
 use crate::trace;
 use crate::visits::VisitNo;
 use crate::visits::Visits;
@@ -135,7 +135,7 @@ impl Merger {
             match prepare(terms, &attempt) {
                 Ok(neighbour) => self.run.push(attempt, neighbour),
                 Err(refusal) => {
-                    attempt.end(&mut commons.lock(), terms, Err(refusal));
+                    attempt.end(&mut commons.sets().lock(), terms, Err(refusal));
                     if refusal == Refusal::Involved {
                         // There is room: as many as there are candidates and twins.
                         let _ = self.involved.push_within_capacity(candidate);
@@ -162,16 +162,16 @@ impl Merger {
                 key.is_some_and(|key| commons.keys().is_of(key, attempt.domain, content))
             })
         });
-        let mut state = commons.lock();
+        let mut sets = commons.sets().lock();
         for ((attempt, neighbour), result) in attempts.iter().zip(&self.run.neighbours).zip(results)
         {
             if result.is_ok() {
                 visits.count_merged(attempt.page.visit);
             }
             let merged = result.map(|()| neighbour.shared());
-            attempt.end(&mut state, terms, merged);
+            attempt.end(&mut sets, terms, merged);
         }
-        drop(state);
+        drop(sets);
         // Gives up the pages, which frees those that were replaced.
         let neighbours = self.run.neighbours.drain_all();
         for ((neighbour, attempt), result) in neighbours.zip(attempts).zip(results) {
@@ -207,7 +207,7 @@ struct Attempt {
 
 impl Attempt {
     fn new(commons: &Commons, terms: &Terms<'_>, page: Candidate) -> Self {
-        let target = page.key.and_then(|key| commons.lock().claim(key));
+        let target = page.key.and_then(|key| commons.sets().lock().claim(key));
         let domain = terms.domain_of_page(page.frame);
         Attempt {
             page,
@@ -220,19 +220,19 @@ impl Attempt {
     /// It is a page of the address space of `terms`.
     fn end(
         &self,
-        state: &mut State,
+        sets: &mut Sets,
         terms: &Terms<'_>,
         merged: Result<Option<&SharedPage>, Refusal>,
     ) {
         if let Err(refusal) = merged {
-            state.refusals.count(refusal);
+            sets.refusals.count(refusal);
             let Candidate { addr, frame, .. } = self.page;
             trace::refuse(terms.mm, addr, frame, self.target, refusal);
         }
         let Some(key) = self.page.key else {
             return;
         };
-        let engine = &mut state.engine;
+        let engine = &mut sets.engine;
         match merged {
             Ok(Some(shared)) => {
                 if let Some(Target::Twin(_)) = self.target {
@@ -244,7 +244,7 @@ impl Attempt {
             Ok(None) => (),
             Err(refusal) => self.refused(engine, refusal),
         }
-        state.disclaim(key, self.target);
+        sets.disclaim(key, self.target);
     }
 
     /// Tells the engine why the page was not merged, as far as that is of use to it: not if another
@@ -315,7 +315,7 @@ fn merge(commons: &Commons, terms: &Terms<'_>, candidate: Candidate, visits: &mu
     }
     let merged = merged.as_ref().map(Option::as_ref);
     attempt.end(
-        &mut commons.lock(),
+        &mut commons.sets().lock(),
         terms,
         merged.map_err(|&refusal| refusal),
     );

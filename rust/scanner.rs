@@ -6,7 +6,6 @@
 //! has one; what they share is in [`crate::commons`].
 
 use crate::commons::Commons;
-use crate::commons::Engine;
 use crate::commons::Place;
 use crate::commons::Rules;
 use crate::gather::Batch;
@@ -26,6 +25,7 @@ use crate::mm::shared::SharedPage;
 use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::walk;
 use crate::mm::walk::Held;
+use crate::sets::Engine;
 use crate::visits::VisitNo;
 use crate::visits::Visits;
 use core::mem::take;
@@ -98,7 +98,7 @@ impl Scanner {
         let Place { mm, addr, visit } = place;
         self.visits.resume(visit);
         let Some(user) = mm.mmget_not_zero() else {
-            let _ = self.visits.end(&mut commons.lock().engine, None);
+            let _ = self.visits.end(&mut commons.lock(), None);
             return 0;
         };
         // The last user may go meanwhile: its memory is not torn down in this thread.
@@ -112,7 +112,7 @@ impl Scanner {
         if is_registered(&user) {
             state.meet_registered();
         }
-        let visit = self.visits.end(&mut state.engine, going_on);
+        let visit = self.visits.end(&mut state, going_on);
         if let Some(addr) = next {
             state.put_back(Place { mm, addr, visit });
         }
@@ -170,7 +170,7 @@ impl Scanner {
                 Pages::All => None,
             },
         };
-        let progress = self.gather(commons, &rules, &space, range, limit);
+        let progress = self.gather(commons, &rules, domain, &space, range, limit);
         let effort = self.batch.effort();
         self.decide(commons, &rules, domain, pages);
         let terms = Terms {
@@ -189,6 +189,7 @@ impl Scanner {
         &mut self,
         commons: &Commons,
         rules: &Rules,
+        domain: Domain,
         space: &Space<'_>,
         range: Range<usize>,
         limit: u32,
@@ -197,9 +198,15 @@ impl Scanner {
             pages: BATCH.min(limit as usize),
             tables: TABLES,
         };
-        let mut gatherer = Gatherer::new(commons, &mut self.batch, &mut self.visits, &mut budget);
+        let mut gatherer = Gatherer::new(
+            commons,
+            rules,
+            domain,
+            &mut self.batch,
+            &mut self.visits,
+            &mut budget,
+        );
         gatherer.space = space.id;
-        gatherer.is_watchful = rules.is_watchful;
         let (mut addr, mut is_admitted) = (range.start, false);
         for _ in 0..AREAS {
             let vma = VmaReadGuard::next(space.mm, addr)?;
@@ -232,13 +239,11 @@ impl Scanner {
     /// Shows the pages that were met to the engine, and leaves to the merger what it wants merged.
     fn decide(&mut self, commons: &Commons, rules: &Rules, domain: Domain, pages: Pages) {
         let domain_of = |frame| rules.policy.domain_of_page(domain, frame);
-        let mut state = commons.lock();
-        state.refusals.add(Refusal::Tagged, self.batch.tagged);
-        self.sight_merged(&mut state.engine, domain_of);
-        promoting(&mut state.engine, pages, |engine| {
-            self.glance(engine, domain_of)
-        });
-        drop(state);
+        let mut sets = commons.sets().lock();
+        sets.refusals.add(Refusal::Tagged, self.batch.tagged);
+        self.sight_merged(&mut sets.engine, domain_of);
+        promoting(&mut sets.engine, pages, |engine| self.glance(engine));
+        drop(sets);
         if self.batch.unclear.is_empty() {
             return;
         }
@@ -246,8 +251,8 @@ impl Scanner {
         self.batch.inspect(commons.keys(), rules, domain, |zero| {
             merger.nominate_late(zero)
         });
-        let mut state = commons.lock();
-        promoting(&mut state.engine, pages, |engine| self.settle(engine));
+        let mut sets = commons.sets().lock();
+        promoting(&mut sets.engine, pages, |engine| self.settle(engine));
     }
 
     /// Tells the engine of the merged pages that were met.
@@ -267,7 +272,7 @@ impl Scanner {
     }
 
     /// Shows the samples of the unmerged pages that were met to the engine.
-    fn glance(&mut self, engine: &mut Engine, domain_of: impl Fn(Frame) -> Domain) {
+    fn glance(&mut self, engine: &mut Engine) {
         let mut rest = self.batch.pages.as_slice();
         // What is left in the end was looked at out of turn.
         for visit in Iterator::chain(self.visits.numbers(), [VisitNo::NONE]) {
@@ -276,7 +281,7 @@ impl Scanner {
             rest = others;
             engine.remember_for(self.visits.next_within(visit));
             for seen in met {
-                match engine.glance(seen.frame, domain_of(seen.frame), seen.sample) {
+                match engine.glance(seen.frame, seen.glimpse) {
                     Glance::Wait => (),
                     Glance::Promising => self.visits.promise(visit),
                     // There is room: a batch has no more pages than that.

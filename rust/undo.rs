@@ -35,10 +35,7 @@ pub(crate) fn everything(closed: &Closed<'_>) -> Result {
     commons.lock().rewind();
     let result = rounds(closed);
     trace::unmerge_end(UnmergeCause::Run, result);
-    let mut state = commons.lock();
-    state.engine.init();
-    state.unmerged();
-    drop(state);
+    commons.lock().unmerged(&mut commons.sets().lock());
     commons.pool().lock().clear();
     result
 }
@@ -55,7 +52,7 @@ pub(crate) fn on_frames(closed: &Closed<'_>, frames: Range<u64>) -> Result<u64> 
     let result = few_rounds(&Which::On(frames));
     trace::unmerge_end(UnmergeCause::Offline, result.map(drop));
     let pages = result?;
-    commons.lock().recount();
+    commons.sets().lock().recount();
     Ok(pages)
 }
 
@@ -79,10 +76,10 @@ fn rounds(closed: &Closed<'_>) -> Result {
     let mut idle = 0;
     while idle < IDLE_ROUNDS {
         let broken = round(&Which::All)?;
-        let mut state = closed.commons().lock();
-        state.recount();
-        let pages_shared = state.engine.get_stats().pages_shared;
-        drop(state);
+        let mut sets = closed.commons().sets().lock();
+        sets.recount();
+        let pages_shared = sets.engine.get_stats().pages_shared;
+        drop(sets);
         if broken > 0 {
             idle = 0;
             continue;

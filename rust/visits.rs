@@ -6,7 +6,7 @@
 //! come to the end of goes on in the next one there.
 
 use crate::commons::Commons;
-use crate::commons::Engine;
+use crate::commons::State;
 use crate::mm::pte::Population;
 use core::ops::Range;
 use engine::region::Outcome;
@@ -82,7 +82,7 @@ impl Visits {
     ) -> Coming {
         if !self.goes_on(space, range.start) {
             let id = RegionId(space ^ engine::hash::mix(range.start as u64));
-            let prospect = commons.lock().engine.recall_region(id);
+            let prospect = commons.recall_region(id);
             let mut pages = None;
             let digest = || {
                 let Population { digest, pages: met } = population();
@@ -175,15 +175,11 @@ impl Visits {
 
     /// Ends all visits, but for one that goes on at `next`, an address space and an address:
     /// returns that.
-    pub(crate) fn end(
-        &mut self,
-        engine: &mut Engine,
-        next: Option<(u64, usize)>,
-    ) -> Option<Region> {
+    pub(crate) fn end(&mut self, state: &mut State, next: Option<(u64, usize)>) -> Option<Region> {
         let goes_on = next.is_some_and(|(space, addr)| self.goes_on(space, addr));
         let last = goes_on.then(|| self.regions.pop()).flatten();
         for Region { visit, outcome, .. } in self.regions.drain_all() {
-            engine.end_visit(visit, outcome);
+            state.end_visit(visit, outcome);
         }
         last
     }

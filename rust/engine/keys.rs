@@ -13,15 +13,38 @@ use crate::ids::Key;
 use crate::sample::Sample;
 use crate::sample::Sampler;
 
-/// Odd, and no bit pattern of note: the golden ratio.
-const DOMAIN_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-
 /// Gives keys to contents. Whoever does not know the seed can't tell what they are.
 #[derive(Clone, Copy, Debug)]
 pub struct Keys {
     hash: PageHash,
     sampler: Sampler,
     seed: u64,
+}
+
+/// What tells the keys of a domain from those of others: no other domain has the same.
+#[derive(Clone, Copy, Debug)]
+pub struct Salt(u64);
+
+/// A sample of a page in a domain, as the index knows it: what [`crate::KsmScanner::glance`] wants.
+///
+/// The bits of its key from the highest on; the lowest says whether all words of the sample are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Glimpse(u64);
+
+const _: () = assert!(Key::BITS < u64::BITS);
+
+impl Glimpse {
+    const BLANK: u64 = 1;
+
+    #[inline]
+    pub(crate) fn is_blank(self) -> bool {
+        self.0 & Self::BLANK != 0
+    }
+
+    #[inline]
+    pub(crate) fn key(self) -> Key {
+        Key::of_sample(self.0)
+    }
 }
 
 /// The keys of a content: what [`crate::KsmScanner::settle`] wants.
@@ -41,9 +64,17 @@ impl Keys {
         }
     }
 
-    /// Takes the samples that [`crate::KsmScanner::glance`] wants.
-    pub fn sampler(&self) -> &Sampler {
-        &self.sampler
+    /// The salt of a domain: to be asked once for many pages.
+    pub fn salt(&self, domain: Domain) -> Salt {
+        Salt(mix(domain.0 ^ self.seed))
+    }
+
+    /// Takes a sample of a page in the domain of this salt.
+    #[inline]
+    pub fn glimpse<C: Content + ?Sized>(&self, salt: Salt, content: &C) -> Glimpse {
+        let sample = self.sampler.of(content);
+        let hash = sample.hash ^ salt.0;
+        Glimpse((hash & !Glimpse::BLANK) | u64::from(sample.is_blank))
     }
 
     /// Looks at a whole content in `domain`; `None`: it is all zeroes.
@@ -81,9 +112,8 @@ impl Keys {
     }
 
     /// The key of a sample in a domain.
-    #[inline]
-    pub(crate) fn of_sample(&self, domain: Domain, sample: Sample) -> Key {
-        Key::of_sample(self.hash_in(domain, sample.hash))
+    fn of_sample(&self, domain: Domain, sample: Sample) -> Key {
+        Key::of_sample(sample.hash ^ self.salt(domain).0)
     }
 
     /// The key of the sample of a content in a domain.
@@ -102,12 +132,8 @@ impl Keys {
         sample: Key,
         content: &C,
     ) -> Key {
-        Key::of_whole(self.hash_in(domain, self.hash.of(content)), sample)
-    }
-
-    #[inline]
-    fn hash_in(&self, domain: Domain, hash: u64) -> u64 {
-        // Domains are told apart by a product with an odd number: none has another's.
-        mix(hash ^ domain.0.wrapping_mul(DOMAIN_FACTOR) ^ self.seed)
+        let hash = self.hash.of(content) ^ self.salt(domain).0;
+        // Of the documented hash the upper half is zero.
+        Key::of_whole(mix(hash), sample)
     }
 }

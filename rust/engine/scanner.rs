@@ -4,7 +4,6 @@
 
 use crate::content::Content;
 use crate::content::PAGE_SIZE;
-use crate::hash::mix;
 use crate::hash::HashKind;
 use crate::ids::Domain;
 use crate::ids::Frame;
@@ -12,19 +11,12 @@ use crate::ids::Key;
 use crate::index::IndexEntry;
 use crate::index::PassTag;
 use crate::index::State;
+use crate::keys::Glimpse;
 use crate::keys::Inspected;
 use crate::keys::Keys;
 use crate::knobs::Knobs;
 use crate::region::until_multiple;
-use crate::region::Outcome;
-use crate::region::Plan;
-use crate::region::Prospect;
-use crate::region::Record;
-use crate::region::RegionId;
-use crate::region::Regions;
-use crate::region::Visit;
 use crate::region::LONGEST_INTERVAL;
-use crate::sample::Sample;
 use crate::shared::Copies;
 use crate::shared::Retired;
 use crate::shared::Shared;
@@ -48,15 +40,9 @@ const WATCH_EVERY: u64 = 16;
 const _: () = assert!(WATCH_EVERY % LONGEST_INTERVAL as u64 == 0);
 
 /// Where a scanner's tables are allocated.
-pub trait ScannerStorage:
-    Storage<IndexEntry> + Storage<SharedFrame> + Storage<Record> + Storage<Retired>
-{
-}
+pub trait ScannerStorage: Storage<IndexEntry> + Storage<SharedFrame> + Storage<Retired> {}
 
-impl<S> ScannerStorage for S where
-    S: Storage<IndexEntry> + Storage<SharedFrame> + Storage<Record> + Storage<Retired>
-{
-}
+impl<S> ScannerStorage for S where S: Storage<IndexEntry> + Storage<SharedFrame> + Storage<Retired> {}
 
 /// The scanner: the stable set, the unstable set, the knobs and the counts.
 ///
@@ -68,7 +54,6 @@ pub struct KsmScanner<S: ScannerStorage> {
     knobs: Knobs,
     /// For how many more passes a content is remembered that is seen now.
     remembered_for: u8,
-    regions: Regions<S>,
     index: Table<IndexEntry, S>,
     unstable: u64,
     /// Contents of the unstable set that were at rest when the last pass ended.
@@ -111,7 +96,6 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.unstable = 0;
         self.at_rest = 0;
         self.shared = Shared::new();
-        self.regions.clear();
         self.watch_a_whole_pass();
     }
 
@@ -226,7 +210,6 @@ impl<S: ScannerStorage> KsmScanner<S> {
         let mut scanner = KsmScanner {
             storage,
             keys: Keys::new(hash, seed),
-            regions: Regions::new(mix(seed ^ 3)),
             enabled: false,
             knobs: Knobs::default(),
             remembered_for: 1,
@@ -271,16 +254,11 @@ impl<S: ScannerStorage> KsmScanner<S> {
     /// Sets within how many passes each page is looked at, at the latest; 1: in every pass. What is
     /// no power of two, or above [`LONGEST_INTERVAL`], becomes the next lower one, 0 becomes 1.
     pub fn set_max_interval(&mut self, passes: u8) {
-        let mut knobs = self.knobs;
-        knobs.set_max_interval(passes);
-        self.set_knobs(knobs);
+        self.knobs.set_max_interval(passes);
     }
 
     /// Sets all knobs.
     pub fn set_knobs(&mut self, knobs: Knobs) {
-        if knobs.max_interval != self.knobs.max_interval {
-            self.regions.clear();
-        }
         self.knobs = knobs;
     }
 
@@ -296,12 +274,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
 
     /// ScannerStorage of the tables, in bytes.
     pub fn index_bytes(&self) -> u64 {
-        let tables = [
-            self.index.bytes(),
-            self.shared.bytes(),
-            self.regions.bytes(),
-        ];
-        tables.into_iter().fold(0, usize::saturating_add) as u64
+        self.index.bytes().saturating_add(self.shared.bytes()) as u64
     }
 
     /// Contents that are unshared and were the same in two passes, as of the end of the last one:
@@ -337,11 +310,6 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.pages_skipped
     }
 
-    /// Comes to a region, and says what is known of it.
-    pub fn recall_region(&self, id: RegionId) -> Prospect {
-        self.regions.recall(id, &self.plan())
-    }
-
     /// Takes note of pages that were passed over.
     pub fn skip(&mut self, pages: u64) {
         self.pages_skipped = self.pages_skipped.wrapping_add(pages);
@@ -351,22 +319,6 @@ impl<S: ScannerStorage> KsmScanner<S> {
     /// next visit of the region where they are.
     pub fn remember_for(&mut self, passes: u8) {
         self.remembered_for = passes.clamp(1, LONGEST_INTERVAL);
-    }
-
-    /// Ends a visit of a region.
-    pub fn end_visit(&mut self, visit: Visit, outcome: Outcome) {
-        let plan = self.plan();
-        let remembered = self.regions.end_visit(&self.storage, visit, &plan, outcome);
-        self.count_failure(remembered.is_err());
-    }
-
-    fn plan(&self) -> Plan {
-        Plan {
-            pass: self.full_scans,
-            patience: self.knobs.promote_after,
-            longest_interval: self.knobs.max_interval,
-            is_watchful: self.is_watchful(),
-        }
     }
 
     /// Contents and frames that could not be remembered for want of memory.
@@ -386,7 +338,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         domain: Domain,
         content: &C,
     ) -> Verdict {
-        match self.glance(frame, domain, self.keys.sampler().of(content)) {
+        match self.glance(frame, self.keys.glimpse(self.keys.salt(domain), content)) {
             Glance::Wait => Verdict::Wait,
             Glance::Promising => Verdict::Promising,
             Glance::Merge(key) => Verdict::Merge(key),
@@ -396,12 +348,12 @@ impl<S: ScannerStorage> KsmScanner<S> {
 
     /// Says what to do with a page that is not shared, by a sample of it: enough for most.
     #[inline]
-    pub fn glance(&mut self, frame: Frame, domain: Domain, sample: Sample) -> Glance {
+    pub fn glance(&mut self, frame: Frame, glimpse: Glimpse) -> Glance {
         self.pages_scanned = self.pages_scanned.wrapping_add(1);
-        if sample.is_blank {
+        if glimpse.is_blank() {
             return Glance::Look;
         }
-        self.sighting(self.keys.of_sample(domain, sample), frame)
+        self.sighting(glimpse.key(), frame)
     }
 
     /// Says what to do with a page of which the sample was not enough.
@@ -618,7 +570,6 @@ impl<S: ScannerStorage> KsmScanner<S> {
     /// frame any more.
     pub fn end_pass(&mut self, mappings: impl FnMut(Frame) -> Option<u32>) {
         self.recount_frames(true, mappings);
-        self.regions.end_pass(&self.storage, self.full_scans);
         let ended = self.pass();
         let (mut forgotten, mut at_rest) = (0u64, 0u64);
         self.index.retain(|entry| {
@@ -742,9 +693,8 @@ impl<S: ScannerStorage> KsmScanner<S> {
         let entry = match self.index.get_or_insert(&self.storage, key.hash(), make) {
             Ok(Some(entry)) => entry,
             added => {
-                let failed = added.is_err();
-                self.unstable = self.unstable.saturating_add(u64::from(!failed));
-                self.count_failure(failed);
+                let is_added = added.is_ok();
+                self.count_added(is_added);
                 return Glance::Wait;
             }
         };
@@ -762,6 +712,12 @@ impl<S: ScannerStorage> KsmScanner<S> {
         } else {
             Glance::Promising
         }
+    }
+
+    /// Takes note of a content that was seen for the first time, if there was memory for it.
+    fn count_added(&mut self, is_added: bool) {
+        self.unstable = self.unstable.saturating_add(u64::from(is_added));
+        self.count_failure(!is_added);
     }
 
     /// The state of a content that was just seen for the first time.

@@ -33,6 +33,12 @@ pub trait Entry: Copy + Default {
     /// What the entry is looked up by: spread over 64 bits, and no other entry's. Of a vacant slot
     /// no less than of any entry, so that a search ends there.
     fn hash(&self) -> u64;
+
+    /// Whether its hash is lower. Asked once for each slot that a search passes.
+    #[inline]
+    fn is_before(&self, hash: u64) -> bool {
+        self.hash() < hash
+    }
 }
 
 /// The table is full: it could not grow.
@@ -399,7 +405,7 @@ fn home(slots: usize, hash: u64) -> usize {
 fn position_of<E: Entry>(slots: &[E], hash: u64) -> usize {
     let mut position = home(slots.len(), hash);
     while let Some(slot) = slots.get(position) {
-        if slot.hash() >= hash {
+        if !slot.is_before(hash) {
             break;
         }
         position += 1;

@@ -18,7 +18,7 @@
 //!                                         writing (where a large page is split)
 //!       mmu notifiers
 //!         page table lock
-//!   mutexes of state and pool             (crate::commons; no other is asked for under one)
+//!   mutexes of state, sets and pool       (crate::commons; that of the sets under that of the state)
 //! ```
 //!
 //! What may happen to a mapping meanwhile, and which lock forbids it, is said in [`merge`] and in

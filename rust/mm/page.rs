@@ -14,7 +14,6 @@ use engine::Content;
 use engine::Frame;
 use kernel::bindings;
 use kernel::prelude::*;
-use kernel::types::NotThreadSafe;
 
 /// What kind of page a frame holds, as far as merging cares.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -137,7 +136,7 @@ impl PageRef {
     #[inline]
     pub(crate) fn content(&self) -> MappedPage<'_> {
         // SAFETY: By the type invariant, for as long as this is borrowed.
-        unsafe { content_of(self.page) }
+        unsafe { MappedPage::at(shim::ksm_v_page_address(self.as_ptr()).cast()) }
     }
 
     /// Locks the folio if nobody else has; never waits.
@@ -203,22 +202,6 @@ pub(super) unsafe fn mappings_of(folio: NonNull<bindings::folio>) -> u32 {
     // SAFETY: Promised by the caller.
     let count = unsafe { shim::ksm_v_folio_mapcount(folio.as_ptr()) };
     u32::try_from(count).unwrap_or(0)
-}
-
-/// Makes the content of `page` readable.
-///
-/// # Safety
-///
-/// As [`frame_of`], for all of `'a`.
-pub(super) unsafe fn content_of<'a>(page: NonNull<bindings::page>) -> MappedPage<'a> {
-    // SAFETY: Promised by the caller.
-    let words = unsafe { bindings::kmap_local_page(page.as_ptr()) }.cast();
-    // INVARIANT: Just mapped.
-    MappedPage {
-        words,
-        _page: PhantomData,
-        _nts: NotThreadSafe,
-    }
 }
 
 /// What kind of page a folio with this `mapping` holds, as page tables of a process see it:
@@ -321,12 +304,28 @@ impl Drop for LockedPage<'_> {
 ///
 /// # Invariants
 ///
-/// `words` points to the page, mapped into the kernel, for as long as this exists.
+/// `words` points to the page, in the kernel's linear mapping, for as long as this exists.
 pub(crate) struct MappedPage<'a> {
     words: *const u64,
     _page: PhantomData<&'a PageRef>,
-    /// Local mappings belong to the thread that made them.
-    _nts: NotThreadSafe,
+}
+
+// All memory is in the linear mapping: there is nothing to map for a moment, and to unmap.
+const _: () = assert!(!cfg!(CONFIG_HIGHMEM));
+
+impl MappedPage<'_> {
+    /// # Safety
+    ///
+    /// There is a page, in the linear mapping, that is referenced for as long as this exists, or mapped
+    /// by a page table whose lock is held.
+    #[inline]
+    pub(super) unsafe fn at(words: *const u64) -> Self {
+        // INVARIANT: Promised by the caller.
+        MappedPage {
+            words,
+            _page: PhantomData,
+        }
+    }
 }
 
 impl Content for MappedPage<'_> {
@@ -337,14 +336,6 @@ impl Content for MappedPage<'_> {
         }
         // SAFETY: Within the page, by the type invariant. Volatile: user space may write to it.
         unsafe { self.words.add(index).read_volatile() }
-    }
-}
-
-impl Drop for MappedPage<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: Mapped by `content`; mappings are dropped in reverse order, being locals.
-        unsafe { bindings::kunmap_local(self.words.cast()) };
     }
 }
 

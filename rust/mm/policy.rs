@@ -75,7 +75,7 @@ impl Policy {
         if self.merge_across_nodes {
             domain
         } else {
-            domain.on_node(node_of(frame).unwrap_or(0).unsigned_abs())
+            domain_on_node_of(domain, frame)
         }
     }
 
@@ -99,4 +99,10 @@ impl Policy {
             && !vma.has_userfaultfd()
             && owner.is_dumpable()
     }
+}
+
+/// Not in line: few ask for it, of many pages.
+#[cold]
+fn domain_on_node_of(domain: Domain, frame: Frame) -> Domain {
+    domain.on_node(node_of(frame).unwrap_or(0).unsigned_abs())
 }

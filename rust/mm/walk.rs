@@ -7,11 +7,11 @@
 //! The caller holds the VMA lock (or the mmap lock), so that no page table of the area is freed;
 //! entries are read under the page table lock.
 
-use crate::mm::page::content_of;
 use crate::mm::page::is_tagged;
 use crate::mm::page::kind_of_mapping;
 use crate::mm::page::mappings_of;
 use crate::mm::page::Kind;
+use crate::mm::page::MappedPage;
 use crate::mm::pte::LockedHuge;
 use crate::mm::pte::LockedTable;
 use crate::mm::pte::Population;
@@ -23,8 +23,9 @@ use core::ops::ControlFlow;
 use core::ops::Range;
 use core::ptr::NonNull;
 use engine::Frame;
-use engine::Sample;
-use engine::Sampler;
+use engine::Glimpse;
+use engine::Keys;
+use engine::Salt;
 use engine::PAGE_SIZE;
 use kernel::bindings;
 use kernel::ffi::c_int;
@@ -66,16 +67,17 @@ impl Mapped<'_> {
         unsafe { is_tagged(NonNull::new_unchecked(self.what.page)) }
     }
 
-    /// Takes a sample of the page; `None` where its memory has failed.
+    /// Takes a sample of the page, in the domain of this salt; `None` where its memory has failed.
     ///
     /// No reference is needed: who frees the page takes the page table lock to unmap it first.
-    pub(crate) fn sample(&self, sampler: &Sampler) -> Option<Sample> {
+    #[inline]
+    pub(crate) fn glimpse(&self, keys: &Keys, salt: Salt) -> Option<Glimpse> {
         if self.what.poisoned {
             return None;
         }
         // SAFETY: As above.
-        let content = unsafe { content_of(NonNull::new_unchecked(self.what.page)) };
-        Some(sampler.of(&content))
+        let content = unsafe { MappedPage::at(self.what.words.cast()) };
+        Some(keys.glimpse(salt, &content))
     }
 }
 

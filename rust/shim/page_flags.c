@@ -21,6 +21,11 @@ bool ksm_v_folio_test_hugetlb(const struct folio *folio)
 	return folio_test_hugetlb(folio);
 }
 
+const void *ksm_v_page_address(const struct page *page)
+{
+	return page_address(page);
+}
+
 bool ksm_v_page_anon_exclusive(const struct page *page)
 {
 	return PageAnonExclusive(page);

@@ -49,6 +49,7 @@ static void describe(struct page *page, struct ksm_v_mapped *mapped)
 	mapped->folio = folio;
 	mapped->pfn = page_to_pfn(page);
 	mapped->mapping = (unsigned long)READ_ONCE(folio->mapping);
+	mapped->words = page_address(page);
 	mapped->poisoned = PageHWPoison(page);
 }
 

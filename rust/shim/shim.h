@@ -172,6 +172,7 @@ bool ksm_v_folio_test_swapcache(const struct folio *folio);
 bool ksm_v_folio_test_hugetlb(const struct folio *folio);
 bool ksm_v_page_anon_exclusive(const struct page *page);
 bool ksm_v_page_hwpoison(const struct page *page);
+const void *ksm_v_page_address(const struct page *page);
 bool ksm_v_page_mte_tagged(const struct page *page);
 bool ksm_v_folio_trylock(struct folio *folio);
 unsigned long ksm_v_folio_raw_mapping(const struct folio *folio);
@@ -187,6 +188,8 @@ struct ksm_v_mapped {
 	struct folio *folio;
 	unsigned long pfn;
 	unsigned long mapping;
+	/* The content of the page, in the linear mapping. */
+	const void *words;
 	bool poisoned;
 };
 bool ksm_v_ptep_mapped(pte_t *ptep, struct vm_area_struct *vma, unsigned long addr,

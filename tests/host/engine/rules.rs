@@ -283,8 +283,9 @@ fn a_sample_that_one_page_has_is_enough_again() {
     let sample = key(scanner.scan(Frame(2), D, &Alike(2)));
     scanner.differed(sample, Frame(2), D, &Alike(1));
     let glance = |scanner: &mut KsmScanner<Memory>| {
-        let sample = scanner.keys().sampler().of(&Alike(1));
-        scanner.glance(Frame(1), D, sample)
+        let keys = scanner.keys();
+        let glimpse = keys.glimpse(keys.salt(D), &Alike(1));
+        scanner.glance(Frame(1), glimpse)
     };
     assert_eq!(glance(&mut scanner), Glance::Look);
     scanner.end_pass(|_| None);
@@ -325,8 +326,9 @@ fn a_shared_frame_known_by_its_whole_content_stays_the_only_one() {
         assert_eq!(scanner.target(whole), Some(Target::Shared(Frame(10))));
     }
     scanner.end_pass(|_| None);
-    let sample = scanner.keys().sampler().of(&Alike(1));
-    assert_eq!(scanner.glance(Frame(30), D, sample), Glance::Wait);
+    let keys = scanner.keys();
+    let glimpse = keys.glimpse(keys.salt(D), &Alike(1));
+    assert_eq!(scanner.glance(Frame(30), glimpse), Glance::Wait);
 }
 
 /// Pages that were being filled when they were looked at had a common sample, and equal contents
@@ -374,8 +376,9 @@ fn a_page_that_begins_blank_is_no_page_of_zeros() {
     assert_eq!(scanner.scan(Frame(1), D, &page), Verdict::Zero);
     page[PAGE_SIZE - 1] = 1;
     for frame in 1..3 {
-        let sample = scanner.keys().sampler().of(&page);
-        assert_ne!(scanner.glance(Frame(frame), D, sample), Glance::Wait);
+        let keys = scanner.keys();
+        let glimpse = keys.glimpse(keys.salt(D), &page);
+        assert_ne!(scanner.glance(Frame(frame), glimpse), Glance::Wait);
         assert_ne!(scanner.look(Frame(frame), D, &page), Verdict::Zero);
     }
 }

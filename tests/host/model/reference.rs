@@ -10,8 +10,8 @@ use crate::letters::Letter;
 use crate::letters::ZERO;
 use engine::Domain;
 use engine::Frame;
+use engine::Glimpse;
 use engine::KsmStats;
-use engine::Sample;
 use engine::Sight;
 use engine::Target;
 use std::collections::hash_map::Entry::Vacant;
@@ -26,9 +26,9 @@ type HashMap<K, V> = SeededMap<K, V, BuildHasherDefault<DefaultHasher>>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Name {
     /// A sample of the content.
-    Sample(Sample),
+    Sample(Glimpse),
     /// The whole of it, where pages of different contents were found to have this sample.
-    Whole(Letter, Sample),
+    Whole(Letter, Glimpse),
 }
 
 /// What the engine calls a key: a content in a domain.
@@ -42,7 +42,7 @@ pub struct Look {
     /// Its content.
     pub letter: Letter,
     /// The engine's sample of that.
-    pub sample: Sample,
+    pub sample: Glimpse,
 }
 
 /// What the engine is to say of a page: a [`engine::Verdict`], with the target that it leads to.
@@ -108,7 +108,7 @@ pub struct Reference {
     unstable: HashMap<What, Unstable>,
     stable: HashMap<What, Frame>,
     shared: HashMap<Frame, Shared>,
-    ambiguous: HashMap<(Domain, Sample), Ambiguous>,
+    ambiguous: HashMap<(Domain, Glimpse), Ambiguous>,
     /// For how many passes, this one included, shared frames are watched.
     watch: u64,
     max_interval: u64,

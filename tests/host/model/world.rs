@@ -320,10 +320,11 @@ impl<'a> World<'a> {
     }
 
     fn look(&self, domain: Domain, letter: Letter) -> Look {
+        let keys = self.engine.keys();
         Look {
             domain,
             letter,
-            sample: self.engine.keys().sampler().of(&letter.page()),
+            sample: keys.glimpse(keys.salt(domain), &letter.page()),
         }
     }
 

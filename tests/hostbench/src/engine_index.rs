@@ -22,10 +22,11 @@ impl Default for Index {
 impl Index {
     /// Goes over all pages once. Returns how many were to be looked at more closely.
     pub fn pass(&mut self, pages: &[Page]) -> usize {
-        let sampler = *self.0.keys().sampler();
+        let keys = *self.0.keys();
+        let salt = keys.salt(Domain(1));
         let mut remarkable = 0;
         for (frame, page) in (0..).zip(pages) {
-            let glance = self.0.glance(Frame(frame), Domain(1), sampler.of(page));
+            let glance = self.0.glance(Frame(frame), keys.glimpse(salt, page));
             remarkable += usize::from(glance != Glance::Wait);
         }
         self.0.end_pass(|_| None);

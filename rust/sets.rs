@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is known of contents, and who is about to merge them.
+//!
+//! Behind a mutex of its own, so that a thread that asks about a batch of pages keeps none from
+//! finding its way: see [`crate::commons`].
+
+use crate::commons::MOST_THREADS;
+use crate::mm::neighbours;
+use crate::mm::refusal::Refusals;
+use crate::mm::shared;
+use crate::mm::storage::KernelStorage;
+use core::ops::Deref;
+use core::ops::DerefMut;
+use engine::HashKind;
+use engine::Key;
+use engine::Keys;
+use engine::KsmScanner;
+use engine::Target;
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::sync::atomic::Atomic;
+use kernel::sync::atomic::Relaxed;
+use kernel::sync::lock::mutex::MutexBackend;
+use kernel::sync::lock::Guard;
+use kernel::sync::Mutex;
+
+/// Contents that are claimed at a time, at the most: each thread has as many as it replaces pages
+/// at once, and who writes to `merge_now` has them, too.
+const MOST_CLAIMS: usize = (MOST_THREADS as usize + 1) * neighbours::MOST;
+
+pub(crate) type Engine = KsmScanner<KernelStorage>;
+
+/// See the module.
+pub(crate) struct Sets {
+    /// Decides and counts.
+    pub(crate) engine: Engine,
+    /// How often pages were refused since the start.
+    pub(crate) refusals: Refusals,
+    /// Contents for which a thread is about to make a shared page.
+    claims: KVVec<Key>,
+}
+
+impl Sets {
+    /// Makes an engine that knows nothing.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(hash: HashKind, seed: u64) -> Result<Self> {
+        Ok(Sets {
+            engine: KsmScanner::with(KernelStorage, hash, seed),
+            refusals: Refusals::default(),
+            claims: KVVec::with_capacity(MOST_CLAIMS, GFP_KERNEL)?,
+        })
+    }
+
+    /// Brings the counts up to date.
+    pub(crate) fn recount(&mut self) {
+        self.engine.recount(shared::mappings);
+    }
+
+    /// Pages that were met since the start, passed over or not.
+    pub(crate) fn pages_met(&self) -> u64 {
+        let scanned = self.engine.get_stats().pages_scanned;
+        scanned.wrapping_add(self.engine.pages_skipped())
+    }
+
+    /// With what to merge a page of this key now. Who makes a shared page for it has the key until
+    /// [`Self::disclaim`]: nobody else makes another meanwhile.
+    pub(crate) fn claim(&mut self, key: Key) -> Option<Target> {
+        let target = self.engine.target(key)?;
+        if let Target::Twin(_) = target {
+            let is_free = !self.claims.contains(&key);
+            // There is room for all that threads may claim at a time.
+            (is_free && self.claims.push_within_capacity(key).is_ok()).then_some(())?;
+        }
+        Some(target)
+    }
+
+    /// Takes back a claim, if it is one that this target comes with.
+    pub(crate) fn disclaim(&mut self, key: Key, target: Option<Target>) {
+        let Some(Target::Twin(_)) = target else {
+            return;
+        };
+        if let Some(position) = self.claims.iter().position(|&claimed| claimed == key) {
+            // The last one takes its place.
+            let last = self.claims.pop();
+            if let (Some(place), Some(last)) = (self.claims.get_mut(position), last) {
+                *place = last;
+            }
+        }
+    }
+}
+
+/// The sets, and what is known of them without their lock.
+#[pin_data]
+pub(crate) struct LockedSets {
+    #[pin]
+    sets: Mutex<Sets>,
+    keys: Keys,
+    /// As [`KsmScanner::is_watchful`].
+    is_watchful: Atomic<bool>,
+    /// As [`KsmScanner::forgettable_parts`].
+    forgettable: Atomic<usize>,
+}
+
+impl LockedSets {
+    /// Has the sets locked from now on.
+    pub(crate) fn new(sets: Sets) -> impl PinInit<Self> {
+        pin_init!(LockedSets {
+            keys: *sets.engine.keys(),
+            is_watchful: Atomic::new(sets.engine.is_watchful()),
+            forgettable: Atomic::new(0),
+            sets <- new_mutex!(sets, "ksm_v::sets"),
+        })
+    }
+
+    /// Locks the sets.
+    pub(crate) fn lock(&self) -> SetsGuard<'_> {
+        SetsGuard {
+            sets: self.sets.lock(),
+            home: self,
+        }
+    }
+
+    /// As [`Self::lock`], unless someone has them.
+    pub(crate) fn try_lock(&self) -> Option<SetsGuard<'_>> {
+        let sets = self.sets.try_lock()?;
+        Some(SetsGuard { sets, home: self })
+    }
+
+    /// How contents get their keys.
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Whether merged pages are of interest, as of a moment ago.
+    pub(crate) fn is_watchful(&self) -> bool {
+        self.is_watchful.load(Relaxed)
+    }
+
+    /// How many parts the index could give up, as of a moment ago.
+    pub(crate) fn forgettable(&self) -> usize {
+        self.forgettable.load(Relaxed)
+    }
+}
+
+/// The sets, locked. Dropping it has others know what they may ask without the lock.
+pub(crate) struct SetsGuard<'a> {
+    sets: Guard<'a, Sets, MutexBackend>,
+    home: &'a LockedSets,
+}
+
+impl Deref for SetsGuard<'_> {
+    type Target = Sets;
+
+    fn deref(&self) -> &Sets {
+        &self.sets
+    }
+}
+
+impl DerefMut for SetsGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Sets {
+        &mut self.sets
+    }
+}
+
+impl Drop for SetsGuard<'_> {
+    fn drop(&mut self) {
+        let (home, engine) = (self.home, &self.sets.engine);
+        home.is_watchful.store(engine.is_watchful(), Relaxed);
+        let parts = engine.forgettable_parts();
+        home.forgettable.store(parts, Relaxed);
+    }
+}
