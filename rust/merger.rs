@@ -172,16 +172,18 @@ impl Merger {
             attempt.end(&mut sets, terms, merged);
         }
         drop(sets);
-        // Gives up the pages, which frees those that were replaced.
+        let twins = &mut self.twins;
         let neighbours = self.run.neighbours.drain_all();
-        for ((neighbour, attempt), result) in neighbours.zip(attempts).zip(results) {
-            if let (Ok(()), Some(key), Some(twin)) =
-                (result, attempt.page.key, neighbour.into_twin())
-            {
+        let pages = neighbours.zip(attempts).zip(results);
+        // Frees those that were replaced.
+        PageRef::put_all::<{ neighbours::MOST }>(pages.map(|((neighbour, attempt), result)| {
+            let (page, twin) = neighbour.into_parts();
+            if let (Ok(()), Some(key), Some(twin)) = (result, attempt.page.key, twin) {
                 // There is room: each candidate has one twin at the most.
-                let _ = self.twins.push_within_capacity((twin, key));
+                let _ = twins.push_within_capacity((twin, key));
             }
-        }
+            page
+        }));
         self.run.attempts.clear();
         self.run.awaited.clear();
     }

@@ -115,12 +115,36 @@ fn bytewise<C: Content + ?Sized>(content: &C) -> u32 {
         .fold(BASIS_32, step_32)
 }
 
+/// By what [`mix`] multiplies; odd, so that it can be undone.
+const MIX: [u64; 2] = [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53];
+
 /// Spreads every bit of `value` over all bits (the 64-bit finaliser of MurmurHash3). A bijection.
 #[inline]
 pub const fn mix(value: u64) -> u64 {
-    let value = (value ^ (value >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    let value = (value ^ (value >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    let value = (value ^ (value >> 33)).wrapping_mul(MIX[0]);
+    let value = (value ^ (value >> 33)).wrapping_mul(MIX[1]);
     value ^ (value >> 33)
+}
+
+/// Undoes [`mix`].
+#[inline]
+pub const fn unmix(value: u64) -> u64 {
+    const UNMIX: [u64; 2] = [inverse(MIX[0]), inverse(MIX[1])];
+    // A shift by more than half of the bits is undone by itself.
+    let value = (value ^ (value >> 33)).wrapping_mul(UNMIX[1]);
+    let value = (value ^ (value >> 33)).wrapping_mul(UNMIX[0]);
+    value ^ (value >> 33)
+}
+
+/// By what to multiply to undo a multiplication by `odd`: Newton's method, of which each step doubles
+/// the bits that are right. The number itself has three.
+const fn inverse(odd: u64) -> u64 {
+    let (mut inverse, mut bits) = (odd, 3);
+    while bits < u64::BITS {
+        inverse = inverse.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(inverse)));
+        bits *= 2;
+    }
+    inverse
 }
 
 #[cfg(test)]
@@ -176,6 +200,16 @@ mod tests {
         page[7] = 0x80;
         page[2 * 8 * LANES + 7] = 0x80;
         assert_ne!(hash.of(&page), hash.of(&zero));
+    }
+
+    #[test]
+    fn what_was_mixed_is_unmixed() {
+        let mut value = 1;
+        for _ in 0..10_000 {
+            value = mix(value ^ BASIS_64);
+            assert_eq!(unmix(mix(value)), value);
+        }
+        assert_eq!((mix(0), unmix(0)), (0, 0));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! replaces it. Who uses an entry therefore checks the frame first.
 
 use crate::hash::mix;
+use crate::hash::unmix;
 use crate::ids::Domain;
 use crate::ids::Frame;
 use crate::ids::Key;
@@ -36,7 +37,7 @@ pub enum Standing {
 /// A shared frame.
 #[derive(Clone, Copy, Default)]
 pub struct SharedFrame {
-    /// The frame number plus one; 0 for a vacant slot.
+    /// [`tag`] of the frame; 0 for a vacant slot.
     tag: u64,
     /// Under what it is in the stable set, where it is there.
     pub key: Key,
@@ -62,7 +63,7 @@ impl SharedFrame {
 
     /// The frame number.
     pub fn frame(&self) -> Frame {
-        Frame(self.tag.wrapping_sub(1))
+        Frame(unmix(self.tag).wrapping_sub(1))
     }
 }
 
@@ -81,19 +82,21 @@ impl Entry for SharedFrame {
 
     #[inline]
     fn hash(&self) -> u64 {
-        // As for any frame; `mix` makes 0 of the tag of a vacant slot only.
-        !mix(self.tag)
+        !self.tag
     }
 }
 
 /// What the table finds a frame by.
 #[inline]
 fn hash(frame: Frame) -> u64 {
-    !mix(tag(frame))
+    !tag(frame)
 }
 
+/// What a frame is remembered as: its number, spread over all bits, as that is what the table compares
+/// in each slot of a search. Of no frame 0.
+#[inline]
 fn tag(frame: Frame) -> u64 {
-    frame.0.wrapping_add(1)
+    mix(frame.0.wrapping_add(1))
 }
 
 /// Contents with several shared frames.

@@ -122,12 +122,13 @@ impl Neighbour {
         matches!(self.by, By::New(..))
     }
 
-    /// For which other page that was made, where it is new.
-    pub(crate) fn into_twin(self) -> Option<Twin> {
-        match self.by {
+    /// The page, and for which other page a new one was made, where it is new.
+    pub(crate) fn into_parts(self) -> (PageRef, Option<Twin>) {
+        let twin = match self.by {
             By::New(_, twin) => Some(twin),
             By::Shared(_) | By::Zero => None,
-        }
+        };
+        (self.page, twin)
     }
 }
 

@@ -6,7 +6,9 @@
 //! [`include/linux/page-flags.h`](srctree/include/linux/page-flags.h)
 
 use crate::shim;
+use core::cell::Cell;
 use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
 use core::ops::Deref;
 use core::ptr::NonNull;
 use engine::content::WORDS;
@@ -39,10 +41,11 @@ pub(super) fn node_of(frame: Frame) -> Option<i32> {
 ///
 /// # Invariants
 ///
-/// `page` belongs to a folio to which this owns one reference. A split of that folio moves the
-/// reference to the page's new folio (only the holder of the folio lock may split).
+/// `page` belongs to `folio`, to which this owns one reference. So nobody else can split that folio:
+/// who does has to have the only such reference ([`LockedPage::split`]).
 pub(crate) struct PageRef {
     page: NonNull<bindings::page>,
+    folio: Cell<NonNull<bindings::folio>>,
 }
 
 // SAFETY: A reference to a folio may be dropped by any thread.
@@ -71,7 +74,10 @@ impl PageRef {
             return None;
         }
         // INVARIANT: With the reference held, the page can't leave the folio.
-        Some(PageRef { page })
+        NonNull::new(folio).map(|folio| PageRef {
+            page,
+            folio: Cell::new(folio),
+        })
     }
 
     /// As [`Self::get`], if the page could be merged.
@@ -93,7 +99,20 @@ impl PageRef {
         PageRef {
             // SAFETY: Part of a valid folio.
             page: unsafe { NonNull::new_unchecked(page) },
+            folio: Cell::new(folio),
         }
+    }
+
+    /// Gives up some references: with less effort than one by one, where the pages are freed by that.
+    pub(crate) fn put_all<const N: usize>(pages: impl Iterator<Item = PageRef>) {
+        let mut given_up = [core::ptr::null_mut(); N];
+        let mut count = 0;
+        for (place, page) in given_up.iter_mut().zip(pages) {
+            *place = ManuallyDrop::new(page).as_ptr();
+            count += 1;
+        }
+        // SAFETY: By the type invariants one reference each is owned, and is not dropped otherwise.
+        unsafe { shim::ksm_v_release_pages(given_up.as_mut_ptr(), count) };
     }
 
     /// The frame number.
@@ -105,7 +124,7 @@ impl PageRef {
     /// What kind of page it is now.
     pub(crate) fn kind(&self) -> Kind {
         // SAFETY: By the type invariant.
-        unsafe { kind_of(NonNull::new_unchecked(self.folio())) }
+        unsafe { kind_of(self.folio.get()) }
     }
 
     /// Whether its memory has failed: reading it may bring the machine down.
@@ -129,7 +148,7 @@ impl PageRef {
     /// How many page table entries map its folio.
     pub(crate) fn mappings(&self) -> u32 {
         // SAFETY: By the type invariant.
-        unsafe { mappings_of(NonNull::new_unchecked(self.folio())) }
+        unsafe { mappings_of(self.folio.get()) }
     }
 
     /// Makes the content readable.
@@ -157,8 +176,7 @@ impl PageRef {
 
     /// The folio it belongs to now.
     pub(super) fn folio(&self) -> *mut bindings::folio {
-        // SAFETY: By the type invariant.
-        unsafe { shim::ksm_v_page_folio(self.page.as_ptr()) }
+        self.folio.get().as_ptr()
     }
 }
 
@@ -255,8 +273,14 @@ impl LockedPage<'_> {
         if !self.is_large() {
             return Ok(());
         }
-        // SAFETY: By the type invariants the folio is referenced and locked. The reference and the lock move to the page's new folio.
-        kernel::error::to_result(unsafe { shim::ksm_v_split_huge_page(self.as_ptr()) })
+        // SAFETY: By the type invariants the folio is referenced and locked. The reference and the lock
+        // move to the page's new folio.
+        kernel::error::to_result(unsafe { shim::ksm_v_split_huge_page(self.as_ptr()) })?;
+        // SAFETY: By the type invariant.
+        let folio = NonNull::new(unsafe { shim::ksm_v_page_folio(self.as_ptr()) });
+        // INVARIANT: The reference is to this folio now.
+        folio.into_iter().for_each(|folio| self.folio.set(folio));
+        Ok(())
     }
 
     /// Whether anything but its mappings, the swap cache and the owner of this refers to the page.

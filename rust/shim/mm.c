@@ -48,6 +48,11 @@ void ksm_v_folio_put(struct folio *folio)
 	folio_put(folio);
 }
 
+void ksm_v_release_pages(struct page **pages, int count)
+{
+	release_pages(pages, count);
+}
+
 int ksm_v_folio_ref_count(const struct folio *folio)
 {
 	return folio_ref_count(folio);

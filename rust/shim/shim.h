@@ -137,6 +137,7 @@ int ksm_v_page_to_nid(const struct page *page);
 void ksm_v_folio_get(struct folio *folio);
 bool ksm_v_folio_try_get(struct folio *folio);
 void ksm_v_folio_put(struct folio *folio);
+void ksm_v_release_pages(struct page **pages, int count);
 int ksm_v_folio_ref_count(const struct folio *folio);
 int ksm_v_folio_mapcount(const struct folio *folio);
 void ksm_v_dec_mm_counter(struct mm_struct *mm, int member);
