@@ -23,7 +23,7 @@ pub trait Content {
     /// Whether every byte is zero. Stops soon behind the first word that is not.
     #[inline]
     fn is_zero(&self) -> bool {
-        all_zero(|index| self.word(index))
+        is_zero(self)
     }
 }
 
@@ -36,6 +36,12 @@ impl Content for [u8; PAGE_SIZE] {
         }
         u64::from_ne_bytes(bytes)
     }
+}
+
+/// Whether every byte of a page is zero: [`Content::is_zero`], word for word.
+#[inline]
+pub fn is_zero<C: Content + ?Sized>(content: &C) -> bool {
+    all_zero(|index| content.word(index))
 }
 
 /// Whether two pages are equal, byte for byte.

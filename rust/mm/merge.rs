@@ -43,10 +43,9 @@ use crate::mm::pte::Mapping;
 use crate::mm::refusal::Refusal;
 use crate::mm::rmap::each_mapping;
 use crate::mm::shared::SharedPage;
+use crate::mm::vector;
 use crate::mm::vma::StableVma;
 use core::ops::ControlFlow;
-use engine::content::same;
-use engine::Content;
 use engine::Domain;
 use engine::Frame;
 use engine::PAGE_SIZE;
@@ -288,8 +287,8 @@ pub(super) fn single(
 /// # Errors
 ///
 /// [`Refusal::Different`].
-pub(super) fn expect_same(one: &impl Content, other: &impl Content) -> Result<(), Refusal> {
-    if same(one, other) {
+pub(super) fn expect_same(one: &MappedPage<'_>, other: &MappedPage<'_>) -> Result<(), Refusal> {
+    if vector::same(one, other) {
         Ok(())
     } else {
         Err(Refusal::Different)
@@ -312,8 +311,8 @@ fn expect_untagged(page: &PageRef) -> Result<(), Refusal> {
 /// # Errors
 ///
 /// [`Refusal::Different`].
-pub(super) fn expect_zero(content: &impl Content) -> Result<(), Refusal> {
-    if content.is_zero() {
+pub(super) fn expect_zero(content: &MappedPage<'_>) -> Result<(), Refusal> {
+    if vector::is_zero(content) {
         Ok(())
     } else {
         Err(Refusal::Different)

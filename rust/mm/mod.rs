@@ -36,6 +36,7 @@ pub(crate) mod rmap;
 pub(crate) mod shared;
 pub(crate) mod storage;
 pub(crate) mod unmerge;
+mod vector;
 pub(crate) mod vma;
 pub(crate) mod walk;
 pub(crate) mod zero;

@@ -5,6 +5,7 @@
 //! C headers: [`include/linux/mm.h`](srctree/include/linux/mm.h),
 //! [`include/linux/page-flags.h`](srctree/include/linux/page-flags.h)
 
+use crate::mm::vector;
 use crate::shim;
 use core::cell::Cell;
 use core::marker::PhantomData;
@@ -15,6 +16,7 @@ use engine::content::WORDS;
 use engine::Content;
 use engine::Frame;
 use kernel::bindings;
+use kernel::ffi::c_void;
 use kernel::prelude::*;
 
 /// What kind of page a frame holds, as far as merging cares.
@@ -350,6 +352,11 @@ impl MappedPage<'_> {
             _page: PhantomData,
         }
     }
+
+    #[inline]
+    pub(super) fn as_ptr(&self) -> *const c_void {
+        self.words.cast()
+    }
 }
 
 impl Content for MappedPage<'_> {
@@ -361,9 +368,14 @@ impl Content for MappedPage<'_> {
         // SAFETY: Within the page, by the type invariant. Volatile: user space may write to it.
         unsafe { self.words.add(index).read_volatile() }
     }
+
+    #[inline]
+    fn is_zero(&self) -> bool {
+        vector::is_zero(self)
+    }
 }
 
-/// The content of a page that nobody writes to: it can be read with fewer instructions.
+/// The content of a page that nobody writes to: what is found of it stays true.
 ///
 /// # Invariants
 ///
@@ -378,17 +390,12 @@ impl<'a> StillPage<'a> {
         // INVARIANT: Promised by the caller.
         StillPage(page)
     }
-
-    #[inline]
-    fn words(&self) -> &[u64; WORDS] {
-        // SAFETY: By the type invariants the page is mapped, and does not change.
-        unsafe { &*self.0.words.cast() }
-    }
 }
 
-impl Content for StillPage<'_> {
-    #[inline]
-    fn word(&self, index: usize) -> u64 {
-        self.words().get(index).copied().unwrap_or(0)
+impl<'a> Deref for StillPage<'a> {
+    type Target = MappedPage<'a>;
+
+    fn deref(&self) -> &MappedPage<'a> {
+        &self.0
     }
 }

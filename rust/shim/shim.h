@@ -3,7 +3,8 @@
  * What the Rust code calls of the kernel and can't reach by itself: inline
  * functions and macros as one-to-one functions, one .c file per C header, and
  * constants. Names are the kernel's with the prefix ksm_v_. No logic here, but
- * for what is asked of every entry of every page table, in one call.
+ * for what is asked of every entry of every page table, in one call, and for
+ * what takes vectors (vector.c).
  *
  * Rust declarations are generated from this header (see Kbuild), so that every
  * type is checked against the kernel the module is built for. Functions which
@@ -262,6 +263,11 @@ void ksm_v_flush_tlb_ptes(struct vm_area_struct *vma, unsigned long start, unsig
 
 /* <linux/userfaultfd_k.h> */
 bool ksm_v_userfaultfd_armed(struct vm_area_struct *vma);
+
+/* <asm/fpu/api.h>, of whole pages; not to be called without ksm_v_has_vectors(), nor by interrupts. */
+bool ksm_v_has_vectors(void);
+bool ksm_v_vectors_same(const void *a, const void *b);
+bool ksm_v_vectors_zero(const void *a);
 
 /* <linux/workqueue.h> */
 void ksm_v_init_work(struct work_struct *work, work_func_t func);

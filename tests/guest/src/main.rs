@@ -24,6 +24,7 @@ const SUITES: &[Suite] = &[
     ("control", suites::control::trials),
     ("compat", suites::compat::trials),
     ("merge", suites::merge::trials),
+    ("scalar", suites::merge::scalar_trials),
     ("cow", suites::cow::trials),
     ("unmerge", suites::unmerge::trials),
     ("reload", suites::reload::trials),

@@ -52,3 +52,8 @@ pub fn trials() -> Vec<Trial> {
     ));
     trials
 }
+
+/// Those of how pages are compared, where there are only words for that.
+pub fn scalar_trials() -> Vec<Trial> {
+    lab::trials("scalar", decision::SCALAR_TESTS)
+}

@@ -27,11 +27,21 @@ pub(super) const TESTS: &[Test] = &[
     ("known_pages_are_merged_at_first_sight", known),
     ("zeros_are_merged_at_first_sight", zeros),
     ("nearly_zero_pages_are_no_zeros", nearly_zero),
+    ("nearly_equal_pages_stay_apart", nearly_equal),
     (
         "bytes_decide_where_bytewise_hashes_collide",
         bytewise_collision,
     ),
     ("bytewise_hash_merges", bytewise),
+    ("pages_written_between_passes_stay_correct", rewritten),
+];
+
+/// Of a processor without vectors of 32 bytes: pages are compared word by word there.
+pub(super) const SCALAR_TESTS: &[Test] = &[
+    ("the_processor_has_no_vectors", no_vectors),
+    ("zeros_are_merged_at_first_sight", zeros),
+    ("nearly_zero_pages_are_no_zeros", nearly_zero),
+    ("nearly_equal_pages_stay_apart", nearly_equal),
     ("pages_written_between_passes_stay_correct", rewritten),
 ];
 
@@ -131,19 +141,49 @@ fn zeros(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after the processes ended").map(drop)
 }
 
+fn no_vectors(_: &Lab) -> Result {
+    let processors = procfs::read("/proc/cpuinfo")?;
+    expect::that(!processors.contains(" avx2"), || {
+        "this suite is for a guest that is booted with clearcpuid=avx2"
+    })
+}
+
+/// In each page another word, and in that another bit.
+fn change_a_bit_of_each_word(peer: &Peer, span: Span) -> Result {
+    for index in 0..WORDS as u64 {
+        let addr = span.page(index).addr + index * 8;
+        peer.poke(addr, peer.peek(addr)? ^ (1 << (index * 7 % 64)))?;
+    }
+    Ok(())
+}
+
 fn nearly_zero(lab: &Lab) -> Result {
     let peer = lab.alice()?;
-    let span = peer.anon(4, Ids::ZERO)?;
-    let offsets = [0, 8, 2048, 4088];
-    for (index, offset) in offsets.into_iter().enumerate() {
-        let value = if offset == 0 { 1 } else { 1 << 63 };
-        peer.poke(span.page(index as u64).addr + offset, value)?;
-    }
+    let span = peer.anon(WORDS as u64, Ids::ZERO)?;
+    change_a_bit_of_each_word(&peer, span)?;
     let zero = peer.anon(1, Ids::ZERO)?;
     let before = peer.frames(span)?;
     scanner::merge()?;
     pages::expect_zero_page((&peer, zero))?;
     pages::expect_frames("pages with one bit set", (&peer, span), &before)
+}
+
+/// Most of these pairs have the same sample, as that takes eight words of a page: they are compared.
+fn nearly_equal(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let (ids, pages) = (Ids::each(1), WORDS as u64);
+    let (in_a, in_b) = (a.anon(pages, ids)?, b.anon(pages, ids)?);
+    change_a_bit_of_each_word(&b, in_b)?;
+    let controls = (a.anon(1, Ids::same(9999))?, b.anon(1, Ids::same(9999))?);
+    let before = (a.frames(in_a)?, b.frames(in_b)?);
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, controls.0), (&b, controls.1)])?;
+    pages::expect_frames(
+        "pages of which the twin has another bit",
+        (&a, in_a),
+        &before.0,
+    )?;
+    pages::expect_frames("pages with one bit changed", (&b, in_b), &before.1)
 }
 
 /// A page of which one word, or two, are changed.
