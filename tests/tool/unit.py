@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Tests of the parts of ksmv that need no kernel, and of its manual.
+"""Tests of the parts of ksmv that need no kernel, of its manual, and of `make install-tools`.
 
 Run anywhere: python3 tests/tool/unit.py.
 """
 
+import subprocess
 import sys
+import tempfile
 import unittest
 from collections import Counter
 from pathlib import Path
@@ -151,6 +153,21 @@ class Manual(unittest.TestCase):
             text = next(one for one in described if one.startswith(f"{name}\n"))
             if knob.default:
                 self.assertRegex(text, rf"Default {knob.default}\b|{knob.default} \(default\)")
+
+
+class Installation(unittest.TestCase):
+    """make install-tools, which `make install` does, too."""
+
+    def test_keeps_settings_that_are_there(self) -> None:
+        with tempfile.TemporaryDirectory() as place:
+            install = ["make", "-s", "-C", str(PROJECT), "install-tools", f"DESTDIR={place}"]
+            settings = Path(place, "etc/ksm-veridian.conf")
+            subprocess.run(install, check=True)
+            shipped = (PROJECT / "package/ksm-veridian.conf").read_text(encoding="utf-8")
+            self.assertEqual(settings.read_text(encoding="utf-8"), shipped)
+            settings.write_text("max_cpu = 50\n", encoding="utf-8")
+            subprocess.run(install, check=True)
+            self.assertEqual(settings.read_text(encoding="utf-8"), "max_cpu = 50\n")
 
 
 def main() -> int:
