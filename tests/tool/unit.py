@@ -4,6 +4,7 @@
 Run anywhere: python3 tests/tool/unit.py.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from savings import Report, Saving  # noqa: E402
 from sharers import Sharer, Sharing  # noqa: E402
 from status import Counts, Status  # noqa: E402
 
+COMMANDS = next(one for one in cli.parser()._actions if one.dest == "command").choices
 PROCESS = Process(7, "name", 1000, "/a", "/proc/7")
 
 
@@ -108,8 +110,77 @@ class Words(unittest.TestCase):
         self.assertEqual(found, ["1 page", "2 pages", "2 passes"])
 
 
+def options_of(command: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """The options of a command, those that ask for help left out."""
+    return {
+        name: action
+        for name, action in command._option_string_actions.items()
+        if name not in ("-h", "--help")
+    }
+
+
+class Completion(unittest.TestCase):
+    """What bash offers, by the script that is installed, on a machine with known knobs and PIDs."""
+
+    machine = """
+        _ksmv_knobs() { case $1 in -400) echo run domain cpu_ns ;; -200) echo run domain ;; esac; }
+        _ksmv_pids() { echo 1 23; }
+    """
+
+    def offered(self, *words: str) -> list[str]:
+        """What is offered for the last word, sorted."""
+        last = len(words)
+        script = f"""
+            source "$0" && {self.machine}
+            COMP_WORDS=(ksmv "$@") COMP_CWORD={last} COMPREPLY=()
+            _ksmv ksmv "${{COMP_WORDS[{last}]}}" "${{COMP_WORDS[{last - 1}]}}"
+            printf '%s\\n' "${{COMPREPLY[@]}}"
+        """
+        command = ["bash", "-euc", script, str(TOOL / "completion.bash"), *words]
+        return sorted(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+
+    def assert_offered(self, words: str, offered: str) -> None:
+        """That is offered for the last of the words, which may be empty."""
+        self.assertEqual((words, self.offered(*words.split(" "))), (words, sorted(offered.split())))
+
+    def test_commands_and_their_options(self) -> None:
+        self.assert_offered("", " ".join(COMMANDS))
+        self.assert_offered("s", "status set")
+        for name, command in COMMANDS.items():
+            self.assert_offered(f"{name} -", " ".join(options_of(command)))
+
+    def test_values_of_options(self) -> None:
+        for name, command in COMMANDS.items():
+            for option, action in options_of(command).items():
+                if action.nargs != 0 and option != "--cgroup":
+                    self.assert_offered(f"{name} {option} ", " ".join(action.choices or ()))
+        self.assertIn("/proc", self.offered("estimate", "--cgroup", "/"))
+
+    def test_knobs(self) -> None:
+        for command, files in (("get", "run domain cpu_ns"), ("set", "run domain")):
+            self.assert_offered(f"{command} ", files)
+            self.assert_offered(f"{command} --json ", files)
+            self.assert_offered(f"{command} r", "run")
+        for knob in ("run", "domain", "cpu_ns"):
+            self.assert_offered(f"get {knob} ", "")
+
+    def test_values_of_knobs(self) -> None:
+        for knob, values in (("run", "0 1 2"), ("max_interval", "1 2 4 8"), ("scan_rate", "")):
+            self.assert_offered(f"set {knob} ", values)
+            self.assert_offered(f"set {knob} 1 ", "")
+        for knob in ("governor", "scope", "domain"):
+            self.assert_offered(f"set {knob} ", knobs.KNOBS[knob].allowed.replace(",", ""))
+        self.assert_offered("set --json domain p", "process")
+
+    def test_processes(self) -> None:
+        for command in ("who ", "who --rows 3 ", "estimate ", "estimate 1 ", "estimate --all "):
+            self.assert_offered(command, "1 23")
+        self.assert_offered("who 1 ", "")
+        self.assert_offered("estimate --domain user 2", "23")
+
+
 class Manual(unittest.TestCase):
-    """ksmv(8), the completion and the ABI name all there is."""
+    """ksmv(8) and the ABI name all there is."""
 
     manual = (PROJECT / "Documentation" / "ksmv.8").read_text(encoding="utf-8").replace("\\-", "-")
 
@@ -136,15 +207,10 @@ class Manual(unittest.TestCase):
             self.assertRegex(self.manual, rf"\b{name}\b")
 
     def test_has_all_commands_and_options(self) -> None:
-        completion = (TOOL / "completion.bash").read_text(encoding="utf-8")
-        commands = next(one for one in cli.parser()._actions if one.dest == "command").choices
-        for name, command in commands.items():
+        for name, command in COMMANDS.items():
             self.assertRegex(self.manual, rf"ksmv {name}\b")
-            self.assertIn(name, completion)
-            for option in command._option_string_actions:
-                if option not in ("-h", "--help"):
-                    self.assertIn(option, self.manual)
-                    self.assertIn(option, completion)
+            for option in options_of(command):
+                self.assertIn(option, self.manual)
 
     def test_abi_has_all_knobs_and_defaults(self) -> None:
         abi = (PROJECT / "Documentation/ABI/sysfs-kernel-mm-ksm_v").read_text(encoding="utf-8")
