@@ -5,7 +5,7 @@
 
 _ksmv_options() {
 	case $1 in
-	status | get) echo --json ;;
+	status | get | set) echo --json ;;
 	top) echo --interval --count --json ;;
 	report) echo --by --rows --json ;;
 	who) echo --rows --json ;;

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from errors import Failure
 from estimate import Estimate
 from pages import PAGE
 from policy import Policy
@@ -246,6 +247,11 @@ def sharing_json(sharing: Sharing) -> Json:
         ],
         "skipped": _skipped_json(sharing.skipped),
     }
+
+
+def failure_json(failure: Failure) -> Json:
+    """What can't be done, and why."""
+    return {"error": str(failure), "advice": list(failure.advice), "exit_status": failure.status}
 
 
 def values_json(values: dict[str, str]) -> Json:

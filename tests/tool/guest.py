@@ -56,7 +56,7 @@ def ksmv(*arguments: object, status: int = 0) -> str:
 
 def run_ksmv(*arguments: object, status: int = 0, user: int = 0, wrapper: tuple = ()) -> str:
     """Runs the tool as a user does; returns standard output, or standard error where it is to
-    fail with a status."""
+    fail with a status and says something there."""
     command = [*wrapper, str(TOOL), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, user=user)
     return _checked(command, status, done.returncode, done.stdout, done.stderr)
@@ -65,7 +65,7 @@ def run_ksmv(*arguments: object, status: int = 0, user: int = 0, wrapper: tuple 
 def _checked(command: object, wanted: int, found: int, out: str, err: str) -> str:
     if found != wanted:
         raise AssertionError(f"{command}: status {found}, not {wanted}: {out}{err}")
-    return err if wanted else out
+    return err or out if wanted else out
 
 
 def ksmv_json(*arguments: object) -> dict:
@@ -176,6 +176,10 @@ class WithoutModule(Case):
         for command in (["status"], ["top"], ["get"], ["get", "run"], ["set", "run", "1"]):
             self.assert_fails(3, "ksm_v is not loaded", *command)
             self.assert_fails(3, "modprobe ksm_v", *command)
+            told = json.loads(ksmv(*command, "--json", status=3))
+            self.assertIn("ksm_v is not loaded", told["error"])
+            self.assertEqual(told["advice"], ["load it: modprobe ksm_v"])
+            self.assertEqual(told["exit_status"], 3)
 
     def test_estimate_of_known_contents(self) -> None:
         # 2 + 3 pages a: 4 frames less. 4 + 5 of zeroes: 9 less. 3 + 2 own: none.
@@ -324,6 +328,7 @@ class Knobs(Case):
         for name, value in (("scan_rate", "2000"), ("domain", "cgroup"), ("max_interval", "1")):
             self.assertEqual(ksmv("set", name, value), "")
             self.assertEqual(knobs.get(name), value)
+        self.assertEqual(json.loads(ksmv("set", "run", "0", "--json")), {"run": 0})
         self.assertEqual(knobs.changed(knobs.read_all()).keys(), {"scan_rate", "domain", "max_interval"})
 
     def test_bad_values_change_nothing(self) -> None:

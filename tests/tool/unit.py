@@ -5,6 +5,9 @@ Run anywhere: python3 tests/tool/unit.py.
 """
 
 import argparse
+import contextlib
+import io
+import json
 import subprocess
 import sys
 import tempfile
@@ -22,6 +25,7 @@ import estimate  # noqa: E402
 import knobs  # noqa: E402
 import output  # noqa: E402
 import pages  # noqa: E402
+from errors import Failure  # noqa: E402
 from policy import Policy  # noqa: E402
 from processes import Process, Skipped  # noqa: E402
 from savings import Report, Saving  # noqa: E402
@@ -108,6 +112,26 @@ class Words(unittest.TestCase):
     def test_plurals(self) -> None:
         found = [output.plural(*one) for one in ((1, "page"), (2, "page"), (2, "pass"))]
         self.assertEqual(found, ["1 page", "2 pages", "2 passes"])
+
+    @staticmethod
+    def said(*arguments: str) -> tuple[int, str, str]:
+        """The exit status, the standard output and the standard error of a command."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = cli.main(arguments)
+        return status, out.getvalue(), err.getvalue()
+
+    def test_errors(self) -> None:
+        for arguments in (["who", "x"], ["who"], ["get", "a", "b"], ["set", "run"], ["sit"], []):
+            status, out, err = self.said(*arguments)
+            self.assertEqual((status, out), (2, ""))
+            self.assertRegex(err, r"^ksmv: .+\n  usage: ksmv ")
+            status, out, err = self.said(*arguments, "--json")
+            self.assertEqual((status, err), (2, ""))
+            told = json.loads(out)
+            self.assertEqual(told["exit_status"], 2)
+            self.assertIn("usage: ksmv", told["advice"][0])
+            self.assertTrue(told["error"])
 
 
 def options_of(command: argparse.ArgumentParser) -> dict[str, argparse.Action]:
@@ -199,6 +223,7 @@ class Manual(unittest.TestCase):
             {name: None for name in Status(counts, counts, report).json()},
             output.report_json(report),
             output.estimate_json(estimate.Estimate([row], skipped, 1, 1, 1, 1, 0), Policy()),
+            output.failure_json(Failure("this", "that")),
             output.sharing_json(
                 Sharing(PROCESS, 1, 1, 0, 0, 1, [Sharer(PROCESS, 1, 1)], skipped)
             ),
