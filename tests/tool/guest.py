@@ -201,8 +201,27 @@ class WithoutModule(Case):
         for domain, savable in (("user", 9 + 4), ("process", 12), ("cgroup", 14), ("global", 14)):
             found = ksmv_json(*wanted, "--domain", domain)
             self.assertEqual((domain, found["savable_pages"]), (domain, savable))
+            total = sum(one["savable_pages"] for one in found["domains"])
+            self.assertEqual((domain, total), (domain, savable))
         self.assertEqual(ksmv_json(*wanted), ksmv_json(*wanted, "--domain", "user") | {
             "seconds": mock.ANY})  # fmt: skip
+
+    def test_estimate_of_each_domain(self) -> None:
+        first, second = self.start("5*a,2*zero:registered"), self.start("5*a:registered")
+        third = self.start("4*a,1*own:registered", user=BOB)
+        wanted = ["estimate", first.pid, second.pid, third.pid, "--scope", "registered"]
+        alice = {"processes": 2, "candidate_frames": 12, "distinct_contents": 1, "zero_frames": 2}
+        bob = {"processes": 1, "candidate_frames": 5, "distinct_contents": 2, "zero_frames": 0}
+        alice |= {"savable_pages": 11, "savable_bytes": 11 * pages.PAGE}
+        bob |= {"savable_pages": 3, "savable_bytes": 3 * pages.PAGE}
+        found = ksmv_json(*wanted)["domains"]
+        self.assertEqual(found, [{"uid": ALICE} | alice, {"uid": BOB} | bob])
+        self.assertRegex(ksmv(*wanted), rf" uid\n +11 +0\.0 +12 +2 +{ALICE}\n +3 +0\.0 +5 +1 +{BOB}\n$")
+        for domain, owner in (("process", "pid"), ("cgroup", "cgroup"), ("global", None)):
+            found = ksmv_json(*wanted, "--domain", domain)
+            for one in found["domains"]:
+                same = [row for row in found["processes"] if not owner or row[owner] == one[owner]]
+                self.assertEqual(one["processes"], len(same))
 
     def test_estimate_counts_a_frame_once(self) -> None:
         forked = self.start("6*a,2*zero:registered", "fork")

@@ -96,6 +96,17 @@ class Sums(unittest.TestCase):
     def test_frames_counted_elsewhere(self) -> None:
         self.assertEqual(self.content(0, 3).savable(100), 0)
 
+    def test_domains_add_up(self) -> None:
+        domains = [
+            estimate.Domain(1000, 2, estimate.Totals(9, 3, 2, 5)),
+            estimate.Domain(1001, 1, estimate.Totals(4, 2, 1, 2)),
+        ]
+        result = estimate.Estimate([], [], domains, 0)
+        self.assertEqual(result.totals, estimate.Totals(13, 5, 3, 7))
+        self.assertEqual(estimate.Estimate([], [], [], 0).totals, estimate.Totals())
+        text = "\n".join(output.estimate_lines(result, Policy(), 1))
+        self.assertRegex(text, r"\n  +would save +MiB +of pages +processes +uid\n +5 +0\.0 +9 +2 +1000$")
+
     def test_savings_add_up(self) -> None:
         report = Report([(PROCESS, Saving(3, 1, 1.5)), (PROCESS, Saving(3, 0, 1.5))], [], 0)
         self.assertEqual(report.total.saved_pages, 4)
@@ -217,12 +228,13 @@ class Manual(unittest.TestCase):
     def test_has_all_fields(self) -> None:
         skipped = [Skipped(1, "exited")]
         row = estimate.Row(PROCESS, 1, 1, Counter(locked=1), 0)
+        domain = estimate.Domain(1000, 1, estimate.Totals())
         counts = Counts(1, dict.fromkeys(("pages_sharing", "zero_pages", "cpu_ns"), "1"))
         report = Report([(PROCESS, Saving(1, 1, 1))], skipped, 0)
         answers = [
             {name: None for name in Status(counts, counts, report).json()},
             output.report_json(report),
-            output.estimate_json(estimate.Estimate([row], skipped, 1, 1, 1, 1, 0), Policy()),
+            output.estimate_json(estimate.Estimate([row], skipped, [domain], 0), Policy()),
             output.failure_json(Failure("this", "that")),
             output.sharing_json(
                 Sharing(PROCESS, 1, 1, 0, 0, 1, [Sharer(PROCESS, 1, 1)], skipped)
