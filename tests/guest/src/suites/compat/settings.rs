@@ -33,6 +33,7 @@ pub(super) const TESTS: &[Test] = &[
         "the_run_that_was_written_last_says_whose_settings_hold",
         in_force,
     ),
+    ("profile_says_whose_settings_hold", profile),
     ("either_set_keeps_what_is_written_to_it", kept),
     ("both_run_files_say_what_the_scanner_does", both_run),
     ("the_sets_can_change_while_it_scans", change_while_scanning),
@@ -106,6 +107,28 @@ fn in_force(lab: &Lab) -> Result {
         &[("pages_shared", 2), ("pages_sharing", 6)],
     )?;
     pages::expect_not_merged((&other, plain)).map(drop)
+}
+
+fn profile(_: &Lab) -> Result {
+    let expect_profile = |when: &str, text: &str| {
+        expect::eq(
+            format!("profile {when}"),
+            text,
+            knob::read(knob::PROFILE)?.as_str(),
+        )
+    };
+    for state in [1, 0, 2] {
+        compat::set("run", state)?;
+        expect_profile(&format!("after {state} in compat/run"), "compat\n")?;
+        let refused = knob::try_write("run", b"3");
+        expect::errno("writing 3 to run", libc::EINVAL, refused)?;
+        expect_profile("after a write that was refused", "compat\n")?;
+        knob::set("run", state)?;
+        expect_profile(&format!("after {state} in run"), "own\n")?;
+        compat::set("pages_to_scan", 100)?;
+        expect_profile("after another file of compat was written", "own\n")?;
+    }
+    Ok(())
 }
 
 fn kept(_: &Lab) -> Result {
