@@ -91,6 +91,11 @@ def number(name: str) -> int:
     return int((KNOBS / name).read_text())
 
 
+def changed() -> dict[str, str]:
+    """The settings in force that differ from their defaults."""
+    return knobs.in_force(knobs.read_all()).changed
+
+
 def saved() -> int:
     """What the module says it saves, in pages."""
     return number("pages_sharing") + number("zero_pages")
@@ -348,13 +353,13 @@ class Knobs(Case):
             self.assertEqual(ksmv("set", name, value), "")
             self.assertEqual(knobs.get(name), value)
         self.assertEqual(json.loads(ksmv("set", "run", "0", "--json")), {"run": 0})
-        self.assertEqual(knobs.changed(knobs.read_all()).keys(), {"scan_rate", "domain", "max_interval"})
+        self.assertEqual(changed().keys(), {"scan_rate", "domain", "max_interval"})
 
     def test_bad_values_change_nothing(self) -> None:
         for name, knob in knobs.KNOBS.items():
             for value in ("x", "", "99999999999"):
                 self.assert_fails(2, f"allowed: {knob.allowed}", "set", name, value)
-        self.assertEqual(knobs.changed(knobs.read_all()), {})
+        self.assertEqual(changed(), {})
 
     def test_unknown_knobs(self) -> None:
         self.assert_fails(2, "did you mean scan_rate", "set", "scanrate", "1")
@@ -503,6 +508,31 @@ class Merged(Case):
         self.assertIn(f"saved    {saved()} pages", text)
         self.assertIn("scan_rate 20000", text)
         self.assertRegex(text, rf"\n +\d+\.\d +\d+\.\d +\d+ +\d+ +1001 +{member.pid} +python3\n")
+
+    def test_status_tells_mainlines_settings(self) -> None:
+        for name, value in (("scan_rate", "2000"), ("max_cpu", "50"), ("compat/pages_to_scan", "77")):
+            (KNOBS / name).write_text(value)
+        (KNOBS / "compat/run").write_text("1")
+        found = ksmv_json("status")
+        self.assertEqual((found["module"]["profile"], found["settings"]["scope"]), ("compat", "registered"))
+        self.assertEqual(found["settings"]["sleep_millisecs"], 20)
+        self.assertEqual(found["changed"], {"run": 1, "max_cpu": 50, "pages_to_scan": 77})
+        text = ksmv("status")
+        self.assertIn(": merging, domain user, scope registered,", text)
+        self.assertIn("changed  run 1, max_cpu 50, pages_to_scan 77 of mainline's (compat)", text)
+        (KNOBS / "run").write_text("0")
+        found = ksmv_json("status")
+        self.assertEqual((found["module"]["profile"], found["settings"]["scope"]), ("own", "all"))
+        self.assertEqual(found["changed"], {"scan_rate": 2000, "max_cpu": 50})
+        self.assertIn("scope all,", ksmv("status"))
+
+    def test_status_knows_mainlines_defaults(self) -> None:
+        (KNOBS / "compat/run").write_text("0")
+        self.assertEqual(changed(), {})
+        found = knobs.in_force(knobs.read_all()).values
+        self.assertLessEqual(knobs.MAINLINE.keys(), found.keys())
+        writable = {path.name for path in (KNOBS / "compat").iterdir() if path.stat().st_mode & 0o200}
+        self.assertEqual(writable, knobs.MAINLINE.keys() | {"run"})
 
     def test_status_sees_the_scanner_work(self) -> None:
         (KNOBS / "sleep_ms").write_text("0")

@@ -229,7 +229,8 @@ class Manual(unittest.TestCase):
         skipped = [Skipped(1, "exited")]
         row = estimate.Row(PROCESS, 1, 1, Counter(locked=1), 0)
         domain = estimate.Domain(1000, 1, estimate.Totals())
-        counts = Counts(1, dict.fromkeys(("pages_sharing", "zero_pages", "cpu_ns"), "1"))
+        values = dict.fromkeys(("pages_sharing", "zero_pages", "cpu_ns"), "1")
+        counts = Counts(1, values, knobs.Settings({}, {}))
         report = Report([(PROCESS, Saving(1, 1, 1))], skipped, 0)
         answers = [
             {name: None for name in Status(counts, counts, report).json()},
