@@ -17,6 +17,7 @@ use guest::lab::Test;
 use guest::pages;
 use guest::peer::Kind;
 use guest::peer::Peer;
+use guest::peer::User;
 use guest::procfs;
 use guest::scanner;
 use guest::task;
@@ -26,9 +27,12 @@ use libtest_mimic::Completion;
 
 use super::counts::expect_one;
 use super::counts::registered;
+use super::counts::registered_by;
 
 pub(super) const TESTS: &[Test] = &[
     ("memory_that_is_not_registered_is_left_alone", scope),
+    ("processes_can_take_their_registration_back", unregister),
+    ("domain_says_whether_users_share", domain),
     (
         "the_run_that_was_written_last_says_whose_settings_hold",
         in_force,
@@ -72,6 +76,39 @@ fn scope(lab: &Lab) -> Result {
     compat::wait_scans(3)?;
     let merged = pages::expect_merged(&[(&peer, plain)])?;
     pages::expect_frames("of a registered process", (&peer, span), &merged)
+}
+
+fn unregister(lab: &Lab) -> Result {
+    compat::settle()?;
+    let (a, b) = lab.pair()?;
+    a.register_all()?;
+    b.register_all()?;
+    let (in_a, in_b) = (a.anon(8, Ids::each(1))?, b.anon(8, Ids::each(1))?);
+    compat::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    a.unregister_all()?;
+    let before = pages::expect_not_merged((&a, in_a))?;
+    compat::set("run", 1)?;
+    compat::wait_scans(4)?;
+    pages::expect_frames("of a process no longer registered", (&a, in_a), &before)?;
+    a.check(in_a, Ids::each(1))
+}
+
+/// Where mainline makes one page of them in any case.
+fn domain(lab: &Lab) -> Result {
+    compat::settle()?;
+    let _alice = registered(lab, 8, Ids::same(1))?;
+    let _bob = registered_by(lab, User::Bob, 8, Ids::same(1))?;
+    for (domain, shared) in [("user", 2), ("global", 1)] {
+        compat::set("run", 2)?;
+        knob::set("domain", domain)?;
+        compat::merge()?;
+        expect_numbers(
+            domain,
+            &[("pages_shared", shared), ("pages_sharing", 16 - shared)],
+        )?;
+    }
+    Ok(())
 }
 
 /// ksmd sleeps until someone registers memory.
