@@ -43,11 +43,13 @@ package: setup ## build the Debian packages
 
 PREFIX ?= /usr/local
 PLACE = $(DESTDIR)$(PREFIX)
+# The administrator's, once it is there.
+SETTINGS = $(DESTDIR)/etc/ksm-veridian.conf
 
 .PHONY: install-dkms install-tools install-service
 install-service:
 	install -D -m 755 scripts/settings $(PLACE)/libexec/ksm-veridian/settings
-	install -D -m 644 package/ksm-veridian.conf $(DESTDIR)/etc/ksm-veridian.conf
+	[ -e $(SETTINGS) ] || install -D -m 644 package/ksm-veridian.conf $(SETTINGS)
 	install -D -m 644 package/ksm-veridian.service $(PLACE)/lib/systemd/system/ksm-veridian.service
 	sed -i 's,/usr/libexec,$(PREFIX)/libexec,' $(PLACE)/lib/systemd/system/ksm-veridian.service
 

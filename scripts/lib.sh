@@ -78,10 +78,13 @@ project_key() {
 	printf '%s-%s\n' "${PROJECT##*/}" "${sum:0:8}"
 }
 
+# What the root, the kernels of make test and what is built take at the most, with room.
+NEEDED_GB=16
+
 make_places() {
 	mkdir -p "$CACHE" "$BUILD" "$KERNELS" "$LOG" "$CACHE/cargo" ||
 		die "cannot create the cache directory $CACHE" \
-			"set KSM_V_CACHE to a directory that is yours and has 16 GB free"
+			"set KSM_V_CACHE to a directory that is yours and has $NEEDED_GB GB free"
 }
 
 processor_name() { sed -n 's/^model name[[:blank:]]*: //p' /proc/cpuinfo | head -n 1; }

@@ -86,7 +86,7 @@ const MERGE_ACROSS_NODES: Attribute<Shared> = Attribute::read_write(
     c"merge_across_nodes",
     |daemon, text| text.line(u8::from(settings(daemon).merge_across_nodes)),
     |daemon, text| {
-        let is_wanted = match ranged(text, u64::MAX)? {
+        let is_wanted = match parse::kstrtoul(text, u64::MAX).map_err(errno)? {
             0 => false,
             1 => true,
             _ => return Err(EINVAL),
@@ -102,8 +102,8 @@ const MAX_PAGE_SHARING: Attribute<Shared> = Attribute::read_write(
     c"max_page_sharing",
     |daemon, text| text.line(settings(daemon).max_page_sharing()),
     |daemon, text| {
-        let most = i32::MAX.unsigned_abs().into();
-        let mappings = u32::try_from(ranged(text, most)?).map_err(|_| ERANGE)?;
+        let number = parse::kstrtoint(text).map_err(errno)?;
+        let mappings = u32::try_from(number).map_err(|_| EINVAL)?;
         if mappings < 2 {
             return Err(EINVAL);
         }
@@ -278,16 +278,12 @@ fn long(text: &[u8]) -> Result<u64> {
     parse::kstrtoul(text, u64::MAX).map_err(|_| EINVAL)
 }
 
-/// As [`long`], for the files in which mainline tells what is too large from what is no number.
-///
-/// # Errors
-///
-/// `EINVAL`, `ERANGE`.
-fn ranged(text: &[u8], max: u64) -> Result<u64> {
-    parse::kstrtoul(text, max).map_err(|misfit| match misfit {
+/// The error of the files in which mainline tells what is out of range from what is no number.
+fn errno(misfit: Misfit) -> Error {
+    match misfit {
         Misfit::NoNumber => EINVAL,
         Misfit::TooLarge => ERANGE,
-    })
+    }
 }
 
 fn boolean(text: &[u8]) -> Result<bool> {

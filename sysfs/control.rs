@@ -48,6 +48,13 @@ pub(super) const RUN: Attribute<Scand> = Attribute::read_write(
     },
 );
 
+pub(super) const PROFILE: Attribute<Scand> = Attribute::read_only(c"profile", |scand, text| {
+    text.line(match scand.daemon().read(|state| state.profiles.chosen) {
+        Profile::Own => "own",
+        Profile::Mainline => "compat",
+    })
+});
+
 pub(super) const SCAN_RATE: Attribute<Scand> = Attribute::read_write(
     c"scan_rate",
     |scand, text| text.line(own(scand).knobs.scan_rate()),

@@ -52,8 +52,9 @@ impl Knobs {
     }
 }
 
-static ATTRIBUTES: [Attribute<Scand>; 23] = [
+static ATTRIBUTES: [Attribute<Scand>; 24] = [
     control::RUN,
+    control::PROFILE,
     control::SCAN_RATE,
     control::SLEEP_MS,
     control::PROMOTE_AFTER,

@@ -3,8 +3,8 @@
 //! The text that is written to the knobs.
 //!
 //! What is asked for, optionally followed by one newline; anything else is refused as a whole. The
-//! files with mainline's names take what mainline takes: see [`kstrtoul`], [`kstrtobool`] and
-//! [`streq_word`].
+//! files with mainline's names take what mainline takes: see [`kstrtoul`], [`kstrtoint`],
+//! [`kstrtobool`] and [`streq_word`].
 
 use crate::content::PAGE_SIZE;
 use core::ops::Range;
@@ -70,7 +70,7 @@ pub fn word(text: &[u8], words: &[&str]) -> Option<usize> {
 pub enum Misfit {
     /// It is something else.
     NoNumber,
-    /// It is too large.
+    /// It is too large, or too small.
     TooLarge,
 }
 
@@ -82,7 +82,25 @@ pub enum Misfit {
 /// [`Misfit::TooLarge`] for a number above `max`, [`Misfit::NoNumber`] for anything else.
 pub fn kstrtoul(text: &[u8], max: u64) -> Result<u64, Misfit> {
     let text = c_text(text);
-    let text = text.strip_prefix(b"+").unwrap_or(text);
+    unsigned(text.strip_prefix(b"+").unwrap_or(text), max)
+}
+
+/// As [`kstrtoul`], by the rules of the kernel's `kstrtoint()`: there may be a minus sign instead.
+///
+/// # Errors
+///
+/// [`Misfit::TooLarge`] for a number that is no `i32`, [`Misfit::NoNumber`] for anything else.
+pub fn kstrtoint(text: &[u8]) -> Result<i32, Misfit> {
+    let (number, is_negative) = match c_text(text).strip_prefix(b"-") {
+        Some(digits) => (unsigned(digits, u32::MAX.into())?, true),
+        None => (kstrtoul(text, u32::MAX.into())?, false),
+    };
+    let number = i64::try_from(number).map_err(|_| Misfit::TooLarge)?;
+    let number = if is_negative { -number } else { number };
+    i32::try_from(number).map_err(|_| Misfit::TooLarge)
+}
+
+fn unsigned(text: &[u8], max: u64) -> Result<u64, Misfit> {
     let digits = without_newline(text);
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(Misfit::NoNumber);

@@ -5,6 +5,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import estimate
 import knobs
@@ -15,7 +16,7 @@ import processes
 import savings
 import sharers
 import status
-from errors import FAILED, Failure
+from errors import USAGE, Failure
 
 _INTERRUPTED = 130
 
@@ -63,6 +64,8 @@ def _knob_row(name: str, value: str) -> tuple[str, str, str]:
 
 def _set(options: argparse.Namespace) -> None:
     knobs.set_value(options.knob, options.value)
+    if options.json:
+        print(output.to_json(output.values_json({options.knob: options.value})))
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -138,9 +141,16 @@ def _who(options: argparse.Namespace) -> None:
 # --- arguments --------------------------------------------------------------
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose errors are told as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Failure(message, " ".join(self.format_usage().split()), status=USAGE)
+
+
 def parser() -> argparse.ArgumentParser:
     """What the command line may hold."""
-    main = argparse.ArgumentParser(
+    main = _Parser(
         prog="ksmv",
         description="Tells what kernel same-page merging by ksm_v saves, or would save,"
         " and sets its knobs. See ksmv(8).",
@@ -156,7 +166,7 @@ def parser() -> argparse.ArgumentParser:
     get = _command(commands, "get", _get, "show a knob or count, or all")
     get.add_argument("knob", nargs="?", metavar="KNOB")
 
-    change = _command(commands, "set", _set, "set a knob", has_json=False)
+    change = _command(commands, "set", _set, "set a knob")
     change.add_argument("knob", metavar="KNOB")
     change.add_argument("value", metavar="VALUE")
 
@@ -188,13 +198,11 @@ def _command(
     name: str,
     run: Callable[[argparse.Namespace], None],
     text: str,
-    has_json: bool = True,
 ) -> argparse.ArgumentParser:
     """Adds a command."""
     command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.set_defaults(run=run)
-    if has_json:
-        command.add_argument("--json", action="store_true", help="one line of JSON, see ksmv(8)")
+    command.add_argument("--json", action="store_true", help="one line of JSON, see ksmv(8)")
     return command
 
 
@@ -206,21 +214,27 @@ def _add_rows(command: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command, that of the command line if none is given; returns the exit status."""
-    options = parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        options = parser().parse_args(arguments)
         options.run(options)
         sys.stdout.flush()
     except Failure as failure:
-        print(f"ksmv: {failure}", file=sys.stderr)
-        for advice in failure.advice:
-            print(f"  {advice}", file=sys.stderr)
-        return failure.status
+        return _tell(failure, "--json" in arguments)
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
         # Whoever read has read enough; nor is there anybody for what is still buffered.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        print(f"ksmv: {error}", file=sys.stderr)
-        return FAILED
+        return _tell(Failure(str(error)), "--json" in arguments)
     return 0
+
+
+def _tell(failure: Failure, as_json: bool) -> int:
+    """Says what can't be done; returns the exit status."""
+    if as_json:
+        print(output.to_json(output.failure_json(failure)))
+    else:
+        print("\n  ".join([f"ksmv: {failure}", *failure.advice]), file=sys.stderr)
+    return failure.status

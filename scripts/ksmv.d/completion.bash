@@ -3,24 +3,27 @@
 #
 # Completion of ksmv for bash; zsh takes it after bashcompinit.
 
-# What may follow a command: its options, and what it is about.
-_ksmv_words() {
-	local knobs=/sys/kernel/mm/ksm_v
+_ksmv_options() {
 	case $1 in
-	status) echo --json ;;
+	status | get | set) echo --json ;;
 	top) echo --interval --count --json ;;
 	report) echo --by --rows --json ;;
-	who) echo --rows --json && _ksmv_pids ;;
-	estimate)
-		echo --cgroup --all --domain --scope --max-page-sharing --rows --json
-		_ksmv_pids
-		;;
-	get) echo --json && find $knobs -maxdepth 1 -type f -perm -400 -printf '%f\n' 2>/dev/null ;;
-	set) find $knobs -maxdepth 1 -type f -perm -200 -printf '%f\n' 2>/dev/null ;;
+	who) echo --rows --json ;;
+	estimate) echo --cgroup --all --domain --scope --max-page-sharing --rows --json ;;
 	esac
 }
 
-_ksmv_pids() { find /proc -maxdepth 1 -name '[0-9]*' -printf '%f\n' 2>/dev/null; }
+# _ksmv_arguments COMMAND [ARGUMENT]...: what may follow these; of a command that takes no
+# arguments, its options.
+_ksmv_arguments() {
+	case "$1 $#" in
+	"status "* | "top "* | "report "*) _ksmv_options "$1" ;;
+	"who 1" | "estimate "*) _ksmv_pids ;;
+	"get 1") _ksmv_knobs -400 ;;
+	"set 1") _ksmv_knobs -200 ;;
+	"set 2") _ksmv_values "$2" ;;
+	esac
+}
 
 # The values of an option, or of a knob that is a choice.
 _ksmv_values() {
@@ -34,18 +37,35 @@ _ksmv_values() {
 	esac
 }
 
+# _ksmv_knobs MODE: the files that can be read, or written.
+_ksmv_knobs() {
+	find /sys/kernel/mm/ksm_v -maxdepth 1 -type f -perm "$1" -printf '%f\n' 2>/dev/null
+}
+
+_ksmv_pids() { find /proc -maxdepth 1 -name '[0-9]*' -printf '%f\n' 2>/dev/null; }
+
 _ksmv() {
-	local word=$2 previous=$3 words
+	local word=$2 command=${COMP_WORDS[1]} one option='' arguments=() words
+	for one in "${COMP_WORDS[@]:2:COMP_CWORD-2}"; do
+		case $option,$one in
+		,--json | ,--all) ;;
+		,-*) option=$one ;;
+		,*) arguments+=("$one") ;;
+		# Its value.
+		*) option='' ;;
+		esac
+	done
 	if [ "$COMP_CWORD" = 1 ]; then
 		words="status top report who estimate get set"
-	elif [ "$previous" = --cgroup ]; then
+	elif [ "$option" = --cgroup ]; then
 		mapfile -t COMPREPLY < <(compgen -d -- "${word:-/sys/fs/cgroup/}")
 		return
-	elif [ "$COMP_CWORD" = 3 ] && [ "${COMP_WORDS[1]}" = set ]; then
-		words=$(_ksmv_values "$previous")
+	elif [ -n "$option" ]; then
+		words=$(_ksmv_values "$option")
+	elif [[ $word == -* ]]; then
+		words=$(_ksmv_options "$command")
 	else
-		words=$(_ksmv_values "$previous")
-		words=${words:-$(_ksmv_words "${COMP_WORDS[1]}")}
+		words=$(_ksmv_arguments "$command" "${arguments[@]}")
 	fi
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
 }

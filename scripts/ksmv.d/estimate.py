@@ -76,21 +76,42 @@ class Row:
     zeroes: list[_Content] = field(default_factory=list, repr=False)
 
 
+class Totals(NamedTuple):
+    """What merging would save in some domains."""
+
+    frames: int = 0
+    """Unmerged frames that may be merged, each counted once."""
+    distinct_contents: int = 0
+    """Different contents of these, zeroes left out."""
+    zero_frames: int = 0
+    """Those full of zeroes."""
+    savable_pages: int = 0
+    """Frames that would be given back."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What merging would save among those who may share."""
+
+    owner: Hashable
+    """As Policy.domain_of()."""
+    processes: int
+    totals: Totals
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What merging would save in some processes, in addition to what is merged already."""
 
     rows: list[Row]
     skipped: list[Skipped]
-    frames: int
-    """Unmerged frames that may be merged, each counted once."""
-    distinct_contents: int
-    """Different contents of these, zeroes left out."""
-    zero_frames: int
-    """Those full of zeroes."""
-    savable_pages: int
-    """Frames that would be given back."""
+    domains: list[Domain]
     seconds: float
+
+    @property
+    def totals(self) -> Totals:
+        """Of all domains."""
+        return Totals(*map(sum, zip(Totals(), *(domain.totals for domain in self.domains))))
 
 
 class Estimator:
@@ -126,22 +147,25 @@ class Estimator:
         """What was found."""
         for row in self._rows:
             row.savable_pages = sum(map(self._part, row.contents)) + sum(map(_part, row.zeroes))
-        zeroes = [domain.get(_FULL_OF_ZEROES, _Content()) for domain in self._contents.values()]
-        zero_frames = sum(content.frames for content in zeroes)
+        sizes = Counter(self._policy.domain_of(row.process) for row in self._rows)
+        domains = [
+            Domain(owner, sizes[owner], self._totals(contents))
+            for owner, contents in self._contents.items()
+        ]
+        return Estimate(self._rows, list(skipped), domains, seconds)
+
+    def _totals(self, domain: dict[bytes, _Content]) -> Totals:
+        zeroes = domain.get(_FULL_OF_ZEROES, _Content()).frames
         contents = [
             content
-            for domain in self._contents.values()
             for digest, content in domain.items()
             if digest != _FULL_OF_ZEROES and content.frames
         ]
-        return Estimate(
-            self._rows,
-            list(skipped),
-            zero_frames + sum(content.frames for content in contents),
+        return Totals(
+            zeroes + sum(content.frames for content in contents),
             len(contents),
-            zero_frames,
-            zero_frames + sum(content.savable(self._max_sharing) for content in contents),
-            seconds,
+            zeroes,
+            zeroes + sum(content.savable(self._max_sharing) for content in contents),
         )
 
     def _meet(self, process: Process, row: Row) -> Iterator[_Met]:

@@ -39,6 +39,26 @@ KNOBS = {
     "domain": Knob("user", "user, process, cgroup, global"),
 }
 
+# Mainline's settings, files of compat/, with their defaults.
+MAINLINE = {
+    "pages_to_scan": "100",
+    "sleep_millisecs": "20",
+    "merge_across_nodes": "1",
+    "max_page_sharing": "256",
+    "use_zero_pages": "0",
+    "stable_node_chains_prune_millisecs": "2000",
+    "smart_scan": "1",
+    "advisor_mode": "none",
+    "advisor_max_cpu": "70",
+    "advisor_target_scan_time": "200",
+    "advisor_min_pages_to_scan": "500",
+    "advisor_max_pages_to_scan": "30000",
+}
+
+# Knobs that hold beside these; the scope is said by no file then.
+_COMMON = ("run", "max_cpu", "threads", "domain")
+_MAINLINES_SCOPE = {"scope": "registered"}
+
 # What the kernel's refusals mean, where the knob says more than the error's name.
 _REFUSALS = {
     ("run", errno.ENOMEM): "there is not as much free memory as merging has saved",
@@ -47,13 +67,28 @@ _REFUSALS = {
     ("domain", errno.EBUSY): "pages are shared; unmerge them first: ksmv set run 2",
     ("threads", errno.ENOMEM): "no memory for more threads; there are as many as before",
     ("merge_now", errno.ESRCH): "there is no such process, or it has no memory of its own",
-    ("merge_now", errno.EPERM): "none of that memory may be merged, see scope in ksmv(8)",
+    ("merge_now", errno.EPERM): "none of that memory may be merged; ksmv estimate PID says why",
     ("merge_now", errno.EBUSY): "run is 2: everything is to be unmerged",
     ("merge_now", errno.EINTR): "interrupted; what was merged stays so",
     ("merge_now", errno.EAGAIN): "the process is changing its mappings; try again",
 }
 
 _CHOSEN = re.compile(r"\[([^]]*)\]")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Those that are in force."""
+
+    values: dict[str, str]
+    defaults: dict[str, str]
+
+    @property
+    def changed(self) -> dict[str, str]:
+        """Those that differ from their defaults."""
+        return {
+            name: value for name, value in self.values.items() if value != self.defaults[name]
+        }
 
 
 def check_module() -> None:
@@ -81,11 +116,9 @@ def get(name: str) -> str:
     if name in KNOBS and not KNOBS[name].default:
         raise Failure(f"{name} can only be written: {KNOBS[name].allowed}", status=USAGE)
     try:
-        text = (DIRECTORY / name).read_text(encoding="ascii").strip()
+        return _value(DIRECTORY / name)
     except OSError as error:
         raise _refusal(name, error) from None
-    chosen = _CHOSEN.search(text)
-    return chosen[1] if chosen else text
 
 
 def count(name: str) -> int:
@@ -114,13 +147,25 @@ def read_all() -> dict[str, str]:
     return {name: get(name) for name in readable()}
 
 
-def changed(values: dict[str, str]) -> dict[str, str]:
-    """Those of some values that are knobs' and differ from their defaults."""
-    return {
-        name: value
-        for name, value in values.items()
-        if name in KNOBS and value != KNOBS[name].default
-    }
+def in_force(values: dict[str, str]) -> Settings:
+    """Of all values the settings that are in force; mainline's are read if it is these."""
+    own = {name: knob.default for name, knob in KNOBS.items() if knob.default}
+    if values["profile"] == "own":
+        return Settings({name: values[name] for name in own}, own)
+    files = {name: DIRECTORY / "compat" / name for name in MAINLINE}
+    return Settings(
+        {name: values[name] for name in _COMMON}
+        | _MAINLINES_SCOPE
+        # A kernel without NUMA lacks a file.
+        | {name: _value(file) for name, file in files.items() if file.exists()},
+        {name: own[name] for name in _COMMON} | _MAINLINES_SCOPE | MAINLINE,
+    )
+
+
+def _value(file: Path) -> str:
+    text = file.read_text(encoding="ascii").strip()
+    chosen = _CHOSEN.search(text)
+    return chosen[1] if chosen else text
 
 
 def _check_name(name: str) -> None:

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from estimate import Estimate
+from errors import Failure
+from estimate import Domain, Estimate, Totals
 from pages import PAGE
 from policy import Policy
 from processes import Process, Skipped
@@ -18,6 +19,9 @@ from sharers import Sharing
 Json = dict[str, Any]
 
 _MIB = 1 << 20
+
+# What a domain is known by.
+_OWNERS = {"user": "uid", "process": "pid", "cgroup": "cgroup"}
 
 
 def mib(pages: float) -> str:
@@ -99,13 +103,14 @@ def estimate_lines(result: Estimate, policy: Policy, limit: int | None) -> list[
     rows = [row for row in rows if row.candidate_pages][:limit]
     left_alone = _left_alone(result)
     told = ", ".join(f"{number} {reason}" for reason, number in left_alone.most_common())
+    totals = result.totals
     return [
         f"merging within each {policy.domain}, scope {policy.scope}:"
         if policy.domain != "global"
         else f"merging all with all, scope {policy.scope}:",
-        f"  {result.frames} pages ({mib(result.frames)}) may be merged:"
-        f" {result.distinct_contents} different contents, {result.zero_frames} pages of zeroes",
-        f"  would save {result.savable_pages} pages, {mib(result.savable_pages)}",
+        f"  {totals.frames} pages ({mib(totals.frames)}) may be merged:"
+        f" {totals.distinct_contents} different contents, {totals.zero_frames} pages of zeroes",
+        f"  would save {totals.savable_pages} pages, {mib(totals.savable_pages)}",
         *([f"  left alone: {told}"] if told else []),
         *skipped_line(result.skipped),
         "",
@@ -121,6 +126,31 @@ def estimate_lines(result: Estimate, policy: Policy, limit: int | None) -> list[
                     row.process.name,
                 )
                 for row in rows
+            ),
+        ),
+        *_domain_lines(result, policy, limit),
+    ]
+
+
+def _domain_lines(result: Estimate, policy: Policy, limit: int | None) -> list[str]:
+    """The domains, those that would save most first, where they are several processes each."""
+    if policy.domain not in ("user", "cgroup"):
+        return []
+    domains = [domain for domain in result.domains if domain.totals.frames]
+    domains.sort(key=lambda domain: (-domain.totals.savable_pages, domain.owner))
+    return [
+        "",
+        *table(
+            ("would save", "MiB", "of pages", "processes", _OWNERS[policy.domain]),
+            (
+                (
+                    str(domain.totals.savable_pages),
+                    f"{domain.totals.savable_pages * PAGE / _MIB:.1f}",
+                    str(domain.totals.frames),
+                    str(domain.processes),
+                    str(domain.owner),
+                )
+                for domain in domains[:limit]
             ),
         ),
     ]
@@ -207,12 +237,14 @@ def estimate_json(result: Estimate, policy: Policy) -> Json:
         "page_bytes": PAGE,
         "domain": policy.domain,
         "scope": policy.scope,
-        "candidate_frames": result.frames,
-        "distinct_contents": result.distinct_contents,
-        "zero_frames": result.zero_frames,
-        "savable_pages": result.savable_pages,
-        "savable_bytes": result.savable_pages * PAGE,
+        **_totals_json(result.totals),
         "left_alone_pages": dict(_left_alone(result)),
+        "domains": [
+            _owner_json(domain, policy)
+            | {"processes": domain.processes}
+            | _totals_json(domain.totals)
+            for domain in result.domains
+        ],
         "processes": [
             process_json(row.process)
             | {
@@ -228,6 +260,20 @@ def estimate_json(result: Estimate, policy: Policy) -> Json:
         "skipped": _skipped_json(result.skipped),
         "seconds": round(result.seconds, 3),
     }
+
+
+def _totals_json(totals: Totals) -> Json:
+    return {
+        "candidate_frames": totals.frames,
+        "distinct_contents": totals.distinct_contents,
+        "zero_frames": totals.zero_frames,
+        "savable_pages": totals.savable_pages,
+        "savable_bytes": totals.savable_pages * PAGE,
+    }
+
+
+def _owner_json(domain: Domain, policy: Policy) -> Json:
+    return {_OWNERS[policy.domain]: domain.owner} if policy.domain in _OWNERS else {}
 
 
 def sharing_json(sharing: Sharing) -> Json:
@@ -246,6 +292,11 @@ def sharing_json(sharing: Sharing) -> Json:
         ],
         "skipped": _skipped_json(sharing.skipped),
     }
+
+
+def failure_json(failure: Failure) -> Json:
+    """What can't be done, and why."""
+    return {"error": str(failure), "advice": list(failure.advice), "exit_status": failure.status}
 
 
 def values_json(values: dict[str, str]) -> Json:

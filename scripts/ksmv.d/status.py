@@ -28,11 +28,13 @@ class Counts:
 
     at: float
     values: dict[str, str]
+    settings: knobs.Settings
 
     @staticmethod
     def read() -> "Counts":
         """Reads them."""
-        return Counts(time.monotonic(), knobs.read_all())
+        values = knobs.read_all()
+        return Counts(time.monotonic(), values, knobs.in_force(values))
 
     def number(self, name: str) -> int:
         """A count, by the name of its file."""
@@ -74,10 +76,12 @@ class Status:
         values = counts.values
         table_mib = counts.number("index_bytes") / (1 << 20)
         table_percent = 100 * counts.number("index_bytes") / _memory_bytes()
-        changed = ", ".join(f"{name} {value}" for name, value in knobs.changed(values).items())
+        settings = counts.settings.values
+        changed = ", ".join(f"{name} {value}" for name, value in counts.settings.changed.items())
+        whose = "" if values["profile"] == "own" else " of mainline's (compat), which are in force"
         return [
             f"ksm_v on {os.uname().release}: {_DOING.get(counts.number('run'), '?')},"
-            f" domain {values['domain']}, scope {values['scope']},"
+            f" domain {settings['domain']}, scope {settings['scope']},"
             f" {output.plural(counts.number('full_scans'), 'pass')}",
             f"  saved    {counts.saved} pages, {output.mib(counts.saved)},"
             f" {self.saved_percent:.1f}% of memory:"
@@ -87,7 +91,7 @@ class Status:
             f"  cost     {counts.number('cpu_ns') / 1e9:.1f} s of CPU since loaded,"
             f" {self.cpu_percent:.1f}% of one CPU now; tables {table_mib:.1f} MiB"
             f" ({table_percent:.2f}% of memory)",
-            f"  changed  {changed or 'no knob'}",
+            f"  changed  {changed or 'no knob'}{whose}",
         ]
 
     def lines(self, rows: int = _TOP) -> list[str]:
@@ -117,7 +121,8 @@ class Status:
             "cpu_percent": round(self.cpu_percent, 3),
             "sample_seconds": round(self.seconds, 3),
             "module": output.values_json(counts.values),
-            "changed": output.values_json(knobs.changed(counts.values)),
+            "settings": output.values_json(counts.settings.values),
+            "changed": output.values_json(counts.settings.changed),
             "report": output.report_json(self.report),
         }
 

@@ -5,6 +5,7 @@
 
 use engine::parse::decimal;
 use engine::parse::kstrtobool;
+use engine::parse::kstrtoint;
 use engine::parse::kstrtoul;
 use engine::parse::region;
 use engine::parse::streq_word;
@@ -297,6 +298,36 @@ fn kstrtoul_takes_what_mainline_takes() {
             Err(Misfit::TooLarge),
             "{text}"
         );
+    }
+}
+
+#[test]
+fn kstrtoint_takes_what_mainline_takes() {
+    let good: [(&[u8], i32); 7] = [
+        (b"7", 7),
+        (b"+7\n", 7),
+        (b"-7\n", -7),
+        (b"-0", 0),
+        (b"-007\0x", -7),
+        (b"2147483647", i32::MAX),
+        (b"-2147483648", i32::MIN),
+    ];
+    for (text, number) in good {
+        assert_eq!(kstrtoint(text), Ok(number), "{}", text.escape_ascii());
+    }
+    for text in ["", "-", "--7", "-+7", "+-7", "- 7", "-7 ", "-7x", "-0x7"] {
+        assert_eq!(kstrtoint(text.as_bytes()), Err(Misfit::NoNumber), "{text}");
+    }
+    for text in [
+        "2147483648",
+        "-2147483649",
+        "-4294967295",
+        "4294967296",
+        "-18446744073709551615",
+        "-18446744073709551616",
+        "-99999999999999999999999",
+    ] {
+        assert_eq!(kstrtoint(text.as_bytes()), Err(Misfit::TooLarge), "{text}");
     }
 }
 

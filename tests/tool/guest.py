@@ -56,7 +56,7 @@ def ksmv(*arguments: object, status: int = 0) -> str:
 
 def run_ksmv(*arguments: object, status: int = 0, user: int = 0, wrapper: tuple = ()) -> str:
     """Runs the tool as a user does; returns standard output, or standard error where it is to
-    fail with a status."""
+    fail with a status and says something there."""
     command = [*wrapper, str(TOOL), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, user=user)
     return _checked(command, status, done.returncode, done.stdout, done.stderr)
@@ -65,7 +65,7 @@ def run_ksmv(*arguments: object, status: int = 0, user: int = 0, wrapper: tuple 
 def _checked(command: object, wanted: int, found: int, out: str, err: str) -> str:
     if found != wanted:
         raise AssertionError(f"{command}: status {found}, not {wanted}: {out}{err}")
-    return err if wanted else out
+    return err or out if wanted else out
 
 
 def ksmv_json(*arguments: object) -> dict:
@@ -89,6 +89,11 @@ def unload() -> None:
 def number(name: str) -> int:
     """A count of the module."""
     return int((KNOBS / name).read_text())
+
+
+def changed() -> dict[str, str]:
+    """The settings in force that differ from their defaults."""
+    return knobs.in_force(knobs.read_all()).changed
 
 
 def saved() -> int:
@@ -176,6 +181,10 @@ class WithoutModule(Case):
         for command in (["status"], ["top"], ["get"], ["get", "run"], ["set", "run", "1"]):
             self.assert_fails(3, "ksm_v is not loaded", *command)
             self.assert_fails(3, "modprobe ksm_v", *command)
+            told = json.loads(ksmv(*command, "--json", status=3))
+            self.assertIn("ksm_v is not loaded", told["error"])
+            self.assertEqual(told["advice"], ["load it: modprobe ksm_v"])
+            self.assertEqual(told["exit_status"], 3)
 
     def test_estimate_of_known_contents(self) -> None:
         # 2 + 3 pages a: 4 frames less. 4 + 5 of zeroes: 9 less. 3 + 2 own: none.
@@ -197,8 +206,27 @@ class WithoutModule(Case):
         for domain, savable in (("user", 9 + 4), ("process", 12), ("cgroup", 14), ("global", 14)):
             found = ksmv_json(*wanted, "--domain", domain)
             self.assertEqual((domain, found["savable_pages"]), (domain, savable))
+            total = sum(one["savable_pages"] for one in found["domains"])
+            self.assertEqual((domain, total), (domain, savable))
         self.assertEqual(ksmv_json(*wanted), ksmv_json(*wanted, "--domain", "user") | {
             "seconds": mock.ANY})  # fmt: skip
+
+    def test_estimate_of_each_domain(self) -> None:
+        first, second = self.start("5*a,2*zero:registered"), self.start("5*a:registered")
+        third = self.start("4*a,1*own:registered", user=BOB)
+        wanted = ["estimate", first.pid, second.pid, third.pid, "--scope", "registered"]
+        alice = {"processes": 2, "candidate_frames": 12, "distinct_contents": 1, "zero_frames": 2}
+        bob = {"processes": 1, "candidate_frames": 5, "distinct_contents": 2, "zero_frames": 0}
+        alice |= {"savable_pages": 11, "savable_bytes": 11 * pages.PAGE}
+        bob |= {"savable_pages": 3, "savable_bytes": 3 * pages.PAGE}
+        found = ksmv_json(*wanted)["domains"]
+        self.assertEqual(found, [{"uid": ALICE} | alice, {"uid": BOB} | bob])
+        self.assertRegex(ksmv(*wanted), rf" uid\n +11 +0\.0 +12 +2 +{ALICE}\n +3 +0\.0 +5 +1 +{BOB}\n$")
+        for domain, owner in (("process", "pid"), ("cgroup", "cgroup"), ("global", None)):
+            found = ksmv_json(*wanted, "--domain", domain)
+            for one in found["domains"]:
+                same = [row for row in found["processes"] if not owner or row[owner] == one[owner]]
+                self.assertEqual(one["processes"], len(same))
 
     def test_estimate_counts_a_frame_once(self) -> None:
         forked = self.start("6*a,2*zero:registered", "fork")
@@ -324,13 +352,14 @@ class Knobs(Case):
         for name, value in (("scan_rate", "2000"), ("domain", "cgroup"), ("max_interval", "1")):
             self.assertEqual(ksmv("set", name, value), "")
             self.assertEqual(knobs.get(name), value)
-        self.assertEqual(knobs.changed(knobs.read_all()).keys(), {"scan_rate", "domain", "max_interval"})
+        self.assertEqual(json.loads(ksmv("set", "run", "0", "--json")), {"run": 0})
+        self.assertEqual(changed().keys(), {"scan_rate", "domain", "max_interval"})
 
     def test_bad_values_change_nothing(self) -> None:
         for name, knob in knobs.KNOBS.items():
             for value in ("x", "", "99999999999"):
                 self.assert_fails(2, f"allowed: {knob.allowed}", "set", name, value)
-        self.assertEqual(knobs.changed(knobs.read_all()), {})
+        self.assertEqual(changed(), {})
 
     def test_unknown_knobs(self) -> None:
         self.assert_fails(2, "did you mean scan_rate", "set", "scanrate", "1")
@@ -479,6 +508,31 @@ class Merged(Case):
         self.assertIn(f"saved    {saved()} pages", text)
         self.assertIn("scan_rate 20000", text)
         self.assertRegex(text, rf"\n +\d+\.\d +\d+\.\d +\d+ +\d+ +1001 +{member.pid} +python3\n")
+
+    def test_status_tells_mainlines_settings(self) -> None:
+        for name, value in (("scan_rate", "2000"), ("max_cpu", "50"), ("compat/pages_to_scan", "77")):
+            (KNOBS / name).write_text(value)
+        (KNOBS / "compat/run").write_text("1")
+        found = ksmv_json("status")
+        self.assertEqual((found["module"]["profile"], found["settings"]["scope"]), ("compat", "registered"))
+        self.assertEqual(found["settings"]["sleep_millisecs"], 20)
+        self.assertEqual(found["changed"], {"run": 1, "max_cpu": 50, "pages_to_scan": 77})
+        text = ksmv("status")
+        self.assertIn(": merging, domain user, scope registered,", text)
+        self.assertIn("changed  run 1, max_cpu 50, pages_to_scan 77 of mainline's (compat)", text)
+        (KNOBS / "run").write_text("0")
+        found = ksmv_json("status")
+        self.assertEqual((found["module"]["profile"], found["settings"]["scope"]), ("own", "all"))
+        self.assertEqual(found["changed"], {"scan_rate": 2000, "max_cpu": 50})
+        self.assertIn("scope all,", ksmv("status"))
+
+    def test_status_knows_mainlines_defaults(self) -> None:
+        (KNOBS / "compat/run").write_text("0")
+        self.assertEqual(changed(), {})
+        found = knobs.in_force(knobs.read_all()).values
+        self.assertLessEqual(knobs.MAINLINE.keys(), found.keys())
+        writable = {path.name for path in (KNOBS / "compat").iterdir() if path.stat().st_mode & 0o200}
+        self.assertEqual(writable, knobs.MAINLINE.keys() | {"run"})
 
     def test_status_sees_the_scanner_work(self) -> None:
         (KNOBS / "sleep_ms").write_text("0")

@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Tests of the parts of ksmv that need no kernel, and of its manual.
+"""Tests of the parts of ksmv that need no kernel, of its manual, and of `make install-tools`.
 
 Run anywhere: python3 tests/tool/unit.py.
 """
 
+import argparse
+import contextlib
+import io
+import json
+import re
+import subprocess
 import sys
+import tempfile
 import unittest
 from collections import Counter
 from pathlib import Path
@@ -19,12 +26,14 @@ import estimate  # noqa: E402
 import knobs  # noqa: E402
 import output  # noqa: E402
 import pages  # noqa: E402
+from errors import Failure  # noqa: E402
 from policy import Policy  # noqa: E402
 from processes import Process, Skipped  # noqa: E402
 from savings import Report, Saving  # noqa: E402
 from sharers import Sharer, Sharing  # noqa: E402
 from status import Counts, Status  # noqa: E402
 
+COMMANDS = next(one for one in cli.parser()._actions if one.dest == "command").choices
 PROCESS = Process(7, "name", 1000, "/a", "/proc/7")
 
 
@@ -88,6 +97,17 @@ class Sums(unittest.TestCase):
     def test_frames_counted_elsewhere(self) -> None:
         self.assertEqual(self.content(0, 3).savable(100), 0)
 
+    def test_domains_add_up(self) -> None:
+        domains = [
+            estimate.Domain(1000, 2, estimate.Totals(9, 3, 2, 5)),
+            estimate.Domain(1001, 1, estimate.Totals(4, 2, 1, 2)),
+        ]
+        result = estimate.Estimate([], [], domains, 0)
+        self.assertEqual(result.totals, estimate.Totals(13, 5, 3, 7))
+        self.assertEqual(estimate.Estimate([], [], [], 0).totals, estimate.Totals())
+        text = "\n".join(output.estimate_lines(result, Policy(), 1))
+        self.assertRegex(text, r"\n  +would save +MiB +of pages +processes +uid\n +5 +0\.0 +9 +2 +1000$")
+
     def test_savings_add_up(self) -> None:
         report = Report([(PROCESS, Saving(3, 1, 1.5)), (PROCESS, Saving(3, 0, 1.5))], [], 0)
         self.assertEqual(report.total.saved_pages, 4)
@@ -105,9 +125,104 @@ class Words(unittest.TestCase):
         found = [output.plural(*one) for one in ((1, "page"), (2, "page"), (2, "pass"))]
         self.assertEqual(found, ["1 page", "2 pages", "2 passes"])
 
+    @staticmethod
+    def said(*arguments: str) -> tuple[int, str, str]:
+        """The exit status, the standard output and the standard error of a command."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = cli.main(arguments)
+        return status, out.getvalue(), err.getvalue()
+
+    def test_errors(self) -> None:
+        for arguments in (["who", "x"], ["who"], ["get", "a", "b"], ["set", "run"], ["sit"], []):
+            status, out, err = self.said(*arguments)
+            self.assertEqual((status, out), (2, ""))
+            self.assertRegex(err, r"^ksmv: .+\n  usage: ksmv ")
+            status, out, err = self.said(*arguments, "--json")
+            self.assertEqual((status, err), (2, ""))
+            told = json.loads(out)
+            self.assertEqual(told["exit_status"], 2)
+            self.assertIn("usage: ksmv", told["advice"][0])
+            self.assertTrue(told["error"])
+
+
+def options_of(command: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """The options of a command, those that ask for help left out."""
+    return {
+        name: action
+        for name, action in command._option_string_actions.items()
+        if name not in ("-h", "--help")
+    }
+
+
+class Completion(unittest.TestCase):
+    """What bash offers, by the script that is installed, on a machine with known knobs and PIDs."""
+
+    machine = """
+        _ksmv_knobs() { case $1 in -400) echo run domain cpu_ns ;; -200) echo run domain ;; esac; }
+        _ksmv_pids() { echo 1 23; }
+    """
+
+    def offered(self, *words: str) -> list[str]:
+        """What is offered for the last word, sorted."""
+        last = len(words)
+        script = f"""
+            source "$0" && {self.machine}
+            COMP_WORDS=(ksmv "$@") COMP_CWORD={last} COMPREPLY=()
+            _ksmv ksmv "${{COMP_WORDS[{last}]}}" "${{COMP_WORDS[{last - 1}]}}"
+            printf '%s\\n' "${{COMPREPLY[@]}}"
+        """
+        command = ["bash", "-euc", script, str(TOOL / "completion.bash"), *words]
+        return sorted(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+
+    def assert_offered(self, words: str, offered: str) -> None:
+        """That is offered for the last of the words, which may be empty."""
+        self.assertEqual((words, self.offered(*words.split(" "))), (words, sorted(offered.split())))
+
+    def test_commands_and_their_options(self) -> None:
+        self.assert_offered("", " ".join(COMMANDS))
+        self.assert_offered("s", "status set")
+        for name, command in COMMANDS.items():
+            self.assert_offered(f"{name} -", " ".join(options_of(command)))
+
+    def test_values_of_options(self) -> None:
+        for name, command in COMMANDS.items():
+            for option, action in options_of(command).items():
+                if action.nargs != 0 and option != "--cgroup":
+                    self.assert_offered(f"{name} {option} ", " ".join(action.choices or ()))
+        self.assertIn("/proc", self.offered("estimate", "--cgroup", "/"))
+
+    def test_knobs(self) -> None:
+        for command, files in (("get", "run domain cpu_ns"), ("set", "run domain")):
+            self.assert_offered(f"{command} ", files)
+            self.assert_offered(f"{command} --json ", files)
+            self.assert_offered(f"{command} r", "run")
+        for knob in ("run", "domain", "cpu_ns"):
+            self.assert_offered(f"get {knob} ", "")
+
+    def test_values_of_knobs(self) -> None:
+        for knob, values in (("run", "0 1 2"), ("max_interval", "1 2 4 8"), ("scan_rate", "")):
+            self.assert_offered(f"set {knob} ", values)
+            self.assert_offered(f"set {knob} 1 ", "")
+        choices = {
+            name: knob.allowed.replace(",", "")
+            for name, knob in knobs.KNOBS.items()
+            if re.fullmatch(r"[a-z]+(, [a-z]+)+", knob.allowed)
+        }
+        self.assertLessEqual({"governor", "scope", "domain"}, choices.keys())
+        for knob, values in choices.items():
+            self.assert_offered(f"set {knob} ", values)
+        self.assert_offered("set --json domain p", "process")
+
+    def test_processes(self) -> None:
+        for command in ("who ", "who --rows 3 ", "estimate ", "estimate 1 ", "estimate --all "):
+            self.assert_offered(command, "1 23")
+        self.assert_offered("who 1 ", "")
+        self.assert_offered("estimate --domain user 2", "23")
+
 
 class Manual(unittest.TestCase):
-    """ksmv(8), the completion and the ABI name all there is."""
+    """ksmv(8) and the ABI name all there is."""
 
     manual = (PROJECT / "Documentation" / "ksmv.8").read_text(encoding="utf-8").replace("\\-", "-")
 
@@ -120,12 +235,15 @@ class Manual(unittest.TestCase):
     def test_has_all_fields(self) -> None:
         skipped = [Skipped(1, "exited")]
         row = estimate.Row(PROCESS, 1, 1, Counter(locked=1), 0)
-        counts = Counts(1, dict.fromkeys(("pages_sharing", "zero_pages", "cpu_ns"), "1"))
+        domain = estimate.Domain(1000, 1, estimate.Totals())
+        values = dict.fromkeys(("pages_sharing", "zero_pages", "cpu_ns"), "1")
+        counts = Counts(1, values, knobs.Settings({}, {}))
         report = Report([(PROCESS, Saving(1, 1, 1))], skipped, 0)
         answers = [
             {name: None for name in Status(counts, counts, report).json()},
             output.report_json(report),
-            output.estimate_json(estimate.Estimate([row], skipped, 1, 1, 1, 1, 0), Policy()),
+            output.estimate_json(estimate.Estimate([row], skipped, [domain], 0), Policy()),
+            output.failure_json(Failure("this", "that")),
             output.sharing_json(
                 Sharing(PROCESS, 1, 1, 0, 0, 1, [Sharer(PROCESS, 1, 1)], skipped)
             ),
@@ -134,15 +252,10 @@ class Manual(unittest.TestCase):
             self.assertRegex(self.manual, rf"\b{name}\b")
 
     def test_has_all_commands_and_options(self) -> None:
-        completion = (TOOL / "completion.bash").read_text(encoding="utf-8")
-        commands = next(one for one in cli.parser()._actions if one.dest == "command").choices
-        for name, command in commands.items():
+        for name, command in COMMANDS.items():
             self.assertRegex(self.manual, rf"ksmv {name}\b")
-            self.assertIn(name, completion)
-            for option in command._option_string_actions:
-                if option not in ("-h", "--help"):
-                    self.assertIn(option, self.manual)
-                    self.assertIn(option, completion)
+            for option in options_of(command):
+                self.assertIn(option, self.manual)
 
     def test_abi_has_all_knobs_and_defaults(self) -> None:
         abi = (PROJECT / "Documentation/ABI/sysfs-kernel-mm-ksm_v").read_text(encoding="utf-8")
@@ -151,6 +264,21 @@ class Manual(unittest.TestCase):
             text = next(one for one in described if one.startswith(f"{name}\n"))
             if knob.default:
                 self.assertRegex(text, rf"Default {knob.default}\b|{knob.default} \(default\)")
+
+
+class Installation(unittest.TestCase):
+    """make install-tools, which `make install` does, too."""
+
+    def test_keeps_settings_that_are_there(self) -> None:
+        with tempfile.TemporaryDirectory() as place:
+            install = ["make", "-s", "-C", str(PROJECT), "install-tools", f"DESTDIR={place}"]
+            settings = Path(place, "etc/ksm-veridian.conf")
+            subprocess.run(install, check=True)
+            shipped = (PROJECT / "package/ksm-veridian.conf").read_text(encoding="utf-8")
+            self.assertEqual(settings.read_text(encoding="utf-8"), shipped)
+            settings.write_text("max_cpu = 50\n", encoding="utf-8")
+            subprocess.run(install, check=True)
+            self.assertEqual(settings.read_text(encoding="utf-8"), "max_cpu = 50\n")
 
 
 def main() -> int:

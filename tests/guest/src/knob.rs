@@ -33,8 +33,12 @@ pub const WRITABLE: [&str; 11] = [
 /// The file that can only be written.
 pub const WRITE_ONLY: &str = "merge_now";
 
-/// Files that can only be read; each holds one number.
-pub const READ_ONLY: [&str; 11] = [
+/// The file that says whose settings are in force.
+pub const PROFILE: &str = "profile";
+
+/// Files that can only be read; each but [`PROFILE`] holds one number.
+pub const READ_ONLY: [&str; 12] = [
+    PROFILE,
     "full_scans",
     "pages_shared",
     "pages_sharing",
@@ -47,6 +51,11 @@ pub const READ_ONLY: [&str; 11] = [
     "index_failures",
     "cpu_ns",
 ];
+
+/// Those that hold one number.
+pub fn counts() -> impl Iterator<Item = &'static str> {
+    READ_ONLY.into_iter().filter(|&name| name != PROFILE)
+}
 
 /// Path of a file of the module.
 pub fn path(name: &str) -> String {

@@ -436,7 +436,12 @@ impl Peer {
 
     /// Registers all memory of the process, now and later (`PR_SET_MEMORY_MERGE`).
     pub fn register_all(&self) -> Result {
-        self.ask("register_all", &[]).map(drop)
+        self.ask("register_all", &[1]).map(drop)
+    }
+
+    /// Takes that back.
+    pub fn unregister_all(&self) -> Result {
+        self.ask("register_all", &[0]).map(drop)
     }
 
     /// Starts to work on memory of its own for a while, checking it; see [`Peer::churned`].

@@ -211,7 +211,7 @@ impl Peer {
     fn process(&mut self, verb: &str, arguments: &[u64]) -> Answer {
         match verb {
             "dumpable" => done(set_process(libc::PR_SET_DUMPABLE, arguments[0])),
-            "register_all" => done(set_process(PR_SET_MEMORY_MERGE, 1)),
+            "register_all" => done(set_process(PR_SET_MEMORY_MERGE, arguments[0])),
             "user" => done(spawn::become_user(arguments[0] as u32)),
             "user_namespace" => done(enter_user_namespace(arguments[0])),
             "fork" => self.fork(),

@@ -4,6 +4,7 @@
 
 use libtest_mimic::Trial;
 
+use guest::feature::Feature;
 use guest::lab;
 
 mod insight;
@@ -22,7 +23,13 @@ pub fn trials() -> Vec<Trial> {
         unloading::TESTS,
     ];
     let trials = |tests: &&[lab::Test]| lab::trials("tracing", tests);
-    tests.iter().flat_map(trials).collect()
+    let mut trials: Vec<Trial> = tests.iter().flat_map(trials).collect();
+    trials.extend(lab::trials_with(
+        &[Feature::HugePages],
+        "tracing",
+        refusals::HUGE_TESTS,
+    ));
+    trials
 }
 
 use guest::content::Ids;

@@ -15,6 +15,7 @@ use guest::lab::Lab;
 use guest::lab::Test;
 use guest::pages;
 use guest::peer::Peer;
+use guest::peer::User;
 use guest::procfs;
 use guest::scanner;
 use guest::task;
@@ -38,9 +39,14 @@ pub(super) const TESTS: &[Test] = &[
     ("processes_are_not_told_of_merging", of_processes),
 ];
 
-/// A process with registered pages.
+/// A process of Alice with registered pages.
 pub(super) fn registered(lab: &Lab, pages: u64, ids: Ids) -> Result<(Peer, Span)> {
-    let peer = lab.alice()?;
+    registered_by(lab, User::Alice, pages, ids)
+}
+
+/// A process with registered pages.
+pub(super) fn registered_by(lab: &Lab, user: User, pages: u64, ids: Ids) -> Result<(Peer, Span)> {
+    let peer = lab.peer(user)?;
     let span = peer.map(guest::peer::Kind::Anon, pages)?;
     peer.keep_small(span)?;
     peer.fill(span, ids)?;

@@ -3,8 +3,13 @@
 //! What the files hold and take, held against mainline's own.
 
 use std::fs;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::io;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 
+use guest::child;
 use guest::compat;
 use guest::expect;
 use guest::knob;
@@ -27,6 +32,10 @@ pub(super) const TESTS: &[Test] = &[
     ("run_fares_as_mainlines", run),
     ("the_advisor_takes_over_as_mainlines", advisor),
     ("counts_cannot_be_written", read_only),
+    (
+        "root_without_cap_sys_admin_does_not_write",
+        without_capability,
+    ),
 ];
 
 const NUMBERS: [&str; 9] = [
@@ -42,7 +51,7 @@ const NUMBERS: [&str; 9] = [
 ];
 
 /// Around the ends of all ranges, and forms that only mainline takes.
-const EDGES: [&str; 19] = [
+const EDGES: [&str; 27] = [
     "0",
     "1",
     "2",
@@ -60,6 +69,14 @@ const EDGES: [&str; 19] = [
     "4294967296",
     "4294967301",
     "18446744073709551615",
+    "-7",
+    "--7",
+    "-+7",
+    "-2147483648",
+    "-2147483649\n",
+    "-9223372036854775809",
+    "-18446744073709551615",
+    "-18446744073709551616",
     "1",
     "256",
 ];
@@ -114,11 +131,16 @@ fn begin() -> Result {
     module::reload("")
 }
 
+/// What a file that shows this text was set to.
+fn value_of(text: &str) -> &str {
+    text.split(['[', ']']).nth(1).unwrap_or(text)
+}
+
 /// Writes all texts to both files, and the default in the end.
 fn write_all(name: &str, texts: &[Vec<u8>]) -> Result {
     let default = compat::text(MAINLINE, name)?;
     let written = texts.iter().try_for_each(|text| write_both(name, text));
-    let default = default.split(['[', ']']).nth(1).unwrap_or(&default);
+    let default = value_of(&default);
     knob::try_write_in(MAINLINE, name, default.as_bytes()).context(|| name.to_owned())?;
     written
 }
@@ -202,15 +224,48 @@ fn advisor(_: &Lab) -> Result {
     Ok(())
 }
 
-fn read_only(_: &Lab) -> Result {
-    let names = compat::names(compat::DIR)?;
-    for name in &names {
+/// The files that can be written, or those that can't.
+fn writable(is_wanted: bool) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for name in compat::names(compat::DIR)? {
         let path = format!("{}/{name}", compat::DIR);
-        let file = fs::metadata(&path).context(|| path.clone())?;
-        if file.mode() & 0o222 == 0 {
-            let opened = fs::OpenOptions::new().write(true).open(&path);
-            let what = format!("the superuser's opening {name} for writing");
-            expect::errno(what, libc::EACCES, opened)?;
+        let file = fs::metadata(&path).context(|| path)?;
+        if (file.mode() & 0o222 != 0) == is_wanted {
+            found.push(name);
+        }
+    }
+    Ok(found)
+}
+
+fn open(name: &str) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .open(format!("{}/{name}", compat::DIR))
+}
+
+fn read_only(_: &Lab) -> Result {
+    for name in writable(false)? {
+        let what = format!("the superuser's opening {name} for writing");
+        expect::errno(what, libc::EACCES, open(&name))?;
+    }
+    Ok(())
+}
+
+/// Neither to a file that it opens nor to one that was opened before.
+fn without_capability(_: &Lab) -> Result {
+    begin()?;
+    for name in writable(true)? {
+        let text = compat::text(compat::DIR, &name)?;
+        let value = value_of(&text).as_bytes();
+        // With it, the same is taken.
+        child::attempt(|| open(&name)?.write_all(value)).context(|| name.clone())?;
+        let mut opened = open(&name).context(|| name.clone())?;
+        let drop = || child::drop_capability(child::CAP_SYS_ADMIN);
+        for written in [
+            child::attempt(|| drop().and_then(|()| open(&name)?.write_all(value))),
+            child::attempt(|| drop().and_then(|()| opened.write_all(value))),
+        ] {
+            expect::errno(format!("writing {text:?} to {name}"), libc::EPERM, written)?;
         }
     }
     Ok(())

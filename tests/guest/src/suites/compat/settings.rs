@@ -17,6 +17,7 @@ use guest::lab::Test;
 use guest::pages;
 use guest::peer::Kind;
 use guest::peer::Peer;
+use guest::peer::User;
 use guest::procfs;
 use guest::scanner;
 use guest::task;
@@ -26,13 +27,17 @@ use libtest_mimic::Completion;
 
 use super::counts::expect_one;
 use super::counts::registered;
+use super::counts::registered_by;
 
 pub(super) const TESTS: &[Test] = &[
     ("memory_that_is_not_registered_is_left_alone", scope),
+    ("processes_can_take_their_registration_back", unregister),
+    ("domain_says_whether_users_share", domain),
     (
         "the_run_that_was_written_last_says_whose_settings_hold",
         in_force,
     ),
+    ("profile_says_whose_settings_hold", profile),
     ("either_set_keeps_what_is_written_to_it", kept),
     ("both_run_files_say_what_the_scanner_does", both_run),
     ("the_sets_can_change_while_it_scans", change_while_scanning),
@@ -73,6 +78,39 @@ fn scope(lab: &Lab) -> Result {
     pages::expect_frames("of a registered process", (&peer, span), &merged)
 }
 
+fn unregister(lab: &Lab) -> Result {
+    compat::settle()?;
+    let (a, b) = lab.pair()?;
+    a.register_all()?;
+    b.register_all()?;
+    let (in_a, in_b) = (a.anon(8, Ids::each(1))?, b.anon(8, Ids::each(1))?);
+    compat::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    a.unregister_all()?;
+    let before = pages::expect_not_merged((&a, in_a))?;
+    compat::set("run", 1)?;
+    compat::wait_scans(4)?;
+    pages::expect_frames("of a process no longer registered", (&a, in_a), &before)?;
+    a.check(in_a, Ids::each(1))
+}
+
+/// Where mainline makes one page of them in any case.
+fn domain(lab: &Lab) -> Result {
+    compat::settle()?;
+    let _alice = registered(lab, 8, Ids::same(1))?;
+    let _bob = registered_by(lab, User::Bob, 8, Ids::same(1))?;
+    for (domain, shared) in [("user", 2), ("global", 1)] {
+        compat::set("run", 2)?;
+        knob::set("domain", domain)?;
+        compat::merge()?;
+        expect_numbers(
+            domain,
+            &[("pages_shared", shared), ("pages_sharing", 16 - shared)],
+        )?;
+    }
+    Ok(())
+}
+
 /// ksmd sleeps until someone registers memory.
 fn unregistered(lab: &Lab) -> Result {
     compat::settle()?;
@@ -106,6 +144,28 @@ fn in_force(lab: &Lab) -> Result {
         &[("pages_shared", 2), ("pages_sharing", 6)],
     )?;
     pages::expect_not_merged((&other, plain)).map(drop)
+}
+
+fn profile(_: &Lab) -> Result {
+    let expect_profile = |when: &str, text: &str| {
+        expect::eq(
+            format!("profile {when}"),
+            text,
+            knob::read(knob::PROFILE)?.as_str(),
+        )
+    };
+    for state in [1, 0, 2] {
+        compat::set("run", state)?;
+        expect_profile(&format!("after {state} in compat/run"), "compat\n")?;
+        let refused = knob::try_write("run", b"3");
+        expect::errno("writing 3 to run", libc::EINVAL, refused)?;
+        expect_profile("after a write that was refused", "compat\n")?;
+        knob::set("run", state)?;
+        expect_profile(&format!("after {state} in run"), "own\n")?;
+        compat::set("pages_to_scan", 100)?;
+        expect_profile("after another file of compat was written", "own\n")?;
+    }
+    Ok(())
 }
 
 fn kept(_: &Lab) -> Result {

@@ -71,7 +71,7 @@ fn lines(_: &Lab) -> Result {
             format!("{name}: expected one line, found {text:?}")
         })?;
     }
-    for name in knob::READ_ONLY.iter().chain(&knob::WRITABLE[..4]) {
+    for name in knob::counts().chain(knob::WRITABLE[..4].iter().copied()) {
         knob::number(name)?;
     }
     Ok(())
@@ -91,6 +91,7 @@ fn defaults(_: &Lab) -> Result {
         ("threads", "1\n"),
         ("scope", "[all] registered\n"),
         ("domain", "[user] process cgroup global\n"),
+        (knob::PROFILE, "own\n"),
     ];
     for (name, text) in expected {
         expect::eq(name, text, knob::read(name)?.as_str())?;
@@ -100,7 +101,7 @@ fn defaults(_: &Lab) -> Result {
 
 fn fresh_counts(_: &Lab) -> Result {
     module::reload("")?;
-    for name in knob::READ_ONLY {
+    for name in knob::counts() {
         // The thread ran for a moment to go to sleep, and the index may have some room.
         if !["cpu_ns", "index_bytes"].contains(&name) {
             expect::eq(name, 0, knob::number(name)?)?;

@@ -26,6 +26,10 @@ pub(super) const TESTS: &[Test] = &[
         registered_process,
     ),
     ("scope_registered_ends_with_the_registration", unregistered),
+    (
+        "scope_registered_ends_with_that_of_the_process",
+        unregistered_process,
+    ),
     ("registered_memory_may_be_locked", locked),
     ("registered_memory_may_be_kept_from_dumps", not_dumped),
     ("registered_memory_may_be_wiped_on_fork", wiped),
@@ -131,6 +135,30 @@ fn unregistered(lab: &Lab) -> Result {
     pages::expect_frames("pages no longer registered", (&a, in_a), &before)?;
     a.check(in_a, IDS)?;
     scanner::expect_exact_counts("after MADV_UNMERGEABLE").map(drop)
+}
+
+fn unregistered_process(lab: &Lab) -> Result {
+    knob::set("scope", "registered")?;
+    let (a, b) = lab.pair()?;
+    a.register_all()?;
+    b.register_all()?;
+    let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
+    scanner::merge()?;
+    let shared = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    a.unregister_all()?;
+    let before = pages::expect_not_merged((&a, in_a))?;
+    let later = a.anon(PAGES, IDS)?;
+    let of_later = a.frames(later)?;
+    scanner::scan(6)?;
+    pages::expect_frames(
+        "pages of a process no longer registered",
+        (&a, in_a),
+        &before,
+    )?;
+    pages::expect_frames("pages that it mapped since", (&a, later), &of_later)?;
+    pages::expect_frames("pages of the other process", (&b, in_b), &shared)?;
+    a.check(in_a, IDS)?;
+    scanner::expect_exact_counts("after PR_SET_MEMORY_MERGE of 0").map(drop)
 }
 
 /// In either scope, registered pages are merged although `also` is a reason to leave them alone.

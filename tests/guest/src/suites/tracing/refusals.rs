@@ -13,6 +13,7 @@ use guest::expect;
 use guest::knob;
 use guest::lab::Lab;
 use guest::lab::Test;
+use guest::peer::Kind;
 use guest::peer::Peer;
 use guest::scanner;
 use guest::Result;
@@ -37,6 +38,11 @@ pub(super) const TESTS: &[Test] = &[
     ("pages_of_too_many_processes_are_left_alone", left_alone),
     ("pages_with_several_mappings_are_involved", involved),
 ];
+
+pub(super) const HUGE_TESTS: &[Test] = &[(
+    "parts_of_a_large_page_with_references_are_refused_as_busy",
+    busy,
+)];
 
 /// Merges what can be, and returns what was refused meanwhile; expects it to be counted.
 fn refused() -> Result<Vec<Event>> {
@@ -197,4 +203,27 @@ fn involved(lab: &Lab) -> Result {
     let of_child = child.frames(*span)?;
     guest::pages::expect_frames("of both", (parent, *span), &of_child)?;
     guest::pages::expect_merged(&[(parent, *span), (&peers[1].0, peers[1].1)]).map(drop)
+}
+
+/// A large page can't be split while something else refers to any part of it.
+fn busy(lab: &Lab) -> Result {
+    const HUGE: u64 = 512;
+    let peers = only(lab, 1, IDS)?;
+    let (peer, span) = &peers[0];
+    let other = lab.alice()?;
+    let huge = other.map(Kind::Anon, HUGE)?;
+    other.advise(huge, libc::MADV_HUGEPAGE)?;
+    other.advise(huge, libc::MADV_MERGEABLE)?;
+    other.fill(huge, IDS)?;
+    expect::eq(
+        "pages of huge ones",
+        HUGE,
+        other.smaps_pages(huge, "AnonHugePages")?,
+    )?;
+    other.pin(huge.page(HUGE - 1))?;
+    let events = refused()?;
+    let mut pages = refused_for(&events, (peer, *span), "busy")?;
+    pages.append(&mut refused_for(&events, (&other, huge), "busy")?);
+    let pages: Vec<u64> = pages.into_keys().collect();
+    expect::eq("pages refused as busy", (0..PAGES).collect(), pages)
 }
