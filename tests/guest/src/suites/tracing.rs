@@ -6,6 +6,7 @@ use libtest_mimic::Trial;
 
 use guest::lab;
 
+mod breaks;
 mod insight;
 mod merges;
 mod passes;
@@ -16,6 +17,7 @@ mod unloading;
 pub fn trials() -> Vec<Trial> {
     let tests = [
         merges::TESTS,
+        breaks::TESTS,
         passes::TESTS,
         refusals::TESTS,
         insight::TESTS,
