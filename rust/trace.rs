@@ -85,6 +85,23 @@ pub(crate) fn merge_zero(mm: &Mm, addr: usize, page: &PageRef) {
     hit!(ksm_v_merge_zero(mm.as_raw(), addr, number(page.frame())));
 }
 
+/// The kernel is about to copy the merged page on `frame`, or a page of zeros that stands for one, for
+/// whoever writes there, or wants the page to himself without writing.
+#[inline(always)]
+pub(crate) fn break_apart(mm: &Mm, addr: usize, frame: Frame, is_zero: bool, is_write: bool) {
+    hit!(ksm_v_break(
+        mm.as_raw(),
+        addr,
+        number(frame),
+        is_zero,
+        if is_write {
+            shim::ksm_v_break_cause_KSM_V_BREAK_WRITE
+        } else {
+            shim::ksm_v_break_cause_KSM_V_BREAK_UNSHARE
+        }
+    ));
+}
+
 /// The page that was seen on `frame`, at `addr` of an address space, was not merged with the target.
 #[inline(always)]
 pub(crate) fn refuse(mm: &Mm, addr: usize, frame: Frame, target: Option<Target>, refusal: Refusal) {

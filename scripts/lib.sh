@@ -121,6 +121,10 @@ ROOT_FORMAT=1
 TOOLS_PACKAGES=(
 	atop ksmtuned pcp prometheus-node-exporter smem stress-ng
 	libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu
+	# of the suite before, which Debian 13 has not
+	netdata-core
+	# programs that record events
+	bpftrace linux-perf trace-cmd
 	# what a guest of virtme-ng needs
 	busybox-static iproute2 kmod procps udev
 	# for the kernel's own tests of KSM

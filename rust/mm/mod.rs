@@ -6,7 +6,7 @@
 //! their areas, [`walk`] the pages that are mapped there; [`page`] is a page by its frame number;
 //! [`merge`] replaces all mappings of one by another, found through the kernel's [`rmap`], and
 //! [`neighbours`] many pages at once that have one mapping each; [`unmerge`] breaks them apart
-//! again. Shared pages come out of a [`pool`]. [`policy`] says what may be merged with what,
+//! again, and [`breaks`] tells where the kernel does. Shared pages come out of a [`pool`]. [`policy`] says what may be merged with what,
 //! [`refusal`] why something was not.
 //!
 //! # Lock order
@@ -24,6 +24,7 @@
 //! What may happen to a mapping meanwhile, and which lock forbids it, is said in [`merge`] and in
 //! [`neighbours`].
 
+mod breaks;
 pub(crate) mod merge;
 pub(crate) mod neighbours;
 pub(crate) mod page;

@@ -36,6 +36,11 @@
 	EM(KSM_V_PACE_STEADY, "steady")			\
 	LAST(KSM_V_PACE_POOR, "poor")
 
+/* Why the kernel broke a merged page apart: a write, or a pin or the module that wants a copy. */
+#define KSM_V_BREAK_CAUSES(EM, LAST)			\
+	EM(KSM_V_BREAK_WRITE, "write")			\
+	LAST(KSM_V_BREAK_UNSHARE, "unshare")
+
 /* Who had pages unmerged: a write of 2 to run, or memory that is to go offline. */
 #define KSM_V_UNMERGE_CAUSES(EM, LAST)			\
 	EM(KSM_V_UNMERGE_RUN, "run")			\
@@ -54,9 +59,17 @@ enum ksm_v_pace_cause {
 	KSM_V_PACE_CAUSES(KSM_V_ENUMERATOR, KSM_V_ENUMERATOR)
 };
 
+enum ksm_v_break_cause {
+	KSM_V_BREAK_CAUSES(KSM_V_ENUMERATOR, KSM_V_ENUMERATOR)
+};
+
 enum ksm_v_unmerge_cause {
 	KSM_V_UNMERGE_CAUSES(KSM_V_ENUMERATOR, KSM_V_ENUMERATOR)
 };
+
+/* In rust/mm/breaks.rs: called when the first one traces ksm_v_break, and when the last one has. */
+int ksm_v_break_reg(void);
+void ksm_v_break_unreg(void);
 
 const char *ksm_v_refusal_name(enum ksm_v_refusal refusal);
 
@@ -85,6 +98,7 @@ static inline pid_t ksm_v_owner_tgid(struct mm_struct *mm)
 
 KSM_V_REFUSALS(KSM_V_DEFINE_ENUM, KSM_V_DEFINE_ENUM)
 KSM_V_PACE_CAUSES(KSM_V_DEFINE_ENUM, KSM_V_DEFINE_ENUM)
+KSM_V_BREAK_CAUSES(KSM_V_DEFINE_ENUM, KSM_V_DEFINE_ENUM)
 KSM_V_UNMERGE_CAUSES(KSM_V_DEFINE_ENUM, KSM_V_DEFINE_ENUM)
 
 TRACE_EVENT(ksm_v_start_scan,
@@ -161,6 +175,32 @@ TRACE_EVENT(ksm_v_merge_zero,
 	),
 	TP_printk("tgid=%d mm=%p addr=0x%lx pfn=0x%lx",
 		  __entry->tgid, __entry->mm, __entry->addr, __entry->pfn)
+);
+
+TRACE_EVENT_FN(ksm_v_break,
+	TP_PROTO(struct mm_struct *mm, unsigned long addr, unsigned long pfn, bool zero, u32 cause),
+	TP_ARGS(mm, addr, pfn, zero, cause),
+	TP_STRUCT__entry(
+		__field(pid_t, tgid)
+		__field(u32, cause)
+		__field(struct mm_struct *, mm)
+		__field(unsigned long, addr)
+		__field(unsigned long, pfn)
+		__field(bool, zero)
+	),
+	TP_fast_assign(
+		__entry->tgid = ksm_v_owner_tgid(mm);
+		__entry->cause = cause;
+		__entry->mm = mm;
+		__entry->addr = addr;
+		__entry->pfn = pfn;
+		__entry->zero = zero;
+	),
+	TP_printk("tgid=%d mm=%p addr=0x%lx pfn=0x%lx zero=%d cause=%s",
+		  __entry->tgid, __entry->mm, __entry->addr, __entry->pfn, __entry->zero,
+		  __print_symbolic(__entry->cause,
+				   KSM_V_BREAK_CAUSES(KSM_V_SYMBOL, KSM_V_LAST_SYMBOL))),
+	ksm_v_break_reg, ksm_v_break_unreg
 );
 
 TRACE_EVENT(ksm_v_refuse,

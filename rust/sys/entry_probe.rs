@@ -20,6 +20,44 @@ use kernel::sync::atomic::Atomic;
 use kernel::sync::atomic::Relaxed;
 use kernel::types::Opaque;
 
+/// What kprobes call, in a context like that of an NMI.
+pub(crate) type Handler = unsafe extern "C" fn(*mut shim::kprobe, *mut bindings::pt_regs) -> c_int;
+
+/// Has `handler` called at each entry of the kernel function `symbol`, until the probe is unregistered.
+///
+/// # Errors
+///
+/// Those of `register_kprobe()`: `ENOENT` where there is no such function, `EOPNOTSUPP` where the
+/// kernel has no kprobes.
+///
+/// # Safety
+///
+/// `probe` must be valid, pinned, and not registered. Once it is, it belongs to the kernel.
+pub(crate) unsafe fn register(
+    probe: *mut shim::kprobe,
+    symbol: &'static CStr,
+    handler: Handler,
+) -> Result {
+    // SAFETY: Promised by the caller. All that is not set here is for the kernel to set, which wants
+    // it to be zero: a kprobe consists of numbers, pointers and lists.
+    unsafe {
+        probe.write_bytes(0, 1);
+        (*probe).symbol_name = symbol.as_char_ptr();
+        (*probe).pre_handler = Some(handler);
+        to_result(shim::ksm_v_register_kprobe(probe))
+    }
+}
+
+/// The argument number `index` of the function; 0 where the kernel can't tell.
+///
+/// # Safety
+///
+/// To be called by a [`Handler`], with what it was given.
+pub(crate) unsafe fn argument(regs: *mut bindings::pt_regs, index: u32) -> usize {
+    // SAFETY: Promised by the caller.
+    unsafe { shim::ksm_v_regs_get_kernel_argument(regs, index) }
+}
+
 /// Whoever wants to know of calls.
 pub(crate) trait Watcher: Send + Sync {
     /// The function was called a moment ago, with these as its first two arguments. Of several
@@ -58,8 +96,7 @@ impl<W: Watcher + 'static> EntryProbe<W> {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`; those of `register_kprobe()`: `ENOENT` where there is no such function,
-    /// `EOPNOTSUPP` where the kernel has no kprobes.
+    /// `ENOMEM`; those of [`register`].
     pub(crate) fn new(symbol: &'static CStr, watcher: W) -> Result<Self> {
         let node = KBox::pin_init(
             pin_init!(Node {
@@ -76,10 +113,7 @@ impl<W: Watcher + 'static> EntryProbe<W> {
         unsafe {
             shim::ksm_v_init_irq_work(node.interrupt.get(), Some(Self::interrupt));
             shim::ksm_v_init_work(node.work.get(), Some(Self::work));
-            let probe = node.probe.get();
-            (*probe).symbol_name = symbol.as_char_ptr();
-            (*probe).pre_handler = Some(Self::enter);
-            to_result(shim::ksm_v_register_kprobe(probe))?;
+            register(node.probe.get(), symbol, Self::enter)?;
         }
         // INVARIANT: Just registered.
         Ok(EntryProbe { node })
@@ -93,7 +127,7 @@ impl<W: Watcher + 'static> EntryProbe<W> {
         let node = unsafe { &*probe.byte_sub(offset_of!(Node<W>, probe)).cast::<Node<W>>() };
         for (index, argument) in (0..).zip(&node.arguments) {
             // SAFETY: The registers are those at the entry of the function.
-            let value = unsafe { shim::ksm_v_regs_get_kernel_argument(regs, index) };
+            let value = unsafe { self::argument(regs, index) };
             argument.store(value, Relaxed);
         }
         // SAFETY: It was initialised; may be called in any context.

@@ -19,6 +19,7 @@ use guest::Result;
 use libtest_mimic::Trial;
 
 mod observers;
+mod recorders;
 mod selftests;
 mod tuners;
 mod workloads;
@@ -26,6 +27,7 @@ mod workloads;
 /// The tests.
 pub fn trials() -> Vec<Trial> {
     let mut trials = trials_with(Server::Ksmd, selftests::TESTS_OF_KSMD);
+    trials.extend(lab::trials("tools::recorders", recorders::TESTS));
     for server in [Server::Ksmd, Server::Module] {
         for tests in [
             observers::TESTS,

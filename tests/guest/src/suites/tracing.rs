@@ -7,6 +7,7 @@ use libtest_mimic::Trial;
 use guest::feature::Feature;
 use guest::lab;
 
+mod breaks;
 mod insight;
 mod merges;
 mod passes;
@@ -17,6 +18,7 @@ mod unloading;
 pub fn trials() -> Vec<Trial> {
     let tests = [
         merges::TESTS,
+        breaks::TESTS,
         passes::TESTS,
         refusals::TESTS,
         insight::TESTS,
@@ -41,11 +43,11 @@ use guest::Result;
 use guest::Span;
 
 /// Pages of each process.
-const PAGES: u64 = 32;
-const IDS: Ids = Ids::each(100);
+pub(super) const PAGES: u64 = 32;
+pub(super) const IDS: Ids = Ids::each(100);
 
 /// Makes processes of Alice that are the only ones to be scanned, each with these contents.
-fn only(lab: &Lab, count: usize, ids: Ids) -> Result<Vec<(Peer, Span)>> {
+pub(super) fn only(lab: &Lab, count: usize, ids: Ids) -> Result<Vec<(Peer, Span)>> {
     knob::set("scope", "registered")?;
     let peer = |_| registered(lab, User::Alice, ids);
     (0..count).map(peer).collect()

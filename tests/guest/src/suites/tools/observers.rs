@@ -29,6 +29,8 @@ use super::DUPLICATES;
 pub const TESTS: &[TestOf<Server>] = &[
     ("node_exporter_shows_the_files", node_exporter),
     ("pcp_shows_the_files", pcp),
+    ("netdata_shows_what_is_shared_and_saved", netdata),
+    ("what_telegraf_would_read_are_numbers", telegraf_files),
     ("atop_shows_what_is_shared_and_saved", atop),
     ("smem_shows_less_memory_once_merged", smem),
 ];
@@ -43,18 +45,19 @@ fn value(text: &str, name: &str) -> Option<f64> {
     })
 }
 
-const EXPORTER: &str = "127.0.0.1:9100";
-
-fn scrape() -> Result<String> {
+/// What a server of this machine answers.
+fn http(address: &str, path: &str) -> Result<String> {
     let get = || {
-        let mut stream = TcpStream::connect(EXPORTER)?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+        let mut stream = TcpStream::connect(address)?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         Ok::<_, std::io::Error>(text)
     };
-    get().context(|| format!("http://{EXPORTER}/metrics"))
+    get().context(|| format!("http://{address}{path}"))
 }
+
+const EXPORTER: &str = "127.0.0.1:9100";
 
 fn node_exporter(lab: &Lab, server: Server) -> Result {
     let ksm = Mainline::of(server)?;
@@ -64,7 +67,7 @@ fn node_exporter(lab: &Lab, server: Server) -> Result {
         program::command("prometheus-node-exporter --collector.disable-defaults --collector.ksmd")
             .arg(format!("--web.listen-address={EXPORTER}")),
     )?;
-    let text = exporter.wait_for(START_TIMEOUT, scrape)?;
+    let text = exporter.wait_for(START_TIMEOUT, || http(EXPORTER, "/metrics"))?;
     let succeeded = "node_scrape_collector_success{collector=\"ksmd\"}";
     expect::eq(succeeded, Some(1.0), value(&text, succeeded))?;
     let names = [
@@ -133,6 +136,87 @@ fn pcp(lab: &Lab, server: Server) -> Result {
     expect_files(&ksm, &names, metric, &text)
 }
 
+const NETDATA: &str = "127.0.0.1:19999";
+const NETDATA_PLACE: &str = "/run/netdata";
+
+/// Of its plugins only that which reads the kernel's files.
+fn netdata_configuration() -> String {
+    let others = [
+        "tc",
+        "idlejitter",
+        "cgroups",
+        "checks",
+        "diskspace",
+        "statsd",
+        "timex",
+        "enable running new plugins",
+    ];
+    let mut text = format!(
+        "[directories]\ncache = {NETDATA_PLACE}\nlib = {NETDATA_PLACE}\nlog = {NETDATA_PLACE}\n\
+         [db]\nmode = ram\n[ml]\nenabled = no\n[health]\nenabled = no\n\
+         [web]\nbind to = {NETDATA}\n[plugins]\nproc = yes\n"
+    );
+    for plugin in others {
+        text.push_str(&format!("{plugin} = no\n"));
+    }
+    text
+}
+
+/// The number in a line like `NETDATA_MEM_KSM_SHARED="2"      # MiB`.
+fn netdata_value(text: &str, dimension: &str) -> Option<u64> {
+    let name = format!("NETDATA_MEM_KSM_{dimension}=\"");
+    let value = text.lines().find_map(|line| line.strip_prefix(&name))?;
+    value.split('"').next()?.parse().ok()
+}
+
+fn netdata(lab: &Lab, server: Server) -> Result {
+    let ksm = Mainline::of(server)?;
+    let _peers = merged_pages(lab, &ksm)?;
+    fs::create_dir_all(NETDATA_PLACE).context(|| NETDATA_PLACE)?;
+    fs::write("netdata.conf", netdata_configuration()).context(|| "netdata.conf")?;
+    let mut netdata = Daemon::start(
+        "netdata",
+        &mut program::command("netdata -D -u root -c netdata.conf"),
+    )?;
+    let mib = |pages: u64| Some(pages * PAGE_SIZE / (1 << 20));
+    // It shows 0 until it has looked twice.
+    netdata.wait_for(START_TIMEOUT, || {
+        let text = http(NETDATA, "/api/v1/allmetrics?format=shell")?;
+        expect::eq("MiB shared", mib(CONTENTS), netdata_value(&text, "SHARED"))?;
+        expect::eq(
+            "MiB sharing",
+            mib(DUPLICATES),
+            netdata_value(&text, "SHARING"),
+        )
+    })
+}
+
+/// The files that telegraf's input "kernel" reads with `collect = ["ksm"]`: it gives up at the first
+/// that is no number. No suite of Debian has telegraf, so this is not a run of it.
+fn telegraf_files(lab: &Lab, server: Server) -> Result {
+    let ksm = Mainline::of(server)?;
+    let _peers = merged_pages(lab, &ksm)?;
+    for name in [
+        "full_scans",
+        "max_page_sharing",
+        "merge_across_nodes",
+        "pages_shared",
+        "pages_sharing",
+        "pages_to_scan",
+        "pages_unshared",
+        "pages_volatile",
+        "run",
+        "sleep_millisecs",
+        "stable_node_chains",
+        "stable_node_chains_prune_millisecs",
+        "stable_node_dups",
+        "use_zero_pages",
+    ] {
+        ksm.number(name)?;
+    }
+    Ok(())
+}
+
 /// MiB behind `label` in a line like `SWP | ksuse   2.0M | kssav   6.0M |`.
 fn atop_mib(text: &str, label: &str) -> Option<f64> {
     let mut cells = text.split('|').map(str::split_whitespace);
@@ -197,6 +281,13 @@ mod tests {
         let text = "\nmem.ksm.run_state\n    value 2\n\nmem.ksm.sleep_time\n    value 10\n";
         assert_eq!(pcp_value(text, "mem.ksm.sleep_time"), Some(10.0));
         assert_eq!(pcp_value(text, "mem.ksm.sleep"), None);
+    }
+
+    #[test]
+    fn values_of_netdata_are_found_by_their_dimension() {
+        let text = "NETDATA_MEM_KSM_SHARED=\"2\"      # MiB\nNETDATA_MEM_KSM_SHARING=\"6\"\n";
+        assert_eq!(netdata_value(text, "SHARING"), Some(6));
+        assert_eq!(netdata_value(text, "SHARE"), None);
     }
 
     #[test]

@@ -43,6 +43,17 @@ pub(super) const TESTS: &[Test] = &[
 /// All events, and their fields: an interface, as Documentation/tracing.md has it.
 const FORMATS: &[(&str, &[&str])] = &[
     (
+        "break",
+        &[
+            "pid_t tgid",
+            "u32 cause",
+            "struct mm_struct * mm",
+            "unsigned long addr",
+            "unsigned long pfn",
+            "bool zero",
+        ],
+    ),
+    (
         "merge",
         &[
             "pid_t tgid",
