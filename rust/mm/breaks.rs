@@ -83,15 +83,16 @@ unsafe extern "C" fn enter(_probe: *mut shim::kprobe, regs: *mut bindings::pt_re
 ///
 /// As at the entry of `do_wp_page()`, the area and the page table must be locked.
 unsafe fn tell(fault: &bindings::vm_fault) {
-    let found = &fault.__bindgen_anon_1;
-    let Some(vma) = NonNull::new(found.vma) else {
+    // SAFETY: The fault is in place.
+    let (vma, addr) = unsafe { (shim::ksm_v_vmf_vma(fault), shim::ksm_v_vmf_address(fault)) };
+    let Some(vma) = NonNull::new(vma) else {
         return;
     };
     // SAFETY: Promised by the caller.
     let vma = unsafe { StableVma::from_raw(vma) };
     // SAFETY: The fault is about an entry of the lowest level.
     let (pfn, is_zero) = unsafe {
-        let pte = fault.__bindgen_anon_2.orig_pte;
+        let pte = shim::ksm_v_vmf_orig_pte(fault);
         (shim::ksm_v_pte_pfn(pte), shim::ksm_v_is_ksm_zero_pte(pte))
     };
     let frame = Frame(pfn as u64);
@@ -99,7 +100,7 @@ unsafe fn tell(fault: &bindings::vm_fault) {
         return;
     }
     let is_write = fault.flags & bindings::fault_flag_FAULT_FLAG_UNSHARE == 0;
-    trace::break_apart(vma.mm(), found.address, frame, is_zero, is_write);
+    trace::break_apart(vma.mm(), addr, frame, is_zero, is_write);
 }
 
 /// The page table lock keeps the page there.

@@ -6,8 +6,8 @@
 //! their areas, [`walk`] the pages that are mapped there; [`page`] is a page by its frame number;
 //! [`merge`] replaces all mappings of one by another, found through the kernel's [`rmap`], and
 //! [`neighbours`] many pages at once that have one mapping each; [`unmerge`] breaks them apart
-//! again, and [`breaks`] tells where the kernel does. Shared pages come out of a [`pool`]. [`policy`] says what may be merged with what,
-//! [`refusal`] why something was not.
+//! again, and [`breaks`] tells where the kernel does. Shared pages come out of a [`pool`]. [`policy`]
+//! says what may be merged with what, [`refusal`] why something was not.
 //!
 //! # Lock order
 //!

@@ -112,3 +112,18 @@ unsigned long ksm_v_totalram_pages(void)
 {
 	return totalram_pages();
 }
+
+struct vm_area_struct *ksm_v_vmf_vma(const struct vm_fault *vmf)
+{
+	return vmf->vma;
+}
+
+unsigned long ksm_v_vmf_address(const struct vm_fault *vmf)
+{
+	return vmf->address;
+}
+
+pte_t ksm_v_vmf_orig_pte(const struct vm_fault *vmf)
+{
+	return vmf->orig_pte;
+}
