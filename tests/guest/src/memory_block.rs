@@ -5,9 +5,25 @@
 //! Reference: Documentation/admin-guide/mm/memory-hotplug.rst.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::mpsc;
+use std::sync::mpsc::RecvTimeoutError::Timeout;
+use std::thread;
+use std::time::Duration;
+
+use nix::libc::c_int;
+use nix::sys::pthread::pthread_kill;
+use nix::sys::pthread::pthread_self;
+use nix::sys::signal::sigaction;
+use nix::sys::signal::SaFlags;
+use nix::sys::signal::SigAction;
+use nix::sys::signal::SigHandler;
+use nix::sys::signal::SigSet;
+use nix::sys::signal::Signal;
 
 use crate::content::PAGE_SIZE;
 use crate::pagemap::Frame;
@@ -16,6 +32,9 @@ use crate::Context;
 use crate::Result;
 
 const DIRECTORY: &str = "/sys/devices/system/memory";
+/// For how long the kernel may try to take a block offline. It would try for ever where it has taken a
+/// page for free that is not; the document says to send it a signal.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A block of memory, as the kernel numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,9 +72,18 @@ impl Block {
         Ok(procfs::read(&format!("{}/state", self.path()))?.trim() == "online")
     }
 
-    /// Writes its state: `online`, `offline`, `online_kernel`, `online_movable`.
-    pub fn set_state(self, state: &str) -> std::io::Result<()> {
-        fs::write(format!("{}/state", self.path()), state)
+    /// Writes its state: `online`, `online_kernel`, `online_movable`.
+    pub fn set_state(self, state: &str) -> io::Result<()> {
+        // In one call: what is interrupted must not be tried again.
+        let mut file = File::options()
+            .write(true)
+            .open(format!("{}/state", self.path()))?;
+        file.write(state.as_bytes()).map(drop)
+    }
+
+    /// Takes it offline, or gives up.
+    pub fn take_offline(self) -> io::Result<()> {
+        interrupted_after(PATIENCE, || self.set_state("offline"))
     }
 
     fn path(self) -> String {
@@ -67,6 +95,27 @@ impl Block {
         let hex = procfs::read(&format!("{DIRECTORY}/block_size_bytes"))?;
         u64::from_str_radix(hex.trim(), 16).context(|| format!("{hex:?} is no number"))
     }
+}
+
+/// Does what a signal interrupts if it takes longer than `limit`.
+fn interrupted_after(limit: Duration, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    extern "C" fn ignore(_: c_int) {}
+    let handler = SigHandler::Handler(ignore);
+    // Without SA_RESTART.
+    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+    // SAFETY: The handler does nothing.
+    unsafe { sigaction(Signal::SIGALRM, &action) }?;
+    let (actor, (done, watched)) = (pthread_self(), mpsc::channel::<()>());
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            while watched.recv_timeout(limit) == Err(Timeout) {
+                let _ = pthread_kill(actor, Signal::SIGALRM);
+            }
+        });
+        let result = act();
+        drop(done);
+        result
+    })
 }
 
 /// The block with the most of these frames, if any are in one that can go offline. The first one

@@ -37,10 +37,7 @@ const PAGES: u64 = 700;
 
 fn merge_range(peer: &Peer, span: Span) -> Result {
     let end = span.addr + span.pages * PAGE_SIZE;
-    knob::set(
-        knob::WRITE_ONLY,
-        format!("{} {:x} {end:#x}", peer.pid(), span.addr),
-    )
+    scanner::merge_at_once(format!("{} {:x} {end:#x}", peer.pid(), span.addr))
 }
 
 /// Expects a write to fail, and to merge nothing.

@@ -52,7 +52,7 @@ fn leave(lab: &Lab) -> Result {
     let frames = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
     let block = memory_block::fullest(&frames)?
         .ok_or("expected frames outside of the first block, found none")?;
-    let went = block.set_state("offline").is_ok();
+    let went = block.take_offline().is_ok();
     let start = Instant::now();
     loop {
         let left = in_block(&a, in_a, block)? + in_block(&b, in_b, block)?;

@@ -4,6 +4,7 @@
 //!
 //! Reference: Documentation/admin-guide/mm/memory-hotplug.rst.
 
+use std::io::ErrorKind::Interrupted;
 use std::time::Duration;
 
 use guest::expect;
@@ -82,7 +83,14 @@ fn take_offline(stage: &Stage, block: Block) -> Result {
     // Looked at between two attempts: later, pages may be merged there again.
     let given_up = task::wait_until(GIVEN_UP_WITHIN, || {
         attempts += 1;
-        block.set_state("offline").is_ok() || is_left(block)
+        let went = block.take_offline();
+        if went
+            .as_ref()
+            .is_err_and(|error| error.kind() == Interrupted)
+        {
+            stage.tally.count("attempts that only a signal ended");
+        }
+        went.is_ok() || is_left(block)
     });
     stage
         .tally
