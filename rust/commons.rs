@@ -25,12 +25,14 @@ use crate::sets::Sets;
 use crate::trace;
 use crate::visits::Region;
 use core::mem::take;
+use core::ops::Range;
 use engine::advisor::Pass;
 use engine::hash::mix;
 use engine::mainline::Passes;
 use engine::pace::Governor;
 use engine::pace::Pacer;
 use engine::pace::Totals;
+use engine::region;
 use engine::region::Outcome;
 use engine::region::Plan;
 use engine::region::Prospect;
@@ -53,8 +55,11 @@ use kernel::time::msecs_to_jiffies;
 use kernel::time::Instant;
 use kernel::time::Monotonic;
 
-/// Threads at the most: as many address spaces may have been begun.
+/// Threads at the most.
 pub(crate) const MOST_THREADS: u32 = 64;
+
+/// Places that may have been begun: one for each thread, and one for each that waits.
+const MOST_PLACES: usize = 2 * MOST_THREADS as usize;
 
 /// Pause after a cycle in which there was nothing to look at, in milliseconds.
 pub(crate) const IDLE_MS: u32 = 20;
@@ -76,11 +81,11 @@ pub(crate) enum Run {
     Unmerge,
 }
 
-/// An address space, and up to where it has been scanned in this pass.
+/// A part of an address space that is to be scanned in this pass: what one thread has of it.
 pub(crate) struct Place {
     /// Does not keep the memory of a process that exits.
     pub(crate) mm: ARef<Mm>,
-    pub(crate) addr: usize,
+    pub(crate) range: Range<usize>,
     /// The region in which that is, if its visit has begun.
     pub(crate) visit: Option<Region>,
 }
@@ -119,8 +124,10 @@ pub(crate) struct State {
     /// Pages merged since the start.
     pages_merged: u64,
     cursor: Cursor,
-    /// Address spaces that are not scanned to their end and that no step is in.
+    /// Places that were begun, or parted from such, and that no step is in.
     begun: KVec<Place>,
+    /// Threads that sleep until there is a place for them.
+    waiting: usize,
     at_start_of_pass: bool,
     /// The cursor has come to its end.
     at_end_of_pass: bool,
@@ -158,7 +165,8 @@ impl State {
             forgotten_visits: 0,
             pages_merged: 0,
             cursor: Cursor::default(),
-            begun: KVec::with_capacity(MOST_THREADS as usize, GFP_KERNEL)?,
+            begun: KVec::with_capacity(MOST_PLACES, GFP_KERNEL)?,
+            waiting: 0,
             at_start_of_pass: true,
             at_end_of_pass: false,
             steps: 0,
@@ -253,9 +261,26 @@ impl State {
         self.pages_merged = self.pages_merged.wrapping_add(pages);
     }
 
-    /// Has a step go on at `place`, in this pass.
-    pub(crate) fn put_back(&mut self, place: Place) {
-        // There is room: one for each thread.
+    /// Has a step go on at `place`, in this pass. Where a thread has nothing to do, it gets a part of
+    /// what is left of the area up to `area_end`.
+    pub(crate) fn put_back(&mut self, mut place: Place, area_end: usize) {
+        if self.waiting > self.begun.len() {
+            let rest = place.range.start..area_end.min(place.range.end);
+            if let Some(middle) = region::middle(&rest) {
+                let other = Place {
+                    mm: place.mm.clone(),
+                    range: middle..place.range.end,
+                    visit: None,
+                };
+                place.range.end = middle;
+                self.begin(other);
+            }
+        }
+        self.begin(place);
+    }
+
+    fn begin(&mut self, place: Place) {
+        // There is room: one for each thread, and one for each that waits.
         let _ = self.begun.push_within_capacity(place);
     }
 
@@ -282,7 +307,7 @@ impl State {
         self.at_end_of_pass = mm.is_none();
         mm.map(|mm| Place {
             mm,
-            addr: 0,
+            range: 0..usize::MAX,
             visit: None,
         })
     }
@@ -454,8 +479,10 @@ impl Commons {
                     return Turn::EndPass { step, sleep_ms };
                 }
             }
+            state.waiting = state.waiting.saturating_add(1);
             // Kernel threads get no signals.
             let _ = self.turned.wait_interruptible_freezable(&mut state);
+            state.waiting = state.waiting.saturating_sub(1);
         }
     }
 
@@ -529,9 +556,10 @@ impl Drop for Step<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.steps = state.steps.saturating_sub(1);
-        // Of an address space that is to be gone on with nobody needs to know.
+        // This thread itself takes one of the places that were begun.
+        let is_for_others = state.waiting > 0 && state.begun.len() > 1;
         let is_awaited = state.is_closed || state.begun.is_empty();
-        if state.steps == 0 && is_awaited {
+        if is_for_others || state.steps == 0 && is_awaited {
             self.0.turned.notify_all();
         }
     }

@@ -26,6 +26,8 @@ use kernel::prelude::*;
 
 /// Pages looked at in one step: as many as a page table has.
 pub(crate) const BATCH: usize = 512;
+/// Pages of a batch: those of a step, and as many again where another thread has the engine just then.
+pub(crate) const MOST_PAGES: usize = 2 * BATCH;
 /// Page tables looked at in one step, where there are few pages in them.
 pub(crate) const TABLES: u32 = 16;
 /// A page that is passed over costs as much as this part of one that is looked at.
@@ -48,13 +50,13 @@ pub(crate) struct Candidate {
 /// merging takes for a pin.
 pub(crate) struct Batch {
     /// Unmerged pages.
-    pub(crate) pages: KVec<Seen>,
+    pub(crate) pages: KVVec<Seen>,
     /// Those of which a sample is not enough; their keys are not known.
-    pub(crate) unclear: KVec<Candidate>,
+    pub(crate) unclear: KVVec<Candidate>,
     /// As above, once they have been looked at.
     pub(crate) inspected: KVVec<(Candidate, Inspected)>,
     /// Merged ones, with the number of their mappings.
-    pub(crate) merged: KVec<(Frame, u32)>,
+    pub(crate) merged: KVVec<(Frame, u32)>,
     /// Merged ones of which nobody wants to know more.
     pub(crate) passed_by: u64,
     /// Unmerged ones that can't be merged for their memory tags.
@@ -92,10 +94,10 @@ impl Batch {
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<Self> {
         Ok(Batch {
-            pages: KVec::with_capacity(BATCH, GFP_KERNEL)?,
-            unclear: KVec::with_capacity(BATCH, GFP_KERNEL)?,
-            inspected: KVVec::with_capacity(BATCH, GFP_KERNEL)?,
-            merged: KVec::with_capacity(BATCH, GFP_KERNEL)?,
+            pages: KVVec::with_capacity(MOST_PAGES, GFP_KERNEL)?,
+            unclear: KVVec::with_capacity(MOST_PAGES, GFP_KERNEL)?,
+            inspected: KVVec::with_capacity(MOST_PAGES, GFP_KERNEL)?,
+            merged: KVVec::with_capacity(MOST_PAGES, GFP_KERNEL)?,
             passed_by: 0,
             tagged: 0,
             skipped: 0,
@@ -153,6 +155,19 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
+    /// That of a step which looks at up to `limit` pages, and at a batch at the most.
+    pub(crate) fn new(limit: u32) -> Self {
+        Budget {
+            pages: BATCH.min(limit as usize),
+            tables: TABLES,
+        }
+    }
+
+    /// Has it last for as many pages again, and for no more page tables.
+    pub(crate) fn refill(&mut self, limit: u32) {
+        self.pages = BATCH.min(limit as usize);
+    }
+
     pub(crate) fn is_spent(&self) -> bool {
         self.pages == 0 || self.tables == 0
     }

@@ -8,7 +8,7 @@
 
 use crate::commons::Commons;
 use crate::gather::Candidate;
-use crate::gather::BATCH;
+use crate::gather::MOST_PAGES;
 use crate::mm::merge::Terms;
 use crate::mm::merge::Twin;
 use crate::mm::neighbours;
@@ -34,9 +34,9 @@ use kernel::prelude::*;
 /// What is to be merged in a step. Kept from step to step, so that nothing is allocated meanwhile.
 pub(crate) struct Merger {
     /// Pages to merge, in the order of their addresses.
-    candidates: KVec<Candidate>,
+    candidates: KVVec<Candidate>,
     /// Pages for which shared pages were made, with the keys of those.
-    twins: KVec<(Twin, Key)>,
+    twins: KVVec<(Twin, Key)>,
     /// Candidates that have to be merged by themselves.
     involved: KVVec<Candidate>,
     run: Run,
@@ -50,9 +50,9 @@ impl Merger {
     /// `ENOMEM`.
     pub(crate) fn new() -> Result<Self> {
         Ok(Merger {
-            candidates: KVec::with_capacity(BATCH, GFP_KERNEL)?,
-            twins: KVec::with_capacity(BATCH, GFP_KERNEL)?,
-            involved: KVVec::with_capacity(BATCH, GFP_KERNEL)?,
+            candidates: KVVec::with_capacity(MOST_PAGES, GFP_KERNEL)?,
+            twins: KVVec::with_capacity(MOST_PAGES, GFP_KERNEL)?,
+            involved: KVVec::with_capacity(MOST_PAGES, GFP_KERNEL)?,
             run: Run::new()?,
         })
     }

@@ -12,7 +12,6 @@ use crate::gather::Batch;
 use crate::gather::Budget;
 use crate::gather::Candidate;
 use crate::gather::Gatherer;
-use crate::gather::BATCH;
 use crate::gather::TABLES;
 use crate::merger::Merger;
 use crate::mm::merge::Terms;
@@ -26,6 +25,7 @@ use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::walk;
 use crate::mm::walk::Held;
 use crate::sets::Engine;
+use crate::sets::SetsGuard;
 use crate::visits::VisitNo;
 use crate::visits::Visits;
 use core::mem::take;
@@ -60,6 +60,8 @@ enum Pages {
 pub(crate) struct Progress {
     /// Where to go on; `None` at the end.
     pub(crate) next: Option<usize>,
+    /// Up to where the area goes that it was in.
+    area_end: usize,
     /// Whether some area is there that may be merged.
     pub(crate) is_admitted: bool,
 }
@@ -69,6 +71,8 @@ struct Space<'a> {
     mm: &'a MmWithUser,
     /// By what regions are told from those of other address spaces; `None`: looked at out of turn.
     id: Option<u64>,
+    /// Whose it is.
+    domain: Domain,
 }
 
 /// What one thread needs to scan and to merge.
@@ -87,7 +91,8 @@ impl Scanner {
     pub(crate) fn new() -> Result<Self> {
         Ok(Scanner {
             batch: Batch::new()?,
-            visits: Visits::new(TABLES as usize + 1)?,
+            // One that goes on from the step before, and two in which a batch came to its end.
+            visits: Visits::new(TABLES as usize + 3)?,
             merger: Merger::new()?,
         })
     }
@@ -95,7 +100,7 @@ impl Scanner {
     /// Looks at up to `limit` pages (and a batch at the most) from `place` on, and merges what can be
     /// merged. Returns how many it was; of those passed over, as many as cost the same.
     pub(crate) fn step(&mut self, commons: &Commons, place: Place, limit: u32) -> u32 {
-        let Place { mm, addr, visit } = place;
+        let Place { mm, range, visit } = place;
         self.visits.resume(visit);
         let Some(user) = mm.mmget_not_zero() else {
             let _ = self.visits.end(&mut commons.lock(), None);
@@ -103,18 +108,21 @@ impl Scanner {
         };
         // The last user may go meanwhile: its memory is not torn down in this thread.
         let user = MmWithUser::into_mmput_async(user);
-        let (progress, effort) = self.scan(commons, &user, addr..usize::MAX, limit, Pages::Due);
+        let (progress, effort) = self.scan(commons, &user, range.clone(), limit, Pages::Due);
         // An error means that an area is just being changed: come back in the next pass.
-        let next = progress.ok().and_then(|progress| progress.next);
-        let going_on = next.and_then(|addr| Some((space_id(&user)?, addr)));
+        let next = progress
+            .ok()
+            .and_then(|progress| Some((progress.next?, progress.area_end)));
+        let going_on = next.and_then(|(addr, _)| Some((space_id(&user)?, addr)));
         let mut state = commons.lock();
         state.count_merged(self.visits.take_pages_merged());
         if is_registered(&user) {
             state.meet_registered();
         }
         let visit = self.visits.end(&mut state, going_on);
-        if let Some(addr) = next {
-            state.put_back(Place { mm, addr, visit });
+        if let Some((addr, area_end)) = next {
+            let range = addr..range.end;
+            state.put_back(Place { mm, range, visit }, area_end);
         }
         u32::try_from(effort).unwrap_or(u32::MAX)
     }
@@ -159,6 +167,7 @@ impl Scanner {
         let Some(domain) = domain else {
             let nothing = Progress {
                 next: None,
+                area_end: 0,
                 is_admitted: false,
             };
             return (Ok(nothing), 0);
@@ -169,10 +178,19 @@ impl Scanner {
                 Pages::Due => space_id(mm),
                 Pages::All => None,
             },
+            domain,
         };
-        let progress = self.gather(commons, &rules, domain, &space, range, limit);
+        let mut budget = Budget::new(limit);
+        let mut progress = self.gather(commons, &rules, &space, range.clone(), &mut budget);
+        let sets = commons.sets().try_lock();
+        if sets.is_none() {
+            // Another thread has them. Rather than to wait at once, this one looks at more pages.
+            let left = u64::from(limit).saturating_sub(self.batch.effort());
+            budget.refill(u32::try_from(left).unwrap_or(u32::MAX));
+            progress = self.gather_on(commons, &rules, &space, progress, range.end, &mut budget);
+        }
         let effort = self.batch.effort();
-        self.decide(commons, &rules, domain, pages);
+        self.decide(commons, &rules, domain, pages, sets);
         let terms = Terms {
             policy: rules.policy,
             domain,
@@ -189,25 +207,20 @@ impl Scanner {
         &mut self,
         commons: &Commons,
         rules: &Rules,
-        domain: Domain,
         space: &Space<'_>,
         range: Range<usize>,
-        limit: u32,
+        budget: &mut Budget,
     ) -> Result<Progress> {
-        let mut budget = Budget {
-            pages: BATCH.min(limit as usize),
-            tables: TABLES,
-        };
         let mut gatherer = Gatherer::new(
             commons,
             rules,
-            domain,
+            space.domain,
             &mut self.batch,
             &mut self.visits,
-            &mut budget,
+            budget,
         );
         gatherer.space = space.id;
-        let (mut addr, mut is_admitted) = (range.start, false);
+        let (mut addr, mut area_end, mut is_admitted) = (range.start, range.start, false);
         for _ in 0..AREAS {
             let vma = VmaReadGuard::next(space.mm, addr)?;
             let Some(vma) = vma.filter(|vma| vma.start() < range.end) else {
@@ -215,6 +228,7 @@ impl Scanner {
                 break;
             };
             let end = vma.end().min(range.end);
+            area_end = end;
             addr = if may_merge(space.mm, &vma, rules.policy) {
                 is_admitted = true;
                 let next = walk(
@@ -233,13 +247,46 @@ impl Scanner {
             }
         }
         let next = (addr < range.end).then_some(addr);
-        Ok(Progress { next, is_admitted })
+        Ok(Progress {
+            next,
+            area_end,
+            is_admitted,
+        })
+    }
+
+    /// Takes more samples, from where `progress` came to up to `end`.
+    fn gather_on(
+        &mut self,
+        commons: &Commons,
+        rules: &Rules,
+        space: &Space<'_>,
+        progress: Result<Progress>,
+        end: usize,
+        budget: &mut Budget,
+    ) -> Result<Progress> {
+        let progress = progress?;
+        let Some(next) = progress.next.filter(|_| !budget.is_spent()) else {
+            return Ok(progress);
+        };
+        let more = self.gather(commons, rules, space, next..end, budget)?;
+        Ok(Progress {
+            is_admitted: more.is_admitted || progress.is_admitted,
+            ..more
+        })
     }
 
     /// Shows the pages that were met to the engine, and leaves to the merger what it wants merged.
-    fn decide(&mut self, commons: &Commons, rules: &Rules, domain: Domain, pages: Pages) {
+    /// `sets`: if they are locked already.
+    fn decide<'a>(
+        &mut self,
+        commons: &'a Commons,
+        rules: &Rules,
+        domain: Domain,
+        pages: Pages,
+        sets: Option<SetsGuard<'a>>,
+    ) {
         let domain_of = |frame| rules.policy.domain_of_page(domain, frame);
-        let mut sets = commons.sets().lock();
+        let mut sets = sets.unwrap_or_else(|| commons.sets().lock());
         sets.refusals.add(Refusal::Tagged, self.batch.tagged);
         self.sight_merged(&mut sets.engine, domain_of);
         promoting(&mut sets.engine, pages, |engine| self.glance(engine));

@@ -18,6 +18,7 @@ pub struct PassTag(u8);
 
 impl PassTag {
     const BITS: u32 = 4;
+    const MASK: u32 = (1 << Self::BITS) - 1;
     /// How many passes have tags of their own.
     pub const APART: u8 = 1 << Self::BITS;
 
@@ -173,16 +174,59 @@ impl IndexEntry {
     #[inline]
     pub fn is_at_rest(&self) -> bool {
         let [_, word, _] = self.0;
-        self.is_unstable() && (word >> SIGHTINGS_SHIFT) as u8 > 1
+        // The kind, and all bits of the sightings but the lowest: unstable, and one of these set.
+        let seen = word & (KIND_MASK | (0xfe << SIGHTINGS_SHIFT));
+        UNSTABLE < seen && seen < STABLE
     }
 
-    /// Ends a pass: it was not met in the next one yet. False if it is to be forgotten.
+    /// Whether it is to be forgotten with the end of this pass.
     #[inline]
-    pub fn end_pass(&mut self, ended: PassTag) -> bool {
-        let [_, word, _] = &mut self.0;
-        *word &= !MET;
-        *word & KIND_MASK == STABLE || PassTag::of((*word >> UNTIL_SHIFT).into()) != ended
+    pub fn is_over(&self, ended: PassTag) -> bool {
+        self.is_over_by(over_pattern(ended))
     }
+
+    #[inline]
+    fn is_over_by(&self, pattern: u32) -> bool {
+        let [_, word, _] = self.0;
+        (word ^ pattern) & OVER_MASK == 0
+    }
+
+    /// Ends a pass for all these slots: none was met in the next one yet. Says what of them is
+    /// [`Self::is_over`], and how many are [`Self::is_at_rest`], these among them.
+    ///
+    /// What each pass does with each content: without branches.
+    #[inline]
+    pub fn end_pass(slots: &mut [Self], ended: PassTag) -> EndOfPass {
+        let pattern = over_pattern(ended);
+        let mut found = EndOfPass::default();
+        for slot in slots {
+            let [_, word, _] = &mut slot.0;
+            *word &= !MET;
+            found.is_any_over |= slot.is_over_by(pattern);
+            found.at_rest = found.at_rest.wrapping_add(u64::from(slot.is_at_rest()));
+        }
+        found
+    }
+}
+
+/// What [`IndexEntry::end_pass`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndOfPass {
+    /// Whether some content is to be forgotten.
+    pub is_any_over: bool,
+    /// Contents of the unstable set that were seen more than once.
+    pub at_rest: u64,
+}
+
+/// The lower bit of the kind tells what is remembered up to a pass (unstable, ambiguous) from what
+/// is not (stable, vacant).
+const FOR_A_WHILE: u32 = 1 << KIND_SHIFT;
+const OVER_MASK: u32 = FOR_A_WHILE | (PassTag::MASK << UNTIL_SHIFT);
+
+/// What is in the bits of [`OVER_MASK`] where a content is to be forgotten with the end of this pass.
+#[inline]
+fn over_pattern(ended: PassTag) -> u32 {
+    FOR_A_WHILE | (u32::from(ended.0) << UNTIL_SHIFT)
 }
 
 #[inline]
@@ -292,11 +336,48 @@ mod tests {
             met,
         };
         let mut entry = IndexEntry::new(Key::of_sample(7), Frame(3), state(true));
-        for _ in 0..2 {
-            assert!(entry.end_pass(PassTag::of(8)));
+        let mut end_pass = |pass| {
+            let found = IndexEntry::end_pass(core::slice::from_mut(&mut entry), PassTag::of(pass));
+            assert_eq!(found.is_any_over, entry.is_over(PassTag::of(pass)));
             assert_eq!(entry.state(), state(false));
+            (found.is_any_over, found.at_rest)
+        };
+        assert_eq!(end_pass(8), (false, 1));
+        assert_eq!(end_pass(8), (false, 1));
+        assert_eq!(end_pass(9), (true, 1));
+    }
+
+    #[test]
+    fn what_is_stable_or_vacant_is_never_over() {
+        for pass in 0..u64::from(PassTag::APART) {
+            let ended = PassTag::of(pass);
+            let key = Key::of_sample(u64::MAX);
+            let state = State::Ambiguous {
+                until: ended,
+                met: true,
+            };
+            let ambiguous = IndexEntry::new(key, Frame(FRAME_MASK), state);
+            let stable = IndexEntry::new(key, Frame(FRAME_MASK), State::Stable);
+            let found = IndexEntry::end_pass(&mut [stable, IndexEntry::default()], ended);
+            assert_eq!(found, EndOfPass::default());
+            assert!(ambiguous.is_over(ended));
+            assert!(!ambiguous.is_over(PassTag::of(pass + 1)));
         }
-        assert!(!entry.end_pass(PassTag::of(9)));
+    }
+
+    #[test]
+    fn at_rest_is_what_was_seen_twice_and_is_not_merged() {
+        for sightings in 0..=255 {
+            let state = State::Unstable {
+                sightings,
+                until: PassTag::of(15),
+                met: true,
+            };
+            let entry = IndexEntry::new(Key::default(), Frame(FRAME_MASK), state);
+            assert_eq!(entry.is_at_rest(), sightings > 1);
+        }
+        let stable = IndexEntry::new(Key::default(), Frame(FRAME_MASK), State::Stable);
+        assert!(!stable.is_at_rest());
     }
 
     #[test]

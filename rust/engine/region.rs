@@ -11,14 +11,32 @@
 //! One in which all pages are merged is *settled* as long as the same ones are mapped: there is no
 //! more to be seen in it than that.
 
+use crate::content::PAGE_SIZE;
 use crate::hash::mix;
 use crate::table::Entry;
 use crate::table::Full;
 use crate::table::Storage;
 use crate::table::Table;
+use core::mem::size_of;
+use core::ops::Range;
 
 /// The most passes from one visit to the next. A power of two.
 pub const LONGEST_INTERVAL: u8 = 8;
+
+/// Bytes that a region has at the most, and of which its beginning is a multiple where an area has
+/// more of them: what a page table maps, with pages of [`PAGE_SIZE`] and entries of 64 bits.
+const REGION_BYTES: usize = PAGE_SIZE * (PAGE_SIZE / size_of::<u64>());
+
+/// Where two threads part what is left of an area: about in the middle, where a region begins; `None`
+/// where there is no such place.
+pub fn middle(rest: &Range<usize>) -> Option<usize> {
+    let half = rest.end.saturating_sub(rest.start) / 2;
+    let middle = rest.start.checked_add(half)?;
+    let below = middle - middle % REGION_BYTES;
+    let boundaries = [Some(below), below.checked_add(REGION_BYTES)];
+    let is_within = |boundary: &usize| rest.start < *boundary && *boundary < rest.end;
+    boundaries.into_iter().flatten().find(is_within)
+}
 
 /// By what a region is known: a number that no other region has, but for a rare accident, which
 /// makes a visit late.

@@ -571,18 +571,24 @@ impl<S: ScannerStorage> KsmScanner<S> {
     pub fn end_pass(&mut self, mappings: impl FnMut(Frame) -> Option<u32>) {
         self.recount_frames(true, mappings);
         let ended = self.pass();
-        let (mut forgotten, mut at_rest) = (0u64, 0u64);
-        self.index.retain(|entry| {
-            let stays = entry.end_pass(ended);
-            if stays {
-                at_rest = at_rest.wrapping_add(u64::from(entry.is_at_rest()));
-            } else if entry.is_unstable() {
-                forgotten = forgotten.wrapping_add(1);
-            }
-            stays
-        });
+        let (mut forgotten, mut at_rest, mut forgotten_at_rest) = (0u64, 0u64, 0u64);
+        self.index.sweep(
+            |slots| {
+                let found = IndexEntry::end_pass(slots, ended);
+                at_rest = at_rest.wrapping_add(found.at_rest);
+                found.is_any_over
+            },
+            |entry| {
+                let is_over = entry.is_over(ended);
+                if is_over {
+                    forgotten = forgotten.wrapping_add(entry.is_unstable().into());
+                    forgotten_at_rest = forgotten_at_rest.wrapping_add(entry.is_at_rest().into());
+                }
+                !is_over
+            },
+        );
         self.unstable = self.unstable.saturating_sub(forgotten);
-        self.at_rest = at_rest;
+        self.at_rest = at_rest.saturating_sub(forgotten_at_rest);
         self.full_scans = self.full_scans.wrapping_add(1);
         self.watch = self.watch.saturating_sub(1);
         if self.shared.has_unsettled() || self.full_scans % WATCH_EVERY == 0 {

@@ -149,6 +149,20 @@ impl<E: Entry, S: Storage<E>> Table<E, S> {
         }
     }
 
+    /// Shows all slots, part by part, to `sweep`, which may change what entries say; where it finds
+    /// that some have to go, as [`Self::retain`].
+    pub fn sweep(
+        &mut self,
+        mut sweep: impl FnMut(&mut [E]) -> bool,
+        mut keep: impl FnMut(&mut E) -> bool,
+    ) {
+        for segment in &mut self.segments {
+            if sweep(segment.slots_mut()) {
+                segment.retain(&mut keep);
+            }
+        }
+    }
+
     /// The entries whose hashes are not below `hash`, in the order of those.
     pub fn entries_from(&self, hash: u64) -> impl Iterator<Item = &E> {
         let first = segment_of(hash);

@@ -2,6 +2,7 @@
 
 //! Regions, of which some are visited less often than others.
 
+use engine::region::middle;
 use engine::region::Outcome;
 use engine::region::Plan;
 use engine::region::RegionId;
@@ -329,4 +330,31 @@ fn a_settled_region_is_visited_as_seldom_as_any_barren_one() {
     passes.next();
     // It was no thrashing: the next visit is in the next pass.
     assert_eq!(passes.finds(1, SAME + 2, MERGED), Found::Due);
+}
+
+#[test]
+fn an_area_is_parted_where_a_region_begins() {
+    const REGION: usize = 512 * 4096;
+    for (rest, expected) in [
+        (0..8 * REGION, Some(4 * REGION)),
+        // Rather too early than too late, and never at an end.
+        (0..3 * REGION, Some(REGION)),
+        (REGION - 4096..REGION + 4096, Some(REGION)),
+        (5 * REGION + 4096..7 * REGION, Some(6 * REGION)),
+        (4096..REGION + 4096, Some(REGION)),
+        (0..REGION, None),
+        (REGION..2 * REGION, None),
+        (4096..8192, None),
+    ] {
+        assert_eq!(middle(&rest), expected, "of {rest:x?}");
+    }
+}
+
+#[test]
+fn what_is_no_area_is_not_parted() {
+    for (start, end) in [(8192, 8192), (8192, 4096), (usize::MAX, 0)] {
+        assert_eq!(middle(&(start..end)), None);
+    }
+    let high = usize::MAX - 4095;
+    assert_eq!(middle(&(high..usize::MAX)), None);
 }

@@ -25,6 +25,7 @@ pub(super) const TESTS: &[Test] = &[
     ("several_threads_merge_out_of_forks", forks),
     ("several_threads_look_at_each_page_once_a_pass", once),
     ("several_threads_all_work", share_of_work),
+    ("several_threads_share_an_address_space", one_space),
     ("several_threads_unmerge_all", unmerge),
     ("threads_change_while_they_scan", change),
 ];
@@ -113,6 +114,8 @@ fn once(lab: &Lab) -> Result {
     for (index, peer) in (0..).zip(&peers) {
         peer.anon(2000, Ids::each(10_000 * (index + 1)))?;
     }
+    // One that threads share.
+    peers[0].anon(16_000, Ids::each(1_000_000))?;
     let alone = scanned_in_a_pass()?;
     knob::set("threads", THREADS)?;
     let together = scanned_in_a_pass()?;
@@ -132,13 +135,17 @@ fn run_times() -> Result<Vec<u64>> {
         .collect()
 }
 
-/// Each thread runs for a good part of the time.
 fn share_of_work(lab: &Lab) -> Result {
     let peers = lab.alices(PROCESSES)?;
     for (index, peer) in (0..).zip(&peers) {
         peer.anon(2000, Ids::each(10_000 * (index + 1)))?;
     }
     knob::set("threads", 2)?;
+    expect_all_work()
+}
+
+/// Expects each of two threads to run for a good part of the time.
+fn expect_all_work() -> Result {
     let before = run_times()?;
     scanner::start()?;
     std::thread::sleep(Duration::from_secs(3));
@@ -152,6 +159,27 @@ fn share_of_work(lab: &Lab) -> Result {
         expect::within("ns that a thread has run", most / 4..=most, time)?;
     }
     Ok(())
+}
+
+/// A single process, as a virtual machine is one: each thread has a part of it.
+fn one_space(lab: &Lab) -> Result {
+    const PAGES: u64 = 20_000;
+    knob::set("threads", 2)?;
+    let peer = lab.alice()?;
+    let unlike = peer.anon(PAGES, Ids::each(1_000_000))?;
+    expect_all_work()?;
+    let (some, equal) = (peer.anon(PAGES, IDS)?, peer.anon(PAGES, IDS)?);
+    scanner::scan(PASSES)?;
+    for frame in [peer.frames(some)?, peer.frames(equal)?].concat() {
+        expect::that(frame.flags()?.ksm(), || {
+            format!("{frame:?}: expected to be merged")
+        })?;
+    }
+    pages::expect_not_merged((&peer, unlike))?;
+    for (span, ids) in [(some, IDS), (equal, IDS), (unlike, Ids::each(1_000_000))] {
+        peer.check(span, ids)?;
+    }
+    scanner::expect_exact_counts("after merging in one process by two threads").map(drop)
 }
 
 fn unmerge(lab: &Lab) -> Result {
