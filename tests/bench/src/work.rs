@@ -229,12 +229,15 @@ pub const WORKS: &[Work] = &[
     Work {
         guest: Guest::Parallel,
         rounds: TIMED_ROUNDS,
-        ..Work::new("speed-256", |scanner| Outcome {
-            figures: vec![
-                figure("speed-256/one-thread", speed::measure(scanner, 256, 1)),
-                figure("speed-256/two-threads", speed::measure(scanner, 256, 2)),
-            ],
-            points: Vec::new(),
+        ..Work::new("speed-256", |scanner| {
+            let [one, two] = speed::measure(scanner, 256);
+            Outcome {
+                figures: vec![
+                    figure("speed-256/one-thread", one),
+                    figure("speed-256/two-threads", two),
+                ],
+                points: Vec::new(),
+            }
         })
     }
     .without_ksmd(),
