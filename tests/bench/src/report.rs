@@ -366,6 +366,7 @@ fn values(all: &[Measured], scanner: &str, id: &str) -> Vec<f64> {
         .collect()
 }
 
+/// The one in the middle; `None` if there is none.
 pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()

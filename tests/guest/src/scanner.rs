@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use crate::census;
 use crate::census::Census;
+use crate::debugfs;
 use crate::expect;
 use crate::knob;
 use crate::peer::Peer;
@@ -45,10 +46,14 @@ pub fn merge_now(peer: &Peer) -> Result {
     merge_at_once(peer.pid())
 }
 
-/// Merges what is written to the knob. Twice: the kernel may have held some page for a moment, as
-/// compaction does, and who asks again gets that, too.
+/// Merges what is written to the knob. Where pages were refused, once more: the kernel may have held
+/// one for a moment, as compaction does, and who asks again gets that, too.
 pub fn merge_at_once(what: impl Display) -> Result {
+    let before = debugfs::refusals().ok();
     knob::set(knob::WRITE_ONLY, &what)?;
+    if debugfs::refusals().ok() == before {
+        return Ok(());
+    }
     knob::set(knob::WRITE_ONLY, &what)
 }
 

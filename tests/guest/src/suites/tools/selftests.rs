@@ -75,9 +75,8 @@ fn expect_pass(server: Server, directory: &str, line: &str) -> Result {
     let _ksm = Mainline::of(server)?;
     let attempt = || program::run(program::command(line).current_dir(directory));
     let mut outcome = attempt()?;
-    // They look after two passes of ksmd, also where it came to the pages in the midst of the first:
-    // so once more, as whoever runs them by hand would.
-    if outcome.status == Some(1) {
+    // One of them was seen to fail once with ksmd, beside other work. That is no matter of this project.
+    if server == Server::Ksmd && outcome.status == Some(1) {
         outcome = attempt()?;
     }
     let Outcome { status, text } = outcome;

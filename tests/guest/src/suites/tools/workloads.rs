@@ -84,8 +84,8 @@ fn stress_ng(_: &Lab, server: Server) -> Result {
     let stress = Daemon::start(
         "stress-ng",
         &mut program::command(
-            "stress-ng --ksm --vm 2 --vm-bytes 16m --vm-method write64 --vm-hang 10 \
-             --timeout 30",
+            "stress-ng --ksm --vm 2 --vm-bytes 16m --vm-method write64 --vm-hang 3 \
+             --timeout 20",
         ),
     )?;
     expect_sharing(&ksm, 1000, || stress.output())?;
