@@ -27,6 +27,7 @@ use crate::visits::Region;
 use core::mem::take;
 use core::ops::Range;
 use engine::advisor::Pass;
+use engine::drain::Drains;
 use engine::hash::mix;
 use engine::mainline::Passes;
 use engine::pace::Governor;
@@ -116,6 +117,9 @@ pub(crate) struct State {
     /// Run time of all threads, as of their last steps, in nanoseconds.
     ran_ns: u64,
     pass_began: Option<Instant<Monotonic>>,
+    /// Since when there is a scanner.
+    start: Instant<Monotonic>,
+    drains: Drains,
     /// The number of this pass: how many have been completed.
     pass: u64,
     regions: Regions<KernelStorage>,
@@ -160,6 +164,8 @@ impl State {
             use_zero_pages: settings.use_zero_pages,
             ran_ns: 0,
             pass_began: None,
+            start: Instant::now(),
+            drains: Drains::default(),
             pass: 0,
             regions: Regions::new(mix(seed ^ 3)),
             forgotten_visits: 0,
@@ -246,6 +252,12 @@ impl State {
         }
     }
 
+    /// Has the scanner do what `run` says, as of now.
+    pub(crate) fn set_run(&mut self, run: Run) {
+        self.run = run;
+        self.drains.hurry();
+    }
+
     /// Takes note that a thread has run for so many nanoseconds.
     pub(crate) fn count_run_time(&mut self, ns: u64) {
         self.ran_ns = self.ran_ns.saturating_add(ns);
@@ -310,6 +322,13 @@ impl State {
             range: 0..usize::MAX,
             visit: None,
         })
+    }
+
+    /// Begins a pass, and says whether to empty the batches of the LRU lists before.
+    fn begin_pass(&mut self, sets: &Sets) -> bool {
+        self.pass_began = Some(Instant::now());
+        let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(0);
+        self.drains.begin_pass(now, sets.refusals.for_references())
     }
 
     /// Ends a pass, and says how long to pause then at least, in milliseconds.
@@ -488,14 +507,14 @@ impl Commons {
 
     fn begin_scan<'a>(&'a self, mut state: StateGuard<'a>, place: Place, limit: u32) -> Turn<'a> {
         let is_first = take(&mut state.at_start_of_pass);
-        if is_first {
-            state.pass_began = Some(Instant::now());
-        }
+        let is_to_drain = is_first && state.begin_pass(&self.sets.lock());
         let pass = state.pass.wrapping_add(1);
         let step = self.begin(&mut state);
         drop(state);
         if is_first {
             trace::start_scan(pass);
+        }
+        if is_to_drain {
             drain_lru();
         }
         Turn::Scan { step, place, limit }

@@ -130,10 +130,10 @@ impl Daemon {
         let closed = self.commons.close();
         let mut state = self.commons.lock();
         state.choose(profile, &mut self.commons.sets().lock());
-        state.run = run;
+        state.set_run(run);
         drop(state);
         let result = if run == Run::Unmerge {
-            undo::everything(&closed).inspect_err(|_| self.commons.lock().run = Run::Stop)
+            undo::everything(&closed).inspect_err(|_| self.commons.lock().set_run(Run::Stop))
         } else {
             Ok(())
         };

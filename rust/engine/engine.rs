@@ -14,7 +14,8 @@
 //! - [`index`]: the stable and the unstable set, one table by content
 //! - [`shared`]: the shared frames, one table by frame
 //! - [`table`]: the open-addressing hash table under both
-//! - [`stats`]: what is counted; [`pace`]: when to rest; [`region`]: what to visit less often
+//! - [`stats`]: what is counted; [`pace`]: when to rest; [`region`]: what to visit less often;
+//!   [`drain`]: when to free pages of the references of batches
 //! - [`knobs`]: the settings; [`mainline`]: mainline's, in their place, with its [`advisor`]
 //! - [`parse`]: text of the knobs
 //!
@@ -24,6 +25,7 @@
 
 pub mod advisor;
 pub mod content;
+pub mod drain;
 pub mod hash;
 pub mod ids;
 pub mod index;

@@ -69,6 +69,13 @@ impl Refusals {
         }
     }
 
+    /// How often it may have been for a reference that the kernel gives up when it is asked to: to the
+    /// page, or to what it was to be merged with.
+    pub(crate) fn for_references(&self) -> u64 {
+        let count = |refusal| self.0.get(refusal as usize).copied().unwrap_or(0);
+        count(Refusal::Pinned).wrapping_add(count(Refusal::TargetGone))
+    }
+
     /// The names of all reasons, each with its count.
     pub(crate) fn by_name(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         (0..)

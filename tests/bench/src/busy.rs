@@ -21,9 +21,9 @@ use std::time::Instant;
 const WORKER_CPU: u64 = 0;
 const SCANNER_CPU: u64 = 1;
 /// For how long the scanner has scanned before anything is measured.
-const SETTLE: Duration = Duration::from_secs(2);
+const SETTLE: Duration = Duration::from_secs(1);
 /// For how long each thing is measured.
-const SPAN: Duration = Duration::from_secs(1);
+const SPAN: Duration = Duration::from_millis(500);
 /// Pairs of mmap and munmap in a run: a millisecond or two.
 const PAIRS: u64 = 64;
 /// Fresh pages before their memory is given back, to be fresh again.

@@ -63,10 +63,23 @@ pub struct Recorder(());
 impl Recorder {
     /// Begins to record all events of the module.
     pub fn start() -> Result<Self> {
+        let recorder = Self::new()?;
+        recorder.enable()?;
+        Ok(recorder)
+    }
+
+    /// Begins to record an event of the kernel, by its system and name: where `filter` is true.
+    pub fn of_kernel(event: &str, filter: &str) -> Result<Self> {
+        let recorder = Self::new()?;
+        set(&format!("events/{event}/filter"), filter)?;
+        set(&format!("events/{event}/enable"), "1")?;
+        Ok(recorder)
+    }
+
+    fn new() -> Result<Self> {
         fs::create_dir(INSTANCE).context(|| INSTANCE)?;
         let recorder = Recorder(());
         set("buffer_size_kb", BUFFER_KB)?;
-        recorder.enable()?;
         Ok(recorder)
     }
 
@@ -77,13 +90,24 @@ impl Recorder {
 
     /// What was recorded so far, in order.
     pub fn events(&self) -> Result<Vec<Event>> {
-        let path = self.file("trace");
-        let text = procfs::read(&path)?;
-        let (kept, written) = counts(&text).ok_or("trace: expected its counts, found none")?;
-        expect::eq("events that were kept of all", written, kept)?;
+        let text = self.complete()?;
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let parse = |line| Event::parse(line).ok_or_else(|| format!("no event: {line:?}").into());
         lines.map(parse).collect()
+    }
+
+    /// How many events were recorded so far.
+    pub fn count(&self) -> Result<usize> {
+        let text = self.complete()?;
+        Ok(text.lines().filter(|line| !line.starts_with('#')).count())
+    }
+
+    /// The trace, of which nothing was lost.
+    fn complete(&self) -> Result<String> {
+        let text = procfs::read(&self.file("trace"))?;
+        let (kept, written) = counts(&text).ok_or("trace: expected its counts, found none")?;
+        expect::eq("events that were kept of all", written, kept)?;
+        Ok(text)
     }
 
     /// A file of the trace.

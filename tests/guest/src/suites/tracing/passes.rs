@@ -2,12 +2,16 @@
 
 //! Passes, and what the governor makes of them.
 
+use std::time::Duration;
+use std::time::Instant;
+
 use guest::events::Event;
 use guest::events::Recorder;
 use guest::expect;
 use guest::knob;
 use guest::lab::Lab;
 use guest::lab::Test;
+use guest::peer::Kind;
 use guest::scanner;
 use guest::Result;
 
@@ -20,6 +24,7 @@ pub(super) const TESTS: &[Test] = &[
     ("the_end_of_a_pass_says_what_it_brought", brought),
     ("the_governor_says_why_it_chooses_a_share", governed),
     ("without_a_governor_no_share_is_chosen", ungoverned),
+    ("short_passes_leave_other_cpus_alone", undisturbed),
 ];
 
 fn named<'a>(events: &'a [Event], name: &str) -> Vec<&'a Event> {
@@ -137,4 +142,32 @@ fn ungoverned(lab: &Lab) -> Result {
         "expected passes, found none"
     })?;
     expect::eq("shares chosen", 0, named(&events, "pace").len())
+}
+
+/// Who touches fresh pages has them in a batch of his CPU, which passes over other memory do not ask
+/// for: a worker that empties it would run instead of him.
+fn undisturbed(lab: &Lab) -> Result {
+    const LEAST_PASSES: u64 = 100;
+    // Nobody else's memory is in scope, and no two pages are equal.
+    let _peers = only(lab, 1, IDS)?;
+    let other = lab.alice()?;
+    scanner::start()?;
+    scanner::wait_passes(2)?;
+    let is_drain = "function.function == lru_add_drain_per_cpu";
+    let recorder = Recorder::of_kernel("workqueue/workqueue_execute_start", is_drain)?;
+    let (start, first) = (Instant::now(), knob::number("full_scans")?);
+    let passes = || knob::number("full_scans").map(|now| now - first);
+    while passes()? < LEAST_PASSES || start.elapsed() < Duration::from_secs(1) {
+        let fresh = other.filled(Kind::Anon, 8, IDS)?;
+        other.unmap(fresh)?;
+    }
+    let (passes, count) = (passes()?, recorder.count()? as u64);
+    scanner::stop()?;
+    // Once a second, on each CPU; a pass may begin in the midst of it.
+    let most = 2 * (start.elapsed().as_secs() + 1);
+    expect::that(count <= most && passes >= 10 * most, || {
+        format!(
+            "expected batches to be emptied {most} times at most, found {count} in {passes} passes"
+        )
+    })
 }
