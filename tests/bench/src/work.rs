@@ -24,6 +24,9 @@ const MANY_PROCESSES: usize = 16;
 const STEADY_PASSES: u64 = 3;
 /// As above, of what is merged: ksm_v looks at shared frames in every sixteenth pass.
 const MERGED_PASSES: u64 = 16;
+/// Passes before that: in the first nine after it was loaded ksm_v looks at every shared frame, as
+/// some may be left of an earlier load.
+const SETTLING_PASSES: u64 = 10;
 /// Between two points of a curve.
 const CURVE_INTERVAL: Duration = Duration::from_millis(5);
 /// Further passes in which something has to be merged, or it never will.
@@ -349,7 +352,7 @@ fn copies(scanner: &Scanner, mib: usize, copies: usize) -> Copies {
     let points = converge(scanner, goal, Scanner::pages_sharing);
     let merging = (scanner.cpu_ns() - start) as f64 / goal as f64;
     let passes = (scanner.passes() + 1 - first_pass) as f64;
-    scanner.wait_for_passes(2);
+    scanner.wait_for_passes(SETTLING_PASSES);
     let before = scanner.usage();
     scanner.wait_for_passes(MERGED_PASSES);
     let merged = scanner.usage().ns_per_page_since(&before);

@@ -78,14 +78,15 @@ fn expect_sharing(ksm: &Mainline, least: u64, log: impl Fn() -> String) -> Resul
     })
 }
 
-/// Two processes fill their memory with one word, wait, and begin anew with another.
+/// Two processes fill their memory with one word, wait, and begin anew with another. Left to itself,
+/// stress-ng draws what it advises, `MADV_UNMERGEABLE` among that.
 fn stress_ng(_: &Lab, server: Server) -> Result {
     let ksm = Mainline::of(server)?;
     let stress = Daemon::start(
         "stress-ng",
         &mut program::command(
-            "stress-ng --ksm --vm 2 --vm-bytes 16m --vm-method write64 --vm-hang 3 \
-             --timeout 20",
+            "stress-ng --ksm --vm 2 --vm-bytes 16m --vm-method write64 --vm-madvise mergeable \
+             --vm-hang 3 --timeout 20",
         ),
     )?;
     expect_sharing(&ksm, 1000, || stress.output())?;

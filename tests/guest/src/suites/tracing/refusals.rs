@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use guest::cgroup::Cgroup;
 use guest::content::Ids;
 use guest::content::PAGE_SIZE;
 use guest::debugfs;
@@ -15,6 +16,7 @@ use guest::lab::Lab;
 use guest::lab::Test;
 use guest::peer::Kind;
 use guest::peer::Peer;
+use guest::peer::User;
 use guest::scanner;
 use guest::Result;
 use guest::Span;
@@ -37,6 +39,10 @@ pub(super) const TESTS: &[Test] = &[
     ("pages_beyond_the_limit_are_refused_as_full", full),
     ("pages_of_too_many_processes_are_left_alone", left_alone),
     ("pages_with_several_mappings_are_involved", involved),
+    (
+        "pages_of_a_full_cgroup_are_refused_for_no_memory",
+        no_memory,
+    ),
 ];
 
 pub(super) const HUGE_TESTS: &[Test] = &[(
@@ -203,6 +209,36 @@ fn involved(lab: &Lab) -> Result {
     let of_child = child.frames(*span)?;
     guest::pages::expect_frames("of both", (parent, *span), &of_child)?;
     guest::pages::expect_merged(&[(parent, *span), (&peers[1].0, peers[1].1)]).map(drop)
+}
+
+/// A shared page is charged before the pages that it replaces are given back.
+fn no_memory(lab: &Lab) -> Result {
+    knob::set("scope", "registered")?;
+    let cgroup = Cgroup::new("full")?;
+    cgroup.forbid_swap()?;
+    let mut peers = Vec::new();
+    for _ in 0..2 {
+        let peer = lab.peer_in(User::Alice, &cgroup)?;
+        let span = peer.anon(PAGES, IDS)?;
+        peer.advise(span, libc::MADV_MERGEABLE)?;
+        peers.push((peer, span));
+    }
+    // Gives back what CPUs have charged in advance.
+    cgroup.throttle(0)?;
+    cgroup.limit(cgroup.current_bytes()?)?;
+    cgroup.unthrottle()?;
+    let events = refused()?;
+    let mut pages = BTreeMap::new();
+    for (peer, span) in &peers {
+        pages.append(&mut refused_for(&events, (peer, *span), "no_memory")?);
+    }
+    expect::within("pages refused for no memory", 1..=PAGES, pages.len() as u64)?;
+    cgroup.unlimit()?;
+    scanner::merge()?;
+    let [(a, in_a), (b, in_b)] = &peers[..] else {
+        return Err("expected two".into());
+    };
+    guest::pages::expect_merged(&[(a, *in_a), (b, *in_b)]).map(drop)
 }
 
 /// A large page can't be split while something else refers to any part of it.
