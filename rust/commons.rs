@@ -108,7 +108,7 @@ pub(crate) struct State {
     pub(crate) policy: Policy,
     pub(crate) pacer: Pacer,
     pub(crate) profiles: Profiles,
-    pub(crate) run: Run,
+    run: Run,
     /// What mainline counts of passes.
     pub(crate) passes: Passes,
     /// A process with registered memory was met in this pass.
@@ -250,6 +250,11 @@ impl State {
             longest_interval: knobs.max_interval(),
             is_watchful,
         }
+    }
+
+    /// What the scanner does.
+    pub(crate) fn run(&self) -> Run {
+        self.run
     }
 
     /// Has the scanner do what `run` says, as of now.

@@ -117,7 +117,7 @@ impl Daemon {
 
     /// What the `run` knob says.
     pub(crate) fn run_state(&self) -> Run {
-        self.commons.lock().run
+        self.commons.lock().run()
     }
 
     /// Does what is written to the `run` knob of a profile, which is in force from then on; returns
@@ -214,7 +214,7 @@ impl Daemon {
     /// What is known of contents, counted anew when stopped.
     fn recounted(&self, state: &State) -> SetsGuard<'_> {
         let mut sets = self.commons.sets().lock();
-        if state.run != Run::Merge {
+        if state.run() != Run::Merge {
             sets.recount();
         }
         sets
