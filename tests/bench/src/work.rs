@@ -27,6 +27,8 @@ const MERGED_PASSES: u64 = 16;
 /// Passes before that: in the first nine after it was loaded ksm_v looks at every shared frame, as
 /// some may be left of an earlier load.
 const SETTLING_PASSES: u64 = 10;
+/// Longer than anything here takes.
+const LONG_PAUSE: Duration = Duration::from_secs(3600);
 /// Between two points of a curve.
 const CURVE_INTERVAL: Duration = Duration::from_millis(5);
 /// Further passes in which something has to be merged, or it never will.
@@ -311,9 +313,11 @@ fn steady(scanner: &Scanner, processes: usize, mib: usize, content: Content) -> 
     let workers = Workers::spawn(processes, pages, content);
     // Before it starts: who starts it may wait for longer than a pass takes.
     let (start, first_pass) = (scanner.usage(), scanner.passes());
-    scanner.start();
+    // ksm_v pauses after the pass, so that no page of the next one counts, which costs less.
+    scanner.start_with_pauses(LONG_PAUSE);
     scanner.wait_until_passes(first_pass + 1);
     let after_first = scanner.usage();
+    scanner.start();
     // Pages enter a scanner's tables for good in its first two passes, and their samples are told
     // apart in them.
     scanner.wait_for_passes(2);
