@@ -109,6 +109,8 @@ pub(crate) struct State {
     pub(crate) pacer: Pacer,
     pub(crate) profiles: Profiles,
     run: Run,
+    /// How often somebody has changed what a thread that pauses goes by.
+    changes: u32,
     /// What mainline counts of passes.
     pub(crate) passes: Passes,
     /// A process with registered memory was met in this pass.
@@ -159,6 +161,7 @@ impl State {
             pacer: Pacer::new(),
             profiles,
             run: Run::Stop,
+            changes: 0,
             passes: Passes::default(),
             is_any_registered: false,
             use_zero_pages: settings.use_zero_pages,
@@ -260,7 +263,14 @@ impl State {
     /// Has the scanner do what `run` says, as of now.
     pub(crate) fn set_run(&mut self, run: Run) {
         self.run = run;
+        self.note_change();
         self.drains.hurry();
+    }
+
+    /// Takes note that somebody has changed a knob: to be called under the same lock, before
+    /// [`Commons::wake`].
+    pub(crate) fn note_change(&mut self) {
+        self.changes = self.changes.wrapping_add(1);
     }
 
     /// Takes note that a thread has run for so many nanoseconds.
@@ -553,11 +563,28 @@ impl Commons {
         !is_stopping.load(Relaxed)
     }
 
-    /// Sleeps between two cycles, unless a knob changes.
-    pub(crate) fn pause(&self, is_stopping: &Atomic<bool>, ms: u32) {
-        let mut state = self.lock();
+    /// How often a knob has changed.
+    pub(crate) fn changes(&self) -> u32 {
+        self.lock().changes
+    }
+
+    /// Sleeps between two cycles, unless a knob changes or has changed since there were so many
+    /// `changes`: before the cycle, which has made out the pause.
+    pub(crate) fn pause(&self, is_stopping: &Atomic<bool>, ms: u32, changes: u32) {
+        let state = self.lock();
+        if state.changes == changes {
+            self.sleep(state, is_stopping, ms);
+        }
+    }
+
+    /// Sleeps within a cycle, to keep to a share of a CPU.
+    pub(crate) fn rest(&self, is_stopping: &Atomic<bool>, ms: u32) {
+        self.sleep(self.lock(), is_stopping, ms);
+    }
+
+    fn sleep(&self, mut state: StateGuard<'_>, is_stopping: &Atomic<bool>, ms: u32) {
         if ms > 0 && !is_stopping.load(Relaxed) && state.run == Run::Merge {
-            // Woken by time or by a knob: the next cycle comes either way.
+            // Woken by time or by a knob: whatever comes next comes either way.
             let jiffies = msecs_to_jiffies(ms);
             let _ = self.changed.wait_interruptible_timeout(&mut state, jiffies);
         }

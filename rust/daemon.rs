@@ -260,6 +260,7 @@ impl Daemon {
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Profiles) -> T) -> T {
         let mut state = self.commons.lock();
         let result = change(&mut state.profiles);
+        state.note_change();
         state.obey(&mut self.commons.sets().lock());
         drop(state);
         self.commons.wake();
@@ -294,7 +295,10 @@ impl Daemon {
 
     /// Changes how fast the scanner is, at once.
     pub(crate) fn change_pacer(&self, change: impl FnOnce(&mut Pacer)) {
-        change(&mut self.commons.lock().pacer);
+        let mut state = self.commons.lock();
+        change(&mut state.pacer);
+        state.note_change();
+        drop(state);
         self.commons.wake();
     }
 

@@ -173,7 +173,7 @@ impl Hand {
             if let Some(sleep_ms) = sleep_ms {
                 return sleep_ms.max(rest_ms);
             }
-            commons.pause(&self.is_stopping, rest_ms);
+            commons.rest(&self.is_stopping, rest_ms);
             cond_resched();
             if should_stop() {
                 return 0;
@@ -195,8 +195,9 @@ impl Body for Hand {
         let commons = self.daemon.commons();
         let mut account = Account::default();
         while commons.wait_until_enabled(&self.is_stopping) && !should_stop() {
+            let changes = commons.changes();
             let sleep_ms = self.cycle(&mut account);
-            commons.pause(&self.is_stopping, sleep_ms);
+            commons.pause(&self.is_stopping, sleep_ms, changes);
         }
         wait_for_stop();
     }

@@ -29,8 +29,6 @@ const MERGED_PASSES: u64 = 16;
 const SETTLING_PASSES: u64 = 10;
 /// Longer than anything here takes.
 const LONG_PAUSE: Duration = Duration::from_secs(3600);
-/// Until it pauses for sure.
-const BEFORE_PAUSE: Duration = Duration::from_millis(100);
 /// Between two points of a curve.
 const CURVE_INTERVAL: Duration = Duration::from_millis(5);
 /// Further passes in which something has to be merged, or it never will.
@@ -319,8 +317,6 @@ fn steady(scanner: &Scanner, processes: usize, mib: usize, content: Content) -> 
     scanner.start_with_pauses(LONG_PAUSE);
     scanner.wait_until_passes(first_pass + 1);
     let after_first = scanner.usage();
-    // ksm_v does not notice a knob that is written between the end of a pass and its pause.
-    sleep(BEFORE_PAUSE);
     scanner.start();
     // Pages enter a scanner's tables for good in its first two passes, and their samples are told
     // apart in them.

@@ -37,6 +37,7 @@ pub(super) const TESTS: &[Test] = &[
     ("works_by_itself_under_the_governor", governor),
     ("stops_at_once_in_an_endless_cycle", endless_cycle),
     ("starts_at_once_out_of_a_long_pause", long_pause),
+    ("a_pause_is_cut_short_whenever_that_is_written", cut_short),
     ("unloads_at_once_out_of_a_long_pause", unload_in_pause),
     ("unloads_at_once_out_of_an_endless_cycle", unload_in_cycle),
     ("several_threads_stop_at_once", many_threads),
@@ -330,6 +331,21 @@ fn long_pause(lab: &Lab) -> Result {
     pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
     begin_long_pause()?;
     at_once("stopping", scanner::stop)
+}
+
+/// Also between the end of a pass and its pause, which is when these writes come.
+fn cut_short(_: &Lab) -> Result {
+    begin_long_pause()?;
+    for _ in 0..1000 {
+        let (start, before) = (Instant::now(), knob::number("full_scans")?);
+        knob::set("sleep_ms", scanner::UNTIL_TOLD_MS)?;
+        while knob::number("full_scans")? == before {
+            expect::that(start.elapsed() < AT_ONCE, || {
+                format!("full_scans: expected one more than {before} in {AT_ONCE:?}")
+            })?;
+        }
+    }
+    scanner::stop()
 }
 
 fn unload_in_pause(_: &Lab) -> Result {
