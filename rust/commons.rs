@@ -22,6 +22,7 @@ use crate::profile::Profile;
 use crate::profile::Profiles;
 use crate::sets::LockedSets;
 use crate::sets::Sets;
+use crate::sys::kthread::ns_since;
 use crate::trace;
 use crate::visits::Region;
 use core::mem::take;
@@ -342,8 +343,8 @@ impl State {
     /// Begins a pass, and says whether to empty the batches of the LRU lists before.
     fn begin_pass(&mut self, sets: &Sets) -> bool {
         self.pass_began = Some(Instant::now());
-        let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(0);
-        self.drains.begin_pass(now, sets.refusals.for_references())
+        let refused = sets.refusals.for_references();
+        self.drains.begin_pass(ns_since(self.start), refused)
     }
 
     /// Ends a pass, and says how long to pause then at least, in milliseconds.
@@ -381,7 +382,7 @@ impl State {
             return;
         };
         self.profiles.mainline.end_pass(Pass {
-            took_ns: u64::try_from(began.elapsed().as_nanos()).unwrap_or(0),
+            took_ns: ns_since(began),
             cpu_ns: self.ran_ns,
         });
         self.obey(sets);

@@ -9,6 +9,7 @@ use crate::daemon::Daemon;
 use crate::mm::zero;
 use crate::scanner::Scanner;
 use crate::sys::kthread::cond_resched;
+use crate::sys::kthread::ns_since;
 use crate::sys::kthread::own_cpu_ns;
 use crate::sys::kthread::should_stop;
 use crate::sys::kthread::Body;
@@ -184,7 +185,7 @@ impl Hand {
     /// What the clocks say, to the thread itself.
     fn clocks(&self) -> Clocks {
         Clocks {
-            now: u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(0),
+            now: ns_since(self.start),
             ran: own_cpu_ns(),
         }
     }

@@ -14,6 +14,8 @@ use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::Arc;
 use kernel::task::Task;
+use kernel::time::Instant;
+use kernel::time::Monotonic;
 
 /// What a thread does.
 pub(crate) trait Body: Send + Sync {
@@ -127,6 +129,11 @@ unsafe extern "C" fn entry<T: Body>(data: *mut c_void) -> c_int {
 /// Time that the calling thread has run, in nanoseconds: up to a tick old.
 pub(crate) fn own_cpu_ns() -> u64 {
     cpu_ns(current!())
+}
+
+/// Time that has passed since `start`, in nanoseconds.
+pub(crate) fn ns_since(start: Instant<Monotonic>) -> u64 {
+    u64::try_from(start.elapsed().as_nanos()).unwrap_or(0)
 }
 
 fn cpu_ns(task: &Task) -> u64 {

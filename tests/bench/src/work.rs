@@ -135,6 +135,11 @@ impl Work {
         }
     }
 
+    /// So often by each.
+    const fn repeated(self, rounds: usize) -> Self {
+        Work { rounds, ..self }
+    }
+
     /// Not by ksmd, which would take too long.
     const fn without_ksmd(self) -> Self {
         Work {
@@ -163,20 +168,18 @@ pub const COST: &str = "cost";
 
 /// All of them.
 pub const WORKS: &[Work] = &[
-    Work {
-        rounds: COUNTED_ROUNDS,
-        ..Work::new("unique-64", |scanner| {
-            let costs = unique(scanner, PROCESSES, 64);
-            Outcome {
-                figures: vec![
-                    figure("unique-64/first-pass", costs.first_pass),
-                    figure("unique-64/later-passes", costs.later_passes),
-                    figure("unique-64/index-bytes", costs.index_bytes),
-                ],
-                points: vec![costs.point(64)],
-            }
-        })
-    },
+    Work::new("unique-64", |scanner| {
+        let costs = unique(scanner, PROCESSES, 64);
+        Outcome {
+            figures: vec![
+                figure("unique-64/first-pass", costs.first_pass),
+                figure("unique-64/later-passes", costs.later_passes),
+                figure("unique-64/index-bytes", costs.index_bytes),
+            ],
+            points: vec![costs.point(64)],
+        }
+    })
+    .repeated(COUNTED_ROUNDS),
     Work::new("unique-256", |scanner| {
         let costs = unique(scanner, PROCESSES, 256);
         Outcome {
@@ -192,13 +195,11 @@ pub const WORKS: &[Work] = &[
         }
     })
     .without_ksmd(),
-    Work {
-        rounds: COUNTED_ROUNDS,
-        ..Work::new("alike-64", |scanner| {
-            let costs = steady(scanner, PROCESSES, 64, Content::Alike);
-            only(figure("alike-64/later-passes", costs.later_passes))
-        })
-    },
+    Work::new("alike-64", |scanner| {
+        let costs = steady(scanner, PROCESSES, 64, Content::Alike);
+        only(figure("alike-64/later-passes", costs.later_passes))
+    })
+    .repeated(COUNTED_ROUNDS),
     Work::new("copies-256", |scanner| {
         let costs = copies(scanner, 256, 4);
         Outcome {

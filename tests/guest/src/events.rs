@@ -91,15 +91,14 @@ impl Recorder {
     /// What was recorded so far, in order.
     pub fn events(&self) -> Result<Vec<Event>> {
         let text = self.complete()?;
-        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let lines = event_lines(&text);
         let parse = |line| Event::parse(line).ok_or_else(|| format!("no event: {line:?}").into());
         lines.map(parse).collect()
     }
 
     /// How many events were recorded so far.
     pub fn count(&self) -> Result<usize> {
-        let text = self.complete()?;
-        Ok(text.lines().filter(|line| !line.starts_with('#')).count())
+        Ok(event_lines(&self.complete()?).count())
     }
 
     /// The trace, of which nothing was lost.
@@ -127,6 +126,11 @@ impl Drop for Recorder {
 
 fn set(file: &str, value: &str) -> Result {
     procfs::write(&format!("{INSTANCE}/{file}"), value)
+}
+
+/// The lines of a trace that are events.
+fn event_lines(trace: &str) -> impl Iterator<Item = &str> {
+    trace.lines().filter(|line| !line.starts_with('#'))
 }
 
 /// How many events a trace has, and how many there were.
