@@ -74,7 +74,8 @@ impl Scanner {
             run: "1",
             pause: "sleep_ms",
             opened: &[
-                ("scan_rate", "100000"),
+                // More pages than any work has: a pass is a cycle.
+                ("scan_rate", "1000000"),
                 ("scope", "registered"),
                 // As smart_scan of ksmd.
                 ("max_interval", "1"),
