@@ -20,10 +20,15 @@ use std::time::Instant;
 
 const WORKER_CPU: u64 = 0;
 const SCANNER_CPU: u64 = 1;
-/// For how long the scanner has scanned before anything is measured.
+/// How often each scanner has its turn with a process.
+const TURNS: usize = 12;
+/// For how long each scanner has scanned before the first turn.
 const SETTLE: Duration = Duration::from_secs(1);
-/// For how long each thing is measured.
-const SPAN: Duration = Duration::from_millis(500);
+/// As above, before anything is measured in a turn.
+const WARM_UP: Duration = Duration::from_millis(50);
+/// For how long each thing is measured: turns are so short that few come between a time in which
+/// the host is fast and one in which it is slow.
+const SPAN: Duration = Duration::from_millis(100);
 /// Pairs of mmap and munmap in a run: a millisecond or two.
 const PAIRS: u64 = 64;
 /// Fresh pages before their memory is given back, to be fresh again.
@@ -41,15 +46,32 @@ pub struct Times {
     pub map_and_unmap: f64,
 }
 
-/// Measures them while the scanner runs.
-pub fn measure(scanner: &Scanner, mib: usize) -> Times {
+/// Measures them while each of the scanners runs, in turn. Returns the times of each turn, with the
+/// scanner's place among `scanners`.
+pub fn measure(scanners: &[Scanner], mib: usize) -> Vec<(usize, Times)> {
     let mut workers = Workers::spawn_with(1, mib * MIB, Content::Unique, work);
-    scanner.pin(SCANNER_CPU);
-    scanner.start();
-    std::thread::sleep(SETTLE);
-    let [p50, p99, max, pair] = workers.ask()[0].map(|ns: u64| ns as f64);
-    scanner.stop();
+    let mut times = Vec::new();
+    for scanner in scanners {
+        scanner.pin(SCANNER_CPU);
+        scanner.start();
+        std::thread::sleep(SETTLE);
+        scanner.pause();
+    }
+    for _ in 0..TURNS {
+        for (place, scanner) in scanners.iter().enumerate() {
+            times.push((place, turn(scanner, &mut workers)));
+        }
+    }
+    scanners.iter().for_each(Scanner::stop);
     drop(workers);
+    times
+}
+
+fn turn(scanner: &Scanner, workers: &mut Workers) -> Times {
+    scanner.resume();
+    std::thread::sleep(WARM_UP);
+    let [p50, p99, max, pair] = workers.ask()[0].map(|ns: u64| ns as f64);
+    scanner.pause();
     Times {
         fault_p50: p50,
         fault_p99: p99,

@@ -29,9 +29,11 @@ mod work;
 use guest::module;
 use report::Line;
 use report::Report;
+use scanner::Scanner;
 use std::process::ExitCode;
 use work::Measured;
 use work::Point;
+use work::Run;
 use work::Work;
 use work::WORKS;
 
@@ -105,14 +107,25 @@ fn measure(work: &Work) -> Vec<Measured> {
 /// again.
 fn measure_once(work: &Work) -> Vec<Measured> {
     module::reload("").expect("the module loads anew");
-    let each = work.scanners.iter();
-    each.map(|scanner| {
-        let scanner = scanner();
-        eprintln!("measuring {}: {} ...", scanner.name(), work.name);
-        Measured {
-            scanner: scanner.name(),
-            outcome: (work.run)(&scanner),
+    let scanners: Vec<Scanner> = work.scanners.iter().map(|scanner| scanner()).collect();
+    let measured = |scanner: &Scanner, outcome| Measured {
+        scanner: scanner.name(),
+        outcome,
+    };
+    match work.run {
+        Run::Each(run) => {
+            let each = scanners.iter().map(|scanner| {
+                eprintln!("measuring {}: {} ...", scanner.name(), work.name);
+                measured(scanner, run(scanner))
+            });
+            each.collect()
         }
-    })
-    .collect()
+        Run::InTurn(run) => {
+            eprintln!("measuring all in turn: {} ...", work.name);
+            let turns = run(&scanners).into_iter();
+            turns
+                .map(|(place, outcome)| measured(&scanners[place], outcome))
+                .collect()
+        }
+    }
 }

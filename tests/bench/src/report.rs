@@ -202,16 +202,23 @@ struct Row {
     ksmd: Option<f64>,
     ksm_v: f64,
     ratio: Option<Ratio>,
+    ratio_to_idle: Option<Ratio>,
     /// What ksm_v is to need at most, where that can be told.
     goal: Option<f64>,
 }
 
-/// What ksm_v needs of what ksmd needs, of pairs measured one after the other.
+/// What ksm_v needs of what another needs, of pairs measured one after the other.
 struct Ratio {
-    least: f64,
     median: f64,
-    most: f64,
+    /// Of many pairs, between these two the median would be, with 95% confidence, had there been any
+    /// number of pairs; of few, the least ratio and the largest.
+    low: f64,
+    high: f64,
+    is_of_many: bool,
 }
+
+/// Pairs from which on they are many.
+const MANY_PAIRS: usize = 20;
 
 /// The figures that were measured.
 pub struct Report {
@@ -277,23 +284,25 @@ impl Row {
             idle,
             ksmd,
             ksm_v: value(scanner::KSM_V, line.id)?,
-            ratio: Ratio::of(all, line.id),
+            ratio: Ratio::of(all, scanner::KSMD, line.id),
+            ratio_to_idle: Ratio::of(all, scanner::IDLE, line.id),
             goal,
         })
     }
 
     /// Whether ksm_v needs no more than the goal.
-    fn is_met(&self, goal: f64) -> bool {
-        match (self.line.goal, &self.ratio) {
-            (Goal::Part(part), Some(ratio)) => ratio.median <= part,
-            _ => self.ksm_v <= goal,
+    fn verdict(&self, goal: f64) -> &'static str {
+        match (self.line.goal, &self.ratio, &self.ratio_to_idle) {
+            (Goal::Part(part), Some(ratio), _) => ratio.verdict(part),
+            (Goal::OfIdle(times), _, Some(ratio)) => ratio.verdict(times),
+            _ if self.ksm_v <= goal => "met",
+            _ => "missed",
         }
     }
 
     fn goal_text(&self) -> String {
         self.goal.map_or("-".to_owned(), |goal| {
-            let verdict = if self.is_met(goal) { "met" } else { "missed" };
-            format!("{}, {verdict}", number(goal))
+            format!("{}, {}", number(goal), self.verdict(goal))
         })
     }
 
@@ -312,34 +321,58 @@ impl Row {
 }
 
 impl Ratio {
-    /// None: ksmd has not measured it, or needs nothing, or one of them never gets there.
-    fn of(all: &[Measured], id: &str) -> Option<Self> {
-        let pairs = values(all, scanner::KSMD, id)
+    /// None: `other` has not measured it, or needs nothing, or one of them never gets there.
+    fn of(all: &[Measured], other: &str, id: &str) -> Option<Self> {
+        let pairs = values(all, other, id)
             .into_iter()
             .zip(values(all, scanner::KSM_V, id));
-        let ratios: Vec<f64> = pairs
-            .filter(|&(ksmd, ksm_v)| ksmd > 0.0 && (ksm_v + ksmd).is_finite())
-            .map(|(ksmd, ksm_v)| ksm_v / ksmd)
+        let mut ratios: Vec<f64> = pairs
+            .filter(|&(other, ksm_v)| other > 0.0 && (ksm_v + other).is_finite())
+            .map(|(other, ksm_v)| ksm_v / other)
             .collect();
+        ratios.sort_by(f64::total_cmp);
+        let reach = reach_of_median(ratios.len());
+        let middle = ratios.len() / 2;
         Some(Ratio {
-            least: ratios.iter().copied().reduce(f64::min)?,
-            most: ratios.iter().copied().reduce(f64::max)?,
-            median: median(ratios)?,
+            median: *ratios.get(middle)?,
+            is_of_many: ratios.len() >= MANY_PAIRS,
+            low: ratios[middle.saturating_sub(reach)],
+            high: ratios[(middle + reach).min(ratios.len() - 1)],
         })
+    }
+
+    /// Whether it is no more than `goal`; of many pairs, as far as can be told.
+    fn verdict(&self, goal: f64) -> &'static str {
+        if self.median <= goal {
+            "met"
+        } else if self.is_of_many && self.low <= goal {
+            "not told apart"
+        } else {
+            "missed"
+        }
     }
 
     fn text(&self) -> String {
         let percent = |ratio| format!("{:.1}%", 100.0 * ratio);
-        if self.least == self.most {
+        if self.low == self.high {
             return percent(self.median);
         }
         format!(
             "{} ({} to {})",
             percent(self.median),
-            percent(self.least),
-            percent(self.most)
+            percent(self.low),
+            percent(self.high)
         )
     }
+}
+
+/// How many places of the middle of so many numbers, sorted, the median may be, had there been any
+/// number of them, with 95% confidence: half of them are above it, by chance ± 1.96 √n / 2.
+fn reach_of_median(count: usize) -> usize {
+    if count < MANY_PAIRS {
+        return count;
+    }
+    (0.98 * (count as f64).sqrt()).ceil() as usize
 }
 
 /// Each figure that was measured more than once, a line each: its name, the scanner, all numbers.

@@ -37,8 +37,6 @@ const IDLE_PASSES: u64 = 8;
 const COUNTED_ROUNDS: usize = 5;
 /// How often real time is measured.
 const TIMED_ROUNDS: usize = 5;
-/// As above, where what else the host does is most of what differs: more often, for a shorter time.
-const SHORT_ROUNDS: usize = 15;
 /// What is also done natively, where all that can be measured is real time.
 const NATIVE: [&str; 5] = [
     "unique-64",
@@ -88,14 +86,23 @@ pub struct Measured {
 pub struct Work {
     /// Its name, as it is asked for.
     pub name: &'static str,
-    /// Has a scanner do it. Leaves nothing merged and nothing running.
-    pub run: fn(&Scanner) -> Outcome,
+    /// Has it done. Leaves nothing merged and nothing running.
+    pub run: Run,
     /// Who does it, in turn.
     pub scanners: &'static [fn() -> Scanner],
     /// How often each does it: the median counts.
     pub rounds: usize,
     /// What it is for.
     pub guest: Guest,
+}
+
+/// How a work is done.
+#[derive(Clone, Copy)]
+pub enum Run {
+    /// By one scanner, then by the next one.
+    Each(fn(&Scanner) -> Outcome),
+    /// By all of them in turn, on the same memory; an outcome comes with the scanner's place.
+    InTurn(fn(&[Scanner]) -> Vec<(usize, Outcome)>),
 }
 
 /// A machine that works are for.
@@ -128,7 +135,7 @@ impl Work {
     const fn new(name: &'static str, run: fn(&Scanner) -> Outcome) -> Self {
         Work {
             name,
-            run,
+            run: Run::Each(run),
             scanners: &[Scanner::ksmd, Scanner::ksm_v],
             rounds: 1,
             guest: Guest::Counting,
@@ -258,23 +265,30 @@ pub const WORKS: &[Work] = &[
     }
     .without_ksmd(),
     Work {
-        guest: Guest::Parallel,
+        name: "busy-64",
+        run: Run::InTurn(|scanners| {
+            let turns = busy::measure(scanners, 64).into_iter();
+            turns
+                .map(|(place, times)| (place, noticed(times)))
+                .collect()
+        }),
         scanners: &[Scanner::idle, Scanner::ksmd, Scanner::ksm_v],
-        rounds: SHORT_ROUNDS,
-        ..Work::new("busy-64", |scanner| {
-            let times = busy::measure(scanner, 64);
-            Outcome {
-                figures: vec![
-                    figure("busy-64/fault-p50", times.fault_p50),
-                    figure("busy-64/fault-p99", times.fault_p99),
-                    figure("busy-64/fault-max", times.fault_max),
-                    figure("busy-64/map-and-unmap", times.map_and_unmap),
-                ],
-                points: Vec::new(),
-            }
-        })
+        rounds: TIMED_ROUNDS,
+        guest: Guest::Parallel,
     },
 ];
+
+fn noticed(times: busy::Times) -> Outcome {
+    Outcome {
+        figures: vec![
+            figure("busy-64/fault-p50", times.fault_p50),
+            figure("busy-64/fault-p99", times.fault_p99),
+            figure("busy-64/fault-max", times.fault_max),
+            figure("busy-64/map-and-unmap", times.map_and_unmap),
+        ],
+        points: Vec::new(),
+    }
+}
 
 fn only(figure: Figure) -> Outcome {
     Outcome {
