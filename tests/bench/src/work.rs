@@ -220,7 +220,8 @@ pub const WORKS: &[Work] = &[
     }),
     Work::new("zero-64", |scanner| {
         only(figure("zero-64/merging", zeroes(scanner, 64)))
-    }),
+    })
+    .repeated(COUNTED_ROUNDS),
     Work::new("volatile-64", |scanner| {
         only(figure(
             "volatile-64/broken",
