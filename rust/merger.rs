@@ -19,6 +19,7 @@ use crate::mm::page::PageRef;
 use crate::mm::refusal::Refusal;
 use crate::mm::shared::SharedPage;
 use crate::mm::vma::VmaReadGuard;
+use crate::sets::Claim;
 use crate::sets::Engine;
 use crate::sets::Sets;
 use crate::trace;
@@ -27,6 +28,7 @@ use crate::visits::Visits;
 use engine::Domain;
 use engine::Frame;
 use engine::Key;
+use engine::Space;
 use engine::Target;
 use kernel::mm::MmWithUser;
 use kernel::prelude::*;
@@ -103,7 +105,7 @@ impl Merger {
             match mm.mmget_not_zero() {
                 Some(mm) => {
                     let mm = &MmWithUser::into_mmput_async(mm);
-                    self.merge_candidates(commons, &Terms { mm, ..*terms }, visits);
+                    self.merge_candidates(commons, &terms.in_space(mm), visits);
                 }
                 None => self.candidates.clear(),
             }
@@ -121,13 +123,8 @@ impl Merger {
         mut next: usize,
         visits: &mut Visits,
     ) -> usize {
-        let area = self.candidates.get(next);
-        let Some(vma) = area.and_then(|first| area_of(terms, first.addr)) else {
-            // It was changed meanwhile: come back in the next pass.
-            return next + 1;
-        };
         while let Some(&candidate) = self.candidates.get(next) {
-            if candidate.addr >= vma.end() || !self.run.takes(&candidate) {
+            if !self.run.takes(&candidate) {
                 break;
             }
             next += 1;
@@ -143,28 +140,28 @@ impl Merger {
                 }
             }
         }
-        self.replace_run(commons, terms, &vma, visits);
+        self.replace_run(commons, terms, visits);
         next
     }
 
-    /// Replaces the pages of the run, and tells the engine.
-    fn replace_run(
-        &mut self,
-        commons: &Commons,
-        terms: &Terms<'_>,
-        vma: &VmaReadGuard<'_>,
-        visits: &mut Visits,
-    ) {
-        let attempts = &self.run.attempts;
-        let results = replace_all(terms, vma, &self.run.neighbours, &|index, content| {
-            attempts.get(index).is_some_and(|attempt| {
-                let key = attempt.page.key;
-                key.is_some_and(|key| commons.keys().is_of(key, attempt.domain, content))
-            })
-        });
+    /// Replaces the pages of the run, area by area, and tells the engine.
+    fn replace_run(&mut self, commons: &Commons, terms: &Terms<'_>, visits: &mut Visits) {
+        let Run {
+            attempts,
+            neighbours,
+            ..
+        } = &self.run;
+        let mut results = [Err(Refusal::Gone); neighbours::MOST];
+        let (mut rest, mut rest_of_results) = (attempts.as_slice(), results.as_mut_slice());
+        let mut prepared = neighbours.as_slice();
+        while !rest.is_empty() {
+            let count = replace_in_area(commons, terms, rest, prepared, rest_of_results);
+            rest = rest.get(count..).unwrap_or(&[]);
+            prepared = prepared.get(count..).unwrap_or(&[]);
+            rest_of_results = rest_of_results.get_mut(count..).unwrap_or(&mut []);
+        }
         let mut sets = commons.sets().lock();
-        for ((attempt, neighbour), result) in attempts.iter().zip(&self.run.neighbours).zip(results)
-        {
+        for ((attempt, neighbour), result) in attempts.iter().zip(neighbours).zip(results) {
             if result.is_ok() {
                 visits.count_merged(attempt.page.visit);
             }
@@ -172,10 +169,14 @@ impl Merger {
             attempt.end(&mut sets, terms, merged);
         }
         drop(sets);
-        let twins = &mut self.twins;
+        self.end_run(&results);
+    }
+
+    /// Frees the pages of the run that were replaced, and notes their twins.
+    fn end_run(&mut self, results: &[Result<(), Refusal>; neighbours::MOST]) {
+        let (attempts, twins) = (&self.run.attempts, &mut self.twins);
         let neighbours = self.run.neighbours.drain_all();
         let pages = neighbours.zip(attempts).zip(results);
-        // Frees those that were replaced.
         PageRef::put_all::<{ neighbours::MOST }>(pages.map(|((neighbour, attempt), result)| {
             let (page, twin) = neighbour.into_parts();
             if let (Ok(()), Some(key), Some(twin)) = (result, attempt.page.key, twin) {
@@ -187,6 +188,45 @@ impl Merger {
         self.run.attempts.clear();
         self.run.awaited.clear();
     }
+}
+
+/// Replaces those of the neighbours, one for each attempt, that are in the area of the first one.
+/// Writes what came of them to `results`; returns how many they were, one at least.
+fn replace_in_area(
+    commons: &Commons,
+    terms: &Terms<'_>,
+    attempts: &[Attempt],
+    neighbours: &[Neighbour],
+    results: &mut [Result<(), Refusal>],
+) -> usize {
+    let area = attempts
+        .first()
+        .map(|first| area_of(terms, first.page.addr));
+    let vma = match area {
+        Some(Ok(vma)) => vma,
+        Some(Err(refusal)) => {
+            // It was changed meanwhile: come back in the next pass.
+            results
+                .first_mut()
+                .into_iter()
+                .for_each(|result| *result = Err(refusal));
+            return 1;
+        }
+        None => return 1,
+    };
+    let is_inside = |attempt: &Attempt| attempt.page.addr < vma.end();
+    let count = attempts.partition_point(is_inside).max(1);
+    let inside = neighbours.get(..count).unwrap_or(neighbours);
+    let replaced = replace_all(terms, &vma, inside, &|index, content| {
+        attempts.get(index).is_some_and(|attempt| {
+            let key = attempt.page.key;
+            key.is_some_and(|key| commons.keys().is_of(key, attempt.domain, content))
+        })
+    });
+    for (result, replaced) in results.iter_mut().zip(replaced).take(count) {
+        *result = replaced;
+    }
+    count
 }
 
 /// What a candidate was merged with: not met now, but known.
@@ -204,17 +244,30 @@ struct Attempt {
     page: Candidate,
     /// What the key is for.
     domain: Domain,
-    target: Option<Target>,
+    claim: Claim,
+    /// How many pages are replaced at once where a shared page is made.
+    pages: u32,
 }
 
 impl Attempt {
+    /// Attempts to merge a page that is mapped once, in the address space of `terms`. Its twin takes a
+    /// seat of its own when that is merged.
     fn new(commons: &Commons, terms: &Terms<'_>, page: Candidate) -> Self {
-        let target = page.key.and_then(|key| commons.sets().lock().claim(key));
-        let domain = terms.domain_of_page(page.frame);
         Attempt {
+            claim: claim(commons, page.key, terms.space),
+            domain: terms.domain_of_page(page.frame),
             page,
-            domain,
-            target,
+            pages: 1,
+        }
+    }
+
+    /// Attempts to merge a page that may be mapped in several address spaces, together with its twin.
+    fn of_many(commons: &Commons, terms: &Terms<'_>, page: Candidate) -> Self {
+        Attempt {
+            claim: claim(commons, page.key, None),
+            domain: terms.domain_of_page(page.frame),
+            page,
+            pages: 2,
         }
     }
 
@@ -229,31 +282,39 @@ impl Attempt {
         if let Err(refusal) = merged {
             sets.refusals.count(refusal);
             let Candidate { addr, frame, .. } = self.page;
-            trace::refuse(terms.mm, addr, frame, self.target, refusal);
+            trace::refuse(terms.mm, addr, frame, self.claim.target(), refusal);
         }
         let Some(key) = self.page.key else {
             return;
         };
         let engine = &mut sets.engine;
         match merged {
-            Ok(Some(shared)) => {
-                if let Some(Target::Twin(_)) = self.target {
-                    // Whatever shared page was on this new frame before has been freed.
-                    engine.forget_shared(shared.frame());
-                }
-                engine.merged(key, shared.frame(), self.domain, shared.mappings());
-            }
+            Ok(Some(shared)) => self.tell_merged(engine, key, shared, terms),
             Ok(None) => (),
             Err(refusal) => self.refused(engine, refusal),
         }
-        sets.disclaim(key, self.target);
+        sets.disclaim(key, self.claim, merged.is_ok());
+    }
+
+    /// Tells the engine that the page is merged into `shared`.
+    fn tell_merged(&self, engine: &mut Engine, key: Key, shared: &SharedPage, terms: &Terms<'_>) {
+        let frame = shared.frame();
+        let is_new = matches!(self.claim, Claim::Twin(_));
+        if is_new {
+            // Whatever shared page was on this new frame before has been freed.
+            engine.forget_shared(frame);
+        }
+        engine.merged(key, frame, self.domain, shared.mappings());
+        if is_new {
+            engine.made(frame, terms.began, self.pages);
+        }
     }
 
     /// Tells the engine why the page was not merged, as far as that is of use to it: not if another
     /// thread has changed meanwhile what it is to be merged with.
     fn refused(&self, engine: &mut Engine, refusal: Refusal) {
         let Candidate { frame, key, .. } = self.page;
-        let Some(key) = key.filter(|&key| engine.target(key) == self.target) else {
+        let Some(key) = key.filter(|&key| engine.target(key) == self.claim.target()) else {
             return;
         };
         match refusal {
@@ -268,7 +329,7 @@ impl Attempt {
     /// may be on both frames by now: see [`crate::gather::Batch::inspect`].
     fn differed(&self, engine: &mut Engine, key: Key) {
         let (frame, domain) = (self.page.frame, self.domain);
-        let target = match self.target {
+        let target = match self.claim.target() {
             Some(Target::Shared(shared)) => SharedPage::readable(shared).map(PageRef::from),
             Some(Target::Twin(twin)) => PageRef::candidate(twin),
             None => None,
@@ -282,31 +343,41 @@ impl Attempt {
     }
 }
 
+/// Claims what a page of this key is to be merged with (`None`: the zero page).
+fn claim(commons: &Commons, key: Option<Key>, space: Option<Space>) -> Claim {
+    key.map_or(Claim::Nothing, |key| {
+        commons.sets().lock().claim(key, space)
+    })
+}
+
 /// Makes ready what a page is to be replaced by.
 fn prepare(terms: &Terms<'_>, attempt: &Attempt) -> Result<Neighbour, Refusal> {
     let Candidate {
         addr, frame, key, ..
     } = attempt.page;
     if key.is_none() {
-        return Neighbour::by_zero(addr, frame);
+        return Neighbour::by_zero(addr, frame, terms);
     }
-    match attempt.target.ok_or(Refusal::Gone)? {
-        Target::Shared(shared) => Neighbour::by_shared(addr, frame, shared),
-        Target::Twin(twin) if twin == frame => Err(Refusal::Gone),
-        Target::Twin(twin) => Neighbour::by_new(addr, frame, twin, terms),
+    match attempt.claim {
+        Claim::Nothing => Err(Refusal::Gone),
+        Claim::Full(_) => Err(Refusal::Full),
+        Claim::Seat { frame: shared, .. } => Neighbour::by_shared(addr, frame, shared, terms),
+        Claim::Twin(twin) if twin == frame => Err(Refusal::Gone),
+        Claim::Twin(twin) => Neighbour::by_new(addr, frame, twin, terms),
     }
 }
 
 /// Merges a page, by all of its mappings, with what the engine has for its content by now.
 fn merge(commons: &Commons, terms: &Terms<'_>, candidate: Candidate, visits: &mut Visits) {
     let Candidate { frame, visit, .. } = candidate;
-    let attempt = Attempt::new(commons, terms, candidate);
-    let merged = match (candidate.key, attempt.target) {
+    let attempt = Attempt::of_many(commons, terms, candidate);
+    let merged = match (candidate.key, attempt.claim) {
         (None, _) => terms.join_zero(frame).map(|()| None),
-        (Some(_), None) => Err(Refusal::Gone),
-        (Some(_), Some(Target::Shared(target))) => terms.join(frame, target).map(Some),
-        (Some(_), Some(Target::Twin(twin))) if twin == frame => Err(Refusal::Gone),
-        (Some(key), Some(Target::Twin(twin))) => {
+        (Some(_), Claim::Nothing) => Err(Refusal::Gone),
+        (Some(_), Claim::Full(_)) => Err(Refusal::Full),
+        (Some(_), Claim::Seat { frame: target, .. }) => terms.join(frame, target).map(Some),
+        (Some(_), Claim::Twin(twin)) if twin == frame => Err(Refusal::Gone),
+        (Some(key), Claim::Twin(twin)) => {
             let is_expected =
                 |content: &MappedPage<'_>| commons.keys().is_of(key, attempt.domain, content);
             terms.share(frame, twin, is_expected).map(Some)
@@ -323,10 +394,19 @@ fn merge(commons: &Commons, terms: &Terms<'_>, candidate: Candidate, visits: &mu
     );
 }
 
-/// The area at `addr`, if pages of it may be merged on these terms.
-fn area_of<'a>(terms: &Terms<'a>, addr: usize) -> Option<VmaReadGuard<'a>> {
-    let vma = VmaReadGuard::next(terms.mm, addr).ok()??;
-    (vma.start() <= addr && terms.allows(&vma)).then_some(vma)
+/// The area at `addr`, locked, if pages of it may be merged on these terms.
+///
+/// # Errors
+///
+/// [`Refusal::Gone`]: there is none, or it is being changed. [`Refusal::LeftAlone`].
+fn area_of<'a>(terms: &Terms<'a>, addr: usize) -> Result<VmaReadGuard<'a>, Refusal> {
+    let vma = VmaReadGuard::next(terms.mm, addr).ok().flatten();
+    let vma = vma.filter(|vma| vma.start() <= addr).ok_or(Refusal::Gone)?;
+    if terms.allows(&vma) {
+        Ok(vma)
+    } else {
+        Err(Refusal::LeftAlone)
+    }
 }
 
 /// Candidates near each other, each with what it is to be replaced by.

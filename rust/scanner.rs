@@ -14,6 +14,7 @@ use crate::gather::Candidate;
 use crate::gather::Gatherer;
 use crate::gather::TABLES;
 use crate::merger::Merger;
+use crate::mm::merge::space_of;
 use crate::mm::merge::Terms;
 use crate::mm::policy::Policy;
 use crate::mm::policy::Scope;
@@ -26,6 +27,7 @@ use crate::mm::walk::walk;
 use crate::mm::walk::Held;
 use crate::sets::Engine;
 use crate::sets::SetsGuard;
+use crate::sys::kthread::boot_time_ns;
 use crate::visits::VisitNo;
 use crate::visits::Visits;
 use core::mem::take;
@@ -180,6 +182,7 @@ impl Scanner {
             },
             domain,
         };
+        let began = boot_time_ns();
         let mut budget = Budget::new(limit);
         let mut progress = self.gather(commons, &rules, &space, range.clone(), &mut budget);
         let sets = commons.sets().try_lock();
@@ -195,6 +198,8 @@ impl Scanner {
             policy: rules.policy,
             domain,
             mm,
+            space: space_of(mm),
+            began,
             max_page_sharing: rules.max_page_sharing,
             pool: commons.pool(),
         };

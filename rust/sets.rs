@@ -12,10 +12,13 @@ use crate::mm::shared;
 use crate::mm::storage::KernelStorage;
 use core::ops::Deref;
 use core::ops::DerefMut;
+use engine::Frame;
 use engine::HashKind;
 use engine::Key;
 use engine::Keys;
 use engine::KsmScanner;
+use engine::Seat;
+use engine::Space;
 use engine::Target;
 use kernel::new_mutex;
 use kernel::prelude::*;
@@ -31,10 +34,34 @@ const MOST_CLAIMS: usize = (MOST_THREADS as usize + 1) * neighbours::MOST;
 
 pub(crate) type Engine = KsmScanner<KernelStorage>;
 
+/// What a page is to be merged with, and the right to do so.
+#[derive(Clone, Copy)]
+pub(crate) enum Claim {
+    /// With nothing: there is nothing any more, or another thread is about to make a shared page.
+    Nothing,
+    /// With nothing: the shared page on this frame takes no more.
+    Full(Frame),
+    /// With the shared page on this frame, of which it has taken a seat.
+    Seat { frame: Frame, seat: Seat },
+    /// With this page, in a new shared one that nobody else makes meanwhile.
+    Twin(Frame),
+}
+
+impl Claim {
+    /// What the engine has for the page.
+    pub(crate) fn target(self) -> Option<Target> {
+        match self {
+            Claim::Nothing => None,
+            Claim::Full(frame) | Claim::Seat { frame, .. } => Some(Target::Shared(frame)),
+            Claim::Twin(frame) => Some(Target::Twin(frame)),
+        }
+    }
+}
+
 /// See the module.
 pub(crate) struct Sets {
-    /// Decides and counts.
-    pub(crate) engine: Engine,
+    /// Decides and counts. Boxed: with the roots of its tables it is larger than a stack should hold.
+    pub(crate) engine: KBox<Engine>,
     /// How often pages were refused since the start.
     pub(crate) refusals: Refusals,
     /// Contents for which a thread is about to make a shared page.
@@ -49,7 +76,7 @@ impl Sets {
     /// `ENOMEM`.
     pub(crate) fn new(hash: HashKind, seed: u64) -> Result<Self> {
         Ok(Sets {
-            engine: KsmScanner::with(KernelStorage, hash, seed),
+            engine: engine(hash, seed)?,
             refusals: Refusals::default(),
             claims: KVVec::with_capacity(MOST_CLAIMS, GFP_KERNEL)?,
         })
@@ -66,23 +93,38 @@ impl Sets {
         scanned.wrapping_add(self.engine.pages_skipped())
     }
 
-    /// With what to merge a page of this key now. Who makes a shared page for it has the key until
-    /// [`Self::disclaim`]: nobody else makes another meanwhile.
-    pub(crate) fn claim(&mut self, key: Key) -> Option<Target> {
-        let target = self.engine.target(key)?;
-        if let Target::Twin(_) = target {
-            let is_free = !self.claims.contains(&key);
-            // There is room for all that threads may claim at a time.
-            (is_free && self.claims.push_within_capacity(key).is_ok()).then_some(())?;
+    /// With what to merge a page of this key now, which `space` maps (`None`: maybe others, too). Who
+    /// makes a shared page for it has the key until [`Self::disclaim`]: nobody else makes another
+    /// meanwhile.
+    pub(crate) fn claim(&mut self, key: Key, space: Option<Space>) -> Claim {
+        match self.engine.target(key) {
+            None => Claim::Nothing,
+            Some(Target::Shared(frame)) => match self.engine.take_seat(frame, space) {
+                Some(seat) => Claim::Seat { frame, seat },
+                None => Claim::Full(frame),
+            },
+            Some(Target::Twin(frame)) => {
+                let is_free = !self.claims.contains(&key);
+                // There is room for all that threads may claim at a time.
+                if is_free && self.claims.push_within_capacity(key).is_ok() {
+                    Claim::Twin(frame)
+                } else {
+                    Claim::Nothing
+                }
+            }
         }
-        Some(target)
     }
 
-    /// Takes back a claim, if it is one that this target comes with.
-    pub(crate) fn disclaim(&mut self, key: Key, target: Option<Target>) {
-        let Some(Target::Twin(_)) = target else {
-            return;
-        };
+    /// Takes back a claim on a key, whose page was merged or not.
+    pub(crate) fn disclaim(&mut self, key: Key, claim: Claim, is_merged: bool) {
+        match claim {
+            Claim::Seat { seat, .. } if !is_merged => self.engine.give_back(seat),
+            Claim::Twin(_) => self.give_key_back(key),
+            Claim::Nothing | Claim::Full(_) | Claim::Seat { .. } => (),
+        }
+    }
+
+    fn give_key_back(&mut self, key: Key) {
         if let Some(position) = self.claims.iter().position(|&claimed| claimed == key) {
             // The last one takes its place.
             let last = self.claims.pop();
@@ -91,6 +133,16 @@ impl Sets {
             }
         }
     }
+}
+
+/// Not in line: what is moved to the heap is on the stack of this function only.
+#[inline(never)]
+fn engine(hash: HashKind, seed: u64) -> Result<KBox<Engine>> {
+    let place = KBox::new_uninit(GFP_KERNEL)?;
+    Ok(KBox::write(
+        place,
+        KsmScanner::with(KernelStorage, hash, seed),
+    ))
 }
 
 /// The sets, and what is known of them without their lock.
@@ -168,7 +220,7 @@ impl DerefMut for SetsGuard<'_> {
 
 impl Drop for SetsGuard<'_> {
     fn drop(&mut self) {
-        let (home, engine) = (self.home, &self.sets.engine);
+        let (home, engine) = (self.home, &*self.sets.engine);
         home.is_watchful.store(engine.is_watchful(), Relaxed);
         let parts = engine.forgettable_parts();
         home.forgettable.store(parts, Relaxed);

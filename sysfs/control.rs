@@ -12,6 +12,7 @@ use crate::mm::process;
 use crate::profile::Profile;
 use crate::profile::Settings;
 use crate::sys::sysfs::Attribute;
+use engine::knobs::MOST_PAGE_SHARING;
 use engine::pace::Governor;
 use engine::region::LONGEST_INTERVAL;
 use kernel::prelude::*;
@@ -98,7 +99,7 @@ pub(super) const MAX_PAGE_SHARING: Attribute<Scand> = Attribute::read_write(
     c"max_page_sharing",
     |scand, text| text.line(own(scand).knobs.max_page_sharing()),
     |scand, text| {
-        let mappings = number(text, i32::MAX.unsigned_abs())?;
+        let mappings = number(text, MOST_PAGE_SHARING)?;
         if mappings < 2 {
             return Err(EINVAL);
         }

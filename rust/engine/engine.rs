@@ -12,7 +12,7 @@
 //! - [`keys`]: how contents get their keys; [`hash`]: FNV-1a, wide and bytewise
 //! - [`sample`]: a few words of a page, which come first
 //! - [`index`]: the stable and the unstable set, one table by content
-//! - [`shared`]: the shared frames, one table by frame
+//! - [`shared`]: the shared frames, one table by frame; [`seats`]: how many pages each may take
 //! - [`table`]: the open-addressing hash table under both
 //! - [`stats`]: what is counted; [`pace`]: when to rest; [`region`]: what to visit less often;
 //!   [`drain`]: when to free pages of the references of batches
@@ -37,6 +37,7 @@ pub mod parse;
 pub mod region;
 pub mod sample;
 pub mod scanner;
+pub mod seats;
 pub mod shared;
 pub mod stats;
 pub mod table;
@@ -55,6 +56,8 @@ pub use keys::Keys;
 pub use keys::Salt;
 pub use knobs::Knobs;
 pub use scanner::KsmScanner;
+pub use seats::Seat;
+pub use seats::Space;
 pub use stats::Histogram;
 pub use stats::KsmStats;
 pub use table::Storage;

@@ -4,6 +4,10 @@
 
 use crate::region::LONGEST_INTERVAL;
 
+/// The most page table entries that may be made to map a shared frame: enough for few copies of what
+/// thousands of processes have. Whatever the limit, [`crate::seats`] bounds what forks make of it.
+pub const MOST_PAGE_SHARING: u32 = 1 << 16;
+
 /// The documented settings of a scanner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Knobs {
@@ -21,7 +25,7 @@ impl Default for Knobs {
             scan_rate: 100,
             sleep_ms: 200,
             promote_after: 3,
-            max_page_sharing: 1 << 16,
+            max_page_sharing: MOST_PAGE_SHARING,
             max_interval: LONGEST_INTERVAL,
         }
     }
@@ -58,9 +62,10 @@ impl Knobs {
         self.promote_after
     }
 
-    /// Sets how many page table entries may be made to map a shared frame; below 2 means 2.
+    /// Sets how many page table entries may be made to map a shared frame: 2 to
+    /// [`MOST_PAGE_SHARING`], or else what of that is nearest.
     pub fn set_max_page_sharing(&mut self, mappings: u32) {
-        self.max_page_sharing = mappings.max(2);
+        self.max_page_sharing = mappings.clamp(2, MOST_PAGE_SHARING);
     }
 
     /// How many page table entries may be made to map a shared frame.

@@ -7,6 +7,7 @@ use crate::advisor::Advisor;
 use crate::advisor::Mode;
 use crate::advisor::Pass;
 use crate::knobs::Knobs;
+use crate::knobs::MOST_PAGE_SHARING;
 use crate::region::LONGEST_INTERVAL;
 use crate::stats::KsmStats;
 
@@ -78,9 +79,9 @@ impl Mainline {
         self.max_page_sharing
     }
 
-    /// Sets how many page table entries may be made to map a shared page; below 2 means 2.
+    /// As [`Knobs::set_max_page_sharing`].
     pub fn set_max_page_sharing(&mut self, mappings: u32) {
-        self.max_page_sharing = mappings.max(2);
+        self.max_page_sharing = mappings.clamp(2, MOST_PAGE_SHARING);
     }
 
     /// Sets who says how many pages a cycle has. They begin anew, unless it is as before.

@@ -17,6 +17,11 @@ use crate::keys::Keys;
 use crate::knobs::Knobs;
 use crate::region::until_multiple;
 use crate::region::LONGEST_INTERVAL;
+use crate::seats::OwnSeats;
+use crate::seats::Seat;
+use crate::seats::Seats;
+use crate::seats::Space;
+use crate::seats::COMMON;
 use crate::shared::Copies;
 use crate::shared::Retired;
 use crate::shared::Shared;
@@ -40,9 +45,15 @@ const WATCH_EVERY: u64 = 16;
 const _: () = assert!(WATCH_EVERY % LONGEST_INTERVAL as u64 == 0);
 
 /// Where a scanner's tables are allocated.
-pub trait ScannerStorage: Storage<IndexEntry> + Storage<SharedFrame> + Storage<Retired> {}
+pub trait ScannerStorage:
+    Storage<IndexEntry> + Storage<SharedFrame> + Storage<Retired> + Storage<OwnSeats>
+{
+}
 
-impl<S> ScannerStorage for S where S: Storage<IndexEntry> + Storage<SharedFrame> + Storage<Retired> {}
+impl<S> ScannerStorage for S where
+    S: Storage<IndexEntry> + Storage<SharedFrame> + Storage<Retired> + Storage<OwnSeats>
+{
+}
 
 /// The scanner: the stable set, the unstable set, the knobs and the counts.
 ///
@@ -61,6 +72,7 @@ pub struct KsmScanner<S: ScannerStorage> {
     /// The part of the index that is forgotten next, if memory is short.
     next_forgotten: usize,
     shared: Shared<S>,
+    seats: Seats<S>,
     /// For how many passes, this one included, shared frames are looked at where they are met:
     /// while one may be unknown, or is known and not in the stable set.
     watch: u8,
@@ -96,6 +108,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.unstable = 0;
         self.at_rest = 0;
         self.shared = Shared::new();
+        self.seats = Seats::new();
         self.watch_a_whole_pass();
     }
 
@@ -207,25 +220,25 @@ impl<S: ScannerStorage> KsmScanner<S> {
     /// Makes a disabled scanner that hashes with `hash`; whoever does not know `seed` can't tell
     /// what its keys are.
     pub fn with(storage: S, hash: HashKind, seed: u64) -> Self {
-        let mut scanner = KsmScanner {
+        let knobs = Knobs::default();
+        KsmScanner {
             storage,
             keys: Keys::new(hash, seed),
             enabled: false,
-            knobs: Knobs::default(),
+            knobs,
             remembered_for: 1,
             index: Table::new(),
             unstable: 0,
             at_rest: 0,
             next_forgotten: 0,
             shared: Shared::new(),
-            watch: 0,
+            seats: Seats::new(),
+            watch: a_whole_pass(0, &knobs),
             pages_scanned: 0,
             pages_skipped: 0,
             full_scans: 0,
             index_failures: 0,
-        };
-        scanner.watch_a_whole_pass();
-        scanner
+        }
     }
 
     /// Sets how often an unknown content must be seen before it is merged; 0 means 1.
@@ -238,7 +251,8 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.knobs.promote_after
     }
 
-    /// Sets how many page table entries may be made to map a shared frame; below 2 means 2.
+    /// Sets how many page table entries may be made to map a shared frame, as
+    /// [`Knobs::set_max_page_sharing`].
     ///
     /// A content with more sharers gets further frames. Frames that have more already keep them,
     /// and a fork may add to any: the kernel asks nobody then.
@@ -272,9 +286,10 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.full_scans
     }
 
-    /// ScannerStorage of the tables, in bytes.
+    /// Memory of the tables, in bytes.
     pub fn index_bytes(&self) -> u64 {
-        self.index.bytes().saturating_add(self.shared.bytes()) as u64
+        let of_frames = self.shared.bytes().saturating_add(self.seats.bytes());
+        self.index.bytes().saturating_add(of_frames) as u64
     }
 
     /// Contents that are unshared and were the same in two passes, as of the end of the last one:
@@ -429,6 +444,30 @@ impl<S: ScannerStorage> KsmScanner<S> {
         remembered
     }
 
+    /// Takes note of when the new shared frame `frame` was made, in nanoseconds since boot and before
+    /// anything mapped it, and of how many pages. A frame of which that is not told counts as older
+    /// than every address space.
+    pub fn made(&mut self, frame: Frame, made_at: u64, pages: u32) {
+        if let Some(entry) = self.shared.get_mut(frame) {
+            entry.set_made(made_at, pages);
+        }
+    }
+
+    /// Takes a seat of the shared frame `frame` for a page of `space`, or for one that may be mapped
+    /// in several address spaces (`None`): to be called before it is merged into the frame, and so for
+    /// every page that is. `None`: the frame is full for that page.
+    pub fn take_seat(&mut self, frame: Frame, space: Option<Space>) -> Option<Seat> {
+        let entry = self.shared.get_mut(frame)?;
+        self.seats.take(&self.storage, entry, space)
+    }
+
+    /// Gives back the seat of a page that was not merged.
+    pub fn give_back(&mut self, seat: Seat) {
+        if let Some(entry) = self.shared.get_mut(seat.frame()) {
+            self.seats.give_back(entry, seat);
+        }
+    }
+
     /// Takes note that the frame which the index has for `key` does not hold its content (any
     /// more), and that `frame` does.
     pub fn refuted(&mut self, key: Key, frame: Frame) {
@@ -521,7 +560,11 @@ impl<S: ScannerStorage> KsmScanner<S> {
     /// Takes a retired frame that has lost half of its sharers into the stable set again, unless
     /// another has its place.
     fn reinstate(&mut self, frame: Frame, mappings: u32) {
-        let Some(key) = self.shared.get(frame).map(|entry| entry.key) else {
+        let Some((key, taken)) = self
+            .shared
+            .get(frame)
+            .map(|entry| (entry.key, entry.common))
+        else {
             return;
         };
         let vacant = match self.target(key) {
@@ -530,6 +573,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
             None => !self.is_ambiguous(key),
         };
         if mappings <= self.knobs.max_page_sharing / 2
+            && taken <= COMMON / 2
             && vacant
             && self.replace(key, frame, State::Stable)
         {
@@ -596,6 +640,9 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
         self.index.shrink(&self.storage);
         self.shared.shrink(&self.storage);
+        let shared = &self.shared;
+        self.seats
+            .sweep(&self.storage, |frame| shared.get(frame).is_some());
     }
 
     /// How many calls of [`Self::forget_some`] would give memory back that is worth it.
@@ -755,8 +802,8 @@ impl<S: ScannerStorage> KsmScanner<S> {
     /// Has shared frames looked at for what is left of this pass, and in all up to the next one in
     /// which every region is due: some frame is met for certain in that.
     fn watch_a_whole_pass(&mut self) {
-        let next = until_multiple(self.full_scans, self.knobs.max_interval);
-        self.watch = self.watch.max(next.saturating_add(1));
+        let passes = a_whole_pass(self.full_scans, &self.knobs);
+        self.watch = self.watch.max(passes);
     }
 
     /// Puts `frame` in the place of what the index has for `key`, as if seen for the first time.
@@ -814,6 +861,11 @@ impl<S: ScannerStorage> KsmScanner<S> {
     fn count_failure(&mut self, failed: bool) {
         self.index_failures = self.index_failures.wrapping_add(u64::from(failed));
     }
+}
+
+/// In how many passes, the current one included, every region is visited once.
+fn a_whole_pass(full_scans: u64, knobs: &Knobs) -> u8 {
+    until_multiple(full_scans, knobs.max_interval).saturating_add(1)
 }
 
 /// Removes the stable content of a shared frame that is gone, unless another has its place.

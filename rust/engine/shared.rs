@@ -47,10 +47,14 @@ pub struct SharedFrame {
     pub mappings: u32,
     /// How far it may be used.
     pub standing: Standing,
+    /// Seats taken by anybody's pages ([`crate::seats`]), which may be more than there are.
+    pub(crate) common: u32,
+    /// When it was made, in nanoseconds since boot; 0: not known.
+    made_at: u64,
 }
 
 impl SharedFrame {
-    /// Describes the shared frame `frame`.
+    /// Describes the shared frame `frame`. Each of its mappings has taken a seat, for all that is known.
     pub fn new(frame: Frame, key: Key, domain: Domain, mappings: u32, standing: Standing) -> Self {
         SharedFrame {
             tag: tag(frame),
@@ -58,7 +62,20 @@ impl SharedFrame {
             domain,
             mappings,
             standing,
+            common: mappings,
+            made_at: 0,
         }
+    }
+
+    /// When it was made, in nanoseconds since boot, if that is known.
+    pub(crate) fn made_at(&self) -> Option<u64> {
+        (self.made_at > 0).then_some(self.made_at)
+    }
+
+    /// Takes note of when it was made, and of how many pages.
+    pub(crate) fn set_made(&mut self, made_at: u64, pages: u32) {
+        self.made_at = made_at;
+        self.common = pages;
     }
 
     /// The frame number.
@@ -203,6 +220,11 @@ impl<S: Storage<SharedFrame>> Shared<S> {
         entries.map(SharedFrame::frame)
     }
 
+    /// Finds a frame, to change what does not concern its mappings.
+    pub(crate) fn get_mut(&mut self, frame: Frame) -> Option<&mut SharedFrame> {
+        self.frames.get_mut(hash(frame))
+    }
+
     /// Adds a frame that is not in the set.
     ///
     /// # Errors
@@ -238,7 +260,8 @@ impl<S: Storage<SharedFrame>> Shared<S> {
     /// shared frame any more), and drops those that are gone. Tells `met` of each, and whether it
     /// stays.
     ///
-    /// With `new_pass`, what was found out about domains in this pass is forgotten too.
+    /// With `new_pass`, what was found out about domains in this pass is forgotten too, and seats of
+    /// pages that have left are free again: no merge may be under way then.
     pub fn recount(
         &mut self,
         new_pass: bool,
@@ -255,6 +278,9 @@ impl<S: Storage<SharedFrame>> Shared<S> {
                 return false;
             };
             entry.mappings = count;
+            if new_pass {
+                entry.common = entry.common.min(count);
+            }
             if new_pass && matches!(entry.standing, Standing::Found { .. } | Standing::Mixed) {
                 entry.standing = Standing::Found { seen: 0 };
             }

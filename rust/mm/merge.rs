@@ -48,6 +48,7 @@ use crate::mm::vma::StableVma;
 use core::ops::ControlFlow;
 use engine::Domain;
 use engine::Frame;
+use engine::Space;
 use engine::PAGE_SIZE;
 use kernel::mm::Mm;
 use kernel::mm::MmWithUser;
@@ -62,8 +63,12 @@ pub(crate) struct Terms<'a> {
     pub(crate) policy: Policy,
     /// The domain to which every mapping must belong.
     pub(crate) domain: Domain,
-    /// The address space that a new shared page is charged to.
+    /// The address space whose pages are merged; a new shared page is charged to it.
     pub(crate) mm: &'a MmWithUser,
+    /// What it is known by where it takes seats; `None` while its last owner exits.
+    pub(crate) space: Option<Space>,
+    /// A moment before any shared page was made on these terms, in nanoseconds since boot.
+    pub(crate) began: u64,
     /// How many page table entries may be made to map a shared page.
     pub(crate) max_page_sharing: u32,
     /// Where the frames of new shared pages come from.
@@ -71,6 +76,15 @@ pub(crate) struct Terms<'a> {
 }
 
 impl Terms<'_> {
+    /// The same terms for the pages of another address space.
+    pub(crate) fn in_space<'b>(&'b self, mm: &'b MmWithUser) -> Terms<'b> {
+        Terms {
+            mm,
+            space: space_of(mm),
+            ..*self
+        }
+    }
+
     /// Merges `frame` and `twin`, if their content is as expected, into a new shared page; returns
     /// that.
     pub(crate) fn share(
@@ -80,7 +94,7 @@ impl Terms<'_> {
         is_expected: impl FnOnce(&MappedPage<'_>) -> bool,
     ) -> Result<SharedPage, Refusal> {
         // Before there is a reference to the twin, which may be a part of the same large page.
-        let page = single(frame, |page| self.expect_twin(twin, page))?;
+        let page = self.single(frame, |page| self.expect_twin(twin, page))?;
         let twin = PageRef::candidate(twin).ok_or(Refusal::TargetGone)?;
         self.check_few(&page)?;
         self.check_few(&twin).map_err(Refusal::of_target)?;
@@ -141,6 +155,7 @@ impl Terms<'_> {
         let mut found = self.check_twin(&twin, page)?;
         if twin.is_large() {
             twin.split().map_err(|_| Refusal::Busy)?;
+            // The split may have unmapped what was found.
             found = self.find_mapping(&twin)?;
         }
         if twin.is_pinned() {
@@ -214,6 +229,38 @@ impl Terms<'_> {
         })
     }
 
+    /// The page on `frame`, a folio of its own: taken out of a large one if `check` finds nothing that
+    /// speaks against replacing it.
+    pub(super) fn single(
+        &self,
+        frame: Frame,
+        check: impl FnOnce(&PageRef) -> Result<(), Refusal>,
+    ) -> Result<PageRef, Refusal> {
+        let page = PageRef::candidate(frame).ok_or(Refusal::Gone)?;
+        if page.is_large() {
+            check(&page)?;
+            let locked = page.try_lock().ok_or(Refusal::Busy)?;
+            if locked.kind() != Kind::Anonymous {
+                return Err(Refusal::Gone);
+            }
+            self.split(&locked)?;
+        }
+        Ok(page)
+    }
+
+    /// Makes `page` a folio of its own, if it is part of a large one of which these terms allow to
+    /// replace a mapping: the page of somebody else, who has got the frame meanwhile, stays whole.
+    fn split(&self, page: &LockedPage<'_>) -> Result<(), Refusal> {
+        if !page.is_large() {
+            return Ok(());
+        }
+        self.find_mapping(page).map_err(|refusal| match refusal {
+            Refusal::TargetGone => Refusal::LeftAlone,
+            other => other,
+        })?;
+        page.split().map_err(|_| Refusal::Busy)
+    }
+
     /// Replaces what mappings of `page` it may by mappings of `shared`.
     fn replace_by(&self, page: &PageRef, shared: &SharedPage) -> Result<(), Refusal> {
         // A huge page is not split for what is different anyway.
@@ -230,7 +277,7 @@ impl Terms<'_> {
         if page.kind() != Kind::Anonymous {
             return Err(Refusal::Gone);
         }
-        page.split().map_err(|_| Refusal::Busy)?;
+        self.split(page)?;
         let (mut replaced, mut refusal) = (false, Refusal::Gone);
         let walked = each_mapping(page, &mut |vma, addr| {
             match self.replace_in(page, equal, vma, addr) {
@@ -266,22 +313,10 @@ impl Terms<'_> {
     }
 }
 
-/// The page on `frame`, a folio of its own: taken out of a large one if `check` finds nothing that
-/// speaks against replacing it.
-pub(super) fn single(
-    frame: Frame,
-    check: impl FnOnce(&PageRef) -> Result<(), Refusal>,
-) -> Result<PageRef, Refusal> {
-    let page = PageRef::candidate(frame).ok_or(Refusal::Gone)?;
-    if page.is_large() {
-        check(&page)?;
-        let locked = page.try_lock().ok_or(Refusal::Busy)?;
-        if locked.kind() != Kind::Anonymous {
-            return Err(Refusal::Gone);
-        }
-        locked.split().map_err(|_| Refusal::Busy)?;
-    }
-    Ok(page)
+/// What an address space is known by where it takes seats of shared frames.
+pub(crate) fn space_of(mm: &Mm) -> Option<Space> {
+    let rcu = rcu::read_lock();
+    Owner::of(mm, &rcu).map(|owner| owner.space())
 }
 
 /// # Errors

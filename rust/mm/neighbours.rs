@@ -2,7 +2,8 @@
 
 //! Replaces pages that are mapped near each other, once each, all with one flush of the TLBs.
 //!
-//! The VMA lock is held, so there is no need for the rmap: a page whose only mapping is in this
+//! What each page is to be replaced by is made ready first ([`Neighbour`]), with no lock of the address
+//! space held. Then the VMA lock is taken, so there is no need for the rmap: a page whose only mapping is in this
 //! page table has no other. For each of them, what if right now …
 //!
 //! - the process unmaps, moves, changes or forks the area? Each wants the VMA lock for writing. It
@@ -17,7 +18,6 @@
 use crate::mm::merge::expect_same;
 use crate::mm::merge::expect_zero;
 use crate::mm::merge::replace_entry;
-use crate::mm::merge::single;
 use crate::mm::merge::Equal;
 use crate::mm::merge::Terms;
 use crate::mm::merge::Twin;
@@ -64,14 +64,15 @@ pub(crate) struct Neighbour {
 }
 
 impl Neighbour {
-    /// The page on `frame`, which is seen at `addr`, to be replaced by the zero page.
+    /// The page on `frame`, which was seen at `addr`, to be replaced by the zero page. No lock of the
+    /// address space is to be held: a large page may be split, memory allocated and charged.
     ///
     /// # Errors
     ///
     /// [`Refusal::Gone`]; [`Refusal::Involved`]: it has to be replaced by itself;
     /// [`Refusal::Different`], [`Refusal::Busy`]: it stays in a large page.
-    pub(crate) fn by_zero(addr: usize, frame: Frame) -> Result<Self, Refusal> {
-        let page = simple(frame, |page| expect_zero(&page.content()))?;
+    pub(crate) fn by_zero(addr: usize, frame: Frame, terms: &Terms<'_>) -> Result<Self, Refusal> {
+        let page = simple(terms, frame, |page| expect_zero(&page.content()))?;
         let by = By::Zero;
         Ok(Neighbour { addr, page, by })
     }
@@ -81,9 +82,14 @@ impl Neighbour {
     /// # Errors
     ///
     /// In addition [`Refusal::TargetGone`].
-    pub(crate) fn by_shared(addr: usize, frame: Frame, shared: Frame) -> Result<Self, Refusal> {
+    pub(crate) fn by_shared(
+        addr: usize,
+        frame: Frame,
+        shared: Frame,
+        terms: &Terms<'_>,
+    ) -> Result<Self, Refusal> {
         let shared = SharedPage::readable(shared).ok_or(Refusal::TargetGone)?;
-        let page = simple(frame, |page| {
+        let page = simple(terms, frame, |page| {
             expect_same(&page.content(), &shared.content())
         })?;
         let by = By::Shared(shared);
@@ -102,7 +108,7 @@ impl Neighbour {
         twin: Frame,
         terms: &Terms<'_>,
     ) -> Result<Self, Refusal> {
-        let page = simple(frame, |page| terms.expect_twin(twin, page))?;
+        let page = simple(terms, frame, |page| terms.expect_twin(twin, page))?;
         let twin = terms.find_twin(twin, &page)?;
         let shared = terms.new_shared(frame)?;
         let by = By::New(shared, twin);
@@ -132,12 +138,13 @@ impl Neighbour {
     }
 }
 
-/// The page on `frame`, as [`single`] gives it, if it has one mapping.
+/// The page on `frame`, as [`Terms::single`] gives it, if it has one mapping.
 fn simple(
+    terms: &Terms<'_>,
     frame: Frame,
     check: impl FnOnce(&PageRef) -> Result<(), Refusal>,
 ) -> Result<PageRef, Refusal> {
-    let page = single(frame, check)?;
+    let page = terms.single(frame, check)?;
     if page.mappings() == 1 {
         Ok(page)
     } else {

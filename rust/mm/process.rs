@@ -9,6 +9,7 @@ use crate::shim;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use engine::hash::mix;
+use engine::Space;
 use kernel::bindings;
 use kernel::mm::Mm;
 use kernel::sync::aref::ARef;
@@ -146,9 +147,45 @@ impl<'a> Owner<'a> {
     /// An `mm_struct` has no id, and its memory is used again. Together with who owns it, and
     /// since when, its address is as good as one.
     pub(crate) fn address_space_id(&self) -> u64 {
+        let id = self.tgid().unsigned_abs();
+        identity([self.mm as u64, id.into(), self.start_time()])
+    }
+
+    /// What the address space is known by where it takes seats of shared frames.
+    ///
+    /// `PF_FORKNOEXEC` says that the owner was forked, and has not called exec since. A task without
+    /// that flag got its address space by exec: nothing was inherited, and no other task that could
+    /// become its owner later lacks the flag, so that [`Self::address_space_id`] stays what it is. Of
+    /// others the owner may change, but not to one that was started before the address space was
+    /// copied (`copy_process()` notes the time after that); they are known by their address alone.
+    pub(crate) fn space(&self) -> Space {
+        let task = self.task.as_ptr();
+        // SAFETY: By the type invariant. An exec clears the flag after it has exchanged `mm` under the
+        // task lock, and is a moment later no more the owner of the old address space.
+        let is_forked = unsafe {
+            shim::ksm_v_task_lock(task);
+            let is_forked =
+                shim::ksm_v_task_is_forked(task) || shim::ksm_v_task_mm(task) != self.mm;
+            shim::ksm_v_task_unlock(task);
+            is_forked
+        };
+        if is_forked {
+            Space {
+                id: mix(self.mm as u64),
+                forked_at: Some(self.start_time()),
+            }
+        } else {
+            Space {
+                id: self.address_space_id(),
+                forked_at: None,
+            }
+        }
+    }
+
+    /// When the owner was forked, in nanoseconds since boot.
+    fn start_time(&self) -> u64 {
         // SAFETY: By the type invariant.
-        let start = unsafe { shim::ksm_v_task_start_time(self.task.as_ptr()) };
-        identity([self.mm as u64, self.tgid().unsigned_abs().into(), start])
+        unsafe { shim::ksm_v_task_start_time(self.task.as_ptr()) }
     }
 
     /// The process id, in the initial namespace.

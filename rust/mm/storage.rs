@@ -9,6 +9,7 @@ use crate::shim;
 use core::ptr::NonNull;
 use engine::index::IndexEntry;
 use engine::region::Record;
+use engine::seats::OwnSeats;
 use engine::shared::Retired;
 use engine::shared::SharedFrame;
 use engine::Storage;
@@ -45,6 +46,11 @@ unsafe impl Element for Record {
 
 // SAFETY: As above.
 unsafe impl Element for Retired {
+    const IS_ZERO: bool = true;
+}
+
+// SAFETY: As above.
+unsafe impl Element for OwnSeats {
     const IS_ZERO: bool = true;
 }
 

@@ -38,6 +38,11 @@ u64 ksm_v_task_start_time(const struct task_struct *task)
 	return task->start_boottime;
 }
 
+bool ksm_v_task_is_forked(const struct task_struct *task)
+{
+	return READ_ONCE(task->flags) & PF_FORKNOEXEC;
+}
+
 int ksm_v_task_tgid(const struct task_struct *task)
 {
 	return task->tgid;

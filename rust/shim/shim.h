@@ -40,6 +40,7 @@
 #include <linux/shrinker.h>
 #include <linux/slab.h>
 #include <linux/swap.h>
+#include <linux/timekeeping.h>
 #include <linux/userfaultfd_k.h>
 #include <linux/workqueue.h>
 #include "trace.h"
@@ -162,6 +163,9 @@ const struct psi_group *ksm_v_psi_system(void);
 #endif
 unsigned long ksm_v_memory_pressure(void);
 
+/* <linux/timekeeping.h> */
+u64 ksm_v_ktime_get_boottime_ns(void);
+
 /* <linux/memory_hotplug.h> */
 struct page *ksm_v_pfn_to_online_page(unsigned long pfn);
 
@@ -239,6 +243,7 @@ void ksm_v_task_unlock(struct task_struct *task);
 struct mm_struct *ksm_v_task_mm(struct task_struct *task);
 struct task_struct *ksm_v_next_thread(struct task_struct *task);
 u64 ksm_v_task_start_time(const struct task_struct *task);
+bool ksm_v_task_is_forked(const struct task_struct *task);
 int ksm_v_task_tgid(const struct task_struct *task);
 u32 ksm_v_task_kuid(struct task_struct *task);
 bool ksm_v_task_is_dumpable(struct task_struct *task);

@@ -131,6 +131,13 @@ pub(crate) fn own_cpu_ns() -> u64 {
     cpu_ns(current!())
 }
 
+/// The time since boot, suspended or not, in nanoseconds: by which the kernel knows when a process was
+/// started.
+pub(crate) fn boot_time_ns() -> u64 {
+    // SAFETY: May be called at any time.
+    unsafe { shim::ksm_v_ktime_get_boottime_ns() }
+}
+
 /// Time that has passed since `start`, in nanoseconds.
 pub(crate) fn ns_since(start: Instant<Monotonic>) -> u64 {
     u64::try_from(start.elapsed().as_nanos()).unwrap_or(0)

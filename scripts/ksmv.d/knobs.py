@@ -29,7 +29,7 @@ KNOBS = {
     "scan_rate": Knob("100", "0 to 4294967295 pages a cycle, 0 means 1"),
     "sleep_ms": Knob("200", "0 to 4294967295 milliseconds"),
     "promote_after": Knob("3", "1 to 255 sightings"),
-    "max_page_sharing": Knob("65536", "2 to 2147483647 mappings"),
+    "max_page_sharing": Knob("65536", "2 to 65536 mappings"),
     "max_interval": Knob("8", "1, 2, 4 or 8 passes"),
     "max_cpu": Knob("100", "1 to 100 percent of one CPU"),
     "governor": Knob("manual", "manual, auto"),

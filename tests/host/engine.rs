@@ -8,6 +8,7 @@
 //!   scanner of hash maps, and against the machine itself
 //! - [`table`]: the hash table against `HashMap`
 //! - [`flooding`]: pages that somebody makes to collide
+//! - [`seats`]: how many pages one shared frame may take
 //! - [`property`]: how properties are run
 
 #[path = "engine/api.rs"]
@@ -18,6 +19,8 @@ mod flooding;
 mod property;
 #[path = "engine/rules.rs"]
 mod rules;
+#[path = "engine/seats.rs"]
+mod seats;
 #[path = "engine/stories.rs"]
 mod stories;
 #[path = "engine/table.rs"]

@@ -70,11 +70,6 @@ impl Stage {
         clock::now() < self.deadline()
     }
 
-    /// For how long the workers work in all.
-    pub fn time(&self) -> Duration {
-        self.time
-    }
-
     /// Waits until time is up.
     pub fn wait(&self) {
         std::thread::sleep(self.deadline().saturating_sub(clock::now()));

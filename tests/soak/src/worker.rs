@@ -26,7 +26,6 @@ pub struct Worker {
     pub rng: Rng,
     /// What it counts.
     pub tally: Tally,
-    time: Duration,
 }
 
 /// One of the things that a worker does at random: its name, how often it is chosen relative to
@@ -39,7 +38,6 @@ impl Worker {
             index: job.index,
             rng: rng_of(job.seed, &job.suite, job.index as u64),
             tally: Tally::open(&job.tally)?,
-            time: job.time,
         })
     }
 
@@ -67,11 +65,6 @@ impl Worker {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-    }
-
-    /// For how long the suite works in all.
-    pub fn time(&self) -> Duration {
-        self.time
     }
 
     /// How much time is left. Waits as [`Worker::has_time`] does.

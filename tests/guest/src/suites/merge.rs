@@ -15,6 +15,7 @@ mod ksmd;
 mod neighbours;
 mod now;
 mod regions;
+mod seats;
 mod threads;
 
 /// The tests.
@@ -28,6 +29,7 @@ pub fn trials() -> Vec<Trial> {
         neighbours::TESTS,
         now::TESTS,
         regions::TESTS,
+        seats::TESTS,
         threads::TESTS,
     ];
     let mut trials: Vec<Trial> = tests

@@ -96,7 +96,10 @@ fn promote_values(_: &Lab) -> Result {
 }
 
 fn sharing_values(_: &Lab) -> Result {
-    takes_numbers("max_page_sharing", &["2", "3", "65536", "2147483647"])
+    takes_numbers(
+        "max_page_sharing",
+        &["2", "3", "255", "256", "65535", "65536"],
+    )
 }
 
 fn interval_values(_: &Lab) -> Result {
@@ -183,7 +186,7 @@ fn bad_max_page_sharing(_: &Lab) -> Result {
     refuses_numbers(
         "max_page_sharing",
         "77",
-        &["0", "1", "2147483648", "4294967298"],
+        &["0", "1", "65537", "2147483647", "2147483648", "4294967298"],
     )
 }
 

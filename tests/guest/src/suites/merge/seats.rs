@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How many entries a shared frame has of one process: what forks multiply. See `rust/engine/seats.rs`.
+
+use std::collections::HashMap;
+
+use guest::content::Ids;
+use guest::expect;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pagemap::Frame;
+use guest::pages;
+use guest::peer::Peer;
+use guest::scanner;
+use guest::Result;
+use guest::Span;
+
+pub(super) const TESTS: &[Test] = &[
+    ("a_process_has_few_entries_of_one_frame", alone),
+    ("forks_and_more_pages_add_up_to_few_entries", generations),
+    ("many_processes_share_one_frame", many),
+    ("pages_of_many_forked_processes_share_one_frame", forked),
+];
+
+/// Entries of a process that map one frame, at the most.
+const MOST: u64 = 256;
+/// The largest `pid_max`.
+const MOST_PROCESSES: u64 = 1 << 22;
+
+const SAME: Ids = Ids::same(100);
+
+/// How often each frame is mapped in some memory of a process.
+fn entries(peer: &Peer, spans: &[Span]) -> Result<HashMap<Frame, u64>> {
+    let mut entries = HashMap::new();
+    for &span in spans {
+        for frame in peer.frames(span)? {
+            *entries.entry(frame).or_default() += 1;
+        }
+    }
+    Ok(entries)
+}
+
+/// Expects no frame to be mapped more often in `spans` than any may be; returns the most.
+fn expect_few(peer: &Peer, spans: &[Span]) -> Result<u64> {
+    let most = entries(peer, spans)?.into_values().max().unwrap_or(0);
+    expect::within(
+        format!("entries of process {} on one frame", peer.pid()),
+        1..=MOST,
+        most,
+    )?;
+    expect::that(most * (MOST_PROCESSES - 1) < 1 << 30, || {
+        format!("{most} entries of a process, copied by all forks there can be")
+    })?;
+    Ok(most)
+}
+
+/// Few frames all the same: as few as the limit allows.
+fn alone(lab: &Lab) -> Result {
+    let peer = lab.alice()?;
+    let span = peer.anon(8 * MOST, SAME)?;
+    scanner::scan(6)?;
+    let most = expect_few(&peer, &[span])?;
+    expect::eq("entries of the process on one frame", MOST, most)?;
+    let frames = entries(&peer, &[span])?.len() as u64;
+    expect::within("frames of 2048 equal pages", 8..=9, frames)?;
+    peer.check(span, SAME)
+}
+
+/// Each generation inherits the entries of the one before, has more equal pages, and forks.
+fn generations(lab: &Lab) -> Result {
+    let mut family = vec![lab.alice()?];
+    let mut spans = Vec::new();
+    for _ in 0..4 {
+        let youngest = &family[family.len() - 1];
+        spans.push(youngest.anon(200, SAME)?);
+        scanner::scan(6)?;
+        for peer in &family {
+            expect_few(peer, &spans[..1])?;
+        }
+        let youngest = &family[family.len() - 1];
+        expect_few(youngest, &spans)?;
+        let child = youngest.fork()?;
+        expect_few(&child, &spans)?;
+        family.push(child);
+    }
+    Ok(())
+}
+
+/// More than any of them has seats, and more than there are common ones.
+fn many(lab: &Lab) -> Result {
+    let peers = lab.alices(100)?;
+    let mut all = Vec::new();
+    for peer in &peers {
+        all.push((peer, peer.anon(4, SAME)?));
+    }
+    scanner::scan(6)?;
+    let frames = pages::expect_merged(&all)?;
+    expect::that(frames.iter().all(|&frame| frame == frames[0]), || {
+        format!("expected one frame, found {frames:?}")
+    })?;
+    pages::expect_mappings(&frames[..1], 400)
+}
+
+/// A page that a fork has given to many is one page, and takes one seat.
+fn forked(lab: &Lab) -> Result {
+    let parent = lab.alice()?;
+    let (one, other) = (
+        parent.anon(2, Ids::each(100))?,
+        parent.anon(2, Ids::each(100))?,
+    );
+    let children: Vec<Peer> = (0..150).map(|_| parent.fork()).collect::<Result<_>>()?;
+    scanner::scan(6)?;
+    let mut all = vec![(&parent, one), (&parent, other)];
+    for child in &children {
+        all.push((child, one));
+        all.push((child, other));
+    }
+    let frames = pages::expect_merged(&all)?;
+    pages::expect_mappings(&frames, 2 * 151)
+}
