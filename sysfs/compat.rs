@@ -14,7 +14,6 @@ use crate::profile::Profile;
 use crate::profile::Profiles;
 use crate::sys::sysfs::Attribute;
 use engine::advisor::Mode;
-use engine::knobs::MOST_PAGE_SHARING;
 use engine::mainline;
 use engine::mainline::Mainline;
 use engine::parse;
@@ -105,7 +104,7 @@ const MAX_PAGE_SHARING: Attribute<Shared> = Attribute::read_write(
     |daemon, text| {
         let number = parse::kstrtoint(text).map_err(errno)?;
         let mappings = u32::try_from(number).map_err(|_| EINVAL)?;
-        if !(2..=MOST_PAGE_SHARING).contains(&mappings) {
+        if mappings < 2 {
             return Err(EINVAL);
         }
         daemon.change_unshared(

@@ -79,9 +79,10 @@ impl Mainline {
         self.max_page_sharing
     }
 
-    /// As [`Knobs::set_max_page_sharing`].
+    /// Sets how many page table entries may be made to map a shared page; below 2 means 2. No more than
+    /// [`MOST_PAGE_SHARING`] are made all the same.
     pub fn set_max_page_sharing(&mut self, mappings: u32) {
-        self.max_page_sharing = mappings.clamp(2, MOST_PAGE_SHARING);
+        self.max_page_sharing = mappings.max(2);
     }
 
     /// Sets who says how many pages a cycle has. They begin anew, unless it is as before.
@@ -107,7 +108,7 @@ impl Mainline {
             scan_rate: self.pages_to_scan,
             sleep_ms: self.sleep_millisecs,
             promote_after: PROMOTE_AFTER,
-            max_page_sharing: self.max_page_sharing,
+            max_page_sharing: self.max_page_sharing.min(MOST_PAGE_SHARING),
             max_interval: if self.smart_scan { LONGEST_INTERVAL } else { 1 },
         }
     }

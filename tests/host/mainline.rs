@@ -6,6 +6,7 @@
 use engine::advisor::Advisor;
 use engine::advisor::Mode;
 use engine::advisor::Pass;
+use engine::knobs::MOST_PAGE_SHARING;
 use engine::mainline::general_profit;
 use engine::mainline::Advised;
 use engine::mainline::Mainline;
@@ -161,6 +162,9 @@ fn settings_become_knobs() {
     let knobs = mainline.knobs();
     assert_eq!((knobs.scan_rate(), knobs.max_interval()), (0, 1));
     assert_eq!(knobs.max_page_sharing(), 2);
+    mainline.set_max_page_sharing(u32::MAX);
+    assert_eq!(mainline.knobs().max_page_sharing(), MOST_PAGE_SHARING);
+    assert_eq!(mainline.max_page_sharing(), u32::MAX);
 }
 
 fn stats(pages_shared: u64, pages_sharing: u64) -> KsmStats {

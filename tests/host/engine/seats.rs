@@ -227,7 +227,7 @@ impl Process {
             id: if self.is_forked {
                 self.mm
             } else {
-                self.mm ^ self.started << 32
+                self.mm ^ (self.started << 32)
             },
             forked_at: self.is_forked.then_some(self.started),
         }
