@@ -27,6 +27,7 @@ pub mod module;
 pub mod pagemap;
 pub mod pages;
 pub mod peer;
+pub mod privileged;
 pub mod probe;
 pub mod procfs;
 pub mod program;
