@@ -18,6 +18,7 @@ pub mod events;
 pub mod expect;
 pub mod feature;
 pub mod freezer;
+pub mod held_fork;
 pub mod kmsg;
 pub mod knob;
 pub mod lab;

@@ -38,6 +38,7 @@ use crate::Span;
 
 pub mod attack;
 mod churn;
+mod held;
 #[cfg(target_arch = "x86_64")]
 pub mod machine;
 #[cfg(not(target_arch = "x86_64"))]
@@ -450,10 +451,32 @@ impl Peer {
 
     /// Forks. The child has the same memory and is a peer, too.
     pub fn fork(&self) -> Result<Peer> {
-        let pid = self.ask("fork", &[])? as i32;
+        self.begin_fork()?;
+        self.finish_fork()
+    }
+
+    /// Begins to fork; [`Self::finish_fork`] has to follow.
+    pub fn begin_fork(&self) -> Result {
+        self.begin("fork", &[])
+    }
+
+    /// Waits for the child of a fork that was begun.
+    pub fn finish_fork(&self) -> Result<Peer> {
+        let pid = self.finish("fork")? as i32;
         let child = self.nursery.adopt(pid, false)?;
         child.next_slot.set(self.next_slot.get());
         Ok(child)
+    }
+
+    /// Maps the file that holds its forks (see [`crate::held_fork`]) behind all that it has mapped.
+    pub fn hold_forks(&self) -> Result {
+        self.ask("hold_forks", &[self.free_place(1).addr]).map(drop)
+    }
+
+    /// Starts a thread on a CPU of its own, which can write to two pages all the time, and does so
+    /// when it is told to.
+    pub fn start_writer(&self, first: Span, second: Span) -> Result {
+        self.ask("writer", &[first.addr, second.addr]).map(drop)
     }
 
     /// Replaces its program by the same one anew: all its memory is gone, the process is not.

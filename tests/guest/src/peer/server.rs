@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use super::attack;
 use super::churn;
+use super::held;
 use super::machine::Machine;
 use super::memory;
 use super::memory::Kind;
@@ -168,6 +169,8 @@ impl Peer {
                 Ok(0)
             }
             "machine_write" | "machine_sum" | "machine_flip" => self.run_guest(verb, arguments),
+            "hold_forks" => done(held::hold_forks(arguments[0])),
+            "writer" => done(held::start_writer(arguments[0], arguments[1])),
             "churn" => churn::run(arguments[0], arguments[1]),
             _ => use_memory(verb, arguments),
         }
