@@ -253,9 +253,10 @@ impl Attempt {
     /// Attempts to merge a page that is mapped once, in the address space of `terms`. Its twin takes a
     /// seat of its own when that is merged.
     fn new(commons: &Commons, terms: &Terms<'_>, page: Candidate) -> Self {
+        let domain = terms.domain_of_page(page.frame);
         Attempt {
-            claim: claim(commons, page.key, terms.space),
-            domain: terms.domain_of_page(page.frame),
+            claim: claim(commons, page.key, domain, terms.space),
+            domain,
             page,
             pages: 1,
         }
@@ -263,9 +264,10 @@ impl Attempt {
 
     /// Attempts to merge a page that may be mapped in several address spaces, together with its twin.
     fn of_many(commons: &Commons, terms: &Terms<'_>, page: Candidate) -> Self {
+        let domain = terms.domain_of_page(page.frame);
         Attempt {
-            claim: claim(commons, page.key, None),
-            domain: terms.domain_of_page(page.frame),
+            claim: claim(commons, page.key, domain, None),
+            domain,
             page,
             pages: 2,
         }
@@ -314,7 +316,8 @@ impl Attempt {
     /// thread has changed meanwhile what it is to be merged with.
     fn refused(&self, engine: &mut Engine, refusal: Refusal) {
         let Candidate { frame, key, .. } = self.page;
-        let Some(key) = key.filter(|&key| engine.target(key) == self.claim.target()) else {
+        let Some(key) = key.filter(|&key| engine.target(key, self.domain) == self.claim.target())
+        else {
             return;
         };
         match refusal {
@@ -343,10 +346,10 @@ impl Attempt {
     }
 }
 
-/// Claims what a page of this key is to be merged with (`None`: the zero page).
-fn claim(commons: &Commons, key: Option<Key>, space: Option<Space>) -> Claim {
+/// Claims what a page of `domain` of this key is to be merged with (`None`: the zero page).
+fn claim(commons: &Commons, key: Option<Key>, domain: Domain, space: Option<Space>) -> Claim {
     key.map_or(Claim::Nothing, |key| {
-        commons.sets().lock().claim(key, space)
+        commons.sets().lock().claim(key, domain, space)
     })
 }
 

@@ -12,6 +12,7 @@ use crate::mm::shared;
 use crate::mm::storage::KernelStorage;
 use core::ops::Deref;
 use core::ops::DerefMut;
+use engine::Domain;
 use engine::Frame;
 use engine::HashKind;
 use engine::Key;
@@ -93,11 +94,11 @@ impl Sets {
         scanned.wrapping_add(self.engine.pages_skipped())
     }
 
-    /// With what to merge a page of this key now, which `space` maps (`None`: maybe others, too). Who
+    /// With what to merge a page of `domain` of this key now, which `space` maps (`None`: maybe others, too). Who
     /// makes a shared page for it has the key until [`Self::disclaim`]: nobody else makes another
     /// meanwhile.
-    pub(crate) fn claim(&mut self, key: Key, space: Option<Space>) -> Claim {
-        match self.engine.target(key) {
+    pub(crate) fn claim(&mut self, key: Key, domain: Domain, space: Option<Space>) -> Claim {
+        match self.engine.target(key, domain) {
             None => Claim::Nothing,
             Some(Target::Shared(frame)) => match self.engine.take_seat(frame, space) {
                 Some(seat) => Claim::Seat { frame, seat },

@@ -176,7 +176,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         if self.shared.get(frame).is_some_and(|known| known.key == key) {
             return false;
         }
-        match self.target(key) {
+        match self.target(key, domain) {
             Some(Target::Shared(shared)) => self.share_one_more(key, shared, frame),
             Some(Target::Twin(twin)) => self.merged(key, twin, domain, 2),
             None => false,
@@ -409,8 +409,25 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.watch > 0
     }
 
-    /// With what to merge a page of this key now; `None` where that has gone since.
-    pub fn target(&self, key: Key) -> Option<Target> {
+    /// With what to merge a page of `domain` of this key now; `None` where that has gone since.
+    ///
+    /// Keys of two domains may collide, so a shared frame is asked whose it is. A twin can't be: whoever
+    /// merges with it looks at who maps it.
+    pub fn target(&self, key: Key, domain: Domain) -> Option<Target> {
+        self.known(key).filter(|known| match *known {
+            Target::Shared(frame) => self.is_in(frame, domain),
+            Target::Twin(_) => true,
+        })
+    }
+
+    /// Whether `frame` is known as a shared one of `domain`.
+    fn is_in(&self, frame: Frame, domain: Domain) -> bool {
+        let known = self.shared.get(frame);
+        known.is_some_and(|known| known.domain == domain)
+    }
+
+    /// What the index has for `key`, of whatever domain.
+    fn known(&self, key: Key) -> Option<Target> {
         let entry = self.index.get(key.hash())?;
         match entry.state() {
             State::Stable => Some(Target::Shared(entry.frame())),
@@ -426,10 +443,12 @@ impl<S: ScannerStorage> KsmScanner<S> {
     /// got the key meanwhile, this one is retired. Returns false where it could not be remembered:
     /// the pages are merged all the same.
     pub fn merged(&mut self, key: Key, frame: Frame, domain: Domain, mappings: u32) -> bool {
-        if self.shared.update(frame, |entry| entry.mappings = mappings) {
-            return true;
+        if self.is_in(frame, domain) {
+            return self.shared.update(frame, |entry| entry.mappings = mappings);
         }
-        let is_taken = matches!(self.target(key), Some(Target::Shared(_)));
+        // What was known of this number as another domain's is stale: that frame has been freed.
+        self.forget_shared(frame);
+        let is_taken = matches!(self.known(key), Some(Target::Shared(_)));
         let standing = if is_taken {
             Standing::Retired
         } else {
@@ -471,7 +490,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
     /// Takes note that the frame which the index has for `key` does not hold its content (any
     /// more), and that `frame` does.
     pub fn refuted(&mut self, key: Key, frame: Frame) {
-        if let Some(Target::Shared(shared)) = self.target(key) {
+        if let Some(Target::Shared(shared)) = self.known(key) {
             self.forget_shared(shared);
         }
         self.sight_anew(key, frame);
@@ -486,7 +505,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         domain: Domain,
         content: &C,
     ) {
-        match self.target(key) {
+        match self.known(key) {
             Some(Target::Twin(_)) if key.is_whole() || !self.keys.is_of(key, domain, content) => {
                 self.sight_anew(key, frame);
             }
@@ -505,7 +524,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
     /// Takes note that the shared frame of `key` takes no more sharers, and that `page`, which
     /// has its content, is therefore unshared. The next of that content get a further frame.
     pub fn retire(&mut self, key: Key, page: Frame) {
-        if let Some(Target::Shared(full)) = self.target(key) {
+        if let Some(Target::Shared(full)) = self.known(key) {
             self.shared
                 .update(full, |entry| entry.standing = Standing::Retired);
             self.watch_a_whole_pass();
@@ -567,7 +586,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         else {
             return;
         };
-        let vacant = match self.target(key) {
+        let vacant = match self.known(key) {
             Some(Target::Shared(_)) => false,
             Some(Target::Twin(_)) => true,
             None => !self.is_ambiguous(key),
@@ -596,7 +615,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         } else {
             sample
         };
-        if !found || matches!(self.target(key), Some(Target::Shared(_))) {
+        if !found || matches!(self.known(key), Some(Target::Shared(_))) {
             return;
         }
         if self.replace(key, frame, State::Stable) {
@@ -723,7 +742,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
     /// Has the shared frame `shared` in the stable set under `key`; where another is there, or
     /// there is no memory, it is found anew.
     fn rename(&mut self, shared: Frame, key: Key) {
-        let taken = matches!(self.target(key), Some(Target::Shared(_)));
+        let taken = matches!(self.known(key), Some(Target::Shared(_)));
         let renamed = !taken && self.replace(key, shared, State::Stable);
         self.shared.update(shared, |entry| {
             entry.key = key;

@@ -11,7 +11,8 @@
 //!   anon_vma itself is freed with the last of its areas: `folio_lock_anon_vma_read()` looks,
 //!   under RCU, whether the page is still mapped, which nothing else here tells.
 //! - the process forks? Copying an entry takes the lock of its page table too. A child's entry
-//!   that we miss keeps mapping the old page, which stays as long as it is mapped.
+//!   that we miss keeps mapping the old page, which stays as long as it is mapped. One that we find
+//!   before fork has ended is left alone: see below.
 //! - `mremap()` moves the entry? As above: found at the old or the new place, or missed.
 //! - the page is swapped out or migrated? Both want the folio lock, which we hold.
 //! - a thread writes to the page? The entry is cleared and flushed before its bytes are compared,
@@ -27,6 +28,32 @@
 //!   entry is set again. The entry that is set then may be one with tags, if `mprotect()` has just
 //!   come by: that marks the shared page, all of whose tags are 0, as those would be that the
 //!   process expects of a page new to `PROT_MTE`; whoever changes one copies the page first.
+//!
+//! # A child in the middle of fork
+//!
+//! `anon_vma_fork()` links a child's area before its page tables are filled, so the rmap leads here
+//! while `dup_mmap()` still copies. Two things are not yet true of that child then:
+//!
+//! - Its cgroup is known. `cgroup_fork()` puts it into the root's, until `cgroup_post_fork()`. (Process
+//!   id and start time, by which `domain=process` tells address spaces apart, are its parent's.)
+//! - Nobody can write to the page through another entry. `copy_page_range()` protects the parent's
+//!   entries, but the parent's TLBs are flushed at the end of `dup_mmap()` only: until then a thread of the
+//!   parent may write to the page, whatever is done to the child's entry. If the parent's entry was not
+//!   cleared and flushed here, as that of an area that is left alone, the child would get a content that
+//!   the page may never have had.
+//!
+//! So the memory of a task in the state `TASK_NEW` is nobody's ([`Owner::of`]). `sched_fork()` sets that
+//! state before `copy_mm()` makes the address space, whose owner is the child from `mm_init()` on, before
+//! any area is linked. `wake_up_new_task()` ends it, after both of the above, in the program order of the
+//! task that forks; its lock of `pi_lock` comes after the unlock of `css_set_lock`, so that whoever sees
+//! the new state (by an acquire) sees the cgroup. A fork that fails ends it too, by `TASK_DEAD`, but
+//! gives up the address space before. `vfork()` and threads copy nothing: such a child becomes the owner
+//! only when the others have left (`mm_update_next_owner()`), and its memory is nobody's until it runs.
+//!
+//! Nothing else reaches such a child. A gatherer finds an address space by a process id, which comes
+//! after `dup_mmap()`; then it asks for the owner, and passes by. So does `merge_now`. The VMA lock for
+//! [`super::neighbours`] can't be had of an area that is being copied, of neither process. Breaking pages
+//! apart needs no owner, and must not miss the child: [`crate::mm::process::Cursor`] shows it too.
 
 use crate::mm::page::Kind;
 use crate::mm::page::LockedPage;

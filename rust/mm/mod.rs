@@ -25,6 +25,7 @@
 //! [`neighbours`].
 
 mod breaks;
+mod credentials;
 pub(crate) mod merge;
 pub(crate) mod neighbours;
 pub(crate) mod page;

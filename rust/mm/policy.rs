@@ -5,6 +5,7 @@
 //! Both questions are asked twice: when an area is scanned, and of every single mapping when a
 //! page is replaced, since fork may have left a page in processes of several domains.
 
+use crate::mm::credentials;
 use crate::mm::page::node_of;
 use crate::mm::process::Owner;
 use crate::mm::vma::StableVma;
@@ -26,7 +27,7 @@ pub(crate) enum Scope {
 /// What divides processes into domains; pages of different domains are never merged.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Division {
-    /// The user that runs the process (its real uid).
+    /// The user and the group that run the process.
     #[default]
     User,
     /// Each process is a domain.
@@ -62,7 +63,7 @@ impl Policy {
     /// The domain of the memory of `owner`.
     pub(crate) fn domain(&self, owner: &Owner<'_>) -> Domain {
         Domain(match self.division {
-            Division::User => u64::from(owner.kuid()),
+            Division::User => return owner.credentials().domain(),
             Division::Process => owner.address_space_id(),
             Division::Cgroup => owner.cgroup_id(),
             Division::Global => 0,
@@ -90,14 +91,13 @@ impl Policy {
         if flags & IMPOSSIBLE_FLAGS != 0 || vma.is_special() || !vma.has_anon_vma() {
             return false;
         }
-        if flags & shim::KSM_V_VM_MERGEABLE != 0 {
-            // Registered by its owner: mainline's own rules.
-            return true;
+        let is_registered = flags & shim::KSM_V_VM_MERGEABLE != 0;
+        if !is_registered
+            && (self.scope != Scope::All || flags & PRIVATE_FLAGS != 0 || vma.has_userfaultfd())
+        {
+            return false;
         }
-        self.scope == Scope::All
-            && flags & PRIVATE_FLAGS == 0
-            && !vma.has_userfaultfd()
-            && owner.is_dumpable()
+        credentials::admit(owner, is_registered)
     }
 }
 

@@ -5,6 +5,7 @@
 //! C headers: [`include/linux/pid.h`](srctree/include/linux/pid.h),
 //! [`include/linux/sched/signal.h`](srctree/include/linux/sched/signal.h)
 
+use crate::mm::credentials::Credentials;
 use crate::shim;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -42,7 +43,7 @@ impl Cursor {
     }
 
     fn is_at_owner(&self, mm: &Mm, rcu: &rcu::Guard) -> bool {
-        Owner::of(mm, rcu).is_some_and(|owner| owner.tgid() == self.last)
+        Owner::even_in_fork(mm, rcu).is_some_and(|owner| owner.tgid() == self.last)
     }
 
     /// Moves to the next process or thread id in use.
@@ -109,19 +110,25 @@ fn address_space_of_task(task: NonNull<bindings::task_struct>) -> Option<ARef<Mm
 ///
 /// # Invariants
 ///
-/// `task` was found under the RCU read lock that lives for `'a`, and `mm` lives for `'a`.
+/// `task` was found under the RCU read lock that lives for `'a`.
 pub(crate) struct Owner<'a> {
     task: NonNull<bindings::task_struct>,
-    mm: *mut bindings::mm_struct,
+    mm: &'a Mm,
     _rcu: PhantomData<&'a rcu::Guard>,
 }
 
 impl<'a> Owner<'a> {
-    /// Finds the owner of `mm`; `None` while the last one exits.
-    pub(crate) fn of(mm: &'a Mm, _rcu: &'a rcu::Guard) -> Option<Self> {
-        let mm = mm.as_raw();
+    /// Finds the owner of `mm`; `None` while the last one exits, and until fork has finished it.
+    ///
+    /// Memory of a child in the middle of fork is nobody's: see [`crate::mm::merge`].
+    pub(crate) fn of(mm: &'a Mm, rcu: &'a rcu::Guard) -> Option<Self> {
+        Self::even_in_fork(mm, rcu).filter(|owner| !owner.is_new())
+    }
+
+    /// As [`Self::of`], but a child that fork has not finished is an owner, too.
+    fn even_in_fork(mm: &'a Mm, _rcu: &'a rcu::Guard) -> Option<Self> {
         // SAFETY: The mm is referenced, and the RCU read lock is held.
-        let task = NonNull::new(unsafe { shim::ksm_v_mm_owner(mm) })?;
+        let task = NonNull::new(unsafe { shim::ksm_v_mm_owner(mm.as_raw()) })?;
         // INVARIANT: Found under the lock.
         Some(Owner {
             task,
@@ -130,10 +137,23 @@ impl<'a> Owner<'a> {
         })
     }
 
-    /// The real user id, as the kernel's own number.
-    pub(crate) fn kuid(&self) -> u32 {
+    /// Whether fork has not finished the task yet.
+    fn is_new(&self) -> bool {
         // SAFETY: By the type invariant.
-        unsafe { shim::ksm_v_task_kuid(self.task.as_ptr()) }
+        unsafe { shim::ksm_v_task_is_new(self.task.as_ptr()) }
+    }
+
+    /// The address space that it owns.
+    pub(super) fn mm(&self) -> &'a Mm {
+        self.mm
+    }
+
+    /// The objective credentials.
+    pub(super) fn credentials(&self) -> Credentials<'a> {
+        // SAFETY: By the type invariant, the task is not freed, and has credentials.
+        let cred = unsafe { shim::ksm_v_task_cred(self.task.as_ptr()) };
+        // SAFETY: As above: not null, and read under RCU.
+        unsafe { Credentials::from_raw(NonNull::new_unchecked(cred.cast_mut())) }
     }
 
     /// The id of the cgroup in the unified hierarchy.
@@ -148,7 +168,7 @@ impl<'a> Owner<'a> {
     /// since when, its address is as good as one.
     pub(crate) fn address_space_id(&self) -> u64 {
         let id = self.tgid().unsigned_abs();
-        identity([self.mm as u64, id.into(), self.start_time()])
+        identity([self.mm.as_raw() as u64, id.into(), self.start_time()])
     }
 
     /// What the address space is known by where it takes seats of shared frames.
@@ -165,13 +185,13 @@ impl<'a> Owner<'a> {
         let is_forked = unsafe {
             shim::ksm_v_task_lock(task);
             let is_forked =
-                shim::ksm_v_task_is_forked(task) || shim::ksm_v_task_mm(task) != self.mm;
+                shim::ksm_v_task_is_forked(task) || shim::ksm_v_task_mm(task) != self.mm.as_raw();
             shim::ksm_v_task_unlock(task);
             is_forked
         };
         if is_forked {
             Space {
-                id: mix(self.mm as u64),
+                id: mix(self.mm.as_raw() as u64),
                 forked_at: Some(self.start_time()),
             }
         } else {
@@ -203,6 +223,6 @@ impl<'a> Owner<'a> {
 }
 
 /// Mixes the parts of an identity.
-fn identity(parts: [u64; 3]) -> u64 {
+pub(super) fn identity(parts: [u64; 3]) -> u64 {
     parts.into_iter().fold(0, |id, part| mix(id ^ part))
 }

@@ -30,6 +30,7 @@
 #define KSM_V_IMPORTS(X)								\
 	X(task_exec_state_get_dumpable, enum task_dumpable,				\
 	  (struct task_struct *task), (task))						\
+	X(get_mm_exe_file, struct file *, (struct mm_struct *mm), (mm))			\
 	X(lock_next_vma, struct vm_area_struct *,					\
 	  (struct mm_struct *mm, struct vma_iterator *vmi, unsigned long addr),		\
 	  (mm, vmi, addr))								\

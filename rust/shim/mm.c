@@ -73,6 +73,11 @@ bool ksm_v_folio_is_zone_device(const struct folio *folio)
 	return folio_is_zone_device(folio);
 }
 
+const unsigned long *ksm_v_mm_saved_auxv(const struct mm_struct *mm)
+{
+	return mm->saved_auxv;
+}
+
 bool ksm_v_mm_forbids_zeropage(struct mm_struct *mm)
 {
 	return mm_forbids_zeropage(mm);

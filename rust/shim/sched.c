@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-/* <linux/sched.h>, <linux/sched/coredump.h>, <linux/sched/signal.h>, <linux/sched/task.h>, <linux/cred.h> */
+/* <linux/sched.h>, <linux/sched/coredump.h>, <linux/sched/signal.h>, <linux/sched/task.h> */
 #include "shim.h"
 
 bool ksm_v_task_is_kthread(const struct task_struct *task)
@@ -48,9 +48,9 @@ int ksm_v_task_tgid(const struct task_struct *task)
 	return task->tgid;
 }
 
-u32 ksm_v_task_kuid(struct task_struct *task)
+bool ksm_v_task_is_new(const struct task_struct *task)
 {
-	return __kuid_val(task_uid(task));
+	return smp_load_acquire(&task->__state) == TASK_NEW;
 }
 
 bool ksm_v_task_is_dumpable(struct task_struct *task)

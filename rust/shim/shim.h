@@ -14,6 +14,7 @@
 #define KSM_V_SHIM_H
 
 #include <linux/cgroup.h>
+#include <linux/cred.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
 #include <linux/irq_work.h>
@@ -41,6 +42,7 @@
 #include <linux/slab.h>
 #include <linux/swap.h>
 #include <linux/timekeeping.h>
+#include <linux/user_namespace.h>
 #include <linux/userfaultfd_k.h>
 #include <linux/workqueue.h>
 #include "trace.h"
@@ -62,6 +64,10 @@ const gfp_t KSM_V_GFP_SHARED = GFP_HIGHUSER | __GFP_NORETRY | __GFP_NOWARN;
 const gfp_t KSM_V_GFP_SHARED_THERE = GFP_HIGHUSER | __GFP_NORETRY | __GFP_NOWARN | __GFP_THISNODE;
 /* Tables do without rather than have anything killed for them. */
 const gfp_t KSM_V_GFP_TABLE = GFP_KERNEL | __GFP_ZERO | __GFP_NORETRY | __GFP_NOWARN;
+
+/* <linux/auxvec.h>, <linux/mm_types.h> */
+const unsigned long KSM_V_AT_SECURE = AT_SECURE;
+const size_t KSM_V_AT_VECTOR_SIZE = AT_VECTOR_SIZE;
 
 /* <linux/mm.h> */
 const vm_flags_t KSM_V_VM_DROPPABLE = VM_DROPPABLE;
@@ -95,14 +101,25 @@ atomic_long_t *ksm_v_ksm_zero_pages(void);
 long ksm_v_ksm_zero_pages_read(void);
 void ksm_v_ksm_zero_pages_add(long pages);
 
+/* <asm/barrier.h> */
+void ksm_v_smp_rmb(void);
+
 /* <linux/cgroup.h> */
 u64 ksm_v_task_cgroup_id(struct task_struct *task);
+
+/* <linux/cred.h>, <linux/user_namespace.h> */
+const struct cred *ksm_v_task_cred(struct task_struct *task);
+u32 ksm_v_user_ns_root(struct user_namespace *ns);
+u32 ksm_v_user_ns_owner(const struct user_namespace *ns);
 
 /* <linux/debugfs.h> */
 struct dentry *ksm_v_debugfs_create_dir(const char *name);
 void ksm_v_debugfs_create_file(const char *name, umode_t mode, struct dentry *parent,
 			       void *data, const struct file_operations *fops);
 void ksm_v_debugfs_remove(struct dentry *dentry);
+
+/* <linux/fs.h> */
+umode_t ksm_v_file_mode(const struct file *file);
 
 /* <linux/highmem.h> */
 void ksm_v_copy_highpage(struct page *to, struct page *from);
@@ -149,6 +166,7 @@ void ksm_v_dec_mm_counter(struct mm_struct *mm, int member);
 vm_flags_t ksm_v_vma_flags(const struct vm_area_struct *vma);
 bool ksm_v_vma_has_anon_vma(const struct vm_area_struct *vma);
 bool ksm_v_folio_is_zone_device(const struct folio *folio);
+const unsigned long *ksm_v_mm_saved_auxv(const struct mm_struct *mm);
 bool ksm_v_mm_forbids_zeropage(struct mm_struct *mm);
 bool ksm_v_vma_is_dax(const struct vm_area_struct *vma);
 bool ksm_v_vma_is_special(const struct vm_area_struct *vma);
@@ -245,7 +263,7 @@ struct task_struct *ksm_v_next_thread(struct task_struct *task);
 u64 ksm_v_task_start_time(const struct task_struct *task);
 bool ksm_v_task_is_forked(const struct task_struct *task);
 int ksm_v_task_tgid(const struct task_struct *task);
-u32 ksm_v_task_kuid(struct task_struct *task);
+bool ksm_v_task_is_new(const struct task_struct *task);
 bool ksm_v_task_is_dumpable(struct task_struct *task);
 void ksm_v_cond_resched_tasks_rcu_qs(void);
 

@@ -11,6 +11,9 @@ use nix::unistd::ForkResult;
 
 pub use crate::peer::become_user;
 
+/// `CAP_NET_RAW` of include/uapi/linux/capability.h.
+pub const CAP_NET_RAW: u32 = 13;
+
 /// `CAP_SYS_ADMIN` of include/uapi/linux/capability.h.
 pub const CAP_SYS_ADMIN: u32 = 21;
 
@@ -55,19 +58,45 @@ pub fn attempt(act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// Of the calling process.
+const OWN: Header = Header {
+    version: VERSION_3,
+    pid: 0,
+};
+
 /// Gives up one capability, below 32, for good.
 pub fn drop_capability(capability: u32) -> io::Result<()> {
-    let header = Header {
-        version: VERSION_3,
-        pid: 0,
-    };
     let mut data = [Data::default(); 2];
     // SAFETY: Header and data have the layout of this version.
-    check(unsafe { libc::syscall(libc::SYS_capget, &header, data.as_mut_ptr()) })?;
+    check(unsafe { libc::syscall(libc::SYS_capget, &OWN, data.as_mut_ptr()) })?;
     data[0].effective &= !(1 << capability);
     data[0].permitted &= !(1 << capability);
-    // SAFETY: As above.
-    check(unsafe { libc::syscall(libc::SYS_capset, &header, data.as_ptr()) })
+    set_capabilities(data)
+}
+
+/// Gives up all capabilities for good.
+pub fn drop_capabilities() -> io::Result<()> {
+    set_capabilities([Data::default(); 2])
+}
+
+/// Has the one capability, below 32, and no other from now on, through exec too (as an ambient one).
+/// The process needs to have it.
+pub fn keep_one_capability(capability: u32) -> io::Result<()> {
+    let bit = 1 << capability;
+    let low = Data {
+        effective: bit,
+        permitted: bit,
+        inheritable: bit,
+    };
+    set_capabilities([low, Data::default()])?;
+    let (raise, capability) = (libc::PR_CAP_AMBIENT_RAISE, libc::c_ulong::from(capability));
+    // SAFETY: Takes numbers only.
+    check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, raise, capability, 0, 0) }.into())
+}
+
+fn set_capabilities(data: [Data; 2]) -> io::Result<()> {
+    // SAFETY: Header and data have the layout of this version.
+    check(unsafe { libc::syscall(libc::SYS_capset, &OWN, data.as_ptr()) })
 }
 
 fn check(result: i64) -> io::Result<()> {

@@ -21,12 +21,14 @@ pub fn of(pid: i32, division: &str) -> Result<String> {
     }
 }
 
-/// The real uid.
+/// The real ids of the user and the group.
 fn user(pid: i32) -> Result<String> {
     let text = procfs::read(&format!("/proc/{pid}/status"))?;
-    let uid = procfs::field(&text, "Uid");
-    uid.map(|uid| uid.to_string())
-        .ok_or_else(|| format!("/proc/{pid}/status has no Uid").into())
+    let ids = (procfs::field(&text, "Uid"), procfs::field(&text, "Gid"));
+    match ids {
+        (Some(uid), Some(gid)) => Ok(format!("{uid}:{gid}")),
+        _ => Err(format!("/proc/{pid}/status has no Uid and Gid").into()),
+    }
 }
 
 /// The path in the unified hierarchy.

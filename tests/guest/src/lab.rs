@@ -52,6 +52,15 @@ impl Lab {
         Ok((self.alice()?, self.alice()?))
     }
 
+    /// Starts `program`, a copy of this one. Its process, which is root's, does `setup` before.
+    pub fn start(
+        &self,
+        program: &str,
+        setup: impl Fn() -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> Result<Peer> {
+        self.nursery.spawn_program(program, setup)
+    }
+
     /// Starts a process in a cgroup.
     pub fn peer_in(&self, user: User, cgroup: &Cgroup) -> Result<Peer> {
         self.nursery.spawn_in(user, Some(cgroup))

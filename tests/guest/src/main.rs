@@ -32,6 +32,7 @@ const SUITES: &[Suite] = &[
     ("survive", suites::survive::trials),
     ("tracing", suites::tracing::trials),
     ("security", suites::security::trials),
+    ("fork", suites::fork::trials),
     ("kvm", suites::kvm::trials),
     ("flood", suites::security_flood::trials),
     ("lockdown", suites::security_lockdown::trials),

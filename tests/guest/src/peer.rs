@@ -38,6 +38,7 @@ use crate::Span;
 
 pub mod attack;
 mod churn;
+mod held;
 #[cfg(target_arch = "x86_64")]
 pub mod machine;
 #[cfg(not(target_arch = "x86_64"))]
@@ -84,6 +85,13 @@ impl User {
     }
 }
 
+/// Real, effective and saved ids.
+pub type Ids3 = [Option<User>; 3];
+
+fn id_or_none(user: Option<User>) -> u64 {
+    user.map_or(u32::MAX, User::id).into()
+}
+
 /// Where peers come from: each connects to its socket.
 pub struct Nursery {
     listener: UnixListener,
@@ -110,6 +118,16 @@ impl Nursery {
     /// Starts a process of `user` in a cgroup.
     pub fn spawn_in(self: &Rc<Self>, user: User, cgroup: Option<&Cgroup>) -> Result<Peer> {
         let pid = spawn::start(user.id(), cgroup.map(Cgroup::procs), &self.name)?;
+        self.adopt(pid, true)
+    }
+
+    /// Starts `program`, a copy of this one. Its process, which is root's, does `setup` before.
+    pub fn spawn_program(
+        self: &Rc<Self>,
+        program: &str,
+        setup: impl Fn() -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> Result<Peer> {
+        let pid = spawn::start_program(program, &self.name, setup)?;
         self.adopt(pid, true)
     }
 
@@ -395,6 +413,36 @@ impl Peer {
         self.ask("user", &[u64::from(user.id())]).map(drop)
     }
 
+    /// Changes the ids of the user (`setresuid`); `None`: leaves one as it is.
+    pub fn set_user_ids(&self, ids: Ids3) -> Result {
+        self.ask("user_ids", &ids.map(id_or_none)).map(drop)
+    }
+
+    /// As [`Self::set_user_ids`], of the group.
+    pub fn set_group_ids(&self, ids: Ids3) -> Result {
+        self.ask("group_ids", &ids.map(id_or_none)).map(drop)
+    }
+
+    /// Changes by which user it is for file systems (`setfsuid`).
+    pub fn set_file_system_user(&self, user: User) -> Result {
+        self.ask("fsuid", &[user.id().into()]).map(drop)
+    }
+
+    /// As above, by which group.
+    pub fn set_file_system_group(&self, user: User) -> Result {
+        self.ask("fsgid", &[user.id().into()]).map(drop)
+    }
+
+    /// Keeps its capabilities when it becomes another user (`PR_SET_KEEPCAPS`).
+    pub fn keep_capabilities(&self) -> Result {
+        self.ask("keep_capabilities", &[]).map(drop)
+    }
+
+    /// Gives up all capabilities.
+    pub fn drop_capabilities(&self) -> Result {
+        self.ask("drop_capabilities", &[]).map(drop)
+    }
+
     /// Enters a user namespace of its own, in which it calls itself `inside`.
     pub fn enter_user_namespace(&self, inside: User) -> Result {
         self.ask("user_namespace", &[u64::from(inside.id())])
@@ -403,10 +451,32 @@ impl Peer {
 
     /// Forks. The child has the same memory and is a peer, too.
     pub fn fork(&self) -> Result<Peer> {
-        let pid = self.ask("fork", &[])? as i32;
+        self.begin_fork()?;
+        self.finish_fork()
+    }
+
+    /// Begins to fork; [`Self::finish_fork`] has to follow.
+    pub fn begin_fork(&self) -> Result {
+        self.begin("fork", &[])
+    }
+
+    /// Waits for the child of a fork that was begun.
+    pub fn finish_fork(&self) -> Result<Peer> {
+        let pid = self.finish("fork")? as i32;
         let child = self.nursery.adopt(pid, false)?;
         child.next_slot.set(self.next_slot.get());
         Ok(child)
+    }
+
+    /// Maps the file that holds its forks (see [`crate::held_fork`]) behind all that it has mapped.
+    pub fn hold_forks(&self) -> Result {
+        self.ask("hold_forks", &[self.free_place(1).addr]).map(drop)
+    }
+
+    /// Starts a thread on a CPU of its own, which can write to two pages all the time, and does so
+    /// when it is told to.
+    pub fn start_writer(&self, first: Span, second: Span) -> Result {
+        self.ask("writer", &[first.addr, second.addr]).map(drop)
     }
 
     /// Replaces its program by the same one anew: all its memory is gone, the process is not.

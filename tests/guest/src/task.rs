@@ -105,6 +105,15 @@ pub fn pin(pid: i32, cpu: u64) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(pid), &set)?)
 }
 
+/// Lets a task run on any CPU again.
+pub fn unpin(pid: i32) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for cpu in 0..CpuSet::count() {
+        set.set(cpu)?;
+    }
+    Ok(sched_setaffinity(Pid::from_raw(pid), &set)?)
+}
+
 /// Waits until `condition` holds; false after `timeout`.
 pub fn wait_until(timeout: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();

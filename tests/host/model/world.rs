@@ -295,7 +295,9 @@ impl<'a> World<'a> {
             Verdict::Wait => Answer::Wait,
             Verdict::Promising => Answer::Promising,
             Verdict::Zero => Answer::Zero,
-            Verdict::Merge(key) => Answer::Merge(self.engine.target(key).expect("a target")),
+            Verdict::Merge(key) => {
+                Answer::Merge(self.engine.target(key, domain).expect("a target"))
+            }
         };
         assert_eq!(answer, self.model.scan(frame, look, remembered));
         match verdict {
@@ -337,7 +339,7 @@ impl<'a> World<'a> {
         if !is_small(frame) {
             return;
         }
-        let Some(target) = self.engine.target(key) else {
+        let Some(target) = self.engine.target(key, candidate.what.0) else {
             unreachable!("it was there a moment ago");
         };
         let content = match target {
@@ -445,7 +447,7 @@ impl<'a> World<'a> {
 
     fn report_merged(&mut self, key: Key, frame: Frame, what: What) {
         let mappings = self.mappings(frame);
-        let before = self.engine.target(key);
+        let before = self.engine.target(key, what.0);
         let (done, remembered) = self.ask(|engine| engine.merged(key, frame, what.0, mappings));
         assert_eq!(done, remembered);
         self.model.merged(what, frame, mappings, remembered);
@@ -457,7 +459,7 @@ impl<'a> World<'a> {
             } else {
                 Some(Target::Shared(frame))
             };
-            assert_eq!(self.engine.target(key), expected);
+            assert_eq!(self.engine.target(key, what.0), expected);
         }
     }
 
@@ -596,7 +598,9 @@ impl<'a> World<'a> {
             let (verdict, remembered) =
                 self.ask(|engine| engine.scan(frame, domain, &letter.page()));
             let answer = match verdict {
-                Verdict::Merge(key) => Answer::Merge(self.engine.target(key).expect("a target")),
+                Verdict::Merge(key) => {
+                    Answer::Merge(self.engine.target(key, domain).expect("a target"))
+                }
                 Verdict::Promising => Answer::Promising,
                 _ => Answer::Wait,
             };
@@ -605,7 +609,7 @@ impl<'a> World<'a> {
             if let Verdict::Merge(key) = verdict {
                 // Of flooded pages the samples may be equal, but no two contents.
                 let content = Letter(letter.0 - 1);
-                let shared = matches!(self.engine.target(key), Some(Target::Shared(_)));
+                let shared = matches!(self.engine.target(key, domain), Some(Target::Shared(_)));
                 if !shared {
                     let candidate = Candidate {
                         frame,

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use super::attack;
 use super::churn;
+use super::held;
 use super::machine::Machine;
 use super::memory;
 use super::memory::Kind;
@@ -27,6 +28,7 @@ use super::spawn;
 use super::spawn::check;
 use super::storm;
 use super::tags;
+use crate::child;
 use crate::content::Ids;
 use crate::content::PAGE_SIZE;
 use crate::task;
@@ -160,11 +162,15 @@ impl Peer {
             "dumpable" | "register_all" | "user" | "user_namespace" | "fork" | "exec" | "exit" => {
                 self.process(verb, arguments)
             }
+            "user_ids" | "group_ids" | "fsuid" | "fsgid" | "keep_capabilities"
+            | "drop_capabilities" => done(change_credentials(verb, arguments)),
             "machine" => {
                 self.machine = Some(Machine::new(span(arguments))?);
                 Ok(0)
             }
             "machine_write" | "machine_sum" | "machine_flip" => self.run_guest(verb, arguments),
+            "hold_forks" => done(held::hold_forks(arguments[0])),
+            "writer" => done(held::start_writer(arguments[0], arguments[1])),
             "churn" => churn::run(arguments[0], arguments[1]),
             _ => use_memory(verb, arguments),
         }
@@ -316,6 +322,30 @@ const PR_SET_MEMORY_MERGE: i32 = 67;
 fn set_process(what: i32, value: u64) -> io::Result<()> {
     // SAFETY: What is set takes numbers only.
     check(unsafe { libc::prctl(what, value, 0, 0, 0) }.into()).map(drop)
+}
+
+/// Changes what the process may act as.
+fn change_credentials(verb: &str, arguments: &[u64]) -> io::Result<()> {
+    let id = |index: usize| arguments[index] as u32;
+    let result = match verb {
+        // SAFETY: Takes numbers only.
+        "user_ids" => unsafe { libc::setresuid(id(0), id(1), id(2)) },
+        // SAFETY: As above.
+        "group_ids" => unsafe { libc::setresgid(id(0), id(1), id(2)) },
+        "keep_capabilities" => return set_process(libc::PR_SET_KEEPCAPS, 1),
+        "drop_capabilities" => return child::drop_capabilities(),
+        // The kernel says what it was before, not whether it was changed.
+        // SAFETY: As above.
+        "fsuid" => unsafe { libc::setfsuid(id(0)).min(0) },
+        // SAFETY: As above.
+        _ => unsafe { libc::setfsgid(id(0)).min(0) },
+    };
+    check(result.into()).map(drop)
+}
+
+/// Registers all memory of the calling process, and of the programs that it executes.
+pub fn register_all() -> io::Result<()> {
+    set_process(PR_SET_MEMORY_MERGE, 1)
 }
 
 /// In the new namespace, the user is called `inside`.

@@ -26,14 +26,22 @@ pub const SELF: &str = "/proc/self/exe";
 
 /// Starts this program as a peer that connects to the socket `name`.
 pub(super) fn start(uid: u32, cgroup: Option<String>, name: &str) -> Result<i32> {
-    let mut command = Command::new(SELF);
-    command.env_clear().args([server::ARGUMENT, name]);
-    let setup = move || {
+    start_program(SELF, name, move || {
         if let Some(procs) = &cgroup {
             fs::write(procs, "0")?;
         }
         become_user(uid)
-    };
+    })
+}
+
+/// Starts `program`, a copy of this one, as a peer. Its process does `setup` before.
+pub(super) fn start_program(
+    program: &str,
+    name: &str,
+    setup: impl Fn() -> io::Result<()> + Send + Sync + 'static,
+) -> Result<i32> {
+    let mut command = Command::new(program);
+    command.env_clear().args([server::ARGUMENT, name]);
     // SAFETY: The closure runs in the forked child of a process with one thread, so that it may
     // do whatever its parent could.
     unsafe { command.pre_exec(setup) };

@@ -6,6 +6,7 @@ use guest::feature::Feature;
 use guest::lab;
 use libtest_mimic::Trial;
 
+mod credentials;
 mod domains;
 mod forked;
 mod ranges;
@@ -19,6 +20,7 @@ pub fn trials() -> Vec<Trial> {
         forked::TESTS,
         domains::TESTS,
         registered::TESTS,
+        credentials::TESTS,
     ];
     let mut trials: Vec<Trial> = tests
         .iter()

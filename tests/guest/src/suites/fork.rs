@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Merging while a process is in the middle of fork.
+//!
+//! The kernel finds the child's areas as soon as they are copied, by the anon_vmas of its parent's
+//! pages: before the child is in a cgroup, and before the parent's TLBs are flushed.
+
+use guest::cgroup::Cgroup;
+use guest::content::Ids;
+use guest::content::PAGE_SIZE;
+use guest::expect;
+use guest::held_fork::Holder;
+use guest::held_fork::WRITTEN;
+use guest::knob;
+use guest::lab;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pages;
+use guest::peer::Peer;
+use guest::peer::User;
+use guest::procfs;
+use guest::scanner;
+use guest::userfaultfd;
+use guest::Result;
+use guest::Span;
+use libtest_mimic::Trial;
+
+const TESTS: &[Test] = &[
+    ("a_child_in_the_middle_of_fork_is_in_no_cgroup", cgroup),
+    (
+        "a_child_in_the_middle_of_fork_keeps_what_its_parent_writes",
+        torn,
+    ),
+];
+
+/// The tests.
+pub fn trials() -> Vec<Trial> {
+    lab::trials("fork", TESTS)
+}
+
+const IDS: Ids = Ids::each(100);
+const OTHER_IDS: Ids = Ids::each(200);
+
+fn root(lab: &Lab) -> Result<Peer> {
+    lab.peer(User::Root)
+}
+
+fn merge_now(peer: &Peer, span: Span) -> Result {
+    let end = span.addr + span.pages * PAGE_SIZE;
+    scanner::merge_at_once(format!("{} {:#x} {end:#x}", peer.pid(), span.addr))
+}
+
+/// A page of a process in the root cgroup, of its child in another one, and of a grandchild in the
+/// middle of fork, for which the kernel says that it was in the root cgroup. The page is merged with one
+/// of the root cgroup: the grandchild's mapping must not be.
+fn cgroup(lab: &Lab) -> Result {
+    knob::set("domain", "cgroup")?;
+    let (holder, there) = (Holder::new()?, Cgroup::new("there")?);
+    let grandparent = root(lab)?;
+    let span = grandparent.anon(1, IDS)?;
+    let parent = grandparent.fork()?;
+    procfs::write(&there.procs(), &parent.pid().to_string())?;
+    parent.hold_forks()?;
+    let before = parent.frames(span)?;
+    let other = root(lab)?;
+    let in_other = other.anon(1, IDS)?;
+    parent.begin_fork()?;
+    holder.wait()?;
+    merge_now(&other, in_other)?;
+    merge_now(&grandparent, span)?;
+    holder.release()?;
+    let child = parent.finish_fork()?;
+    pages::expect_merged(&[(&grandparent, span), (&other, in_other)])?;
+    pages::expect_frames("pages of the parent", (&parent, span), &before)?;
+    pages::expect_frames("pages of the child", (&child, span), &before)
+}
+
+/// A page that only a parent and its child in the middle of fork map is merged with another, the
+/// parent's mapping apart, which is of an area that is left alone. Meanwhile, a thread of the parent
+/// writes to that page, and then to another: the child must not see the second write without the first.
+fn torn(lab: &Lab) -> Result {
+    let holder = Holder::new()?;
+    let parent = root(lab)?;
+    let (first, second) = (parent.anon(1, IDS)?, parent.anon(1, OTHER_IDS)?);
+    merge_now(&parent, first)?;
+    // The child's area will not be watched.
+    parent.watch(first, userfaultfd::MISSING)?;
+    parent.hold_forks()?;
+    parent.start_writer(first, second)?;
+    let before = parent.frames(first)?;
+    parent.begin_fork()?;
+    holder.wait()?;
+    let other = root(lab)?;
+    let in_other = other.anon(1, IDS)?;
+    // A page that is mapped twice is merged by all mappings of its twin.
+    let others_child = other.fork()?;
+    merge_now(&other, in_other)?;
+    let wrote = holder.write()?;
+    holder.release()?;
+    let child = parent.finish_fork()?;
+    println!("the parent wrote while its fork was held: {wrote}");
+    let written = [first, second].map(|span| child.peek(span.addr).map(|word| word == WRITTEN));
+    let [first_written, second_written] = written;
+    let written = (first_written?, second_written?);
+    expect::that(written != (false, true), || {
+        "the child: expected no write without the one before, found the second alone"
+    })?;
+    pages::expect_frames("pages of the child", (&child, first), &before)?;
+    drop(others_child);
+    Ok(())
+}
