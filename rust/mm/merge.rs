@@ -86,7 +86,7 @@ impl Terms<'_> {
         self.check_few(&twin).map_err(Refusal::of_target)?;
         expect_same(&page.content(), &twin.content())?;
         let shared = self.new_shared(frame)?;
-        shared.fill(&page);
+        shared.fill(&page)?;
         // Of the copy, which nobody can change any more.
         if !is_expected(&shared.content()) {
             return Err(Refusal::Changed);
@@ -350,7 +350,7 @@ impl Equal<'_> {
         match self {
             Equal::Shared(shared) => expect_same(content, &shared.still_content()),
             Equal::New(shared, is_expected) => {
-                shared.fill(page);
+                shared.fill(page)?;
                 if is_expected(&shared.content()) {
                     Ok(())
                 } else {

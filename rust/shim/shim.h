@@ -104,7 +104,8 @@ void ksm_v_debugfs_create_file(const char *name, umode_t mode, struct dentry *pa
 void ksm_v_debugfs_remove(struct dentry *dentry);
 
 /* <linux/highmem.h> */
-void ksm_v_copy_highpage(struct page *to, struct page *from);
+/* Not 0 where the memory of @from has failed: the kernel has been told then. */
+int ksm_v_copy_mc_highpage(struct page *to, struct page *from);
 
 /* <linux/huge_mm.h> */
 spinlock_t *ksm_v_pmd_trans_huge_lock(pmd_t *pmd, struct vm_area_struct *vma);
