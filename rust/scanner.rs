@@ -15,6 +15,7 @@ use crate::gather::Gatherer;
 use crate::gather::TABLES;
 use crate::merger::Merger;
 use crate::mm::merge::Terms;
+use crate::mm::movers;
 use crate::mm::policy::Policy;
 use crate::mm::policy::Scope;
 use crate::mm::process::is_registered;
@@ -229,6 +230,7 @@ impl Scanner {
             };
             let end = vma.end().min(range.end);
             area_end = end;
+            movers::meet(space.mm, &vma);
             addr = if may_merge(space.mm, &vma, rules.policy) {
                 is_admitted = true;
                 let next = walk(

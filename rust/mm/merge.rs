@@ -393,6 +393,9 @@ fn check(
         return Err(Refusal::Pinned);
     }
     expect_untagged(page)?;
+    if equal.is_forbidden_in(entry.vma()) {
+        return Err(Refusal::LeftAlone);
+    }
     if let Equal::Shared(shared) = equal {
         terms.check_room(shared)?;
         expect_untagged(shared).map_err(Refusal::of_target)?;

@@ -8,6 +8,7 @@ use libtest_mimic::Trial;
 
 mod domains;
 mod forked;
+mod movers;
 mod ranges;
 mod registered;
 mod tags;
@@ -18,6 +19,7 @@ pub fn trials() -> Vec<Trial> {
         ranges::TESTS,
         forked::TESTS,
         domains::TESTS,
+        movers::TESTS,
         registered::TESTS,
     ];
     let mut trials: Vec<Trial> = tests
