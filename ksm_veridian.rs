@@ -85,18 +85,21 @@ struct KsmVeridian {
     _offlining: Offlining,
     _shrinker: Shrinker<Daemon>,
     _knobs: sysfs::Knobs,
+    _movers: mm::movers::Watch,
     _marks: mm::zero::Marks,
 }
 
 impl kernel::Module for KsmVeridian {
     fn init(module: &'static ThisModule) -> Result<Self> {
         let imports = Imports::resolve()?;
+        let movers = mm::movers::Watch::new();
         let daemon = Daemon::new(hash_kind()?, mm::random())?;
         let threads = Threads::new(daemon.clone())?;
         Ok(KsmVeridian {
             _offlining: Offlining::watch(daemon.clone()),
             _shrinker: Shrinker::new(c"ksm_v", daemon.clone())?,
             _knobs: sysfs::Knobs::new(imports, threads)?,
+            _movers: movers,
             _marks: mm::zero::Marks,
             // Last: who has opened one of these files needs the module to stay.
             _insight: Insight::new(module, daemon)?,

@@ -50,6 +50,7 @@ struct Leaver {
 }
 
 impl Watcher for Leaver {
+    // What is not told, as too many calls wait, is told at the next attempt.
     fn called(&self, arguments: [usize; 2]) {
         self.daemon.evacuate((self.frames)(arguments));
     }

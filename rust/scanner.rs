@@ -16,6 +16,7 @@ use crate::gather::TABLES;
 use crate::merger::Merger;
 use crate::mm::merge::space_of;
 use crate::mm::merge::Terms;
+use crate::mm::movers;
 use crate::mm::policy::Policy;
 use crate::mm::policy::Scope;
 use crate::mm::process::is_registered;
@@ -234,6 +235,7 @@ impl Scanner {
             };
             let end = vma.end().min(range.end);
             area_end = end;
+            movers::meet(space.mm, &vma);
             addr = if may_merge(space.mm, &vma, rules.policy) {
                 is_admitted = true;
                 let next = walk(

@@ -6,6 +6,7 @@ use crate::commons::Turn;
 use crate::commons::IDLE_MS;
 use crate::commons::MOST_THREADS;
 use crate::daemon::Daemon;
+use crate::mm::movers;
 use crate::mm::zero;
 use crate::scanner::Scanner;
 use crate::sys::kthread::cond_resched;
@@ -163,6 +164,7 @@ impl Hand {
                     None
                 }
                 Turn::EndPass { step, sleep_ms } => {
+                    movers::leave_alone();
                     zero::correct_sum();
                     drop(step);
                     let least_ms = if done == 0 { IDLE_MS } else { 0 };

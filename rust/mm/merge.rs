@@ -127,7 +127,7 @@ impl Terms<'_> {
         self.check_few(&twin).map_err(Refusal::of_target)?;
         expect_same(&page.content(), &twin.content())?;
         let shared = self.new_shared(frame)?;
-        shared.fill(&page);
+        shared.fill(&page)?;
         // Of the copy, which nobody can change any more.
         if !is_expected(&shared.content()) {
             return Err(Refusal::Changed);
@@ -412,7 +412,7 @@ impl Equal<'_> {
         match self {
             Equal::Shared(shared) => expect_same(content, &shared.still_content()),
             Equal::New(shared, is_expected) => {
-                shared.fill(page);
+                shared.fill(page)?;
                 if is_expected(&shared.content()) {
                     Ok(())
                 } else {
@@ -455,6 +455,9 @@ fn check(
         return Err(Refusal::Pinned);
     }
     expect_untagged(page)?;
+    if equal.is_forbidden_in(entry.vma()) {
+        return Err(Refusal::LeftAlone);
+    }
     if let Equal::Shared(shared) = equal {
         terms.check_room(shared)?;
         expect_untagged(shared).map_err(Refusal::of_target)?;

@@ -7,7 +7,8 @@
 //! [`merge`] replaces all mappings of one by another, found through the kernel's [`rmap`], and
 //! [`neighbours`] many pages at once that have one mapping each; [`unmerge`] breaks them apart
 //! again, and [`breaks`] tells where the kernel does. Shared pages come out of a [`pool`]. [`policy`]
-//! says what may be merged with what, [`refusal`] why something was not.
+//! says what may be merged with what, [`refusal`] why something was not; [`movers`] are address spaces
+//! that move pages themselves.
 //!
 //! # Lock order
 //!
@@ -19,6 +20,7 @@
 //!       mmu notifiers
 //!         page table lock
 //!   mutexes of state, sets and pool       (crate::commons; that of the sets under that of the state)
+//!   lock of the known movers              (a spinlock, within RCU; nothing is locked under it)
 //! ```
 //!
 //! What may happen to a mapping meanwhile, and which lock forbids it, is said in [`merge`] and in
@@ -27,6 +29,7 @@
 mod breaks;
 mod credentials;
 pub(crate) mod merge;
+pub(crate) mod movers;
 pub(crate) mod neighbours;
 pub(crate) mod page;
 pub(crate) mod policy;

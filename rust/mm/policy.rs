@@ -6,6 +6,7 @@
 //! page is replaced, since fork may have left a page in processes of several domains.
 
 use crate::mm::credentials;
+use crate::mm::movers;
 use crate::mm::page::node_of;
 use crate::mm::process::Owner;
 use crate::mm::vma::StableVma;
@@ -38,10 +39,13 @@ pub(crate) enum Division {
     Global,
 }
 
-/// Areas with one of these hold secrets, or must keep their pages, or are not memory at all.
+/// Areas with one of these hold secrets, or must keep their pages, or are not memory at all. What is
+/// not copied by `fork()` stays exclusive: who asked for that (`MADV_DONTFORK`) pins the pages, or
+/// moves them by userfaultfd.
 const PRIVATE_FLAGS: vm_flags_t = shim::KSM_V_VM_LOCKED
     | shim::KSM_V_VM_WIPEONFORK
     | shim::KSM_V_VM_DONTDUMP
+    | shim::KSM_V_VM_DONTCOPY
     | shim::KSM_V_VM_SHADOW_STACK;
 
 /// Areas with one of these can't be merged, whatever their owner says: as `ksm_compatible()`.
@@ -93,7 +97,10 @@ impl Policy {
         }
         let is_registered = flags & shim::KSM_V_VM_MERGEABLE != 0;
         if !is_registered
-            && (self.scope != Scope::All || flags & PRIVATE_FLAGS != 0 || vma.has_userfaultfd())
+            && (self.scope != Scope::All
+                || flags & PRIVATE_FLAGS != 0
+                || vma.has_userfaultfd()
+                || movers::includes(vma.mm()))
         {
             return false;
         }

@@ -209,7 +209,7 @@ impl<'a> Owner<'a> {
     }
 
     /// The process id, in the initial namespace.
-    fn tgid(&self) -> i32 {
+    pub(super) fn tgid(&self) -> i32 {
         // SAFETY: By the type invariant.
         unsafe { shim::ksm_v_task_tgid(self.task.as_ptr()) }
     }

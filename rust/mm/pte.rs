@@ -122,6 +122,11 @@ impl Entry<'_> {
         self.page
     }
 
+    /// The area in which it is.
+    pub(super) fn vma(&self) -> &StableVma<'_> {
+        self.vma
+    }
+
     /// Clears the entry and flushes it from all TLBs.
     pub(super) fn clear(&mut self) -> Cleared {
         // SAFETY: By the type invariant.

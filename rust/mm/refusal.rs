@@ -34,6 +34,8 @@ pub(crate) enum Refusal {
     NoMemory = shim::ksm_v_refusal_KSM_V_REFUSED_NO_MEMORY,
     /// It has memory tags, which are not among its bytes.
     Tagged = shim::ksm_v_refusal_KSM_V_REFUSED_TAGGED,
+    /// Its memory can't be read: a hardware error that showed when it was copied.
+    Failed = shim::ksm_v_refusal_KSM_V_REFUSED_FAILED,
 }
 
 /// How many reasons there are.
@@ -44,9 +46,11 @@ impl Refusal {
     /// as good as gone.
     pub(super) fn of_target(self) -> Self {
         match self {
-            Refusal::Gone | Refusal::Pinned | Refusal::LeftAlone | Refusal::Tagged => {
-                Refusal::TargetGone
-            }
+            Refusal::Gone
+            | Refusal::Pinned
+            | Refusal::LeftAlone
+            | Refusal::Tagged
+            | Refusal::Failed => Refusal::TargetGone,
             other => other,
         }
     }

@@ -14,6 +14,7 @@ use crate::mm::page::Kind;
 use crate::mm::page::PageRef;
 use crate::mm::page::StillPage;
 use crate::mm::pool::Pool;
+use crate::mm::refusal::Refusal;
 use crate::shim;
 use core::ops::Deref;
 use engine::Frame;
@@ -81,9 +82,17 @@ impl SharedPage {
     }
 
     /// Copies the content of `original` to this page, which must not be mapped anywhere.
-    pub(super) fn fill(&self, original: &PageRef) {
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Failed`]: the memory of `original` can't be read, and this page is not to be used.
+    /// The kernel takes the frame out of use soon; it must not be read again before.
+    pub(super) fn fill(&self, original: &PageRef) -> Result<(), Refusal> {
         // SAFETY: Both pages are referenced.
-        unsafe { shim::ksm_v_copy_highpage(self.as_ptr(), original.as_ptr()) };
+        match unsafe { shim::ksm_v_copy_mc_highpage(self.as_ptr(), original.as_ptr()) } {
+            0 => Ok(()),
+            _ => Err(Refusal::Failed),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::mm::walk::Held;
 use crate::mm::walk::Mapped;
 use crate::mm::walk::MergedZero;
 use crate::mm::walk::Visitor;
+use crate::shim;
 use crate::sys::kthread::cond_resched;
 use crate::trace;
 use core::ops::ControlFlow;
@@ -34,14 +35,22 @@ pub(crate) enum Which {
     All,
     /// Those whose shared page is on one of these frames.
     On(Range<u64>),
+    /// Those in areas whose owner did not ask for merging.
+    NotRegistered,
 }
 
 impl Which {
     fn includes(&self, frame: Frame) -> bool {
         match self {
-            Which::All => true,
+            Which::All | Which::NotRegistered => true,
             Which::On(frames) => frames.contains(&frame.0),
         }
+    }
+
+    /// Whether such may be in an area.
+    fn concerns(&self, vma: &StableVma<'_>) -> bool {
+        let is_registered = vma.flags() & shim::KSM_V_VM_MERGEABLE != 0;
+        vma.has_anon_vma() && !(matches!(self, Which::NotRegistered) && is_registered)
     }
 }
 
@@ -93,7 +102,7 @@ fn unmerge_some(
         )
     };
     let mut range = addr.max(area.start())..area.end();
-    if !vma.has_anon_vma() {
+    if !which.concerns(&vma) {
         return Ok(Some(range.end));
     }
     for _ in 0..FAULTS_PER_LOCK {
@@ -173,7 +182,7 @@ impl Visitor for Finder<'_> {
     fn merged_zero(&mut self, zero: MergedZero) -> ControlFlow<()> {
         match self.which {
             Which::All => self.stop(zero.addr()),
-            Which::On(_) => ControlFlow::Continue(()),
+            Which::On(_) | Which::NotRegistered => ControlFlow::Continue(()),
         }
     }
 }

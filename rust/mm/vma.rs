@@ -5,6 +5,7 @@
 //! C headers: [`include/linux/mmap_lock.h`](srctree/include/linux/mmap_lock.h),
 //! [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
+use crate::mm::movers;
 use crate::shim;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
@@ -80,10 +81,12 @@ impl<'a> StableVma<'a> {
         unsafe { shim::ksm_v_userfaultfd_armed(self.as_ptr()) }
     }
 
-    /// Whether the zero page must not be mapped in its address space.
+    /// Whether merged pages must not be replaced by the zero page in its address space: where the
+    /// kernel forbids it, or moves such a mapping without telling anybody (`move_zeropage_pte()`).
     pub(crate) fn forbids_zero_page(&self) -> bool {
         // SAFETY: By the type invariant the mm is in place.
-        unsafe { shim::ksm_v_mm_forbids_zeropage(self.mm().as_raw()) }
+        let is_forbidden = unsafe { shim::ksm_v_mm_forbids_zeropage(self.mm().as_raw()) };
+        is_forbidden || movers::includes(self.mm())
     }
 
     /// The protection that a new read-only mapping gets.
@@ -135,6 +138,13 @@ impl<'a> VmaReadGuard<'a> {
     /// First address behind it.
     pub(crate) fn end(&self) -> usize {
         self.area().end()
+    }
+
+    /// Whether pages are moved into it by userfaultfd (`UFFDIO_MOVE`).
+    pub(super) fn is_moved_to(&self) -> bool {
+        // SAFETY: By the type invariant the VMA lock is held, without which no area gets or loses its
+        // userfaultfd.
+        unsafe { shim::ksm_v_vma_is_moved_to(self.as_ptr()) }
     }
 
     fn area(&self) -> &kernel::mm::virt::VmaRef {

@@ -12,6 +12,7 @@
 
 use crate::mm::process::is_registered;
 use crate::mm::process::Cursor;
+use crate::mm::vma::StableVma;
 use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::walk;
 use crate::mm::walk::Held;
@@ -19,7 +20,10 @@ use crate::mm::walk::Mapped;
 use crate::mm::walk::MergedZero;
 use crate::mm::walk::Visitor;
 use crate::shim;
+use crate::sys::kthread::cond_resched;
 use core::ops::ControlFlow;
+use core::ptr::NonNull;
+use kernel::bindings;
 use kernel::mm::Mm;
 use kernel::mm::MmWithUser;
 
@@ -61,7 +65,8 @@ fn unmark_all() {
     }
 }
 
-fn unmark(mm: &MmWithUser) {
+/// Takes the marks off the mappings of an address space.
+pub(super) fn unmark(mm: &MmWithUser) {
     let mut addr = 0;
     // An error means that the area is just being changed: its marks stay, which is harmless.
     while let Ok(Some(vma)) = VmaReadGuard::next(mm, addr) {
@@ -70,6 +75,41 @@ fn unmark(mm: &MmWithUser) {
             walk(&vma, Held::VmaLock, vma.start()..vma.end(), &mut Unmarker);
         }
     }
+}
+
+/// Takes all marks off an address space into which no further ones come, and off its count those that
+/// the kernel has lost. Returns false where the address space is being changed just now.
+///
+/// The mmap lock keeps mappings from being moved to where the walk has been: none is missed, so what is
+/// left of the count then is of no mapping. Others take off that count only what they take off an entry,
+/// under its page table lock. Not so where ksmd may be merging.
+pub(super) fn settle(mm: &MmWithUser) -> bool {
+    if marks_of(mm) == 0 {
+        return true;
+    }
+    let Some(_lock) = mm.mmap_read_trylock() else {
+        return false;
+    };
+    let mut addr = 0;
+    // SAFETY: The mmap lock is held.
+    while let Some(vma) = NonNull::new(unsafe { bindings::find_vma(mm.as_raw(), addr) }) {
+        // SAFETY: As above: the area stays until the lock is dropped.
+        let (area, range) = unsafe {
+            let area = kernel::mm::virt::VmaRef::from_raw(vma.as_ptr());
+            (StableVma::from_raw(vma), area.start()..area.end())
+        };
+        addr = range.end;
+        if area.has_anon_vma() {
+            walk(&area, Held::MmapLock, range, &mut Unmarker);
+        }
+        cond_resched();
+    }
+    let lost = marks_of(mm);
+    if lost > 0 && !is_registered(mm) {
+        // SAFETY: The mm is in use.
+        unsafe { shim::ksm_v_mm_ksm_zero_pages_sub(mm.as_raw(), lost) };
+    }
+    true
 }
 
 fn sum() -> isize {

@@ -3,7 +3,7 @@
 /* <linux/highmem.h> */
 #include "shim.h"
 
-void ksm_v_copy_highpage(struct page *to, struct page *from)
+int ksm_v_copy_mc_highpage(struct page *to, struct page *from)
 {
-	copy_highpage(to, from);
+	return copy_mc_highpage(to, from);
 }

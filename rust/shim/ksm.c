@@ -29,6 +29,11 @@ long ksm_v_mm_ksm_zero_pages(struct mm_struct *mm)
 	return mm_ksm_zero_pages(mm);
 }
 
+void ksm_v_mm_ksm_zero_pages_sub(struct mm_struct *mm, long pages)
+{
+	atomic_long_sub(pages, &mm->ksm_zero_pages);
+}
+
 bool ksm_v_mm_is_ksm_mergeable(struct mm_struct *mm)
 {
 	return mm_flags_test(MMF_VM_MERGEABLE, mm);

@@ -63,6 +63,11 @@ int ksm_v_folio_mapcount(const struct folio *folio)
 	return folio_mapcount(folio);
 }
 
+bool ksm_v_mm_is_in_use(struct mm_struct *mm)
+{
+	return atomic_read(&mm->mm_users) > 0;
+}
+
 void ksm_v_dec_mm_counter(struct mm_struct *mm, int member)
 {
 	dec_mm_counter(mm, member);

@@ -120,8 +120,13 @@ pte_t ksm_v_mk_pte(const struct page *page, pgprot_t prot)
 
 pte_t ksm_v_mk_ksm_zero_pte(unsigned long addr, pgprot_t prot)
 {
-	/* As replace_page() in mm/ksm.c: is_ksm_zero_pte() knows it by the dirty bit. */
-	return pte_mkdirty(pte_mkspecial(pfn_pte(page_to_pfn(ZERO_PAGE(addr)), prot)));
+	/*
+	 * As replace_page() in mm/ksm.c: is_ksm_zero_pte() knows it by the dirty bit. But nobody has
+	 * written to it, which pte_mkdirty() would note in the soft-dirty bit.
+	 */
+	pte_t pte = pte_mkspecial(pfn_pte(page_to_pfn(ZERO_PAGE(addr)), prot));
+
+	return pte_clear_soft_dirty(pte_mkdirty(pte));
 }
 
 void ksm_v_set_pte_at(struct mm_struct *mm, unsigned long addr, pte_t *ptep, pte_t pte)

@@ -75,10 +75,14 @@ const vm_flags_t KSM_V_VM_SHADOW_STACK = VM_SHADOW_STACK;
 const vm_flags_t KSM_V_VM_LOCKED = VM_LOCKED;
 const vm_flags_t KSM_V_VM_WIPEONFORK = VM_WIPEONFORK;
 const vm_flags_t KSM_V_VM_DONTDUMP = VM_DONTDUMP;
+const vm_flags_t KSM_V_VM_DONTCOPY = VM_DONTCOPY;
 const vm_flags_t KSM_V_VM_MERGEABLE = VM_MERGEABLE;
 const vm_flags_t KSM_V_VM_HUGETLB = VM_HUGETLB;
 /* Either makes a mapping shared. */
 const vm_flags_t KSM_V_VM_SHARED = VM_SHARED | VM_MAYSHARE;
+
+/* <linux/userfaultfd.h> */
+const unsigned int KSM_V_UFFDIO_REGISTER = UFFDIO_REGISTER;
 
 /* <linux/huge_mm.h>: there is no such number where there are no huge pages. */
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
@@ -122,7 +126,8 @@ void ksm_v_debugfs_remove(struct dentry *dentry);
 umode_t ksm_v_file_mode(const struct file *file);
 
 /* <linux/highmem.h> */
-void ksm_v_copy_highpage(struct page *to, struct page *from);
+/* Not 0 where the memory of @from has failed: the kernel has been told then. */
+int ksm_v_copy_mc_highpage(struct page *to, struct page *from);
 
 /* <linux/huge_mm.h> */
 spinlock_t *ksm_v_pmd_trans_huge_lock(pmd_t *pmd, struct vm_area_struct *vma);
@@ -140,6 +145,7 @@ bool ksm_v_is_ksm_zero_pte(pte_t pte);
 void ksm_v_ksm_map_zero_page(struct mm_struct *mm);
 void ksm_v_ksm_might_unmap_zero_page(struct mm_struct *mm, pte_t pte);
 long ksm_v_mm_ksm_zero_pages(struct mm_struct *mm);
+void ksm_v_mm_ksm_zero_pages_sub(struct mm_struct *mm, long pages);
 bool ksm_v_mm_is_ksm_mergeable(struct mm_struct *mm);
 
 /* <linux/memcontrol.h> */
@@ -162,6 +168,7 @@ unsigned long ksm_v_vmf_address(const struct vm_fault *vmf);
 pte_t ksm_v_vmf_orig_pte(const struct vm_fault *vmf);
 int ksm_v_folio_ref_count(const struct folio *folio);
 int ksm_v_folio_mapcount(const struct folio *folio);
+bool ksm_v_mm_is_in_use(struct mm_struct *mm);
 void ksm_v_dec_mm_counter(struct mm_struct *mm, int member);
 vm_flags_t ksm_v_vma_flags(const struct vm_area_struct *vma);
 bool ksm_v_vma_has_anon_vma(const struct vm_area_struct *vma);
@@ -289,6 +296,10 @@ void ksm_v_flush_tlb_ptes(struct vm_area_struct *vma, unsigned long start, unsig
 
 /* <linux/userfaultfd_k.h> */
 bool ksm_v_userfaultfd_armed(struct vm_area_struct *vma);
+/* Of a userfaultfd: the address space in which it may move pages (UFFDIO_MOVE); NULL if it may not. */
+struct mm_struct *ksm_v_userfaultfd_mover(const struct file *file);
+/* With the VMA lock or the mmap lock held. */
+bool ksm_v_vma_is_moved_to(const struct vm_area_struct *vma);
 
 /* <asm/fpu/api.h>, of whole pages; not to be called without ksm_v_has_vectors(), nor by interrupts. */
 bool ksm_v_has_vectors(void);

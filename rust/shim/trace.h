@@ -27,7 +27,8 @@
 	EM(KSM_V_REFUSED_FULL, "full")			\
 	EM(KSM_V_REFUSED_INVOLVED, "involved")		\
 	EM(KSM_V_REFUSED_NO_MEMORY, "no_memory")	\
-	LAST(KSM_V_REFUSED_TAGGED, "tagged")
+	EM(KSM_V_REFUSED_TAGGED, "tagged")		\
+	LAST(KSM_V_REFUSED_FAILED, "failed")
 
 /* Why the governor chose a share: as `Cause` in rust/engine/pace.rs. */
 #define KSM_V_PACE_CAUSES(EM, LAST)			\

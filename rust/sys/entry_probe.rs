@@ -7,8 +7,8 @@
 //! [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
 //!
 //! A probe's handler may run in a context like that of an NMI, where nothing can be locked or
-//! woken. So it leaves a note of the arguments and raises an interrupt, which queues a work item,
-//! in which the watcher may sleep.
+//! woken. So it leaves a note of the arguments in a slot and raises an interrupt, which queues a work
+//! item, in which the watcher may sleep.
 
 use crate::shim;
 use core::mem::offset_of;
@@ -16,8 +16,10 @@ use kernel::bindings;
 use kernel::error::to_result;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
+use kernel::sync::atomic::Acquire;
 use kernel::sync::atomic::Atomic;
 use kernel::sync::atomic::Relaxed;
+use kernel::sync::atomic::Release;
 use kernel::types::Opaque;
 
 /// What kprobes call, in a context like that of an NMI.
@@ -58,11 +60,74 @@ pub(crate) unsafe fn argument(regs: *mut bindings::pt_regs, index: u32) -> usize
     unsafe { shim::ksm_v_regs_get_kernel_argument(regs, index) }
 }
 
+/// Calls that may wait to be told at one time; further ones are not told.
+const SLOTS: usize = 32;
+
 /// Whoever wants to know of calls.
 pub(crate) trait Watcher: Send + Sync {
-    /// The function was called a moment ago, with these as its first two arguments. Of several
-    /// calls in quick succession only the last is told. May sleep.
-    fn called(&self, arguments: [usize; 2]);
+    /// Picks what to tell of a call with these as its first two arguments; `None`: nothing.
+    ///
+    /// # Safety
+    ///
+    /// Called at the entry of the function, in the context of a [`Handler`]: must not lock, nor wake,
+    /// nor wait.
+    unsafe fn note(&self, arguments: [usize; 2]) -> Option<[usize; 2]> {
+        Some(arguments)
+    }
+
+    /// Is told what was noted of a call, a moment later. Concurrent calls are told one after the
+    /// other, in any order. May sleep.
+    fn called(&self, note: [usize; 2]);
+}
+
+/// What was noted of one call.
+///
+/// # Invariants
+///
+/// The thread that has changed `state` from [`Self::FREE`] to [`Self::TAKEN`] is the only one that
+/// writes `note`, until it makes that [`Self::FULL`]; from then on only the work item reads it, which
+/// never runs twice at a time.
+struct Slot {
+    state: Atomic<u32>,
+    note: [Atomic<usize>; 2],
+}
+
+impl Slot {
+    const FREE: u32 = 0;
+    const TAKEN: u32 = 1;
+    const FULL: u32 = 2;
+
+    const fn new() -> Self {
+        Slot {
+            state: Atomic::new(Self::FREE),
+            note: [Atomic::new(0), Atomic::new(0)],
+        }
+    }
+
+    /// Leaves a note, if the slot is free. For any context.
+    fn fill(&self, note: [usize; 2]) -> bool {
+        // `Acquire`: after what was there before has been read.
+        let taken = self.state.cmpxchg(Self::FREE, Self::TAKEN, Acquire);
+        if taken.is_err() {
+            return false;
+        }
+        for (place, value) in self.note.iter().zip(note) {
+            place.store(value, Relaxed);
+        }
+        self.state.store(Self::FULL, Release);
+        true
+    }
+
+    /// Takes the note out of the slot. For the work item only.
+    fn take(&self) -> Option<[usize; 2]> {
+        if self.state.load(Acquire) != Self::FULL {
+            return None;
+        }
+        let [first, second] = &self.note;
+        let note = [first.load(Relaxed), second.load(Relaxed)];
+        self.state.store(Self::FREE, Release);
+        Some(note)
+    }
 }
 
 #[pin_data]
@@ -73,7 +138,7 @@ struct Node<W> {
     interrupt: Opaque<bindings::irq_work>,
     #[pin]
     work: Opaque<bindings::work_struct>,
-    arguments: [Atomic<usize>; 2],
+    slots: [Slot; SLOTS],
     watcher: W,
 }
 
@@ -104,7 +169,7 @@ impl<W: Watcher + 'static> EntryProbe<W> {
                 probe <- pin_init::init_zeroed(),
                 interrupt <- pin_init::init_zeroed(),
                 work <- pin_init::init_zeroed(),
-                arguments: [Atomic::new(0), Atomic::new(0)],
+                slots: [const { Slot::new() }; SLOTS],
                 watcher,
             }),
             GFP_KERNEL,
@@ -125,13 +190,17 @@ impl<W: Watcher + 'static> EntryProbe<W> {
     unsafe extern "C" fn enter(probe: *mut shim::kprobe, regs: *mut bindings::pt_regs) -> c_int {
         // SAFETY: The node lives until the probe is removed.
         let node = unsafe { &*probe.byte_sub(offset_of!(Node<W>, probe)).cast::<Node<W>>() };
-        for (index, argument) in (0..).zip(&node.arguments) {
-            // SAFETY: The registers are those at the entry of the function.
-            let value = unsafe { self::argument(regs, index) };
-            argument.store(value, Relaxed);
+        // SAFETY: The registers are those at the entry of the function.
+        let note = unsafe {
+            let arguments = [self::argument(regs, 0), self::argument(regs, 1)];
+            node.watcher.note(arguments)
+        };
+        let is_noted = note.is_some_and(|note| node.slots.iter().any(|slot| slot.fill(note)));
+        if is_noted {
+            // SAFETY: It was initialised; may be called in any context. Where it is queued already, it
+            // runs after this, and the work item after it.
+            unsafe { bindings::irq_work_queue(node.interrupt.get()) };
         }
-        // SAFETY: It was initialised; may be called in any context.
-        unsafe { bindings::irq_work_queue(node.interrupt.get()) };
         0
     }
 
@@ -155,9 +224,9 @@ impl<W: Watcher + 'static> EntryProbe<W> {
     unsafe extern "C" fn work(work: *mut bindings::work_struct) {
         // SAFETY: As above.
         let node = unsafe { &*work.byte_sub(offset_of!(Node<W>, work)).cast::<Node<W>>() };
-        let [first, second] = &node.arguments;
-        node.watcher
-            .called([first.load(Relaxed), second.load(Relaxed)]);
+        for note in node.slots.iter().filter_map(Slot::take) {
+            node.watcher.called(note);
+        }
     }
 }
 

@@ -395,6 +395,16 @@ impl Peer {
         self.on("watch", span, &[mode]).map(drop)
     }
 
+    /// Registers an empty span with a userfaultfd, to move pages there.
+    pub fn watch_moves(&self, span: Span) -> Result {
+        self.on("watch_moves", span, &[]).map(drop)
+    }
+
+    /// Moves pages by the userfaultfd; returns how many the kernel would not move.
+    pub fn move_pages(&self, from: Span, to: Span) -> Result<u64> {
+        self.on("move_pages", from, &[to.addr])
+    }
+
     /// Closes the userfaultfd.
     pub fn unwatch(&self) -> Result {
         self.ask("unwatch", &[]).map(drop)

@@ -19,6 +19,8 @@ use crate::content::Ids;
 use crate::content::PAGE_SIZE;
 use crate::content::WORDS;
 use crate::userfaultfd::Userfaultfd;
+use crate::userfaultfd::FEATURE_MOVE;
+use crate::userfaultfd::MISSING;
 use crate::Span;
 
 /// A pipe that was given pages.
@@ -130,14 +132,29 @@ impl Pinned {
 
 /// A userfaultfd that watches a span. Dropping it ends the watch.
 pub(super) struct Watched {
-    _faults: Userfaultfd,
+    faults: Userfaultfd,
 }
 
 impl Watched {
     /// Watches a span for faults of some mode.
     pub(super) fn new(span: Span, mode: u64) -> io::Result<Self> {
-        let faults = Userfaultfd::open(0)?;
+        Self::with(0, span, mode)
+    }
+
+    /// Watches a span for missing pages, to move pages there.
+    pub(super) fn to_move(span: Span) -> io::Result<Self> {
+        Self::with(FEATURE_MOVE, span, MISSING)
+    }
+
+    fn with(features: u64, span: Span, mode: u64) -> io::Result<Self> {
+        let faults = Userfaultfd::open(features)?;
         faults.register(span, mode)?;
-        Ok(Watched { _faults: faults })
+        Ok(Watched { faults })
+    }
+
+    /// Moves pages into the span, one by one; returns how many the kernel would not.
+    pub(super) fn refused_moves(&self, from: Span, to: Span) -> u64 {
+        let is_refused = |&page: &u64| self.faults.move_page(from.page(page), to.page(page)).is_err();
+        (0..from.pages).filter(is_refused).count() as u64
     }
 }

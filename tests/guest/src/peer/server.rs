@@ -156,8 +156,12 @@ impl Peer {
 
     fn answer(&mut self, verb: &str, arguments: &[u64]) -> Answer {
         match verb {
-            "splice" | "check_pipe" | "pin" | "unpin" | "pinned_write" | "watch" | "unwatch" => {
-                self.hold(verb, arguments)
+            "splice" | "check_pipe" | "pin" | "unpin" | "pinned_write" | "watch" | "watch_moves"
+            | "unwatch" => self.hold(verb, arguments),
+            "move_pages" => {
+                let watched = self.watched.as_ref().ok_or("nothing is watched")?;
+                let to = Span::new(arguments[2], arguments[1]);
+                Ok(watched.refused_moves(span(arguments), to))
             }
             "dumpable" | "register_all" | "user" | "user_namespace" | "fork" | "exec" | "exit" => {
                 self.process(verb, arguments)
@@ -198,6 +202,9 @@ impl Peer {
             }
             "watch" => {
                 self.watched = Some(Watched::new(span(arguments), arguments[2]).map_err(text)?);
+            }
+            "watch_moves" => {
+                self.watched = Some(Watched::to_move(span(arguments)).map_err(text)?);
             }
             _ => self.watched = None,
         }

@@ -9,6 +9,7 @@ use libtest_mimic::Trial;
 mod credentials;
 mod domains;
 mod forked;
+mod movers;
 mod ranges;
 mod registered;
 mod tags;
@@ -19,6 +20,7 @@ pub fn trials() -> Vec<Trial> {
         ranges::TESTS,
         forked::TESTS,
         domains::TESTS,
+        movers::TESTS,
         registered::TESTS,
         credentials::TESTS,
     ];

@@ -31,6 +31,7 @@ pub(super) const TESTS: &[Test] = &[
     ("memory_of_a_process_that_locks_all", locked_process),
     ("memory_wiped_on_fork", wiped),
     ("memory_not_dumped", not_dumped),
+    ("memory_not_copied_by_forks", not_copied),
     ("droppable_memory", droppable),
     ("memory_watched_for_missing_pages", watched_missing),
     ("memory_watched_for_writes", watched_writes),
@@ -131,6 +132,12 @@ fn wiped(lab: &Lab) -> Result {
 fn not_dumped(lab: &Lab) -> Result {
     advised(lab, libc::MADV_DONTDUMP, |peer, span| {
         peer.advise(span, libc::MADV_DODUMP)
+    })
+}
+
+fn not_copied(lab: &Lab) -> Result {
+    advised(lab, libc::MADV_DONTFORK, |peer, span| {
+        peer.advise(span, libc::MADV_DOFORK)
     })
 }
 

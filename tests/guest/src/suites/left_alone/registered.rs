@@ -32,6 +32,7 @@ pub(super) const TESTS: &[Test] = &[
     ),
     ("registered_memory_may_be_locked", locked),
     ("registered_memory_may_be_kept_from_dumps", not_dumped),
+    ("registered_memory_may_be_kept_from_forks", not_copied),
     ("registered_memory_may_be_wiped_on_fork", wiped),
     (
         "registered_memory_may_be_of_undumpable_processes",
@@ -183,6 +184,11 @@ fn locked(lab: &Lab) -> Result {
 
 fn not_dumped(lab: &Lab) -> Result {
     expect_opted_in(lab, |peer, span| peer.advise(span, libc::MADV_DONTDUMP))
+}
+
+/// As the memory of machines that QEMU runs is: it asks for both.
+fn not_copied(lab: &Lab) -> Result {
+    expect_opted_in(lab, |peer, span| peer.advise(span, libc::MADV_DONTFORK))
 }
 
 fn wiped(lab: &Lab) -> Result {

@@ -115,6 +115,7 @@ fn reasons(_: &Lab) -> Result {
         "involved",
         "no_memory",
         "tagged",
+        "failed",
     ];
     expected.sort_unstable();
     let refusals = debugfs::refusals()?;

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Programs that move pages by userfaultfd (`UFFDIO_MOVE`), as garbage collectors do: the kernel moves
+//! exclusive pages only, so that each merged one would make a move fail.
+//!
+//! Reference: ioctl_userfaultfd(2), UFFDIO_MOVE(2const).
+
+use std::time::Duration;
+use std::time::Instant;
+
+use guest::content::Ids;
+use guest::expect;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pages;
+use guest::peer::Kind;
+use guest::peer::Peer;
+use guest::procfs;
+use guest::scanner;
+use guest::Result;
+use guest::Span;
+
+pub(super) const TESTS: &[Test] = &[
+    ("programs_that_move_pages", mover),
+    ("pages_merged_before_a_program_moves_pages", merged_before),
+    ("programs_that_no_probe_told_of", not_told),
+    ("registered_memory_of_programs_that_move_pages", registered),
+    ("zeros_of_programs_that_move_pages", zeros),
+    ("marks_of_moved_zeros_are_not_counted", moved_zeros),
+];
+
+const PAGES: u64 = 256;
+const IDS: Ids = Ids::each(100);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A place to which a process is going to move pages.
+fn target(peer: &Peer) -> Result<Span> {
+    let target = peer.map(Kind::Anon, PAGES)?;
+    peer.keep_small(target)?;
+    peer.watch_moves(target)?;
+    Ok(target)
+}
+
+fn expect_moved(peer: &Peer, from: Span, to: Span, ids: Ids) -> Result {
+    let refused = peer.move_pages(from, to)?;
+    expect::eq("pages that could not be moved", 0, refused)?;
+    peer.check(to, ids)
+}
+
+fn mover(lab: &Lab) -> Result {
+    let (mover, a, b) = (lab.alice()?, lab.alice()?, lab.alice()?);
+    let to = target(&mover)?;
+    let spans = [&mover, &a, &b].map(|peer| peer.anon(PAGES, IDS));
+    let [from, in_a, in_b] = spans;
+    let from = from?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a?), (&b, in_b?)])?;
+    pages::expect_not_merged((&mover, from))?;
+    expect_moved(&mover, from, to, IDS)?;
+    // It may move more, whatever it watches just now.
+    mover.unwatch()?;
+    mover.fill(from, IDS)?;
+    scanner::merge()?;
+    pages::expect_not_merged((&mover, from)).map(drop)
+}
+
+/// Waits for pages to be no longer merged, which nobody scans for.
+fn wait_until_apart(peer: &Peer, span: Span) -> Result {
+    let start = Instant::now();
+    while pages::expect_not_merged((peer, span)).is_err() {
+        if start.elapsed() > PATIENCE {
+            return pages::expect_not_merged((peer, span)).map(drop);
+        }
+    }
+    Ok(())
+}
+
+fn merged_before(lab: &Lab) -> Result {
+    let (mover, other) = lab.pair()?;
+    let (from, in_other) = (mover.anon(PAGES, IDS)?, other.anon(PAGES, IDS)?);
+    scanner::merge()?;
+    pages::expect_merged(&[(&mover, from), (&other, in_other)])?;
+    let to = target(&mover)?;
+    wait_until_apart(&mover, from)?;
+    expect_moved(&mover, from, to, IDS)?;
+    scanner::merge()?;
+    scanner::expect_exact_counts("after pages were moved").map(drop)
+}
+
+/// No probe of the kernel tells of anything while this lives.
+struct NoProbes;
+
+impl NoProbes {
+    const SWITCH: &'static str = "/sys/kernel/debug/kprobes/enabled";
+
+    fn new() -> Result<Self> {
+        procfs::write(Self::SWITCH, "0")?;
+        Ok(NoProbes)
+    }
+}
+
+impl Drop for NoProbes {
+    fn drop(&mut self) {
+        if procfs::write(Self::SWITCH, "1").is_err() {
+            eprintln!("the kernel's probes are still off");
+        }
+    }
+}
+
+/// As a program that was there before the module.
+fn not_told(lab: &Lab) -> Result {
+    let (mover, other) = lab.pair()?;
+    let (from, in_other) = (mover.anon(PAGES, IDS)?, other.anon(PAGES, IDS)?);
+    scanner::merge()?;
+    pages::expect_merged(&[(&mover, from), (&other, in_other)])?;
+    let no_probes = NoProbes::new()?;
+    let to = target(&mover)?;
+    drop(no_probes);
+    scanner::scan(2)?;
+    expect_moved(&mover, from, to, IDS)
+}
+
+fn registered(lab: &Lab) -> Result {
+    let (mover, other) = lab.pair()?;
+    target(&mover)?;
+    let (in_mover, in_other) = (mover.anon(PAGES, IDS)?, other.anon(PAGES, IDS)?);
+    mover.advise(in_mover, libc::MADV_MERGEABLE)?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&mover, in_mover), (&other, in_other)]).map(drop)
+}
+
+/// The kernel counts merged pages of zeros, and does not take those off that are moved: there are none,
+/// registered or not.
+fn zeros(lab: &Lab) -> Result {
+    let (mover, other) = lab.pair()?;
+    let to = target(&mover)?;
+    let (from, in_other) = (mover.anon(PAGES, Ids::ZERO)?, other.anon(PAGES, Ids::ZERO)?);
+    let registered = mover.anon(PAGES, Ids::ZERO)?;
+    mover.advise(registered, libc::MADV_MERGEABLE)?;
+    scanner::merge()?;
+    pages::expect_zero_page((&other, in_other))?;
+    expect::eq("merged zeros of one that moves pages", 0, zero_pages(&mover)?)?;
+    expect_moved(&mover, from, to, Ids::ZERO)
+}
+
+fn zero_pages(peer: &Peer) -> Result<u64> {
+    procfs::number_in(&format!("/proc/{}/ksm_stat", peer.pid()), "ksm_zero_pages")
+}
+
+/// The kernel loses the marks of some; the others are taken off.
+fn moved_zeros(lab: &Lab) -> Result {
+    let mover = lab.alice()?;
+    let from = mover.anon(PAGES, Ids::ZERO)?;
+    scanner::merge()?;
+    pages::expect_zero_page((&mover, from))?;
+    expect::that(zero_pages(&mover)? >= PAGES, || "expected merged zeros, found too few")?;
+    let no_probes = NoProbes::new()?;
+    let to = target(&mover)?;
+    drop(no_probes);
+    let half = PAGES / 2;
+    expect_moved(&mover, from.part(0, half), to.part(0, half), Ids::ZERO)?;
+    scanner::scan(2)?;
+    expect::eq("merged zeros of one that moves pages", 0, zero_pages(&mover)?)?;
+    mover.check(from.part(half, half), Ids::ZERO)?;
+    mover.fill(to.part(0, half), IDS)?;
+    mover.fill(from.part(half, half), IDS)?;
+    expect::eq("merged zeros after writes", 0, zero_pages(&mover)?)?;
+    scanner::expect_exact_counts("after merged zeros were moved").map(drop)
+}
