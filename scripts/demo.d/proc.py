@@ -83,4 +83,4 @@ def summed(name: str, pids: Iterable[int]) -> int:
 
 def minor_faults(pid: int) -> int:
     """Page faults of a process that needed no input or output."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])
+    return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[7])

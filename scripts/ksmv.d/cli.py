@@ -16,22 +16,23 @@ import processes
 import savings
 import sharers
 import status
+import text
 from errors import USAGE, Failure
 
 _INTERRUPTED = 130
 
 
-def _positive(text: str) -> int:
-    number = int(text)
+def _positive(word: str) -> int:
+    number = int(word)
     if number < 1:
         raise ValueError
     return number
 
 
-def _seconds(text: str) -> float:
-    number = float(text)
+def _seconds(word: str) -> float:
+    number = float(word)
     if not 0.1 <= number < 1e6:
-        raise argparse.ArgumentTypeError(f"{text}: at least 0.1")
+        raise argparse.ArgumentTypeError(f"{word}: at least 0.1")
     return number
 
 
@@ -44,7 +45,7 @@ _seconds.__name__ = "number of seconds"
 
 
 def _say(lines: Sequence[str]) -> None:
-    print("\n".join(lines))
+    text.say(lines, sys.stdout)
 
 
 def _get(options: argparse.Namespace) -> None:
@@ -52,7 +53,7 @@ def _get(options: argparse.Namespace) -> None:
     if options.json:
         print(output.to_json(output.values_json(values)))
     elif options.knob:
-        print(values[options.knob])
+        _say([values[options.knob]])
     else:
         _say(output.table(("value", "default", "knob"), map(_knob_row, values, values.values())))
 
@@ -197,10 +198,10 @@ def _command(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
     name: str,
     run: Callable[[argparse.Namespace], None],
-    text: str,
+    purpose: str,
 ) -> argparse.ArgumentParser:
     """Adds a command."""
-    command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command = commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
     command.set_defaults(run=run)
     command.add_argument("--json", action="store_true", help="one line of JSON, see ksmv(8)")
     return command
@@ -236,5 +237,6 @@ def _tell(failure: Failure, as_json: bool) -> int:
     if as_json:
         print(output.to_json(output.failure_json(failure)))
     else:
-        print("\n  ".join([f"ksmv: {failure}", *failure.advice]), file=sys.stderr)
+        advice = [f"  {one}" for one in failure.advice]
+        text.say([f"ksmv: {failure}", *advice], sys.stderr)
     return failure.status

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import text
 from errors import Failure
 from estimate import Domain, Estimate, Totals
 from pages import PAGE
@@ -190,8 +191,16 @@ def sharing_lines(sharing: Sharing, limit: int | None) -> list[str]:
 
 
 def to_json(thing: Json) -> str:
-    """One line of JSON."""
-    return json.dumps(thing)
+    """One line of JSON, in ASCII; every parser takes it, whatever is in a name."""
+    return json.dumps(_exchangeable(thing))
+
+
+def _exchangeable(thing: Any) -> Any:
+    if isinstance(thing, str):
+        return text.exchangeable(thing)
+    if isinstance(thing, dict):
+        return {text.exchangeable(name): _exchangeable(value) for name, value in thing.items()}
+    return list(map(_exchangeable, thing)) if isinstance(thing, (list, tuple)) else thing
 
 
 def process_json(process: Process) -> Json:
@@ -301,7 +310,7 @@ def failure_json(failure: Failure) -> Json:
 
 def values_json(values: dict[str, str]) -> Json:
     """The values of knobs and counts: numbers where they are."""
-    return {name: int(text) if text.isdecimal() else text for name, text in values.items()}
+    return {name: int(value) if value.isdecimal() else value for name, value in values.items()}
 
 
 def _skipped_json(skipped: Sequence[Skipped]) -> list[Json]:

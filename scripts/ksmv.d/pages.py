@@ -18,7 +18,7 @@ import re
 import struct
 from array import array
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from errors import NOT_PERMITTED, Failure
 
@@ -135,7 +135,7 @@ class AddressSpace:
 
     def areas(self) -> Iterator[Area]:
         """The areas, without their flags."""
-        with open(f"{self._path}/maps", encoding="utf-8", errors="replace") as maps:
+        with _open_lines(f"{self._path}/maps") as maps:
             for line in maps:
                 area = _area(line)
                 if area:
@@ -144,7 +144,7 @@ class AddressSpace:
     def areas_with_flags(self) -> Iterator[Area]:
         """The areas with their flags. Takes the kernel a walk of the page tables."""
         area = None
-        with open(f"{self._path}/smaps", encoding="utf-8", errors="replace") as smaps:
+        with _open_lines(f"{self._path}/smaps") as smaps:
             for line in smaps:
                 if line.startswith("VmFlags:") and area:
                     yield area._replace(flags=frozenset(line.split()[1:]))
@@ -171,6 +171,12 @@ class AddressSpace:
                     yield page, part if len(part) == PAGE else None
         finally:
             os.close(mem)
+
+
+def _open_lines(path: str) -> TextIO:
+    """Opens a file that may be too long to be read at once. Only newlines end its lines, which the
+    kernel escapes in names of files; a carriage return does not."""
+    return open(path, encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
 def _area(line: str) -> Area | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import text
 from errors import Failure, reason_of
 
 _Result = TypeVar("_Result")
@@ -126,7 +127,7 @@ def is_dumpable(process: Process) -> bool:
 def merged_zero_pages(process: Process) -> int:
     """Entries that map the zero page in place of a merged one; 0 where the kernel does not tell."""
     try:
-        lines = Path(process.path, "ksm_stat").read_text(encoding="ascii").splitlines()
+        lines = text.lines_of(f"{process.path}/ksm_stat")
     except FileNotFoundError:
         return 0
     fields = dict(line.replace(":", "").split(maxsplit=1) for line in lines)
@@ -139,7 +140,7 @@ def _look(pid: int) -> Process | None:
             status = _status(path)
             if "VmSize" in status:
                 uid = int(status["Uid"].split()[0])
-                return Process(pid, status["Name"], uid, _cgroup(path), path)
+                return Process(pid, _name(path), uid, _cgroup(path), path)
     except OSError:
         pass
     return None
@@ -153,14 +154,18 @@ def _directories(pid: int) -> Iterator[str]:
 
 
 def _status(path: str) -> dict[str, str]:
-    text = Path(path, "status").read_text(encoding="utf-8", errors="replace")
-    fields = (line.partition(":") for line in text.splitlines())
+    fields = (line.partition(":") for line in text.lines_of(f"{path}/status"))
     return {name: value.strip() for name, _, value in fields}
+
+
+def _name(path: str) -> str:
+    """The name as it is: status escapes some of its characters."""
+    return text.decode(Path(path, "comm").read_bytes().removesuffix(b"\n"))
 
 
 def _cgroup(path: str) -> str:
     try:
-        lines = Path(path, "cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = text.lines_of(f"{path}/cgroup")
     except FileNotFoundError:
         return "/"
     return next((line[3:] for line in lines if line.startswith("0::")), "/")

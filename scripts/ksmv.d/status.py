@@ -12,6 +12,7 @@ from pathlib import Path
 import knobs
 import output
 import savings
+import text
 from output import Json
 from pages import PAGE
 
@@ -145,20 +146,25 @@ def top(interval: float, count: int | None, as_json: bool) -> None:
         report = savings.report()
         status = Status(before, Counts.read(), report)
         before = status.now
-        print(output.to_json(status.json()) if as_json else _screen(status), flush=True)
+        if as_json:
+            print(output.to_json(status.json()), flush=True)
+        else:
+            _show(status)
         if count is not None:
             count -= 1
         if count != 0:
             time.sleep(max(interval, report.seconds))
 
 
-def _screen(status: Status) -> str:
+def _show(status: Status) -> None:
     if not sys.stdout.isatty():
-        return "\n".join([*status.lines(), ""])
+        text.say([*status.lines(), ""], sys.stdout)
+        return
     width, height = shutil.get_terminal_size()
     rows = status.head() + [""]
     rows += output.process_table(output.by_saving(status.report, height - _HEAD_LINES - 1))
-    return _CLEAR + "\n".join(row[:width] for row in rows[: height - 1])
+    cut = [text.printable(row)[:width] for row in rows[: height - 1]]
+    text.say(cut, sys.stdout, before=_CLEAR)
 
 
 def _memory_bytes() -> int:

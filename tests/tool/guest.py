@@ -22,13 +22,16 @@ from unittest import mock
 
 sys.dont_write_bytecode = True
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / "ksmv.d"), str(HERE.parent / "demo.d")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "ksmv.d"), str(HERE.parent / "demo.d")]
 
 import cli  # noqa: E402
 import knobs  # noqa: E402
 import pages  # noqa: E402
 import processes  # noqa: E402
+import text  # noqa: E402
 from bytecode import mark_bytecode_current  # noqa: E402
+from member import ODD_FILE  # noqa: E402
+from member import ODD_NAME  # noqa: E402
 
 TOOL = HERE.parent / "ksmv"
 KNOBS = Path("/sys/kernel/mm/ksm_v")
@@ -158,9 +161,9 @@ class Case(unittest.TestCase):
         self.addCleanup(member.end)
         return member
 
-    def assert_fails(self, status: int, text: str, *arguments: object) -> None:
+    def assert_fails(self, status: int, said: str, *arguments: object) -> None:
         """The tool ends with this status and says this."""
-        self.assertIn(text, ksmv(*arguments, status=status))
+        self.assertIn(said, ksmv(*arguments, status=status))
 
 
 def row_of(answer: dict, pid: int) -> dict:
@@ -313,6 +316,38 @@ class WithoutModule(Case):
                 "hides frame numbers", run_ksmv(*command, status=4, wrapper=unprivileged)
             )
             self.assertIn("run ksmv as root", run_ksmv(*command, status=4, user=ALICE))
+
+    def test_names_that_a_terminal_obeys(self) -> None:
+        cgroup = CGROUPS / os.fsdecode(b"ksmv\x1b[2J\r0::\xff")
+        cgroup.mkdir(exist_ok=True)
+        odd, plain = self.start("3*a:registered", "odd"), self.start("3*a:registered")
+        (cgroup / "cgroup.procs").write_text(str(odd.pid))
+        found = processes.one(odd.pid)
+        self.assertEqual(found.name, text.decode(ODD_NAME))
+        self.assertEqual(found.cgroup, f"/{cgroup.name}")
+        self.assertEqual((found.uid, processes.one(plain.pid).name), (ALICE, "python3"))
+        wanted = ["estimate", odd.pid, plain.pid, "--domain", "cgroup"]
+        answer = ksmv_json(*wanted)["processes"][0]
+        self.assertEqual(answer["name"], ODD_NAME.decode("utf-8", "replace"))
+        self.assertEqual(answer["cgroup"], "/ksmv\x1b[2J\r0::\ufffd")
+        said = ksmv(*wanted)
+        self.assertIn(r"\x1b[2Ja)\x0d1\x0b\x0a" + "\\" + r"\x9b\xff" + "\n", said)
+        self.assertIn(r"/ksmv\x1b[2J\x0d0::\xff" + "\n", said)
+        for line in said.split("\n"):
+            self.assertEqual(line, text.printable(line))
+        of_cgroup = ksmv_json("estimate", "--cgroup", cgroup.name, "--scope", "registered")
+        self.assertEqual([row["pid"] for row in of_cgroup["processes"]], [odd.pid])
+
+    def test_names_of_files_are_no_areas(self) -> None:
+        odd = self.start("3*a:registered", "odd")
+        self.addCleanup(os.unlink, ODD_FILE)
+        found = ksmv_json("estimate", odd.pid, "--scope", "registered")
+        self.assertEqual((found["candidate_frames"], found["savable_pages"]), (3, 2))
+        maps = Path(f"/proc/{odd.pid}/maps").read_bytes()
+        self.assertIn(ODD_FILE, maps)
+        areas = list(pages.AddressSpace(f"/proc/{odd.pid}").areas())
+        # The one above the end of user space, of system calls, is none.
+        self.assertEqual(len(areas), maps.count(b"\n") - maps.count(b"[vsyscall]"))
 
     def test_pagemap_scan_finds_all_pages(self) -> None:
         space = pages.AddressSpace(f"/proc/{self.start('9*a,9*zero', '3*own').pid}")
@@ -500,14 +535,14 @@ class Merged(Case):
         self.assertEqual(status["cpu_percent"], 0)
         self.assertGreaterEqual(status["sample_seconds"], 0.5)
         self.assertGreaterEqual(row_of(status["report"], member.pid)["saved_pages"], 3999)
-        memory = next(line for line in Path("/proc/meminfo").read_text().splitlines())
+        memory = next(line for line in text.lines_of("/proc/meminfo"))
         self.assertEqual(status["memory_bytes"], int(memory.split()[1]) << 10)
         percent = 100 * saved() * pages.PAGE / status["memory_bytes"]
         self.assertAlmostEqual(status["saved_percent"], percent, delta=0.01)
-        text = ksmv("status")
-        self.assertIn(f"saved    {saved()} pages", text)
-        self.assertIn("scan_rate 20000", text)
-        self.assertRegex(text, rf"\n +\d+\.\d +\d+\.\d +\d+ +\d+ +1001 +{member.pid} +python3\n")
+        shown = ksmv("status")
+        self.assertIn(f"saved    {saved()} pages", shown)
+        self.assertIn("scan_rate 20000", shown)
+        self.assertRegex(shown, rf"\n +\d+\.\d +\d+\.\d +\d+ +\d+ +1001 +{member.pid} +python3\n")
 
     def test_status_tells_mainlines_settings(self) -> None:
         for name, value in (("scan_rate", "2000"), ("max_cpu", "50"), ("compat/pages_to_scan", "77")):
@@ -517,9 +552,9 @@ class Merged(Case):
         self.assertEqual((found["module"]["profile"], found["settings"]["scope"]), ("compat", "registered"))
         self.assertEqual(found["settings"]["sleep_millisecs"], 20)
         self.assertEqual(found["changed"], {"run": 1, "max_cpu": 50, "pages_to_scan": 77})
-        text = ksmv("status")
-        self.assertIn(": merging, domain user, scope registered,", text)
-        self.assertIn("changed  run 1, max_cpu 50, pages_to_scan 77 of mainline's (compat)", text)
+        shown = ksmv("status")
+        self.assertIn(": merging, domain user, scope registered,", shown)
+        self.assertIn("changed  run 1, max_cpu 50, pages_to_scan 77 of mainline's (compat)", shown)
         (KNOBS / "run").write_text("0")
         found = ksmv_json("status")
         self.assertEqual((found["module"]["profile"], found["settings"]["scope"]), ("own", "all"))
@@ -546,10 +581,10 @@ class Top(Case):
     """ksmv top, in a pipe and on a terminal."""
 
     def test_in_a_pipe(self) -> None:
-        text = run_ksmv("top", "--count", 2, "--interval", 0.1)
-        self.assertEqual(text.count("ksm_v on"), 2)
-        self.assertNotIn("\x1b", text)
-        rows = ksmv("top", "--count", 3, "--interval", 0.1, "--json").splitlines()
+        shown = run_ksmv("top", "--count", 2, "--interval", 0.1)
+        self.assertEqual(shown.count("ksm_v on"), 2)
+        self.assertNotIn("\x1b", shown)
+        rows = ksmv("top", "--count", 3, "--interval", 0.1, "--json").rstrip("\n").split("\n")
         self.assertEqual([json.loads(row)["saved_pages"] for row in rows], [0, 0, 0])
 
     def test_bad_options(self) -> None:

@@ -5,7 +5,8 @@ Each argument is an area: CONTENTS[:OPTION]..., where CONTENTS are words N*TEXT
 separated by commas. TEXT names a content, "zero" is zeroes, "own" is a content
 that no other page has. Options: registered, locked, dontdump. Further arguments:
 undumpable, fork (a child keeps the areas, too), clone (a child shares the address
-space), leaderless (the first thread exits).
+space), leaderless (the first thread exits), odd (its name is ODD_NAME, and it has written to
+a private mapping of the file ODD_FILE).
 
 Prints a line once all is in place, and ends with its standard input.
 """
@@ -16,7 +17,14 @@ import os
 import signal
 import sys
 
+# What a terminal obeys, what ends a line elsewhere, and what is no UTF-8.
+ODD_NAME = b"\x1b[2Ja)\r1\x0b\n\\\x9b\xff"
+# Read as lines that end with other characters than newlines, maps has an area of everything
+# more, and smaps registers what it should not.
+ODD_FILE = b"/tmp/a\r10000-7ffffffff000 rw-p \rVmFlags: rd wr mg\x85\xff"
+
 _CLONE_VM = 0x100
+_PR_SET_NAME = 15
 _PR_SET_DUMPABLE = 4
 _SYS_EXIT = 60
 _STACK = 1 << 16
@@ -79,12 +87,25 @@ def share_address_space() -> int:
     return c.clone(pause, top, _CLONE_VM | signal.SIGCHLD, None)
 
 
+def be_odd() -> mmap.mmap:
+    """Takes the odd name, and maps the odd file."""
+    libc()[0].prctl(_PR_SET_NAME, ODD_NAME, 0, 0, 0)
+    file = os.open(ODD_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    os.write(file, bytes(mmap.PAGESIZE))
+    memory = mmap.mmap(file, mmap.PAGESIZE, mmap.MAP_PRIVATE)
+    os.close(file)
+    memory[:] = page("own", -1)
+    return memory
+
+
 def main(arguments: list[str]) -> None:
     """Does as the arguments say."""
-    flags = {"undumpable", "fork", "clone", "leaderless"}.intersection(arguments)
+    flags = {"undumpable", "fork", "clone", "leaderless", "odd"}.intersection(arguments)
     specs = [one for one in arguments if one not in flags]
     kept = [area(spec, number << 20) for number, spec in enumerate(specs)]
     child = 0
+    if "odd" in flags:
+        kept.append(be_odd())
     if "undumpable" in flags:
         libc()[0].prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     if "fork" in flags:
@@ -104,4 +125,5 @@ def main(arguments: list[str]) -> None:
     del kept
 
 
-main(sys.argv[1:])
+if __name__ == "__main__":
+    main(sys.argv[1:])

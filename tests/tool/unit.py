@@ -15,6 +15,7 @@ import tempfile
 import unittest
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 sys.dont_write_bytecode = True
 PROJECT = Path(__file__).resolve().parents[2]
@@ -26,6 +27,8 @@ import estimate  # noqa: E402
 import knobs  # noqa: E402
 import output  # noqa: E402
 import pages  # noqa: E402
+import processes  # noqa: E402
+import text  # noqa: E402
 from errors import Failure  # noqa: E402
 from policy import Policy  # noqa: E402
 from processes import Process, Skipped  # noqa: E402
@@ -35,6 +38,21 @@ from status import Counts, Status  # noqa: E402
 
 COMMANDS = next(one for one in cli.parser()._actions if one.dest == "command").choices
 PROCESS = Process(7, "name", 1000, "/a", "/proc/7")
+
+# What a user may name something, and what is shown of it.
+NAMES = {
+    b"a b:c)": "a b:c)",
+    "M\u00fcller \u6f22".encode(): "M\u00fcller \u6f22",
+    b"\x1b]0;t\x07\x1b[2J": r"\x1b]0;t\x07\x1b[2J",
+    b"\r\n\t\v\f\x1c\x7f": r"\x0d\x0a\x09\x0b\x0c\x1c\x7f",
+    b"\xff\xc3": r"\xff\xc3",
+    "\x85\x9b".encode(): r"\u0085\u009b",
+    "\u2028\u2029\xa0".encode(): r"\u2028\u2029\u00a0",
+    "\u202e\u2066\u200b\ufeff\xad".encode(): r"\u202e\u2066\u200b\ufeff\u00ad",
+    "\u3164\u2800\ufe0f\u034f".encode(): r"\u3164\u2800\ufe0f\u034f",
+    "\U000e0041\ue000".encode(): r"\U000e0041\ue000",
+}
+NASTY = text.decode(b"".join(NAMES))
 
 
 def area(flags: str, private: bool = True) -> pages.Area:
@@ -133,6 +151,53 @@ class Words(unittest.TestCase):
             status = cli.main(arguments)
         return status, out.getvalue(), err.getvalue()
 
+    def test_names_are_escaped(self) -> None:
+        for name, shown in NAMES.items():
+            self.assertEqual(text.printable(text.decode(name)), shown)
+
+    def test_nothing_that_is_said_is_obeyed(self) -> None:
+        process = Process(7, NASTY, 1000, f"/{NASTY}", "/proc/7")
+        skipped = [Skipped(8, NASTY)]
+        values = dict.fromkeys(("pages_sharing", "zero_pages", "cpu_ns"), "1")
+        counts = Counts(1, values, knobs.Settings({}, {"run": NASTY}))
+        report = Report([(process, Saving(1, 1, 1))], skipped, 0)
+        row = estimate.Row(process, 1, 1, Counter({NASTY: 1}), 0)
+        domain = estimate.Domain(process.cgroup, 1, estimate.Totals(1))
+        guess = estimate.Estimate([row], skipped, [domain], 0)
+        sharing = Sharing(process, 1, 1, 0, 0, 1, [Sharer(process, 1, 1)], skipped)
+        refusal = Failure(NASTY, NASTY)
+        with mock.patch("savings.report", return_value=report), contextlib.ExitStack() as stack:
+            for one in ("knobs.check_module", "knobs._check_name", "pages.check_access"):
+                stack.enter_context(mock.patch(one))
+            for one, answer in (
+                ("estimate.estimate", guess), ("sharers.of", sharing), ("knobs.get", NASTY),
+                ("knobs.read_all", {NASTY: NASTY}), ("status.Counts.read", counts),
+            ):  # fmt: skip
+                stack.enter_context(mock.patch(one, return_value=answer))
+            stack.enter_context(mock.patch("status.Status.head", return_value=[NASTY]))
+            stack.enter_context(mock.patch("knobs.set_value", side_effect=refusal))
+            for arguments in (
+                ["report"], ["report", "--by", "cgroup"], ["estimate", "--domain", "cgroup"],
+                ["who", "7"], ["get", "run"], ["get"], ["status"], ["top", "--count", "1"],
+                ["set", "run", "1"],
+            ):  # fmt: skip
+                _, out, err = self.said(*arguments)
+                self.assertIn("".join(NAMES.values()), out + err)
+                for line in (out + err).split("\n"):
+                    self.assertEqual(line, text.printable(line))
+            self.assertEqual(json.loads(self.said("get", "run", "--json")[1]), {"run": mock.ANY})
+
+    def test_a_terminal_without_unicode(self) -> None:
+        raw = io.BytesIO()
+        with io.TextIOWrapper(raw, encoding="latin-1") as file:
+            text.say(["\u6f22 \xfc \x1b"], file)
+            self.assertEqual(raw.getvalue(), b"\\u6f22 \xfc \\x1b\n")
+
+    def test_json_keeps_names(self) -> None:
+        told = json.loads(output.to_json({NASTY: [NASTY, {"a": (1, NASTY)}]}))
+        kept = b"".join(NAMES).decode("utf-8", "replace")
+        self.assertEqual(told, {kept: [kept, {"a": [1, kept]}]})
+
     def test_errors(self) -> None:
         for arguments in (["who", "x"], ["who"], ["get", "a", "b"], ["set", "run"], ["sit"], []):
             status, out, err = self.said(*arguments)
@@ -144,6 +209,39 @@ class Words(unittest.TestCase):
             self.assertEqual(told["exit_status"], 2)
             self.assertIn("usage: ksmv", told["advice"][0])
             self.assertTrue(told["error"])
+
+
+class Lines(unittest.TestCase):
+    """Files of the kernel: only a newline ends a line."""
+
+    def setUp(self) -> None:
+        place = tempfile.TemporaryDirectory()
+        self.addCleanup(place.cleanup)
+        self.place = Path(place.name)
+
+    def write(self, name: str, *lines: bytes) -> None:
+        """Makes a file of these lines."""
+        (self.place / name).write_bytes(b"".join(line + b"\n" for line in lines))
+
+    def test_of_maps(self) -> None:
+        odd = b"/tmp/a\r3000-4000 rw-p 0 00:00 0 \x0b\x1c\x85\xe2\x80\xa8\xff"
+        areas = [b"1000-2000 rw-p 00000000 00:00 7 " + odd, b"2000-3000 r--s 00000000 00:00 0 "]
+        self.write("maps", *areas)
+        self.write("smaps", areas[0] + b"\rVmFlags: mg", b"VmFlags: rd", areas[1], b"VmFlags: sh")
+        space = pages.AddressSpace(str(self.place))
+        found = [(one.start, one.end, one.private) for one in space.areas()]
+        self.assertEqual(found, [(0x1000, 0x2000, True), (0x2000, 0x3000, False)])
+        self.assertEqual([set(one.flags) for one in space.areas_with_flags()], [{"rd"}, {"sh"}])
+
+    def test_of_status(self) -> None:
+        name = b"a\rUid:\t0 )\xff\n"
+        self.write("status", b"Name:\ta\rUid:\t0 )\xff\\n", b"Uid:\t7\t7", b"VmSize:\t1 kB")
+        self.write("cgroup", b"1:name=systemd:/0::/x", b"0::/a\r0::/b\x85 \xff")
+        self.write("comm", name)
+        with mock.patch("processes._directories", return_value=[str(self.place)]):
+            found = processes.one(7)
+        self.assertEqual((found.name, found.uid), (text.decode(name), 7))
+        self.assertEqual(found.cgroup, text.decode(b"/a\r0::/b\x85 \xff"))
 
 
 def options_of(command: argparse.ArgumentParser) -> dict[str, argparse.Action]:

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Text that any user may have chosen: names of processes, cgroups and files.
+
+The kernel takes all bytes but a few in a name. Text is read here so that no byte is lost and no
+character but a newline ends a line, and escaped here before people see it.
+"""
+
+import os
+from collections.abc import Iterable
+from typing import TextIO
+
+# Characters that show nothing though Unicode counts them as letters, marks or symbols: joiners,
+# fillers, selectors of variants, the empty pattern of Braille.
+_INVISIBLE = frozenset(
+    map(
+        chr,
+        (
+            0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0,
+            *range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0),
+        ),
+    )
+)  # fmt: skip
+# A byte that is no UTF-8 is read as this and its value.
+_LONE_BYTE = 0xDC00
+
+
+def decode(content: bytes) -> str:
+    """The text of a file of the kernel; bytes that are no UTF-8 stay what they are."""
+    return content.decode("utf-8", "surrogateescape")
+
+
+def lines_of(path: "str | os.PathLike[str]") -> list[str]:
+    """The lines of a file of the kernel. Only newlines end them: splitlines() of str splits a
+    name at other characters, too."""
+    with open(path, "rb") as file:
+        return decode(file.read().removesuffix(b"\n")).split("\n")
+
+
+def printable(text: str) -> str:
+    """The text with all escaped that a terminal obeys or does not show, as Python would."""
+    return "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    if character.isprintable() and character not in _INVISIBLE:
+        return character
+    code = ord(character)
+    if _LONE_BYTE + 0x80 <= code <= _LONE_BYTE + 0xFF:
+        return f"\\x{code - _LONE_BYTE:02x}"
+    if code < 0x80:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 1 << 16 else f"\\U{code:08x}"
+
+
+def exchangeable(text: str) -> str:
+    """The text for programs: with U+FFFD for each byte that is no UTF-8. All else is kept."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def say(lines: Iterable[str], file: TextIO, before: str = "", end: str = "\n") -> None:
+    """Prints lines for people, after `before`, which is printed as it is. All that ksmv tells
+    people passes here."""
+    text = "\n".join(map(printable, lines))
+    encoding = file.encoding or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    print(before + text, end=end, file=file, flush=True)
