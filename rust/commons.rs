@@ -11,6 +11,7 @@
 
 use crate::mm::drain_lru;
 use crate::mm::is_memory_short;
+use crate::mm::page::PageRef;
 use crate::mm::policy::Division;
 use crate::mm::policy::Policy;
 use crate::mm::policy::Scope;
@@ -461,6 +462,19 @@ impl Commons {
     /// Spare frames for shared pages.
     pub(crate) fn pool(&self) -> &Mutex<Pool> {
         &self.pool
+    }
+
+    /// Draws a spare frame for a new shared page, of this node (`None`: of any). Takes the lock of the
+    /// pool and then that of the sets: what these knew of the frame they forget before a shared page can
+    /// be met there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::draw`].
+    pub(crate) fn draw(&self, node: Option<i32>) -> Result<PageRef> {
+        let page = self.pool.lock().draw(node)?;
+        self.sets.lock().engine.forget_shared(page.frame());
+        Ok(page)
     }
 
     /// How contents get their keys.

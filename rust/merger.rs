@@ -128,8 +128,8 @@ impl Merger {
                 break;
             }
             next += 1;
-            let attempt = Attempt::new(commons, terms, candidate);
-            match prepare(terms, &attempt) {
+            let (attempt, shared) = Attempt::new(commons, terms, candidate);
+            match prepare(terms, &attempt, shared) {
                 Ok(neighbour) => self.run.push(attempt, neighbour),
                 Err(refusal) => {
                     attempt.end(&mut commons.sets().lock(), terms, Err(refusal));
@@ -252,25 +252,36 @@ struct Attempt {
 impl Attempt {
     /// Attempts to merge a page that is mapped once, in the address space of `terms`. Its twin takes a
     /// seat of its own when that is merged.
-    fn new(commons: &Commons, terms: &Terms<'_>, page: Candidate) -> Self {
-        let domain = terms.domain_of_page(page.frame);
-        Attempt {
-            claim: claim(commons, page.key, domain, terms.space),
-            domain,
-            page,
-            pages: 1,
-        }
+    fn new(commons: &Commons, terms: &Terms<'_>, page: Candidate) -> (Self, Option<SharedPage>) {
+        Self::with(commons, terms, page, terms.space, 1)
     }
 
     /// Attempts to merge a page that may be mapped in several address spaces, together with its twin.
-    fn of_many(commons: &Commons, terms: &Terms<'_>, page: Candidate) -> Self {
+    fn of_many(
+        commons: &Commons,
+        terms: &Terms<'_>,
+        page: Candidate,
+    ) -> (Self, Option<SharedPage>) {
+        Self::with(commons, terms, page, None, 2)
+    }
+
+    /// Claims what the page is to be merged with; returns the shared page, where it is one.
+    fn with(
+        commons: &Commons,
+        terms: &Terms<'_>,
+        page: Candidate,
+        space: Option<Space>,
+        pages: u32,
+    ) -> (Self, Option<SharedPage>) {
         let domain = terms.domain_of_page(page.frame);
-        Attempt {
-            claim: claim(commons, page.key, domain, None),
-            domain,
+        let (claim, shared) = claim(commons, page.key, domain, space);
+        let attempt = Attempt {
             page,
-            pages: 2,
-        }
+            domain,
+            claim,
+            pages,
+        };
+        (attempt, shared)
     }
 
     /// Tells the engine into which page this one was merged, or why not, and whoever traces that.
@@ -302,12 +313,11 @@ impl Attempt {
     fn tell_merged(&self, engine: &mut Engine, key: Key, shared: &SharedPage, terms: &Terms<'_>) {
         let frame = shared.frame();
         let is_new = matches!(self.claim, Claim::Twin(_));
-        if is_new {
-            // Whatever shared page was on this new frame before has been freed.
-            engine.forget_shared(frame);
-        }
+        // Another thread may have met a mapping already, have taken the page for one that was found, and
+        // have merged others into it. Then it keeps a seat for each mapping.
+        let is_known = is_new && engine.forget_shared(frame);
         engine.merged(key, frame, self.domain, shared.mappings());
-        if is_new {
+        if is_new && !is_known {
             engine.made(frame, terms.began, self.pages);
         }
     }
@@ -346,15 +356,36 @@ impl Attempt {
     }
 }
 
-/// Claims what a page of `domain` of this key is to be merged with (`None`: the zero page).
-fn claim(commons: &Commons, key: Option<Key>, domain: Domain, space: Option<Space>) -> Claim {
-    key.map_or(Claim::Nothing, |key| {
-        commons.sets().lock().claim(key, domain, space)
-    })
+/// Claims what a page of `domain` of this key is to be merged with (`None`: the zero page); returns the
+/// shared page, where it is one that can be read.
+///
+/// The reference is taken while the sets are locked. A frame that was freed, and drawn for a shared page
+/// of another domain, was forgotten under that lock before the page was one ([`Commons::draw`]). So this
+/// page is the one that the sets know, and of `domain`, and stays so as long as it is referenced.
+fn claim(
+    commons: &Commons,
+    key: Option<Key>,
+    domain: Domain,
+    space: Option<Space>,
+) -> (Claim, Option<SharedPage>) {
+    let Some(key) = key else {
+        return (Claim::Nothing, None);
+    };
+    let mut sets = commons.sets().lock();
+    let claim = sets.claim(key, domain, space);
+    let shared = match claim {
+        Claim::Seat { frame, .. } => SharedPage::readable(frame),
+        _ => None,
+    };
+    (claim, shared)
 }
 
-/// Makes ready what a page is to be replaced by.
-fn prepare(terms: &Terms<'_>, attempt: &Attempt) -> Result<Neighbour, Refusal> {
+/// Makes ready what a page is to be replaced by: `shared`, where the claim is on that.
+fn prepare(
+    terms: &Terms<'_>,
+    attempt: &Attempt,
+    shared: Option<SharedPage>,
+) -> Result<Neighbour, Refusal> {
     let Candidate {
         addr, frame, key, ..
     } = attempt.page;
@@ -364,7 +395,10 @@ fn prepare(terms: &Terms<'_>, attempt: &Attempt) -> Result<Neighbour, Refusal> {
     match attempt.claim {
         Claim::Nothing => Err(Refusal::Gone),
         Claim::Full(_) => Err(Refusal::Full),
-        Claim::Seat { frame: shared, .. } => Neighbour::by_shared(addr, frame, shared, terms),
+        Claim::Seat { .. } => {
+            let shared = shared.ok_or(Refusal::TargetGone)?;
+            Neighbour::by_shared(addr, frame, shared, terms)
+        }
         Claim::Twin(twin) if twin == frame => Err(Refusal::Gone),
         Claim::Twin(twin) => Neighbour::by_new(addr, frame, twin, terms),
     }
@@ -373,12 +407,14 @@ fn prepare(terms: &Terms<'_>, attempt: &Attempt) -> Result<Neighbour, Refusal> {
 /// Merges a page, by all of its mappings, with what the engine has for its content by now.
 fn merge(commons: &Commons, terms: &Terms<'_>, candidate: Candidate, visits: &mut Visits) {
     let Candidate { frame, visit, .. } = candidate;
-    let attempt = Attempt::of_many(commons, terms, candidate);
+    let (attempt, shared) = Attempt::of_many(commons, terms, candidate);
     let merged = match (candidate.key, attempt.claim) {
         (None, _) => terms.join_zero(frame).map(|()| None),
         (Some(_), Claim::Nothing) => Err(Refusal::Gone),
         (Some(_), Claim::Full(_)) => Err(Refusal::Full),
-        (Some(_), Claim::Seat { frame: target, .. }) => terms.join(frame, target).map(Some),
+        (Some(_), Claim::Seat { .. }) => shared
+            .ok_or(Refusal::TargetGone)
+            .and_then(|shared| terms.join(frame, shared).map(Some)),
         (Some(_), Claim::Twin(twin)) if twin == frame => Err(Refusal::Gone),
         (Some(key), Claim::Twin(twin)) => {
             let is_expected =

@@ -202,7 +202,7 @@ impl Scanner {
             space: space_of(mm),
             began,
             max_page_sharing: rules.max_page_sharing,
-            pool: commons.pool(),
+            draw: &|node| commons.draw(node),
         };
         self.merger.merge_all(commons, &terms, &mut self.visits);
         (progress, effort)

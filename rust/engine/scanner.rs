@@ -532,12 +532,14 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// Takes note of a freshly allocated shared frame: what was known of the number is stale.
-    pub fn forget_shared(&mut self, frame: Frame) {
+    /// Takes note of a freshly allocated shared frame: what was known of the number is stale. Returns
+    /// whether anything was.
+    pub fn forget_shared(&mut self, frame: Frame) -> bool {
         let Some(gone) = self.shared.remove(frame) else {
-            return;
+            return false;
         };
         self.forget_stable(&gone);
+        true
     }
 
     /// Takes note of one mapping of a shared frame, met while scanning `domain`.

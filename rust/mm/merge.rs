@@ -61,7 +61,6 @@ use crate::mm::page::MappedPage;
 use crate::mm::page::PageRef;
 use crate::mm::page::StillPage;
 use crate::mm::policy::Policy;
-use crate::mm::pool::Pool;
 use crate::mm::process::Owner;
 use crate::mm::pte::Cleared;
 use crate::mm::pte::Entry;
@@ -82,7 +81,6 @@ use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::rcu;
-use kernel::sync::Mutex;
 
 /// For whom pages are merged.
 pub(crate) struct Terms<'a> {
@@ -98,8 +96,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) began: u64,
     /// How many page table entries may be made to map a shared page.
     pub(crate) max_page_sharing: u32,
-    /// Where the frames of new shared pages come from.
-    pub(crate) pool: &'a Mutex<Pool>,
+    /// Draws the frame of a new shared page, of this node (`None`: of any).
+    pub(crate) draw: &'a dyn Fn(Option<i32>) -> Result<PageRef>,
 }
 
 impl Terms<'_> {
@@ -144,7 +142,8 @@ impl Terms<'_> {
     /// Makes a new shared page for that on `frame`.
     pub(super) fn new_shared(&self, frame: Frame) -> Result<SharedPage, Refusal> {
         let node = self.policy.node_of_page(frame);
-        SharedPage::new(self.mm, self.pool, node).map_err(|_| Refusal::NoMemory)
+        let page = (self.draw)(node).map_err(|_| Refusal::NoMemory)?;
+        SharedPage::new(self.mm, page).map_err(|_| Refusal::NoMemory)
     }
 
     /// The domain of the page on `frame`: what its key is for.
@@ -152,10 +151,9 @@ impl Terms<'_> {
         self.policy.domain_of_page(self.domain, frame)
     }
 
-    /// Merges `frame` into the shared page on `shared`; returns that.
-    pub(crate) fn join(&self, frame: Frame, shared: Frame) -> Result<SharedPage, Refusal> {
+    /// Merges `frame` into `shared`, a page of the domain of `frame`; returns that.
+    pub(crate) fn join(&self, frame: Frame, shared: SharedPage) -> Result<SharedPage, Refusal> {
         let page = PageRef::candidate(frame).ok_or(Refusal::Gone)?;
-        let shared = SharedPage::readable(shared).ok_or(Refusal::TargetGone)?;
         self.check_few(&page)?;
         // All of its mappings, or none: who has them is not to be told apart by that.
         if page.mappings().saturating_add(shared.mappings()) > self.max_page_sharing {

@@ -77,18 +77,13 @@ impl Neighbour {
         Ok(Neighbour { addr, page, by })
     }
 
-    /// As [`Self::by_zero`], by the shared page on `shared`.
-    ///
-    /// # Errors
-    ///
-    /// In addition [`Refusal::TargetGone`].
+    /// As [`Self::by_zero`], by the shared page `shared`, of the domain of the page.
     pub(crate) fn by_shared(
         addr: usize,
         frame: Frame,
-        shared: Frame,
+        shared: SharedPage,
         terms: &Terms<'_>,
     ) -> Result<Self, Refusal> {
-        let shared = SharedPage::readable(shared).ok_or(Refusal::TargetGone)?;
         let page = simple(terms, frame, |page| {
             expect_same(&page.content(), &shared.content())
         })?;

@@ -7,13 +7,12 @@
 //! finds nothing (so the page is neither reclaimed nor moved). Nothing in it points to this
 //! module, which can therefore be unloaded at any time.
 //!
-//! It is always on a frame drawn from the [`Pool`], never on a candidate's own: so nobody can
+//! It is always on a frame drawn from the [pool](crate::mm::pool), never on a candidate's own: so nobody can
 //! prepare the frame on which others' data will end up (Flip Feng Shui).
 
 use crate::mm::page::Kind;
 use crate::mm::page::PageRef;
 use crate::mm::page::StillPage;
-use crate::mm::pool::Pool;
 use crate::mm::refusal::Refusal;
 use crate::shim;
 use core::ops::Deref;
@@ -22,7 +21,6 @@ use kernel::bindings;
 use kernel::error::to_result;
 use kernel::mm::MmWithUser;
 use kernel::prelude::*;
-use kernel::sync::Mutex;
 
 /// A reference to a shared page.
 ///
@@ -46,16 +44,15 @@ impl SharedPage {
         Self::get(frame).filter(|page| !page.is_poisoned())
     }
 
-    /// Makes a new shared page on a frame out of `pool`, of this node (`None`: of any), mapped nowhere
-    /// yet, whose content is to come.
+    /// Makes a new shared page of `page`, drawn from the [pool](crate::mm::pool) and mapped nowhere yet, whose content
+    /// is to come.
     ///
     /// It is charged to the memory cgroup of `mm`, as any anonymous page of it, and on no LRU list.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`: no memory, or the cgroup has reached its limit.
-    pub(crate) fn new(mm: &MmWithUser, pool: &Mutex<Pool>, node: Option<i32>) -> Result<Self> {
-        let page = pool.lock().draw(node)?;
+    /// `ENOMEM`: the cgroup has reached its limit.
+    pub(crate) fn new(mm: &MmWithUser, page: PageRef) -> Result<Self> {
         let folio = page.folio();
         // SAFETY: The folio is referenced and known to nobody else, the mm in use.
         unsafe {

@@ -154,7 +154,11 @@ impl Watched {
 
     /// Moves pages into the span, one by one; returns how many the kernel would not.
     pub(super) fn refused_moves(&self, from: Span, to: Span) -> u64 {
-        let is_refused = |&page: &u64| self.faults.move_page(from.page(page), to.page(page)).is_err();
+        let is_refused = |&page: &u64| {
+            self.faults
+                .move_page(from.page(page), to.page(page))
+                .is_err()
+        };
         (0..from.pages).filter(is_refused).count() as u64
     }
 }

@@ -156,8 +156,8 @@ impl Peer {
 
     fn answer(&mut self, verb: &str, arguments: &[u64]) -> Answer {
         match verb {
-            "splice" | "check_pipe" | "pin" | "unpin" | "pinned_write" | "watch" | "watch_moves"
-            | "unwatch" => self.hold(verb, arguments),
+            "splice" | "check_pipe" | "pin" | "unpin" | "pinned_write" | "watch"
+            | "watch_moves" | "unwatch" => self.hold(verb, arguments),
             "move_pages" => {
                 let watched = self.watched.as_ref().ok_or("nothing is watched")?;
                 let to = Span::new(arguments[2], arguments[1]);

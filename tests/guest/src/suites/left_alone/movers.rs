@@ -139,7 +139,11 @@ fn zeros(lab: &Lab) -> Result {
     mover.advise(registered, libc::MADV_MERGEABLE)?;
     scanner::merge()?;
     pages::expect_zero_page((&other, in_other))?;
-    expect::eq("merged zeros of one that moves pages", 0, zero_pages(&mover)?)?;
+    expect::eq(
+        "merged zeros of one that moves pages",
+        0,
+        zero_pages(&mover)?,
+    )?;
     expect_moved(&mover, from, to, Ids::ZERO)
 }
 
@@ -153,14 +157,20 @@ fn moved_zeros(lab: &Lab) -> Result {
     let from = mover.anon(PAGES, Ids::ZERO)?;
     scanner::merge()?;
     pages::expect_zero_page((&mover, from))?;
-    expect::that(zero_pages(&mover)? >= PAGES, || "expected merged zeros, found too few")?;
+    expect::that(zero_pages(&mover)? >= PAGES, || {
+        "expected merged zeros, found too few"
+    })?;
     let no_probes = NoProbes::new()?;
     let to = target(&mover)?;
     drop(no_probes);
     let half = PAGES / 2;
     expect_moved(&mover, from.part(0, half), to.part(0, half), Ids::ZERO)?;
     scanner::scan(2)?;
-    expect::eq("merged zeros of one that moves pages", 0, zero_pages(&mover)?)?;
+    expect::eq(
+        "merged zeros of one that moves pages",
+        0,
+        zero_pages(&mover)?,
+    )?;
     mover.check(from.part(half, half), Ids::ZERO)?;
     mover.fill(to.part(0, half), IDS)?;
     mover.fill(from.part(half, half), IDS)?;
