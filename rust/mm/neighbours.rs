@@ -41,6 +41,9 @@ use kernel::prelude::*;
 
 /// Pages that are replaced under one page table lock: few, so that no fault waits long for it.
 pub(crate) const MOST: usize = 32;
+/// After so many of them it is seen whether a fault waits for the lock: the others are left as they
+/// are then, until the next pass.
+const PATIENCE: usize = 8;
 /// Bytes between two of them, at most: secondary MMUs forget what is in between, too.
 const LONGEST_GAP: usize = 16 * PAGE_SIZE;
 /// Bytes that a page table maps, at least.
@@ -219,10 +222,19 @@ impl Run<'_> {
             return;
         }
         let flush = table.flush();
+        let mut is_awaited = false;
         for (index, (cleared, result)) in cleared.iter_mut().zip(results).enumerate() {
-            if let Some((mut entry, old)) = cleared.take() {
-                *result = self.replace_entry(index, &mut entry, old.flushed(&flush));
-            }
+            let Some((mut entry, old)) = cleared.take() else {
+                continue;
+            };
+            let old = old.flushed(&flush);
+            is_awaited = is_awaited || index % PATIENCE == PATIENCE - 1 && table.is_contended();
+            *result = if is_awaited {
+                entry.restore(old);
+                Err(Refusal::Busy)
+            } else {
+                self.replace_entry(index, &mut entry, old)
+            };
         }
     }
 

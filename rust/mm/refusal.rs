@@ -16,7 +16,8 @@ pub(crate) enum Refusal {
     Gone = shim::ksm_v_refusal_KSM_V_REFUSED_GONE,
     /// What it was to be merged with is not there any more.
     TargetGone = shim::ksm_v_refusal_KSM_V_REFUSED_TARGET_GONE,
-    /// Someone else has locked one of the two, or it can't be split just now.
+    /// Someone else has locked one of the two, or waits for its page table, or it can't be split just
+    /// now.
     Busy = shim::ksm_v_refusal_KSM_V_REFUSED_BUSY,
     /// Something other than page tables refers to it.
     Pinned = shim::ksm_v_refusal_KSM_V_REFUSED_PINNED,
