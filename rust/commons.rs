@@ -91,6 +91,8 @@ pub(crate) struct Place {
     pub(crate) range: Range<usize>,
     /// The region in which that is, if its visit has begun.
     pub(crate) visit: Option<Region>,
+    /// How many ids were passed to find the address space, if that has just been found.
+    pub(crate) passed: Option<u32>,
 }
 
 /// What a step goes by.
@@ -300,6 +302,7 @@ impl State {
                     mm: place.mm.clone(),
                     range: middle..place.range.end,
                     visit: None,
+                    passed: None,
                 };
                 place.range.end = middle;
                 self.begin(other);
@@ -338,6 +341,8 @@ impl State {
             mm,
             range: 0..usize::MAX,
             visit: None,
+            // Those behind the last address space count for the first one of the next pass.
+            passed: Some(self.cursor.take_passed()),
         })
     }
 

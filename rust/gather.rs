@@ -9,6 +9,7 @@ use crate::mm::page::PageRef;
 use crate::mm::pte::Population;
 use crate::mm::walk::Mapped;
 use crate::mm::walk::MergedZero;
+use crate::mm::walk::Others;
 use crate::mm::walk::Visitor;
 use crate::visits::Coming;
 use crate::visits::VisitNo;
@@ -22,6 +23,7 @@ use engine::Inspected;
 use engine::Key;
 use engine::Keys;
 use engine::Salt;
+use engine::PAGE_SIZE;
 use kernel::prelude::*;
 
 /// Pages looked at in one step: as many as a page table has.
@@ -30,8 +32,19 @@ pub(crate) const BATCH: usize = 512;
 pub(crate) const MOST_PAGES: usize = 2 * BATCH;
 /// Page tables looked at in one step, where there are few pages in them.
 pub(crate) const TABLES: u32 = 16;
-/// A page that is passed over costs as much as this part of one that is looked at.
-const SKIPPED_PER_PAGE: u64 = 64;
+/// Effort is counted in units, of which a page that is looked at costs so many: about 780 instructions.
+/// (`flood::cycles_cost_the_same_whatever_is_mapped` counts them, of this and of what follows.)
+const PAGE: u64 = 64;
+/// An entry of a page table that is read for a digest only.
+const DIGESTED: u64 = 1;
+/// An entry that is looked at, and nothing is present: 38 instructions.
+const ABSENT: u64 = 3;
+/// One that maps what can't be merged: 165 instructions for the zero page, fewer for one of a file.
+const PRESENT: u64 = 14;
+/// An area, whatever is in it: 670 instructions.
+const AREA: u64 = 56;
+/// An address space, whatever is in it.
+const SPACE: u64 = 256;
 
 /// A page that was met, to be merged or looked at more closely.
 #[derive(Clone, Copy)]
@@ -65,6 +78,8 @@ pub(crate) struct Batch {
     pub(crate) skipped: u64,
     /// Merged pages of regions that are settled.
     pub(crate) settled: u64,
+    /// What else was looked at, in units.
+    pub(crate) beside: u64,
 }
 
 /// An unmerged page that was met.
@@ -102,16 +117,16 @@ impl Batch {
             tagged: 0,
             skipped: 0,
             settled: 0,
+            beside: 0,
         })
     }
 
-    /// How many pages were looked at; of those passed over, as many as cost the same.
+    /// How many pages were looked at; what else was, as so many pages as cost the same.
     pub(crate) fn effort(&self) -> u64 {
         let met = self.pages.len().saturating_add(self.merged.len()) as u64;
-        let skipped = self.skipped.saturating_add(self.settled);
         met.saturating_add(self.passed_by)
             .saturating_add(self.tagged)
-            .saturating_add(skipped / SKIPPED_PER_PAGE)
+            .saturating_add(self.beside / PAGE)
     }
 
     /// Looks at the whole of the pages that are unclear, of an owner in `domain`. Tells `zero` of those
@@ -150,27 +165,43 @@ impl Batch {
 
 /// How much more a step looks at.
 pub(crate) struct Budget {
-    pub(crate) pages: usize,
-    pub(crate) tables: u32,
+    /// Effort, of no more pages than there is room for.
+    units: u64,
+    tables: u32,
 }
 
 impl Budget {
     /// That of a step which looks at up to `limit` pages, and at a batch at the most.
     pub(crate) fn new(limit: u32) -> Self {
         Budget {
-            pages: BATCH.min(limit as usize),
+            units: units_of(limit),
             tables: TABLES,
         }
     }
 
     /// Has it last for as many pages again, and for no more page tables.
     pub(crate) fn refill(&mut self, limit: u32) {
-        self.pages = BATCH.min(limit as usize);
+        self.units = units_of(limit);
     }
 
     pub(crate) fn is_spent(&self) -> bool {
-        self.pages == 0 || self.tables == 0
+        self.units == 0 || self.tables == 0
     }
+
+    fn spend(&mut self, units: u64) {
+        self.units = self.units.saturating_sub(units);
+    }
+}
+
+/// The effort of so many pages, and of a batch at the most.
+fn units_of(pages: u32) -> u64 {
+    (BATCH as u64).min(pages.into()).saturating_mul(PAGE)
+}
+
+/// The effort of `pids` ids of processes and threads that were passed, and of an address space, in pages.
+pub(crate) fn effort_to_find(pids: u32) -> u32 {
+    const PIDS_PER_PAGE: u32 = 8;
+    (pids / PIDS_PER_PAGE).saturating_add((SPACE / PAGE) as u32)
 }
 
 /// Collects what is mapped in an area.
@@ -214,6 +245,17 @@ impl<'a> Gatherer<'a> {
             visit: VisitNo::NONE,
             settled,
         }
+    }
+
+    /// Comes to an area.
+    pub(crate) fn enter_area(&mut self) {
+        self.look_beside(AREA);
+    }
+
+    /// Looks at something that is no page to merge.
+    fn look_beside(&mut self, units: u64) {
+        self.batch.beside = self.batch.beside.saturating_add(units);
+        self.budget.spend(units);
     }
 
     /// Comes to the end of what is looked at in an area.
@@ -276,6 +318,8 @@ impl Visitor for Gatherer<'_> {
         };
         *count = count.saturating_add(pages.into());
         self.visit = VisitNo::NONE;
+        let entries = (range.len() / PAGE_SIZE) as u64;
+        self.look_beside(entries.saturating_mul(DIGESTED));
         false
     }
 
@@ -298,13 +342,24 @@ impl Visitor for Gatherer<'_> {
                 self.batch.passed_by = self.batch.passed_by.saturating_add(1);
             }
         }
-        self.budget.pages = self.budget.pages.saturating_sub(1);
-        break_if(self.budget.pages == 0)
+        self.budget.spend(PAGE);
+        break_if(self.budget.units == 0)
+    }
+
+    fn others(&mut self, entries: Others) -> ControlFlow<()> {
+        let absent = entries.absent.saturating_mul(ABSENT);
+        self.look_beside(
+            entries
+                .present
+                .saturating_mul(PRESENT)
+                .saturating_add(absent),
+        );
+        break_if(self.budget.units == 0)
     }
 
     fn table_done(&mut self) -> ControlFlow<()> {
         self.budget.tables = self.budget.tables.saturating_sub(1);
-        break_if(self.budget.tables == 0)
+        break_if(self.budget.is_spent())
     }
 }
 

@@ -8,6 +8,7 @@
 use crate::commons::Commons;
 use crate::commons::Place;
 use crate::commons::Rules;
+use crate::gather::effort_to_find;
 use crate::gather::Batch;
 use crate::gather::Budget;
 use crate::gather::Candidate;
@@ -101,13 +102,19 @@ impl Scanner {
     }
 
     /// Looks at up to `limit` pages (and a batch at the most) from `place` on, and merges what can be
-    /// merged. Returns how many it was; of those passed over, as many as cost the same.
+    /// merged. Returns how many it was; and of what else was looked at, as many as cost the same.
     pub(crate) fn step(&mut self, commons: &Commons, place: Place, limit: u32) -> u32 {
-        let Place { mm, range, visit } = place;
+        let Place {
+            mm,
+            range,
+            visit,
+            passed,
+        } = place;
+        let finding = passed.map_or(0, effort_to_find);
         self.visits.resume(visit);
         let Some(user) = mm.mmget_not_zero() else {
             let _ = self.visits.end(&mut commons.lock(), None);
-            return 0;
+            return finding;
         };
         // The last user may go meanwhile: its memory is not torn down in this thread.
         let user = MmWithUser::into_mmput_async(user);
@@ -125,9 +132,15 @@ impl Scanner {
         let visit = self.visits.end(&mut state, going_on);
         if let Some((addr, area_end)) = next {
             let range = addr..range.end;
-            state.put_back(Place { mm, range, visit }, area_end);
+            let place = Place {
+                mm,
+                range,
+                visit,
+                passed: None,
+            };
+            state.put_back(place, area_end);
         }
-        u32::try_from(effort).unwrap_or(u32::MAX)
+        finding.saturating_add(u32::try_from(effort).unwrap_or(u32::MAX))
     }
 
     /// Looks at a batch of pages in `range` of an address space, and merges at once what equals
@@ -235,6 +248,7 @@ impl Scanner {
             };
             let end = vma.end().min(range.end);
             area_end = end;
+            gatherer.enter_area();
             movers::meet(space.mm, &vma);
             addr = if may_merge(space.mm, &vma, rules.policy) {
                 is_admitted = true;
@@ -315,6 +329,7 @@ impl Scanner {
         engine.pass_by(take(&mut self.batch.tagged));
         engine.pass_by(take(&mut self.batch.settled));
         engine.skip(take(&mut self.batch.skipped));
+        self.batch.beside = 0;
         for (frame, mappings) in self.batch.merged.drain_all() {
             let domain = domain_of(frame);
             if engine.sight_shared(frame, domain, mappings) == Sight::Adoptable {

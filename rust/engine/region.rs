@@ -86,7 +86,8 @@ impl Outcome {
     /// How many pages are merged now, as [`Record::merged`] has it.
     fn merged_in_all(&self) -> u16 {
         let merged = self.found_merged.saturating_add(self.merged);
-        let all = if merged == self.looked_at {
+        // Not where there is nothing: the pages of a settled region count as looked at.
+        let all = if merged == self.looked_at && merged > 0 {
             Record::ALL
         } else {
             0
@@ -179,9 +180,6 @@ impl<S: Storage<Record>> Regions<S> {
         plan: &Plan,
         outcome: Outcome,
     ) -> Result<(), Full> {
-        if outcome.looked_at == 0 && !visit.is_settled {
-            return Ok(());
-        }
         let hash = self.hash(visit.id);
         let first = Record::new(hash);
         let before = self.records.get(hash).copied().unwrap_or(first);

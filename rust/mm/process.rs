@@ -20,6 +20,8 @@ use kernel::sync::rcu;
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Cursor {
     last: i32,
+    /// Ids that were passed since somebody asked.
+    passed: u32,
 }
 
 impl Cursor {
@@ -32,7 +34,7 @@ impl Cursor {
         let rcu = rcu::read_lock();
         loop {
             let Some(pid) = self.next_pid(&rcu) else {
-                *self = Self::default();
+                self.last = 0;
                 return None;
             };
             // An address space that several processes share (vfork) is met at its owner only.
@@ -40,6 +42,11 @@ impl Cursor {
                 return Some(mm);
             }
         }
+    }
+
+    /// How many ids of processes and threads were passed since this was asked last.
+    pub(crate) fn take_passed(&mut self) -> u32 {
+        core::mem::take(&mut self.passed)
     }
 
     fn is_at_owner(&self, mm: &Mm, rcu: &rcu::Guard) -> bool {
@@ -52,6 +59,7 @@ impl Cursor {
         let pid = NonNull::new(unsafe { shim::ksm_v_find_ge_pid(self.last.checked_add(1)?) })?;
         // SAFETY: As above, so the pid is not freed yet.
         self.last = unsafe { shim::ksm_v_pid_nr(pid.as_ptr()) };
+        self.passed = self.passed.saturating_add(1);
         Some(pid)
     }
 }

@@ -406,6 +406,11 @@ impl<'a> LockedTable<'a> {
         unsafe { shim::ksm_v_spin_is_contended(self.lock) }
     }
 
+    /// The address of the first entry.
+    pub(super) fn start(&self) -> usize {
+        self.range.start
+    }
+
     /// The entries, each with its address, from the first on.
     pub(super) fn entries(&self) -> impl Iterator<Item = (usize, *mut bindings::pte_t)> + '_ {
         let first = self.first.as_ptr();

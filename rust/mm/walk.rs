@@ -109,6 +109,15 @@ impl MergedZero {
     }
 }
 
+/// Entries of a page table whose pages are not shown.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Others {
+    /// Nothing is present.
+    pub(crate) absent: u64,
+    /// Something is present: a page of a file, the zero page.
+    pub(crate) present: u64,
+}
+
 /// What is done with the entries of an area.
 ///
 /// Called with a page table lock held, unless it says otherwise: must not sleep.
@@ -124,6 +133,12 @@ pub(crate) trait Visitor {
 
     /// A page that was merged with the zero page is mapped. `Break` as above.
     fn merged_zero(&mut self, _zero: MergedZero) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    /// So many entries were read, besides those whose pages were shown: told for a part of a page table,
+    /// after them. `Break` as above.
+    fn others(&mut self, _entries: Others) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 
@@ -145,6 +160,7 @@ pub(crate) fn walk<V: Visitor>(
     let mut walk = Walk {
         visitor,
         resume: range.end,
+        others: Others::default(),
     };
     let ops = match held {
         Held::VmaLock => &Walk::<V>::UNDER_VMA_LOCK,
@@ -259,6 +275,8 @@ type Shown = ControlFlow<usize, usize>;
 struct Walk<'a, V: Visitor> {
     visitor: &'a mut V,
     resume: usize,
+    /// Entries that were read and not told of yet.
+    others: Others,
 }
 
 impl<V: Visitor> Walk<'_, V> {
@@ -376,14 +394,33 @@ impl<V: Visitor> Walk<'_, V> {
         let Some(table) = (unsafe { LockedTable::lock(&area, pmd, range) }) else {
             return ControlFlow::Continue(end);
         };
+        // SAFETY: As above; the page table is locked.
+        let read = unsafe { self.entries(&table, vma) };
+        let others = core::mem::take(&mut self.others);
+        if self.visitor.others(others).is_break() {
+            let (ControlFlow::Continue(at) | ControlFlow::Break(at)) = read;
+            return ControlFlow::Break(at);
+        }
+        read
+    }
+
+    /// # Safety
+    ///
+    /// As [`Self::huge`]; the page table is one of `vma`.
+    unsafe fn entries(
+        &mut self,
+        table: &LockedTable<'_>,
+        vma: *mut bindings::vm_area_struct,
+    ) -> Shown {
+        let mut end = table.start();
         for (no, (addr, entry)) in table.entries().enumerate() {
             if no % PATIENCE == PATIENCE - 1 && table.is_contended() {
                 return ControlFlow::Continue(addr);
             }
+            end = addr.wrapping_add(PAGE_SIZE);
             // SAFETY: The page table is locked.
-            let flow = unsafe { self.entry(addr, entry, vma) };
-            if flow.is_break() {
-                return ControlFlow::Break(addr.wrapping_add(PAGE_SIZE));
+            if unsafe { self.entry(addr, entry, vma) }.is_break() {
+                return ControlFlow::Break(end);
             }
         }
         ControlFlow::Continue(end)
@@ -401,10 +438,12 @@ impl<V: Visitor> Walk<'_, V> {
         let mut mapped = MaybeUninit::<shim::ksm_v_mapped>::uninit();
         // SAFETY: Promised by the caller.
         if !unsafe { shim::ksm_v_ptep_mapped(entry, vma, addr, mapped.as_mut_ptr()) } {
+            self.others.absent = self.others.absent.wrapping_add(1);
             return ControlFlow::Continue(());
         }
         // SAFETY: The function has said what the entry maps, if only that it is no normal page.
         if unsafe { (*mapped.as_ptr()).page.is_null() } {
+            self.others.present = self.others.present.wrapping_add(1);
             // SAFETY: Promised by the caller.
             return unsafe { self.special(addr, entry, vma) };
         }
@@ -440,6 +479,7 @@ impl<V: Visitor> Walk<'_, V> {
     fn show(&mut self, addr: usize, what: &shim::ksm_v_mapped) -> ControlFlow<()> {
         let kind = kind_of_mapping(what.mapping);
         if kind == Kind::Other {
+            self.others.present = self.others.present.wrapping_add(1);
             return ControlFlow::Continue(());
         }
         self.visitor.page(addr, Mapped { what, kind })

@@ -343,6 +343,11 @@ impl Peer {
         self.on("touch", span, &[]).map(drop)
     }
 
+    /// Reads one word of each page, which maps the zero page where there was none.
+    pub fn read_touch(&self, span: Span) -> Result {
+        self.on("read_touch", span, &[]).map(drop)
+    }
+
     /// `munlock`.
     pub fn unlock(&self, span: Span) -> Result {
         self.on("munlock", span, &[]).map(drop)

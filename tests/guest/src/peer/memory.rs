@@ -297,6 +297,13 @@ pub fn touch(span: Span) {
     }
 }
 
+/// Reads one word of each page: of anonymous memory, that maps the zero page.
+pub fn read(span: Span) {
+    for index in 0..span.pages {
+        peek(span.page(index).addr);
+    }
+}
+
 /// `munlock`.
 pub fn unlock(span: Span) -> io::Result<()> {
     // SAFETY: Contents stay as they are.

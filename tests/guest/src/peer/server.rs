@@ -310,6 +310,10 @@ fn use_memory(verb: &str, arguments: &[u64]) -> Answer {
         "storm" => storm::run(span, rest[0], rest[1]),
         "probe" => done(attack::probe(span, rest[0], rest[1])),
         "flip" => memory::flip(span, Duration::from_millis(rest[0])).map(|()| 0),
+        "read_touch" => {
+            memory::read(span);
+            Ok(0)
+        }
         "touch" => {
             memory::touch(span);
             Ok(0)

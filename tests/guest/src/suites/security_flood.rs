@@ -17,8 +17,13 @@ use guest::scanner;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Trial;
+use std::thread::sleep;
+use std::time::Duration;
 
-const TESTS: &[Test] = &[("colliding_pages_cost_at_most_twice_as_much", colliding)];
+const TESTS: &[Test] = &[
+    ("colliding_pages_cost_at_most_twice_as_much", colliding),
+    ("cycles_cost_the_same_whatever_is_mapped", cycles),
+];
 
 /// The tests.
 pub fn trials() -> Vec<Trial> {
@@ -67,4 +72,69 @@ fn colliding(lab: &Lab) -> Result {
         flood as f64 / alike as f64
     );
     expect::within("cost of a colliding page", 0..=2 * alike, flood)
+}
+
+/// Cycles over which costs are averaged.
+const CYCLES: u64 = 30;
+/// Pages of each.
+const RATE: u64 = 1000;
+
+/// Run time of the scanner for a cycle while one process has what `make` makes, in nanoseconds.
+fn cycle_cost(lab: &Lab, make: impl Fn(&Peer) -> Result) -> Result<u64> {
+    let peer = lab.alice()?;
+    make(&peer)?;
+    knob::set("scan_rate", RATE)?;
+    knob::set("sleep_ms", scanner::UNTIL_TOLD_MS)?;
+    let before = knob::number("cpu_ns")?;
+    for _ in 0..CYCLES {
+        scanner::start()?;
+        // Instructions are counted as nanoseconds: a cycle has none of so many.
+        sleep(Duration::from_millis(100));
+        scanner::stop()?;
+    }
+    Ok((knob::number("cpu_ns")? - before) / CYCLES)
+}
+
+/// A user can map much that is nothing to merge, for little: zeroes that were only read, tables with
+/// hardly an entry, areas without a page.
+fn cycles(lab: &Lab) -> Result {
+    let pages = cycle_cost(lab, |peer| {
+        let span = peer.map(Kind::Anon, 4 * PAGES)?;
+        peer.keep_small(span)?;
+        peer.fill(span, Ids::each(10_000))
+    })?;
+    let zeroes = cycle_cost(lab, |peer| {
+        let span = peer.map(Kind::Anon, 8 * PAGES)?;
+        peer.keep_small(span)?;
+        peer.fill(span.page(0), Ids::each(1))?;
+        peer.read_touch(span.part(1, span.pages - 1))
+    })?;
+    let tables = cycle_cost(lab, |peer| {
+        let span = peer.map(Kind::Anon, 16 * PAGES)?;
+        peer.keep_small(span)?;
+        peer.fill(span.page(0), Ids::each(1))?;
+        for table in 1..span.pages / 512 {
+            peer.read_touch(span.page(table * 512))?;
+        }
+        Ok(())
+    })?;
+    let areas = cycle_cost(lab, |peer| {
+        let span = peer.map(Kind::Anon, PAGES)?;
+        for page in (0..span.pages).step_by(2) {
+            peer.protect(span.page(page), libc::PROT_READ)?;
+        }
+        Ok(())
+    })?;
+    println!(
+        "flood: a cycle over pages {pages} ns, over zeroes {zeroes} ns, over tables with an entry {tables} \
+         ns, over areas {areas} ns"
+    );
+    for (what, cost) in [("zeroes", zeroes), ("tables", tables), ("areas", areas)] {
+        expect::within(
+            format!("a cycle over {what}, in ns"),
+            0..=pages * 5 / 4,
+            cost,
+        )?;
+    }
+    Ok(())
 }
