@@ -20,6 +20,7 @@ use guest::lab::Test;
 use guest::module;
 use guest::pagemap::Frame;
 use guest::pages;
+use guest::peer::Kind;
 use guest::peer::Peer;
 use guest::peer::User;
 use guest::procfs;
@@ -52,6 +53,7 @@ const TESTS: &[Test] = &[
     ("is_unloaded_while_its_files_are_open", open_files),
     ("is_unloaded_while_its_files_are_read", readers),
     ("is_unloaded_while_it_unmerges", while_unmerging),
+    ("is_unloaded_while_a_frame_goes_offline", while_leaving),
     ("is_reloaded_twenty_times_under_load", twenty_times),
 ];
 
@@ -336,6 +338,41 @@ fn readers(_: &Lab) -> Result {
         }
         cycled
     })
+}
+
+/// The module leaves the frame in a work item, which walks all processes: zeroes that were only read make
+/// that longer than unloading takes up to where it waits for the item. What would run on in a module that
+/// is gone brings the guest down.
+fn while_leaving(lab: &Lab) -> Result {
+    const MADV_SOFT_OFFLINE: i32 = 101;
+    const ZEROES: u64 = 50_000;
+    knob::set("scope", "registered")?;
+    let peers = (0..12)
+        .map(|_| lab.peer(User::Root))
+        .collect::<Result<Vec<Peer>>>()?;
+    for peer in &peers {
+        let zeroes = peer.map(Kind::Anon, ZEROES)?;
+        peer.keep_small(zeroes)?;
+        peer.fill(zeroes.page(0), Ids::each(1))?;
+        peer.read_touch(zeroes.part(1, ZEROES - 1))?;
+    }
+    let (a, b) = (lab.peer(User::Root)?, lab.peer(User::Root)?);
+    let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
+    for (peer, span) in [(&a, in_a), (&b, in_b)] {
+        peer.advise(span, libc::MADV_MERGEABLE)?;
+    }
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    for page in 0..4 {
+        if a.advise(in_a.page(page), MADV_SOFT_OFFLINE).is_ok() {
+            eprintln!("page {page} went offline at once");
+        }
+        // An item that has not begun by then is cancelled: the page may stay where it is.
+        module::unload()?;
+        load_and_set()?;
+    }
+    a.check(in_a, IDS)?;
+    b.check(in_b, IDS)
 }
 
 /// The file goes once the write to it has returned.
