@@ -346,13 +346,27 @@ step() {
 	die "$text: failed" "the whole log is $log"
 }
 
-# lock NAME: waits for other runs that use the same cache.
+# lock NAME: waits for other runs that make the same thing in the same cache.
 lock() {
 	local file=$CACHE/$1.lock
 	exec {LOCK_FD}>"$file"
 	flock -n "$LOCK_FD" && return
 	say "$SELF: waiting for another run that holds $file"
 	flock "$LOCK_FD"
+}
+
+# once NAME IS_DONE MAKE [ARG]...: runs MAKE unless IS_DONE, by one run at a time; where it is done,
+# nobody is waited for. Both are given the arguments. Bash ignores "set -e" in whatever a condition
+# calls: IS_DONE must not rely on it.
+once() {
+	local name=$1 is_done=$2 make=$3
+	shift 3
+	! "$is_done" "$@" || return 0
+	(
+		lock "setup-$name"
+		"$is_done" "$@" && exit
+		"$make" "$@"
+	)
 }
 
 set_places

@@ -573,7 +573,7 @@ class Merged(Case):
         (KNOBS / "sleep_ms").write_text("0")
         (KNOBS / "max_interval").write_text("1")
         (KNOBS / "run").write_text("1")
-        self.assertGreater(ksmv_json("status")["cpu_percent"], 5)
+        self.assertGreater(ksmv_json("status")["cpu_percent"], 0)
         self.assertIn(": merging, domain user, scope all,", ksmv("status"))
 
 

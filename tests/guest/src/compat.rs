@@ -20,7 +20,7 @@ use crate::Result;
 pub const DIR: &str = "/sys/kernel/mm/ksm_v/compat";
 
 /// How long a pass may take, with all else that runs in a slow guest.
-const PASS_TIMEOUT: Duration = Duration::from_secs(60);
+const PASS_TIMEOUT: Duration = crate::task::PATIENCE;
 
 /// The module's files in the place of mainline's, until this is dropped.
 pub struct InPlace;

@@ -101,6 +101,18 @@ impl Recorder {
         Ok(event_lines(&self.complete()?).count())
     }
 
+    /// What follows a text in each line, a number; in order.
+    pub fn numbers(&self, before: &str) -> Result<Vec<u64>> {
+        let number = |line: &str| -> Option<u64> {
+            let rest = &line[line.find(before)? + before.len()..];
+            let end = rest.find(|c: char| !c.is_ascii_digit())?;
+            rest[..end].parse().ok()
+        };
+        event_lines(&self.complete()?)
+            .map(|line| number(line).ok_or_else(|| format!("no {before:?} in {line:?}").into()))
+            .collect()
+    }
+
     /// The trace, of which nothing was lost.
     fn complete(&self) -> Result<String> {
         let text = procfs::read(&self.file("trace"))?;

@@ -18,7 +18,7 @@ use crate::Context;
 use crate::Result;
 
 /// How long it may take to merge the memory of a test.
-const MERGE_TIMEOUT: Duration = Duration::from_secs(90);
+const MERGE_TIMEOUT: Duration = crate::task::PATIENCE;
 
 /// Who serves `/sys/kernel/mm/ksm`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -56,7 +56,7 @@ pub use spawn::become_user;
 pub use spawn::open_program_to_all;
 
 /// How long a peer may take for one request.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+const ANSWER_TIMEOUT: Duration = crate::task::PATIENCE;
 
 /// Distance of the places where a peer's regions are put.
 const SLOT: u64 = 1 << 32;

@@ -18,7 +18,7 @@ use crate::Context;
 use crate::Result;
 
 /// How long a daemon may take to end.
-const END_TIMEOUT: Duration = Duration::from_secs(20);
+const END_TIMEOUT: Duration = crate::task::PATIENCE;
 
 /// A program and its arguments, which no spaces divide.
 pub fn command(line: &str) -> Command {

@@ -11,13 +11,13 @@ use std::time::Instant;
 use crate::census;
 use crate::census::Census;
 use crate::debugfs;
+use crate::events::Recorder;
 use crate::expect;
 use crate::knob;
 use crate::peer::Peer;
+use crate::task;
+use crate::task::PATIENCE;
 use crate::Result;
-
-/// How long a pass may take, with all else that runs in a slow guest.
-const PASS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Passes that find every pair of equal pages if one sighting is enough: the rest of the pass
 /// that is under way, and two whole ones.
@@ -25,6 +25,28 @@ pub const ENOUGH_PASSES: u64 = 3;
 
 /// A `sleep_ms` that no test waits for: a scanner that pauses goes on only as a knob changes.
 pub const UNTIL_TOLD_MS: u64 = 3_600_000;
+
+/// How long counts may take to become exact once nothing happens any more: a tenth of what a test that
+/// hangs is given, since tests go on to fail otherwise.
+const SETTLED_WITHIN: Duration = Duration::from_secs(PATIENCE.as_secs() / 10);
+
+/// What stands before the number of ticks in the events of [`record_pauses`].
+pub const TICKS: &str = "[timeout=";
+
+/// Records for how long the module's thread asks to sleep, each time that it does.
+pub fn record_pauses() -> Result<Recorder> {
+    let pid = task::scanner()?;
+    let filter = format!("common_pid == {pid} && function.function == process_timeout");
+    Recorder::of_kernel("timer/timer_start", &filter)
+}
+
+/// Waits until all threads of the module sleep. One that has been told to may be on its way.
+pub fn wait_asleep() -> Result {
+    let asleep = || task::scanners().into_iter().all(task::sleeps);
+    expect::that(task::wait_until(PATIENCE, asleep), || {
+        "threads of the scanner: expected all to sleep"
+    })
+}
 
 /// Lets the module scan.
 pub fn start() -> Result {
@@ -69,8 +91,8 @@ fn wait_until_pass(target: u64) -> Result {
         if found >= target {
             return Ok(());
         }
-        expect::that(start.elapsed() < PASS_TIMEOUT, || {
-            format!("full_scans: expected {target} within {PASS_TIMEOUT:?}, found {found}")
+        expect::that(start.elapsed() < PATIENCE, || {
+            format!("full_scans: expected {target} within {PATIENCE:?}, found {found}")
         })?;
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -173,12 +195,12 @@ impl Counts {
 /// process does anything.
 ///
 /// A process that has just answered may still write to a merged page of its stack: what does not
-/// settle within a second is a failure.
+/// settle is a failure.
 pub fn expect_exact_counts(when: &str) -> Result<Counts> {
     let start = Instant::now();
     loop {
         let exact = compare_counts(when);
-        if exact.is_ok() || start.elapsed() > Duration::from_secs(1) {
+        if exact.is_ok() || start.elapsed() > SETTLED_WITHIN {
             return exact;
         }
         std::thread::sleep(Duration::from_millis(20));

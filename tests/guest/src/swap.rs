@@ -7,7 +7,6 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use crate::expect;
 use crate::module;
@@ -55,7 +54,7 @@ impl Swap {
             let _ = module::load_beside(name);
         }
         module::load_beside("zram")?;
-        let there = task::wait_until(Duration::from_secs(5), || Path::new(Self::DISK).exists());
+        let there = task::wait_until(task::PATIENCE, || Path::new(Self::DISK).exists());
         if there {
             Ok(())
         } else {

@@ -14,6 +14,10 @@ use nix::unistd::Pid;
 use crate::procfs;
 use crate::Result;
 
+/// How long a test waits for what is to come soon, before it calls that hung. Nothing right takes so
+/// long on a machine however busy, and what is wrong takes far longer, or for ever.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
 /// Name of the module's thread.
 pub const SCANNER: &str = "ksm_v_scand";
 
@@ -112,6 +116,11 @@ pub fn unpin(pid: i32) -> io::Result<()> {
         set.set(cpu)?;
     }
     Ok(sched_setaffinity(Pid::from_raw(pid), &set)?)
+}
+
+/// Whether a task sleeps until it is told, a sleep that does not count as load or one that does.
+pub fn sleeps(pid: i32) -> bool {
+    stat(pid, 3).is_ok_and(|state| matches!(state.as_str(), "S" | "I"))
 }
 
 /// Waits until `condition` holds; false after `timeout`.

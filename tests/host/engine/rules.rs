@@ -901,6 +901,22 @@ fn for_want_of_memory_the_unstable_set_is_forgotten_in_parts() {
     assert_eq!(scanner.scan(Frame(4), D, &A), Verdict::Merge(key));
 }
 
+/// Forgotten, they would be taken for equal again, compared, and found to differ.
+#[test]
+fn for_want_of_memory_no_ambiguous_sample_is_forgotten() {
+    let mut scanner = scanner(2);
+    scanner.scan(Frame(1), D, &Alike(1));
+    let sample = key(scanner.scan(Frame(2), D, &Alike(2)));
+    scanner.differed(sample, Frame(2), D, &Alike(1));
+    for _ in 0..16 {
+        scanner.forget_some();
+    }
+    for page in 10..20 {
+        let verdict = scanner.scan(Frame(page), D, &Alike(page));
+        assert_eq!(verdict, Verdict::Wait, "page {page}");
+    }
+}
+
 // What mainline's files ask for.
 
 #[test]

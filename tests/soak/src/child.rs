@@ -2,8 +2,6 @@
 
 //! Children that a worker forks, without `exec`: they have its memory, and its tally.
 
-use std::time::Duration;
-
 use guest::task;
 use guest::Context;
 use guest::Result;
@@ -81,7 +79,7 @@ impl Child {
 
 /// Ends all children of this process that are left, also those that came to it as orphans.
 pub fn end_all() -> Result {
-    let ended = task::wait_until(Duration::from_secs(30), || {
+    let ended = task::wait_until(task::PATIENCE, || {
         own_children().for_each(|pid| {
             // It may be gone by now.
             let _ = kill(pid, Signal::SIGKILL);

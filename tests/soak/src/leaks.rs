@@ -18,7 +18,7 @@ const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
 const TOLERANCE_KIB: u64 = 24 << 10;
 
 /// Until memory has to be free again.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = guest::task::PATIENCE;
 
 /// Free memory before a suite.
 pub struct Baseline {

@@ -45,7 +45,7 @@ const HARNESS: u64 = u64::MAX;
 const SCAN_RATE: u64 = 1_000_000;
 
 /// How long the scanner and the checker may take to come by after the work, at most.
-const MORE_TIME: Duration = Duration::from_secs(60);
+const MORE_TIME: Duration = task::PATIENCE;
 
 /// A suite that is being run.
 pub struct Stage {

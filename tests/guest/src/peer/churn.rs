@@ -83,7 +83,10 @@ const STEPS: [Step; 22] = [
     Churn::huge,
 ];
 
-/// Works for some milliseconds; returns the number of steps, or what was wrong.
+/// Steps that are done however slow the machine is.
+pub const LEAST_STEPS: u64 = 20;
+
+/// Works for some milliseconds, and for [`LEAST_STEPS`] at least; returns the number of steps, or what was wrong.
 pub(super) fn run(seed: u64, milliseconds: u64) -> Result<u64, String> {
     let (start, time) = (Instant::now(), Duration::from_millis(milliseconds));
     let mut churn = Churn {
@@ -93,7 +96,7 @@ pub(super) fn run(seed: u64, milliseconds: u64) -> Result<u64, String> {
     };
     memory::map(churn.span(), Kind::Anon).map_err(|error| error.to_string())?;
     let mut steps = 0;
-    while start.elapsed() < time {
+    while start.elapsed() < time || steps < LEAST_STEPS {
         let step = *churn.rng.pick(&STEPS);
         step(&mut churn).map_err(|why| format!("seed {seed}, step {steps}: {why}"))?;
         steps += 1;

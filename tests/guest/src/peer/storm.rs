@@ -18,12 +18,15 @@ const CHILDREN: usize = 4;
 /// A child lives for less than this many microseconds.
 const LIFE: u64 = 4000;
 
+/// Children there are however slow the machine is.
+const LEAST_CHILDREN: u64 = 50;
+
 /// Forks children for some milliseconds, each of which writes a span, whose pages it gets for its
 /// own by that, waits a moment and ends. Returns how many there were.
 pub(super) fn run(span: Span, seed: u64, milliseconds: u64) -> Result<u64, String> {
     let (start, time) = (Instant::now(), Duration::from_millis(milliseconds));
     let (mut rng, mut living, mut count) = (Rng::new(seed), 0, 0);
-    while start.elapsed() < time {
+    while start.elapsed() < time || count < LEAST_CHILDREN {
         let (id, life) = (1 + rng.below(CONTENTS), rng.below(LIFE));
         begin(span, id, Duration::from_micros(life))?;
         (living, count) = (living + 1, count + 1);

@@ -28,6 +28,7 @@ use guest::rng;
 use guest::rng::Rng;
 use guest::scanner;
 use guest::scanner::Counts;
+use guest::task;
 use guest::Context;
 use guest::Result;
 use guest::Span;
@@ -109,7 +110,7 @@ fn load_and_set() -> Result {
 fn unload_in_time() -> Result {
     let start = Instant::now();
     module::unload()?;
-    let limit = Duration::from_secs(10);
+    let limit = task::PATIENCE;
     expect::within("time to unload", Duration::ZERO..=limit, start.elapsed())
 }
 

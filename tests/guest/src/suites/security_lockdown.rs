@@ -121,7 +121,7 @@ fn says_why(messages: &[String]) -> bool {
 
 /// The kernel speaks of lockdown ten times in 5 s at most (`pr_notice_ratelimited()`), and does so
 /// for each of its tracers while it boots: what it does not say now it says then.
-const UNTIL_IT_SAYS_WHY: Duration = Duration::from_secs(15);
+const UNTIL_IT_SAYS_WHY: Duration = task::PATIENCE;
 
 /// Loads the module in vain until the kernel says why.
 fn expect_reason(log: &mut Kmsg) -> Result {

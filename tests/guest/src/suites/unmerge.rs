@@ -309,14 +309,14 @@ fn interrupted(lab: &Lab) -> Result {
         .args(["-c", &format!("exec printf 2 >{path}")])
         .spawn()
         .context(|| "starting a shell")?;
-    let begun = task::wait_until(Duration::from_secs(10), || {
+    let begun = task::wait_until(task::PATIENCE, || {
         Counts::read().is_ok_and(|counts| counts.shared < before.shared)
             || pages::expect_not_merged((&a, in_a.page(0))).is_ok()
     });
     writer.kill().context(|| "killing the writer")?;
     let killed = Instant::now();
     writer.wait().context(|| "waiting for the writer")?;
-    let limit = Duration::from_secs(2);
+    let limit = task::PATIENCE;
     expect::within(
         "time to end when killed",
         Duration::ZERO..=limit,
@@ -349,7 +349,7 @@ fn full_cgroup(lab: &Lab) -> Result {
     let unmerged = scanner::unmerge();
     expect::within(
         "time of run=2",
-        Duration::ZERO..=Duration::from_secs(60),
+        Duration::ZERO..=task::PATIENCE,
         start.elapsed(),
     )?;
     cgroup.unlimit()?;

@@ -2,8 +2,6 @@
 
 //! What the counts say, of real processes, to those who know mainline's.
 
-use std::time::Duration;
-
 use guest::compat;
 use guest::compat::expect_numbers;
 use guest::compat::InPlace;
@@ -88,7 +86,7 @@ fn in_place(lab: &Lab) -> Result {
     let (peer, span) = registered(lab, 50, Ids::same(1))?;
     let scans = number("full_scans")?;
     procfs::write(&format!("{}/run", knob::MAINLINE), "1")?;
-    let reached = task::wait_until(Duration::from_secs(60), || {
+    let reached = task::wait_until(task::PATIENCE, || {
         number("full_scans").is_ok_and(|found| found >= scans + 2)
     });
     expect::that(reached, || format!("full_scans stays at {scans}"))?;

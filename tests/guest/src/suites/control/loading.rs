@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
 
 use guest::expect;
 use guest::knob;
@@ -144,7 +143,7 @@ fn traces() -> Vec<String> {
 fn unload(_: &Lab) -> Result {
     module::unload()?;
     // The thread's number is given back a moment after it has ended.
-    let clean = task::wait_until(Duration::from_secs(2), || traces().is_empty());
+    let clean = task::wait_until(task::PATIENCE, || traces().is_empty());
     expect::that(clean, || format!("left behind: {:?}", traces()))
 }
 

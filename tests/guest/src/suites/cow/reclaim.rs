@@ -2,8 +2,6 @@
 
 //! Reclaim, compaction and huge pages beside merged pages.
 
-use std::time::Duration;
-
 use guest::content::Ids;
 use guest::expect;
 use guest::lab::Lab;
@@ -139,7 +137,7 @@ fn swap_out(peer: &Peer, span: Span) -> Result {
             && pagemap::entries(peer.pid(), span)
                 .is_ok_and(|entries| entries.iter().all(|entry| entry.swapped()))
     };
-    let out = task::wait_until(Duration::from_secs(10), is_out);
+    let out = task::wait_until(task::PATIENCE, is_out);
     expect::that(out, || {
         format!(
             "expected {span:?} to be swapped out, found {:?}",
@@ -188,7 +186,7 @@ fn swapped_in(lab: &Lab) -> Result<Completion> {
     b.check(in_b, IDS)?;
     scanner::expect_exact_counts("after pages were swapped in and merged")?;
     // Nobody needs the old pages' room on the disk any more.
-    let freed = task::wait_until(Duration::from_secs(3), || swap::in_use() == Some(0));
+    let freed = task::wait_until(task::PATIENCE, || swap::in_use() == Some(0));
     expect::that(freed, || {
         format!(
             "swap space in use, in kB: expected 0, found {:?}",

@@ -2,8 +2,6 @@
 
 //! The module beside ksmd, mainline's own scanner.
 
-use std::time::Duration;
-
 use guest::content::Ids;
 use guest::expect;
 use guest::knob;
@@ -45,7 +43,7 @@ fn run_ksmd(count: &str, least: u64) -> Result {
     mainline("sleep_millisecs", 1)?;
     mainline("run", 1)?;
     let path = format!("{}/{count}", knob::MAINLINE);
-    let reached = task::wait_until(Duration::from_secs(30), || {
+    let reached = task::wait_until(task::PATIENCE, || {
         procfs::number(&path).is_ok_and(|found| found >= least)
     });
     mainline("run", 0)?;

@@ -17,6 +17,7 @@ use guest::peer::Peer;
 use guest::peer::User;
 use guest::procfs;
 use guest::scanner;
+use guest::task::PATIENCE;
 use guest::Context;
 use guest::Result;
 use guest::Span;
@@ -31,7 +32,6 @@ pub(super) const TESTS: &[Test] = &[
 
 const PAGES: u64 = 8000;
 const IDS: Ids = Ids::each(100);
-const PATIENCE: Duration = Duration::from_secs(20);
 /// For so long the module takes no frames of a block that was to go offline.
 const BARRED_FOR: Duration = Duration::from_secs(10);
 

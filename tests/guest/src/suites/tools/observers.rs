@@ -35,7 +35,7 @@ pub const TESTS: &[TestOf<Server>] = &[
     ("smem_shows_less_memory_once_merged", smem),
 ];
 
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = guest::task::PATIENCE;
 
 /// What a line that begins with `name` says behind it.
 fn value(text: &str, name: &str) -> Option<f64> {

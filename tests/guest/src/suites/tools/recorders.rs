@@ -29,7 +29,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// A recorder may take long to start, and to write down what it has.
-const TIMEOUT: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = guest::task::PATIENCE;
 
 /// What a recorder is told to run: it tells that recording has begun, and ends when it is told to.
 const WORK: &str = "touch begun; until [ -e enough ]; do sleep 0.1; done\n";

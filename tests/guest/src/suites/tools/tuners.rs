@@ -32,7 +32,7 @@ pub const TESTS: &[TestOf<Server>] = &[
     ("ksmctl_starts_and_stops", ksmctl),
 ];
 
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = guest::task::PATIENCE;
 
 fn virsh(arguments: &str) -> std::process::Command {
     program::command(&format!(

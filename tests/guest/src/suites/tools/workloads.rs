@@ -25,7 +25,7 @@ pub const TESTS: &[TestOf<Server>] = &[
     ("stress_ng_runs_with_merged_memory", stress_ng),
 ];
 
-const TIMEOUT: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = guest::task::PATIENCE;
 
 /// A QEMU whose guest stands still. Its name is for ksmtuned, which looks for qemu-system and
 /// -enable-kvm.
@@ -86,7 +86,7 @@ fn stress_ng(_: &Lab, server: Server) -> Result {
         "stress-ng",
         &mut program::command(
             "stress-ng --ksm --vm 2 --vm-bytes 16m --vm-method write64 --vm-madvise mergeable \
-             --vm-hang 3 --timeout 20",
+             --vm-hang 3 --timeout 60",
         ),
     )?;
     expect_sharing(&ksm, 1000, || stress.output())?;

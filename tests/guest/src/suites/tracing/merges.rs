@@ -2,7 +2,6 @@
 
 //! Merging and unmerging: each page is told of, where it was and where it is.
 
-use std::time::Duration;
 use std::time::Instant;
 
 use guest::content::Ids;
@@ -17,6 +16,7 @@ use guest::pagemap::Frame;
 use guest::peer::Peer;
 use guest::peer::User;
 use guest::scanner;
+use guest::task::PATIENCE;
 use guest::Result;
 use guest::Span;
 
@@ -248,7 +248,6 @@ fn unmerge(lab: &Lab) -> Result {
 
 fn offline(lab: &Lab) -> Result {
     const MADV_SOFT_OFFLINE: i32 = 101;
-    const PATIENCE: Duration = Duration::from_secs(20);
     let (a, in_a) = registered(lab, User::Root, IDS)?;
     let (b, _) = registered(lab, User::Root, IDS)?;
     scanner::merge()?;

@@ -37,8 +37,7 @@ fn scan_a_little() -> Result {
     knob::set("sleep_ms", 0)?;
     knob::set("scan_rate", 10_000)?;
     scanner::start()?;
-    std::thread::sleep(Duration::from_millis(50));
-    Ok(())
+    scanner::wait_passes(1)
 }
 
 fn expect_gone() -> Result {

@@ -15,7 +15,7 @@ use guest::Result;
 use crate::stage::Stage;
 
 /// In which ksmd has to merge something, beside all workers.
-const FIRST_MERGE: Duration = Duration::from_secs(60);
+const FIRST_MERGE: Duration = guest::task::PATIENCE;
 /// Pause between two changes, at most, in milliseconds.
 const PAUSE: u64 = 300;
 /// In one of so many pauses the module stands still.

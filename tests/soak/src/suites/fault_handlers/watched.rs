@@ -29,7 +29,7 @@ use super::any_word;
 /// Pages that are watched.
 const PAGES: u64 = 32;
 /// How long a fault may take to be told of.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = guest::task::PATIENCE;
 /// For which the scanner may go on with what it had begun before the watch.
 const UNDER_WAY: Duration = Duration::from_millis(20);
 

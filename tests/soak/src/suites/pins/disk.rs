@@ -13,7 +13,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use guest::content::PAGE_SIZE;
 use guest::expect;
@@ -44,7 +43,7 @@ pub fn make() -> Option<String> {
         if !Path::new(DISK).exists() {
             module::load_beside("loop")?;
         }
-        task::wait_until(Duration::from_secs(5), || Path::new(DISK).exists());
+        task::wait_until(task::PATIENCE, || Path::new(DISK).exists());
         let file = File::create(FILE).and_then(|file| file.set_len(SHARE * SHARES * PAGE_SIZE));
         file.context(|| FILE)?;
         losetup(&[DISK, FILE])?;

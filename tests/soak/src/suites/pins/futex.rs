@@ -19,7 +19,7 @@ use crate::worker::Worker;
 use super::any_word;
 
 /// How long a wake may take to find the one who waits.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = guest::task::PATIENCE;
 
 /// Whether the kernel may know the futex by the address alone, or has to look at the page.
 #[derive(Clone, Copy)]

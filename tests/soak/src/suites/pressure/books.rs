@@ -36,9 +36,9 @@ use super::limited::expect_nothing_charged;
 /// Pages that two processes have in common, with contents that nobody else has.
 const PAGES: u64 = 128;
 /// Until most of them have to be merged, while memory is short and all processes work.
-const MERGED_WITHIN: Duration = Duration::from_secs(60);
+const MERGED_WITHIN: Duration = guest::task::PATIENCE;
 /// The kernel's statistics lag behind.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = guest::task::PATIENCE;
 /// Pages charged to a cgroup that only others map: they shared some of its stack, and it has
 /// written to that since.
 const STRAY: u64 = 16;

@@ -26,7 +26,7 @@ const LIMIT: u64 = PAGES * PAGE_SIZE * 3 / 4;
 /// CPU, and keeps some memory for the cgroup itself.
 const REST: u64 = 1 << 20;
 /// How long charges may take to go: batches are returned by and by.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = guest::task::PATIENCE;
 
 /// Lets a child work in a cgroup, and sees that nothing stays charged.
 pub fn work(worker: &mut Worker) -> Result {
