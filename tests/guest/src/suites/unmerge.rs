@@ -418,10 +418,12 @@ fn full_host(lab: &Lab) -> Result {
     let filling = hog.anon((kib - spare) / 4, Ids::each(1_000_000))?;
     expect_no_memory("run=2 on a full host")?;
     expect::eq("killed", before, killed()?)?;
-    let left = scanner::expect_exact_counts("after run=2 on a full host")?;
+    // No census, which takes more memory itself than is left.
+    let left = Counts::read()?;
     expect::within("pages_sharing", 1..=merged.sharing - 1, left.sharing)?;
     expect_domain_stays()?;
     hog.unmap(filling)?;
+    scanner::expect_exact_counts("after run=2 on a full host")?;
     expect_unmerged(&spans, IDS)
 }
 
