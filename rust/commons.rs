@@ -211,16 +211,18 @@ impl State {
         }
     }
 
-    /// Forgets all contents, and what visits brought.
+    /// Forgets all contents, and what visits brought. Frames that are shared still are counted still.
     pub(crate) fn forget_all(&mut self, sets: &mut Sets) {
-        sets.engine.init();
+        sets.engine.forget_contents();
         self.regions.clear();
     }
 
-    /// Takes note that everything has been unmerged.
-    pub(crate) fn unmerged(&mut self, sets: &mut Sets) {
+    /// Takes note that everything has been unmerged; or, with an error, a part of it.
+    pub(crate) fn unmerged(&mut self, sets: &mut Sets, result: Result) {
         self.forget_all(sets);
-        self.passes.reset(sets.pages_met());
+        if result.is_ok() {
+            self.passes.reset(sets.pages_met());
+        }
     }
 
     /// The number of this pass: how many have been completed.
@@ -426,9 +428,6 @@ pub(crate) enum Turn<'a> {
 pub(crate) struct Commons {
     #[pin]
     state: Mutex<State>,
-    /// Whoever closes the state.
-    #[pin]
-    closing: Mutex<()>,
     #[pin]
     pool: Mutex<Pool>,
     /// A knob has changed.
@@ -447,7 +446,6 @@ impl Commons {
         pin_init!(Commons {
             sets <- LockedSets::new(sets),
             state <- new_mutex!(state, "ksm_v::state"),
-            closing <- new_mutex!((), "ksm_v::closing"),
             pool <- new_mutex!(pool, "ksm_v::pool"),
             changed <- new_condvar!("ksm_v::changed"),
             turned <- new_condvar!("ksm_v::turned"),
@@ -560,17 +558,39 @@ impl Commons {
         Step(self)
     }
 
-    /// Waits until no step is under way. None begins until what is returned is dropped.
-    pub(crate) fn close(&self) -> Closed<'_> {
-        let closing = self.closing.lock();
+    /// Waits until no step is under way, and nobody else has closed the state. No step begins until
+    /// what is returned is dropped.
+    ///
+    /// # Errors
+    ///
+    /// `ERESTARTSYS`: the caller has a signal pending. Not for kernel threads and work items, which
+    /// get none.
+    pub(crate) fn close(&self) -> Result<Closed<'_>> {
         let mut state = self.lock();
-        state.is_closed = true;
-        while state.steps > 0 {
-            self.turned.wait(&mut state);
+        while state.is_closed {
+            self.wait_for_turn(&mut state)?;
         }
-        Closed {
-            commons: self,
-            _closing: closing,
+        state.is_closed = true;
+        // Opens it again if there is a signal; dropped behind the lock, which it takes.
+        let closed = Closed { commons: self };
+        while state.steps > 0 {
+            if let Err(error) = self.wait_for_turn(&mut state) {
+                drop(state);
+                return Err(error);
+            }
+        }
+        drop(state);
+        Ok(closed)
+    }
+
+    /// # Errors
+    ///
+    /// As for [`Self::close`].
+    fn wait_for_turn(&self, state: &mut StateGuard<'_>) -> Result {
+        if self.turned.wait_interruptible(state) {
+            Err(ERESTARTSYS)
+        } else {
+            Ok(())
         }
     }
 
@@ -637,9 +657,12 @@ impl Drop for Step<'_> {
 }
 
 /// No step is under way.
+///
+/// # Invariants
+///
+/// `is_closed` of the state was set for this, and is no other's.
 pub(crate) struct Closed<'a> {
     commons: &'a Commons,
-    _closing: Guard<'a, (), MutexBackend>,
 }
 
 impl Closed<'_> {

@@ -38,6 +38,13 @@ use kernel::sync::atomic::Atomic;
 use kernel::sync::atomic::Relaxed;
 use kernel::sync::Arc;
 use kernel::sync::Mutex;
+use kernel::time::delay::fsleep;
+use kernel::time::Delta;
+
+/// How often `merge_now` comes back to an area that its process is changing.
+const BUSY_TRIES: u32 = 100;
+/// Pause before.
+const BUSY_PAUSE: Delta = Delta::from_millis(10);
 
 /// All that is counted, at one moment.
 #[derive(Clone, Copy, Default)]
@@ -125,13 +132,18 @@ impl Daemon {
     ///
     /// # Errors
     ///
-    /// Those of [`undo::everything`]; the scanner is stopped then.
+    /// Those of [`undo::everything`]; the scanner is stopped then. `ERESTARTSYS`, as from
+    /// [`Commons::close`].
     pub(crate) fn set_run(&self, run: Run, profile: Profile) -> Result {
-        let closed = self.commons.close();
+        let closed = self.commons.close()?;
         let mut state = self.commons.lock();
-        state.choose(profile, &mut self.commons.sets().lock());
+        let mut sets = self.commons.sets().lock();
+        state.choose(profile, &mut sets);
         state.set_run(run);
-        drop(state);
+        if run == Run::Stop {
+            sets.recount();
+        }
+        drop((sets, state));
         let result = if run == Run::Unmerge {
             undo::everything(&closed).inspect_err(|_| self.commons.lock().set_run(Run::Stop))
         } else {
@@ -147,20 +159,28 @@ impl Daemon {
     /// # Errors
     ///
     /// `EBUSY`: everything has been unmerged, and is to stay so. `EPERM`: there is nothing that may
-    /// be merged. `EINTR`: the caller has a signal pending; what was merged stays so. Those of
-    /// [`Scanner::merge_at_once`].
+    /// be merged. `EAGAIN`: the process was changing an area all the time. `ERESTARTSYS`: the caller
+    /// has a signal pending. What was merged stays so. Those of [`Scanner::merge_at_once`].
     pub(crate) fn merge_now(&self, mm: &Mm, mut range: Range<usize>) -> Result {
         drain_lru();
-        let mut is_admitted = false;
+        let (mut is_admitted, mut in_vain) = (false, 0);
         loop {
             let progress = self.merge_some(mm, range.clone())?;
             is_admitted |= progress.is_admitted;
-            let Some(next) = progress.next else {
-                return if is_admitted { Ok(()) } else { Err(EPERM) };
-            };
-            range.start = next;
+            if progress.busy == 0 {
+                let Some(next) = progress.next else {
+                    return if is_admitted { Ok(()) } else { Err(EPERM) };
+                };
+                range.start = next;
+                in_vain = 0;
+            } else if in_vain < BUSY_TRIES {
+                in_vain += 1;
+                fsleep(BUSY_PAUSE);
+            } else {
+                return Err(EAGAIN);
+            }
             if current!().signal_pending() {
-                return Err(EINTR);
+                return Err(ERESTARTSYS);
             }
             cond_resched();
         }
@@ -169,7 +189,7 @@ impl Daemon {
     /// Merges a batch of pages. No step is under way meanwhile: where one meets the same pages, both
     /// would leave some for later.
     fn merge_some(&self, mm: &Mm, range: Range<usize>) -> Result<Progress> {
-        let closed = self.commons.close();
+        let closed = self.commons.close()?;
         if self.run_state() == Run::Unmerge {
             return Err(EBUSY);
         }
@@ -179,7 +199,9 @@ impl Daemon {
 
     /// Leaves frames whose memory is to go offline; see [`undo::on_frames`].
     pub(crate) fn evacuate(&self, frames: Range<u64>) {
-        let result = undo::on_frames(&self.commons.close(), frames.clone());
+        // A work item gets no signal.
+        let closed = self.commons.close();
+        let result = closed.and_then(|closed| undo::on_frames(&closed, frames.clone()));
         let (first, end) = (frames.start, frames.end);
         match result {
             Ok(0) => (),
@@ -192,29 +214,35 @@ impl Daemon {
         }
     }
 
-    /// The counts, as of the last pass where others than the scanner change them.
+    /// The counts, as of the last pass where others than the scanner change them. In constant time.
     pub(crate) fn counts(&self) -> Counts {
         let state = self.commons.lock();
         Counts::of(&state, &self.commons.sets().lock())
     }
 
-    /// The counts: of this moment when stopped, at most a pass old while scanning.
-    pub(crate) fn exact_counts(&self) -> Counts {
+    /// The counts, at most a pass old while scanning. When stopped, and `is_exact`: of this moment,
+    /// which takes as long as there are shared pages; else as of when they were counted last.
+    pub(crate) fn counts_now(&self, is_exact: bool) -> Counts {
         let state = self.commons.lock();
-        let sets = self.recounted(&state);
+        let sets = self.recounted(&state, is_exact);
         Counts::of(&state, &sets)
     }
 
-    /// Which contents have several shared pages.
-    pub(crate) fn copies(&self) -> Copies {
-        let mut sets = self.recounted(&self.commons.lock());
-        sets.engine.copies()
+    /// Which contents have several shared pages: if `is_exact`, of this moment, as for
+    /// [`Self::counts_now`]; else as of the last pass.
+    pub(crate) fn copies(&self, is_exact: bool) -> Copies {
+        let mut sets = self.recounted(&self.commons.lock(), is_exact);
+        if is_exact {
+            sets.engine.copies()
+        } else {
+            sets.engine.last_copies()
+        }
     }
 
-    /// What is known of contents, counted anew when stopped.
-    fn recounted(&self, state: &State) -> SetsGuard<'_> {
+    /// What is known of contents; counted anew when stopped, if `is_exact`.
+    fn recounted(&self, state: &State, is_exact: bool) -> SetsGuard<'_> {
         let mut sets = self.commons.sets().lock();
-        if state.run() != Run::Merge {
+        if is_exact && state.run() != Run::Merge {
             sets.recount();
         }
         sets
@@ -268,9 +296,13 @@ impl Daemon {
     }
 
     /// As [`Self::change`], while no step goes by the settings.
-    pub(crate) fn change_closed<T>(&self, change: impl FnOnce(&mut Profiles) -> T) -> T {
-        let _closed = self.commons.close();
-        self.change(change)
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Commons::close`].
+    pub(crate) fn change_closed<T>(&self, change: impl FnOnce(&mut Profiles) -> T) -> Result<T> {
+        let _closed = self.commons.close()?;
+        Ok(self.change(change))
     }
 
     /// As [`Self::change`], of what can't change while pages are shared. `is_set` says of the settings
@@ -278,13 +310,13 @@ impl Daemon {
     ///
     /// # Errors
     ///
-    /// `EBUSY`: pages are shared.
+    /// `EBUSY`: pages are shared. Those of [`Commons::close`].
     pub(crate) fn change_unshared(
         &self,
         is_set: impl FnOnce(&Profiles) -> bool,
         change: impl FnOnce(&mut Profiles),
     ) -> Result {
-        let _closed = self.commons.close();
+        let _closed = self.commons.close()?;
         if self.read(|state| is_set(&state.profiles)) {
             return Ok(());
         }
@@ -306,9 +338,9 @@ impl Daemon {
     ///
     /// # Errors
     ///
-    /// `EBUSY`: pages are shared, and it would be a change.
+    /// `EBUSY`: pages are shared, and it would be a change. Those of [`Commons::close`].
     pub(crate) fn set_division(&self, division: Division) -> Result {
-        let _closed = self.commons.close();
+        let _closed = self.commons.close()?;
         let mut state = self.commons.lock();
         if division != state.policy.division {
             self.expect_nothing_shared()?;
@@ -324,7 +356,9 @@ impl Daemon {
         const NS_PER_MS: u64 = 1_000_000;
         let wanted = self.wanted.xchg(0, Relaxed);
         if wanted > 0 {
-            forget(&mut self.commons.sets().lock(), wanted);
+            let mut sets = self.commons.sets().lock();
+            forget(&mut sets, wanted);
+            sets.engine.shrink_index();
         }
         let mut state = self.commons.lock();
         state.count_run_time(account.ran_since(clocks));
@@ -345,13 +379,11 @@ impl Daemon {
     }
 }
 
-/// Gives up so many parts of the index, or as many as there are; returns how many.
+/// Gives up so many parts of the index, or as many as there are; returns how many, without those whose
+/// memory is to be given back by someone who may allocate.
 fn forget(sets: &mut Sets, parts: usize) -> usize {
     let parts = parts.min(sets.engine.forgettable_parts());
-    for _ in 0..parts {
-        sets.engine.forget_some();
-    }
-    parts
+    (0..parts).filter(|_| sets.engine.forget_some()).count()
 }
 
 /// The unstable set can be gathered anew, at the price of another pass.
@@ -366,6 +398,12 @@ impl Cache for Daemon {
             self.wanted.store(parts, Relaxed);
             return None;
         };
-        Some(forget(&mut sets, parts))
+        let forgotten = forget(&mut sets, parts);
+        if forgotten == 0 {
+            // Called while others reclaim, it allocates nothing.
+            self.wanted.store(parts, Relaxed);
+            return None;
+        }
+        Some(forgotten)
     }
 }

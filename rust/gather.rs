@@ -264,6 +264,13 @@ impl<'a> Gatherer<'a> {
         self.visit = VisitNo::NONE;
     }
 
+    /// Comes to an area that can't be reached, in which a visit was perhaps to go on at `addr`.
+    pub(crate) fn pass_busy_area(&mut self, addr: usize) {
+        if let Some(space) = self.space {
+            self.visits.abandon(space, addr);
+        }
+    }
+
     /// Meets an unmerged page, of which there is room for a sample.
     #[inline]
     fn unmerged(&mut self, addr: usize, mapped: &Mapped<'_>) {

@@ -18,6 +18,7 @@ use crate::mm::page::MappedPage;
 use crate::mm::page::PageRef;
 use crate::mm::refusal::Refusal;
 use crate::mm::shared::SharedPage;
+use crate::mm::vma::NextArea;
 use crate::mm::vma::VmaReadGuard;
 use crate::sets::Claim;
 use crate::sets::Engine;
@@ -437,14 +438,14 @@ fn merge(commons: &Commons, terms: &Terms<'_>, candidate: Candidate, visits: &mu
 ///
 /// # Errors
 ///
-/// [`Refusal::Gone`]: there is none, or it is being changed. [`Refusal::LeftAlone`].
+/// [`Refusal::Gone`]: there is none. [`Refusal::Locked`]: it is being changed. [`Refusal::LeftAlone`].
 fn area_of<'a>(terms: &Terms<'a>, addr: usize) -> Result<VmaReadGuard<'a>, Refusal> {
-    let vma = VmaReadGuard::next(terms.mm, addr).ok().flatten();
-    let vma = vma.filter(|vma| vma.start() <= addr).ok_or(Refusal::Gone)?;
-    if terms.allows(&vma) {
-        Ok(vma)
-    } else {
-        Err(Refusal::LeftAlone)
+    match VmaReadGuard::next(terms.mm, addr) {
+        NextArea::Locked(vma) if vma.start() > addr => Err(Refusal::Gone),
+        NextArea::Locked(vma) if terms.allows(&vma) => Ok(vma),
+        NextArea::Locked(_) => Err(Refusal::LeftAlone),
+        NextArea::Busy { .. } => Err(Refusal::Locked),
+        NextArea::None => Err(Refusal::Gone),
     }
 }
 

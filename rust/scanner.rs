@@ -24,6 +24,7 @@ use crate::mm::process::is_registered;
 use crate::mm::process::Owner;
 use crate::mm::refusal::Refusal;
 use crate::mm::shared::SharedPage;
+use crate::mm::vma::NextArea;
 use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::walk;
 use crate::mm::walk::Held;
@@ -68,6 +69,18 @@ pub(crate) struct Progress {
     area_end: usize,
     /// Whether some area is there that may be merged.
     pub(crate) is_admitted: bool,
+    /// Areas that were left out, since their process is changing them.
+    pub(crate) busy: u64,
+}
+
+impl Progress {
+    /// None, and there is no more to come.
+    const NOTHING: Self = Progress {
+        next: None,
+        area_end: 0,
+        is_admitted: false,
+        busy: 0,
+    };
 }
 
 /// An address space that is scanned.
@@ -119,10 +132,7 @@ impl Scanner {
         // The last user may go meanwhile: its memory is not torn down in this thread.
         let user = MmWithUser::into_mmput_async(user);
         let (progress, effort) = self.scan(commons, &user, range.clone(), limit, Pages::Due);
-        // An error means that an area is just being changed: come back in the next pass.
-        let next = progress
-            .ok()
-            .and_then(|progress| Some((progress.next?, progress.area_end)));
+        let next = progress.next.map(|addr| (addr, progress.area_end));
         let going_on = next.and_then(|(addr, _)| Some((space_id(&user)?, addr)));
         let mut state = commons.lock();
         state.count_merged(self.visits.take_pages_merged());
@@ -148,8 +158,7 @@ impl Scanner {
     ///
     /// # Errors
     ///
-    /// `ESRCH`: the process has exited. `EINTR`: the caller is being killed. `EAGAIN`: an area is
-    /// just being changed.
+    /// `ESRCH`: the process has exited.
     pub(crate) fn merge_at_once(
         &mut self,
         commons: &Commons,
@@ -160,15 +169,11 @@ impl Scanner {
         let (progress, _) = self.scan(commons, &mm, range, u32::MAX, Pages::All);
         let merged = self.visits.take_pages_merged();
         commons.lock().count_merged(merged);
-        progress
+        Ok(progress)
     }
 
     /// Scans some pages in `range` of `mm`, up to `limit` (and a batch at the most). Returns how many
     /// it was, too.
-    ///
-    /// # Errors
-    ///
-    /// `EINTR`: the caller is being killed. `EAGAIN`: an area is just being changed.
     fn scan(
         &mut self,
         commons: &Commons,
@@ -176,17 +181,12 @@ impl Scanner {
         range: Range<usize>,
         limit: u32,
         pages: Pages,
-    ) -> (Result<Progress>, u64) {
+    ) -> (Progress, u64) {
         let rules = commons.rules();
         let is_in_scope = rules.policy.scope == Scope::All || is_registered(mm);
         let domain = domain_of(mm, rules.policy).filter(|_| is_in_scope);
         let Some(domain) = domain else {
-            let nothing = Progress {
-                next: None,
-                area_end: 0,
-                is_admitted: false,
-            };
-            return (Ok(nothing), 0);
+            return (Progress::NOTHING, 0);
         };
         let space = Space {
             mm,
@@ -208,6 +208,10 @@ impl Scanner {
         }
         let effort = self.batch.effort();
         self.decide(commons, &rules, domain, pages, sets);
+        if progress.busy > 0 {
+            let mut sets = commons.sets().lock();
+            sets.refusals.add(Refusal::Locked, progress.busy);
+        }
         let terms = Terms {
             policy: rules.policy,
             domain,
@@ -221,7 +225,8 @@ impl Scanner {
         (progress, effort)
     }
 
-    /// Takes samples of pages that may be merged, area by area, each under its VMA lock.
+    /// Takes samples of pages that may be merged, area by area, each under its VMA lock. An area
+    /// that its process is changing is left out: its regions stay due.
     fn gather(
         &mut self,
         commons: &Commons,
@@ -229,7 +234,7 @@ impl Scanner {
         space: &Space<'_>,
         range: Range<usize>,
         budget: &mut Budget,
-    ) -> Result<Progress> {
+    ) -> Progress {
         let mut gatherer = Gatherer::new(
             commons,
             rules,
@@ -240,11 +245,24 @@ impl Scanner {
         );
         gatherer.space = space.id;
         let (mut addr, mut area_end, mut is_admitted) = (range.start, range.start, false);
+        let mut busy = 0u64;
         for _ in 0..AREAS {
-            let vma = VmaReadGuard::next(space.mm, addr)?;
-            let Some(vma) = vma.filter(|vma| vma.start() < range.end) else {
-                addr = range.end;
-                break;
+            let vma = match VmaReadGuard::next(space.mm, addr) {
+                NextArea::Locked(vma) if vma.start() < range.end => vma,
+                NextArea::Busy { end } => {
+                    busy = busy.saturating_add(1);
+                    gatherer.pass_busy_area(addr);
+                    addr = end;
+                    area_end = end.min(range.end);
+                    if addr >= range.end {
+                        break;
+                    }
+                    continue;
+                }
+                _ => {
+                    addr = range.end;
+                    break;
+                }
             };
             let end = vma.end().min(range.end);
             area_end = end;
@@ -252,12 +270,7 @@ impl Scanner {
             movers::meet(space.mm, &vma);
             addr = if may_merge(space.mm, &vma, rules.policy) {
                 is_admitted = true;
-                let next = walk(
-                    &vma,
-                    Held::VmaLock,
-                    addr.max(vma.start())..end,
-                    &mut gatherer,
-                );
+                let next = walk(&vma, Held::VmaLock, addr.max(vma.start())..end, &mut gatherer);
                 gatherer.leave_area();
                 next
             } else {
@@ -267,12 +280,12 @@ impl Scanner {
                 break;
             }
         }
-        let next = (addr < range.end).then_some(addr);
-        Ok(Progress {
-            next,
+        Progress {
+            next: (addr < range.end).then_some(addr),
             area_end,
             is_admitted,
-        })
+            busy,
+        }
     }
 
     /// Takes more samples, from where `progress` came to up to `end`.
@@ -281,19 +294,19 @@ impl Scanner {
         commons: &Commons,
         rules: &Rules,
         space: &Space<'_>,
-        progress: Result<Progress>,
+        progress: Progress,
         end: usize,
         budget: &mut Budget,
-    ) -> Result<Progress> {
-        let progress = progress?;
+    ) -> Progress {
         let Some(next) = progress.next.filter(|_| !budget.is_spent()) else {
-            return Ok(progress);
+            return progress;
         };
-        let more = self.gather(commons, rules, space, next..end, budget)?;
-        Ok(Progress {
+        let more = self.gather(commons, rules, space, next..end, budget);
+        Progress {
             is_admitted: more.is_admitted || progress.is_admitted,
+            busy: more.busy.saturating_add(progress.busy),
             ..more
-        })
+        }
     }
 
     /// Shows the pages that were met to the engine, and leaves to the merger what it wants merged.

@@ -113,6 +113,14 @@ impl Visits {
         Coming::Visit(u8::try_from(last).map_or(VisitNo::NONE, VisitNo))
     }
 
+    /// Gives up the last visit, if it was to go on at an address that can't be reached in this pass. Its
+    /// region stays due: nothing is remembered of a visit that did not end.
+    pub(crate) fn abandon(&mut self, space: u64, addr: usize) {
+        if self.goes_on(space, addr) {
+            self.regions.pop();
+        }
+    }
+
     /// The visits of this step, in the order in which their pages were met.
     pub(crate) fn numbers(&self) -> impl Iterator<Item = VisitNo> {
         (0..self.regions.len()).map_while(|no| u8::try_from(no).ok().map(VisitNo))

@@ -8,10 +8,11 @@
 use super::choices;
 use super::control::number_of;
 use super::control::run_of;
+use super::counts::zero_pages;
 use crate::daemon::Daemon;
-use crate::mm::zero;
 use crate::profile::Profile;
 use crate::profile::Profiles;
+use crate::sys::sysfs::is_privileged;
 use crate::sys::sysfs::Attribute;
 use engine::advisor::Mode;
 use engine::mainline;
@@ -219,11 +220,11 @@ const PAGES_SCANNED: Attribute<Shared> = Attribute::read_only(c"pages_scanned", 
 });
 
 const PAGES_SHARED: Attribute<Shared> = Attribute::read_only(c"pages_shared", |daemon, text| {
-    text.line(daemon.exact_counts().ksm.pages_shared)
+    text.line(daemon.counts_now(is_privileged()).ksm.pages_shared)
 });
 
 const PAGES_SHARING: Attribute<Shared> = Attribute::read_only(c"pages_sharing", |daemon, text| {
-    text.line(daemon.exact_counts().ksm.pages_sharing)
+    text.line(daemon.counts_now(is_privileged()).ksm.pages_sharing)
 });
 
 const PAGES_UNSHARED: Attribute<Shared> =
@@ -233,7 +234,7 @@ const PAGES_UNSHARED: Attribute<Shared> =
 
 const PAGES_VOLATILE: Attribute<Shared> =
     Attribute::read_only(c"pages_volatile", |daemon, text| {
-        text.line(daemon.exact_counts().pages_volatile)
+        text.line(daemon.counts_now(is_privileged()).pages_volatile)
     });
 
 const PAGES_SKIPPED: Attribute<Shared> = Attribute::read_only(c"pages_skipped", |daemon, text| {
@@ -241,22 +242,22 @@ const PAGES_SKIPPED: Attribute<Shared> = Attribute::read_only(c"pages_skipped", 
 });
 
 const KSM_ZERO_PAGES: Attribute<Shared> =
-    Attribute::read_only(c"ksm_zero_pages", |_, text| text.line(zero::count()));
+    Attribute::read_only(c"ksm_zero_pages", |_, text| text.line(zero_pages()));
 
 const STABLE_NODE_CHAINS: Attribute<Shared> =
     Attribute::read_only(c"stable_node_chains", |daemon, text| {
-        text.line(daemon.copies().contents)
+        text.line(daemon.copies(is_privileged()).contents)
     });
 
 const STABLE_NODE_DUPS: Attribute<Shared> =
     Attribute::read_only(c"stable_node_dups", |daemon, text| {
-        text.line(daemon.copies().frames)
+        text.line(daemon.copies(is_privileged()).frames)
     });
 
 const GENERAL_PROFIT: Attribute<Shared> =
     Attribute::read_only(c"general_profit", |daemon, text| {
-        let counts = daemon.exact_counts();
-        let saved = counts.ksm.pages_sharing.saturating_add(zero::count());
+        let counts = daemon.counts_now(is_privileged());
+        let saved = counts.ksm.pages_sharing.saturating_add(zero_pages());
         text.line(mainline::general_profit(saved, counts.index_bytes))
     });
 

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What the scanner has done.
+//!
+//! Everybody may read these files, in constant time: as of the last pass, or the last change of `run`.
+//! Who may write to them gets exact counts, for which all shared pages and processes are asked.
 
 use super::Scand;
 use crate::mm::zero;
+use crate::sys::sysfs::is_privileged;
 use crate::sys::sysfs::Attribute;
 
 pub(super) const FULL_SCANS: Attribute<Scand> =
@@ -13,12 +17,12 @@ pub(super) const FULL_SCANS: Attribute<Scand> =
 
 pub(super) const PAGES_SHARED: Attribute<Scand> =
     Attribute::read_only(c"pages_shared", |scand, text| {
-        text.line(scand.daemon().exact_counts().ksm.pages_shared)
+        text.line(scand.daemon().counts_now(is_privileged()).ksm.pages_shared)
     });
 
 pub(super) const PAGES_SHARING: Attribute<Scand> =
     Attribute::read_only(c"pages_sharing", |scand, text| {
-        text.line(scand.daemon().exact_counts().ksm.pages_sharing)
+        text.line(scand.daemon().counts_now(is_privileged()).ksm.pages_sharing)
     });
 
 pub(super) const PAGES_UNSHARED: Attribute<Scand> =
@@ -38,11 +42,26 @@ pub(super) const PAGES_SKIPPED: Attribute<Scand> =
 
 pub(super) const MERGE_RATIO_X100: Attribute<Scand> =
     Attribute::read_only(c"merge_ratio_x100", |scand, text| {
-        text.line(scand.daemon().exact_counts().ksm.merge_ratio_x100)
+        text.line(
+            scand
+                .daemon()
+                .counts_now(is_privileged())
+                .ksm
+                .merge_ratio_x100,
+        )
     });
 
 pub(super) const ZERO_PAGES: Attribute<Scand> =
-    Attribute::read_only(c"zero_pages", |_, text| text.line(zero::count()));
+    Attribute::read_only(c"zero_pages", |_, text| text.line(zero_pages()));
+
+/// Zero pages that stand for merged ones: exactly, for who may have all processes asked.
+pub(super) fn zero_pages() -> u64 {
+    if is_privileged() {
+        zero::count()
+    } else {
+        zero::recent_count()
+    }
+}
 
 pub(super) const INDEX_BYTES: Attribute<Scand> =
     Attribute::read_only(c"index_bytes", |scand, text| {

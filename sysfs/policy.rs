@@ -31,8 +31,7 @@ pub(super) const SCOPE: Attribute<Scand> = Attribute::read_write(
         let scope = choice(text, &SCOPES, &SCOPE_NAMES)?;
         scand
             .daemon()
-            .change_closed(|profiles| profiles.own.scope = scope);
-        Ok(())
+            .change_closed(|profiles| profiles.own.scope = scope)
     },
 );
 

@@ -69,6 +69,8 @@ pub struct KsmScanner<S: ScannerStorage> {
     unstable: u64,
     /// Contents of the unstable set that were at rest when the last pass ended.
     at_rest: u64,
+    /// What had several shared frames then.
+    last_copies: Copies,
     /// The part of the index that is forgotten next, if memory is short.
     next_forgotten: usize,
     shared: Shared<S>,
@@ -107,8 +109,21 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.index.clear();
         self.unstable = 0;
         self.at_rest = 0;
+        self.last_copies = Copies::default();
         self.shared = Shared::new();
         self.seats = Seats::new();
+        self.watch_a_whole_pass();
+    }
+
+    /// Forgets all contents, but not which frames are shared: these are counted still, and adopted anew
+    /// where they are met.
+    pub fn forget_contents(&mut self) {
+        self.index.clear();
+        self.unstable = 0;
+        self.at_rest = 0;
+        self.last_copies = Copies::default();
+        self.shared.forget_keys();
+        self.shared.shrink(&self.storage);
         self.watch_a_whole_pass();
     }
 
@@ -230,6 +245,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
             index: Table::new(),
             unstable: 0,
             at_rest: 0,
+            last_copies: Copies::default(),
             next_forgotten: 0,
             shared: Shared::new(),
             seats: Seats::new(),
@@ -318,6 +334,11 @@ impl<S: ScannerStorage> KsmScanner<S> {
             true
         });
         copies
+    }
+
+    /// Which contents had several shared frames when the last pass ended.
+    pub fn last_copies(&self) -> Copies {
+        self.last_copies
     }
 
     /// Pages that were passed over, in regions that were not due.
@@ -664,6 +685,11 @@ impl<S: ScannerStorage> KsmScanner<S> {
         let shared = &self.shared;
         self.seats
             .sweep(&self.storage, |frame| shared.get(frame).is_some());
+        self.last_copies = if self.shared.has_retired() {
+            self.copies()
+        } else {
+            Copies::default()
+        };
     }
 
     /// How many calls of [`Self::forget_some`] would give memory back that is worth it.
@@ -673,10 +699,12 @@ impl<S: ScannerStorage> KsmScanner<S> {
     }
 
     /// Forgets the unstable set, a part of it in each call, and gives the memory back: for when
-    /// that is short. What is seen again is remembered again.
-    pub fn forget_some(&mut self) {
+    /// that is short. Allocates nothing; returns false if [`Self::shrink_index`], which may, is to be
+    /// called for the memory to be given back. What is seen again is remembered again.
+    pub fn forget_some(&mut self) -> bool {
         let mut forgotten = 0u64;
-        self.index
+        let is_given_back = self
+            .index
             .thin_out(&self.storage, self.next_forgotten, |entry| {
                 let stays = !entry.is_unstable();
                 forgotten = forgotten.wrapping_add(u64::from(!stays));
@@ -684,6 +712,12 @@ impl<S: ScannerStorage> KsmScanner<S> {
             });
         self.unstable = self.unstable.saturating_sub(forgotten);
         self.next_forgotten = self.next_forgotten.wrapping_add(1) % SEGMENTS;
+        is_given_back
+    }
+
+    /// Gives memory of the index back that is not in use.
+    pub fn shrink_index(&mut self) {
+        self.index.shrink(&self.storage);
     }
 
     /// The shared frames, as [`Shared::frames_after`] has them.

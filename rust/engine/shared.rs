@@ -172,6 +172,8 @@ pub struct Shared<S: Storage<SharedFrame>> {
     mappings: u64,
     /// Whether the last recount met a frame that is not in the stable set.
     unsettled: bool,
+    /// Whether it met one that is retired.
+    has_retired: bool,
 }
 
 impl<S: Storage<SharedFrame>> Shared<S> {
@@ -182,6 +184,7 @@ impl<S: Storage<SharedFrame>> Shared<S> {
             shared: 0,
             mappings: 0,
             unsettled: false,
+            has_retired: false,
         }
     }
 
@@ -198,6 +201,11 @@ impl<S: Storage<SharedFrame>> Shared<S> {
     /// Whether there was a frame outside the stable set when they were counted last.
     pub fn has_unsettled(&self) -> bool {
         self.unsettled
+    }
+
+    /// Whether a frame was retired when they were counted last.
+    pub fn has_retired(&self) -> bool {
+        self.has_retired
     }
 
     /// Memory of the table, in bytes.
@@ -270,7 +278,7 @@ impl<S: Storage<SharedFrame>> Shared<S> {
     ) {
         let mut shared = 0u64;
         let mut total = 0u64;
-        let mut unsettled = false;
+        let (mut unsettled, mut has_retired) = (false, false);
         self.frames.retain(|entry| {
             let count = mappings(entry.frame()).filter(|&count| count > 0);
             let Some(count) = count else {
@@ -286,6 +294,7 @@ impl<S: Storage<SharedFrame>> Shared<S> {
             }
             met(entry, true);
             unsettled |= entry.standing != Standing::Stable;
+            has_retired |= entry.standing == Standing::Retired;
             shared = shared.saturating_add(1);
             total = total.saturating_add(u64::from(count));
             true
@@ -293,6 +302,18 @@ impl<S: Storage<SharedFrame>> Shared<S> {
         self.shared = shared;
         self.mappings = total;
         self.unsettled = unsettled;
+        self.has_retired = has_retired;
+    }
+
+    /// Forgets under which keys frames were known: each is as if it had been found just now.
+    pub fn forget_keys(&mut self) {
+        self.frames.retain(|entry| {
+            entry.key = Key::default();
+            entry.standing = Standing::Found { seen: 0 };
+            true
+        });
+        self.unsettled = self.shared > 0;
+        self.has_retired = false;
     }
 
     /// Tells the key of each frame that is retired.

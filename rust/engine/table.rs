@@ -23,6 +23,13 @@ pub trait Storage<T> {
 
     /// Allocates `len` default values, or returns `None` where there is no memory for them.
     fn allocate(&self, len: usize) -> Option<Self::Block>;
+
+    /// Whether the end of a block can be given back by itself.
+    fn can_truncate(&self, block: &Self::Block) -> bool;
+
+    /// Gives back what lies behind the first `len` values of a block for which [`Self::can_truncate`] is
+    /// true, which has no fewer. Allocates nothing.
+    fn truncate(&self, block: &mut Self::Block, len: usize);
 }
 
 /// An entry of a [`Table`]. Its default is vacant.
@@ -177,12 +184,19 @@ impl<E: Entry, S: Storage<E>> Table<E, S> {
         slots.filter(|entry| !entry.is_vacant())
     }
 
-    /// As [`Self::retain`] and [`Self::shrink`] for one of the [`SEGMENTS`].
-    pub fn thin_out(&mut self, storage: &S, segment: usize, mut keep: impl FnMut(&mut E) -> bool) {
-        if let Some(segment) = self.segments.get_mut(segment) {
-            segment.retain(&mut keep);
-            segment.shrink(storage);
-        }
+    /// As [`Self::retain`] and [`Self::shrink`] for one of the [`SEGMENTS`], but allocates nothing: for
+    /// who is asked for memory. Returns false if there is some to give back by [`Self::shrink`] only.
+    pub fn thin_out(
+        &mut self,
+        storage: &S,
+        segment: usize,
+        mut keep: impl FnMut(&mut E) -> bool,
+    ) -> bool {
+        let Some(segment) = self.segments.get_mut(segment) else {
+            return true;
+        };
+        segment.retain(&mut keep);
+        segment.shrink_in_place(storage)
     }
 
     /// Gives memory back where the table is mostly empty. Failing to is harmless.
@@ -365,18 +379,44 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
     }
 
     fn shrink(&mut self, storage: &S) {
+        if !self.shrink_in_place(storage) {
+            if let Some(bytes) = self.wanted_bytes() {
+                // An error leaves the segment as it is, only larger than it need be.
+                let _ = self.resize(storage, bytes);
+            }
+        }
+    }
+
+    /// Gives memory back where the segment is mostly empty. Allocates nothing, and returns false where
+    /// it would have to.
+    fn shrink_in_place(&mut self, storage: &S) -> bool {
         if self.len == 0 {
             *self = Self::new();
-            return;
+            return true;
         }
+        let Some(bytes) = self.wanted_bytes() else {
+            return true;
+        };
+        let count = bytes / size_of::<E>();
+        let Some(block) = &mut self.slots else {
+            return true;
+        };
+        if !storage.can_truncate(block) || !fits(block.as_ref(), count) {
+            return false;
+        }
+        pack(block.as_mut(), count);
+        storage.truncate(block, count);
+        self.limit = entries_of(count, CROWDED);
+        true
+    }
+
+    /// Bytes that the segment should have, if that is much less than it has.
+    fn wanted_bytes(&self) -> Option<usize> {
         let mut bytes = FIRST_BLOCK;
         while is_used(bytes / size_of::<E>(), self.len, ROOMY) {
             bytes = grown(bytes);
         }
-        if bytes.saturating_add(bytes / 2) <= self.bytes() {
-            // An error leaves the segment as it is, only larger than it need be.
-            let _ = self.resize(storage, bytes);
-        }
+        (bytes.saturating_add(bytes / 2) <= self.bytes()).then_some(bytes)
     }
 
     /// Moves all entries into a block of `bytes`.
@@ -389,6 +429,33 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
         self.limit = entries_of(block.as_ref().len(), CROWDED);
         self.slots = Some(block);
         Ok(())
+    }
+}
+
+/// Whether all entries have room in the first `count` slots, which are fewer, as a segment of so many.
+fn fits<E: Entry>(slots: &[E], count: usize) -> bool {
+    let entries = slots.iter().filter(|entry| !entry.is_vacant());
+    let end = entries.fold(0, |next, entry| home(count, entry.hash()).max(next) + 1);
+    end <= count
+}
+
+/// Moves all entries to where they belong in a segment of the first `count` slots, where they have room.
+///
+/// No entry moves to the right, so that none is overwritten before it has been read. For its home is no
+/// further right in a smaller segment (see [`home`]): no further than its old home, behind which or at
+/// which it is now. And behind the entry before it there is room, since that did not move to the right
+/// either.
+fn pack<E: Entry>(slots: &mut [E], count: usize) {
+    let mut writer = Writer { next: 0 };
+    for index in 0..slots.len() {
+        let Some(slot) = slots.get_mut(index).filter(|slot| !slot.is_vacant()) else {
+            continue;
+        };
+        let entry = core::mem::take(slot);
+        // There is room: the caller has seen to it.
+        let _ = slots
+            .get_mut(..count)
+            .map_or(Err(Full), |slots| writer.append(slots, entry));
     }
 }
 

@@ -6,14 +6,14 @@
 //! their areas, [`walk`] the pages that are mapped there; [`page`] is a page by its frame number;
 //! [`merge`] replaces all mappings of one by another, found through the kernel's [`rmap`], and
 //! [`neighbours`] many pages at once that have one mapping each; [`unmerge`] breaks them apart
-//! again, and [`breaks`] tells where the kernel does. Shared pages come out of a [`pool`]. [`policy`]
+//! again, where there is [`room`] for the copies, and [`breaks`] tells where the kernel does. Shared pages come out of a [`pool`]. [`policy`]
 //! says what may be merged with what, [`refusal`] why something was not; [`movers`] are address spaces
 //! that move pages themselves.
 //!
 //! # Lock order
 //!
 //! ```text
-//! mmap_lock or VMA lock, for reading      (walk, unmerge, neighbours; not in merge)
+//! VMA lock, for reading                   (never waited for; walk, unmerge, neighbours; not in merge)
 //!   folio locks of pages to replace       (trylock)
 //!     anon_vma lock, for reading          (trylock; merge, neighbours), or by the kernel for
 //!                                         writing (where a large page is split)
@@ -38,6 +38,7 @@ pub(crate) mod process;
 pub(crate) mod pte;
 pub(crate) mod refusal;
 pub(crate) mod rmap;
+pub(crate) mod room;
 pub(crate) mod shared;
 pub(crate) mod storage;
 pub(crate) mod unmerge;

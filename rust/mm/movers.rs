@@ -141,7 +141,7 @@ pub(crate) fn leave_alone() {
             continue;
         };
         let user = MmWithUser::into_mmput_async(user);
-        if zero::settle(&user) && unmerge(&user, &Which::NotRegistered).is_ok() {
+        if zero::settle(&user) && unmerge(&user, Which::NotRegistered).is_ok() {
             MOVERS.lock().done(&mm);
         }
     }
@@ -211,7 +211,7 @@ impl Watcher for Registering {
         if let Some(user) = mm.mmget_not_zero() {
             let user = MmWithUser::into_mmput_async(user);
             zero::unmark(&user);
-            let _ = unmerge(&user, &Which::NotRegistered);
+            let _ = unmerge(&user, Which::NotRegistered);
         }
     }
 }

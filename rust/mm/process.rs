@@ -16,6 +16,9 @@ use kernel::mm::Mm;
 use kernel::sync::aref::ARef;
 use kernel::sync::rcu;
 
+/// Bytes of a task's name, with a zero at its end.
+pub(crate) const COMM_LEN: usize = 16;
+
 /// A place in the table of process ids (of the initial namespace).
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Cursor {
@@ -216,8 +219,19 @@ impl<'a> Owner<'a> {
         unsafe { shim::ksm_v_task_start_time(self.task.as_ptr()) }
     }
 
+    /// The name, for the kernel's log: what is not printable is replaced.
+    pub(crate) fn comm(&self) -> [u8; COMM_LEN] {
+        let mut comm = [0; COMM_LEN];
+        // SAFETY: By the type invariant; the buffer is as long as a name.
+        unsafe { shim::ksm_v_get_task_comm(comm.as_mut_ptr().cast(), self.task.as_ptr()) };
+        comm.map(|byte| match byte {
+            0 | b' '..=b'~' => byte,
+            _ => b'?',
+        })
+    }
+
     /// The process id, in the initial namespace.
-    pub(super) fn tgid(&self) -> i32 {
+    pub(crate) fn tgid(&self) -> i32 {
         // SAFETY: By the type invariant.
         unsafe { shim::ksm_v_task_tgid(self.task.as_ptr()) }
     }

@@ -37,6 +37,8 @@ pub(crate) enum Refusal {
     Tagged = shim::ksm_v_refusal_KSM_V_REFUSED_TAGGED,
     /// Its memory can't be read: a hardware error that showed when it was copied.
     Failed = shim::ksm_v_refusal_KSM_V_REFUSED_FAILED,
+    /// Its process is changing the area: counted once for each area, not for each page.
+    Locked = shim::ksm_v_refusal_KSM_V_REFUSED_LOCKED,
 }
 
 /// How many reasons there are.

@@ -75,6 +75,33 @@ impl<T: Element> Storage<T> for KernelStorage {
         // that are values by the contract of the trait.
         Some(Block { ptr, len, is_exact })
     }
+
+    fn can_truncate(&self, block: &Block<T>) -> bool {
+        block.is_exact
+    }
+
+    fn truncate(&self, block: &mut Block<T>, len: usize) {
+        let (old, new) = (pages_of::<T>(block.len), pages_of::<T>(len));
+        if !block.is_exact || len > block.len || new == 0 {
+            return;
+        }
+        // INVARIANT: `alloc_pages_exact()` has split what it took into pages that are freed one by one:
+        // with the last ones gone, it is an allocation of so many values as are left.
+        block.len = len;
+        if new < old {
+            // SAFETY: The pages are part of the allocation, and hold no value any more.
+            unsafe {
+                let tail = block.ptr.as_ptr().cast::<c_void>().byte_add(new);
+                shim::ksm_v_free_pages_exact(tail, old - new);
+            }
+        }
+    }
+}
+
+/// Bytes of the pages that so many values take.
+fn pages_of<T>(len: usize) -> usize {
+    len.saturating_mul(size_of::<T>())
+        .next_multiple_of(PAGE_SIZE)
 }
 
 /// Allocates so many bytes of zeroes, and says whether by `alloc_pages_exact()`, or else by

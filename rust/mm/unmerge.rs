@@ -3,10 +3,15 @@
 //! Breaks merged pages apart again, as `break_ksm()` in `mm/ksm.c` does: by unsharing faults.
 //!
 //! Each fault gives one process a private copy of one page, and the kernel's own accounting. Runs
-//! in the context of whoever wants it, under the mmap lock of one process at a time.
+//! in the context of whoever wants it, under the VMA lock of one area at a time. Never waits for a
+//! lock of an address space, and has nobody killed: see [`crate::mm::vma`] and [`crate::mm::room`].
 
 use crate::mm::page::Kind;
-use crate::mm::vma::StableVma;
+use crate::mm::room::Lack;
+use crate::mm::room::NoKill;
+use crate::mm::room::Room;
+use crate::mm::vma::NextArea;
+use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::walk;
 use crate::mm::walk::Held;
 use crate::mm::walk::Mapped;
@@ -17,7 +22,6 @@ use crate::sys::kthread::cond_resched;
 use crate::trace;
 use core::ops::ControlFlow;
 use core::ops::Range;
-use core::ptr::NonNull;
 use engine::Frame;
 use engine::PAGE_SIZE;
 use kernel::bindings;
@@ -25,8 +29,11 @@ use kernel::ffi::c_uint;
 use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 
-/// Faults after which the mmap lock is dropped, for those who wait to change the address space.
-const FAULTS_PER_LOCK: usize = 64;
+/// Faults at an address after which it is left as it is: one may have a NUMA hint removed, and others
+/// may lose a race.
+const TRIES: u32 = 4;
+/// Frames with failed memory that a run copes with.
+const MOST_FAILED: usize = 1024;
 
 /// Which merged pages to break.
 #[derive(Clone)]
@@ -48,140 +55,289 @@ impl Which {
     }
 
     /// Whether such may be in an area.
-    fn concerns(&self, vma: &StableVma<'_>) -> bool {
+    fn concerns(&self, vma: &VmaReadGuard<'_>) -> bool {
         let is_registered = vma.flags() & shim::KSM_V_VM_MERGEABLE != 0;
         vma.has_anon_vma() && !(matches!(self, Which::NotRegistered) && is_registered)
     }
 }
 
-/// Breaks merged pages that `mm` maps. Returns how many there were.
+/// What came of a visit of one or more address spaces.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Outcome {
+    /// Pages that were broken apart.
+    pub(crate) broken: u64,
+    /// Mappings that stay since the page can't be copied: its memory has failed, mostly.
+    pub(crate) uncopied: u64,
+    /// Areas that were not looked into, since their processes are changing them.
+    pub(crate) busy: u64,
+    /// Address spaces that were left since their cgroups have no room for copies.
+    pub(crate) crowded: u64,
+}
+
+impl Outcome {
+    /// Whether something was left.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.uncopied > 0 || self.busy > 0 || self.crowded > 0
+    }
+
+    /// Adds what came of another visit.
+    pub(crate) fn add(&mut self, other: &Outcome) {
+        let Outcome {
+            broken,
+            uncopied,
+            busy,
+            crowded,
+        } = *other;
+        self.broken = self.broken.saturating_add(broken);
+        self.uncopied = self.uncopied.saturating_add(uncopied);
+        self.busy = self.busy.saturating_add(busy);
+        self.crowded = self.crowded.saturating_add(crowded);
+    }
+}
+
+/// Breaks pages of one address space after the other.
+pub(crate) struct Unmerger {
+    which: Which,
+    room: Room,
+    /// For how many more faults in this address space there is room.
+    allowance: usize,
+    /// Frames that could not be copied: not to be read again.
+    failed: KVVec<Frame>,
+}
+
+/// Breaks merged pages of one address space.
 ///
 /// # Errors
 ///
-/// `ENOMEM`: no memory for the copies. `EINTR`: the caller has a signal pending.
-pub(crate) fn unmerge(mm: &MmWithUser, which: &Which) -> Result<u64> {
-    let mut broken = 0u64;
-    let result = unmerge_all(mm, which, &mut broken);
-    if broken > 0 || result.is_err() {
-        trace::unmerge(mm, broken, result);
-    }
-    result.map(|()| broken)
-}
-
-/// As [`unmerge`]; counts in `broken`.
-fn unmerge_all(mm: &MmWithUser, which: &Which, broken: &mut u64) -> Result {
-    let mut next = Some(0);
-    while let Some(addr) = next {
-        let before = *broken;
-        next = unmerge_some(mm, which, addr, broken)?;
-        if *broken == before && current!().signal_pending() {
-            return Err(EINTR);
-        }
-        cond_resched();
+/// Those of [`Unmerger::unmerge`]. `EAGAIN`: some are left.
+pub(crate) fn unmerge(mm: &MmWithUser, which: Which) -> Result {
+    if Unmerger::new(which)?.unmerge(mm)?.is_partial() {
+        return Err(EAGAIN);
     }
     Ok(())
 }
 
-/// Breaks some merged pages at and above `addr`, under the mmap lock; returns where to go on.
-fn unmerge_some(
-    mm: &MmWithUser,
-    which: &Which,
-    addr: usize,
-    broken: &mut u64,
-) -> Result<Option<usize>> {
-    let _lock = mm.mmap_read_lock();
-    // SAFETY: The mmap lock is held.
-    let Some(vma) = NonNull::new(unsafe { bindings::find_vma(mm.as_raw(), addr) }) else {
-        return Ok(None);
-    };
-    // SAFETY: As above: the area stays until the lock is dropped.
-    let (vma, area) = unsafe {
-        (
-            StableVma::from_raw(vma),
-            kernel::mm::virt::VmaRef::from_raw(vma.as_ptr()),
-        )
-    };
-    let mut range = addr.max(area.start())..area.end();
-    if !which.concerns(&vma) {
-        return Ok(Some(range.end));
-    }
-    for _ in 0..FAULTS_PER_LOCK {
-        let Some(at) = find_merged(&vma, which, range.clone()) else {
-            return Ok(Some(range.end));
-        };
-        range.start = match unshare(&vma, at)? {
-            // The fault may have been in vain (the entry changed meanwhile): look there again.
-            Unshared::Done => at,
-            Unshared::Impossible => at.saturating_add(PAGE_SIZE),
-        };
-        *broken = broken.saturating_add(1);
-        if current!().signal_pending() {
-            return Err(EINTR);
-        }
-    }
-    Ok(Some(range.start))
+/// How to go on in an address space.
+enum Step {
+    /// At this address.
+    At(usize),
+    /// At this address, once there is room for copies.
+    Ask(usize),
+    End,
 }
 
-/// The first address in `range` at which a page to break is mapped.
-fn find_merged(vma: &StableVma<'_>, which: &Which, range: Range<usize>) -> Option<usize> {
-    let mut finder = Finder { which, found: None };
-    walk(vma, Held::MmapLock, range, &mut finder);
-    finder.found
+impl Unmerger {
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(which: Which) -> Result<Self> {
+        Ok(Unmerger {
+            which,
+            room: Room::new()?,
+            allowance: 0,
+            failed: KVVec::with_capacity(MOST_FAILED, GFP_KERNEL)?,
+        })
+    }
+
+    /// Frames that could not be copied.
+    pub(crate) fn failed(&self) -> &[Frame] {
+        &self.failed
+    }
+
+    /// Breaks merged pages that `mm` maps, and says what came of it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: the host has no memory for the copies. `ERESTARTSYS`: the caller has a signal pending.
+    /// `EIO`: too much memory has failed.
+    pub(crate) fn unmerge(&mut self, mm: &MmWithUser) -> Result<Outcome> {
+        let mut outcome = Outcome::default();
+        self.allowance = 0;
+        let result = self.unmerge_all(mm, &mut outcome);
+        if outcome.broken > 0 || result.is_err() {
+            trace::unmerge(mm, outcome.broken, result);
+        }
+        result.map(|()| outcome)
+    }
+
+    fn unmerge_all(&mut self, mm: &MmWithUser, outcome: &mut Outcome) -> Result {
+        let mut addr = 0;
+        loop {
+            addr = match self.unmerge_some(mm, addr, outcome)? {
+                Step::At(next) => next,
+                Step::Ask(next) => match self.room.ask(mm) {
+                    Ok(()) => {
+                        self.allowance = Room::PAGES;
+                        next
+                    }
+                    Err(Lack::Host) => return Err(ENOMEM),
+                    Err(Lack::Cgroup) => {
+                        outcome.crowded = 1;
+                        return Ok(());
+                    }
+                },
+                Step::End => return Ok(()),
+            };
+            if current!().signal_pending() {
+                return Err(ERESTARTSYS);
+            }
+            cond_resched();
+        }
+    }
+
+    /// Breaks some merged pages in the first area that ends above `addr`.
+    fn unmerge_some(
+        &mut self,
+        mm: &MmWithUser,
+        addr: usize,
+        outcome: &mut Outcome,
+    ) -> Result<Step> {
+        match VmaReadGuard::next(mm, addr) {
+            NextArea::Locked(vma) if self.which.concerns(&vma) => self.unmerge_area(vma, addr, outcome),
+            NextArea::Locked(vma) => Ok(Step::At(vma.end())),
+            NextArea::Busy { end } => {
+                outcome.busy = outcome.busy.saturating_add(1);
+                Ok(Step::At(end))
+            }
+            NextArea::None => Ok(Step::End),
+        }
+    }
+
+    /// Breaks merged pages in an area, from `addr` on, while there is room.
+    fn unmerge_area(
+        &mut self,
+        mut vma: VmaReadGuard<'_>,
+        addr: usize,
+        outcome: &mut Outcome,
+    ) -> Result<Step> {
+        let mut range = addr.max(vma.start())..vma.end();
+        // The last address at which a fault was handled, and how often it was.
+        let (mut last, mut tries) = (None, 0);
+        loop {
+            let found = self.find(&vma, range.clone(), outcome);
+            if last.is_some() && last != found.map(|(at, _)| at) {
+                outcome.broken = outcome.broken.saturating_add(1);
+                tries = 0;
+            }
+            let Some((at, frame)) = found else {
+                return Ok(Step::At(range.end));
+            };
+            if current!().signal_pending() {
+                return Ok(Step::At(at));
+            }
+            if self.allowance == 0 {
+                return Ok(Step::Ask(at));
+            }
+            self.allowance = self.allowance.saturating_sub(1);
+            range.start = at;
+            let (kept, unshared) = unshare(vma, at);
+            match unshared? {
+                Unshared::Handled if tries < TRIES => {
+                    last = Some(at);
+                    tries += 1;
+                }
+                unshared => {
+                    if let Unshared::MemoryFailed = unshared {
+                        self.failed.push_within_capacity(frame).map_err(|_| EIO)?;
+                    }
+                    outcome.uncopied = outcome.uncopied.saturating_add(1);
+                    range.start = at.saturating_add(PAGE_SIZE);
+                    (last, tries) = (None, 0);
+                }
+            }
+            vma = match kept {
+                Some(vma) => vma,
+                None => {
+                    // Someone may change the area now: to be looked into again.
+                    outcome.busy = outcome.busy.saturating_add(1);
+                    return Ok(Step::At(range.start.saturating_add(PAGE_SIZE)));
+                }
+            };
+        }
+    }
+
+    /// The first address in `range` at which a page to break is mapped, and its frame. Counts those that
+    /// can't be copied.
+    fn find(
+        &self,
+        vma: &VmaReadGuard<'_>,
+        range: Range<usize>,
+        outcome: &mut Outcome,
+    ) -> Option<(usize, Frame)> {
+        let mut finder = Finder {
+            which: &self.which,
+            failed: &self.failed,
+            found: None,
+            uncopied: 0,
+        };
+        walk(vma, Held::VmaLock, range, &mut finder);
+        outcome.uncopied = outcome.uncopied.saturating_add(finder.uncopied);
+        finder.found
+    }
 }
 
 /// What became of an unsharing fault.
 enum Unshared {
-    /// It was handled.
-    Done,
-    /// There is no page any more: a file was truncated under a private mapping (which unmaps the
-    /// page for us), or memory has failed.
+    /// It was handled, perhaps in vain: the entry may have changed meanwhile.
+    Handled,
+    /// The page can't be read.
+    MemoryFailed,
+    /// The fault can't be handled: a file was truncated under a private mapping (which unmaps the page
+    /// for us), or user space wants to handle it.
     Impossible,
 }
 
-/// Gives the process of `vma` its own copy of the page at `addr`.
-fn unshare(vma: &StableVma<'_>, addr: usize) -> Result<Unshared> {
-    const IMPOSSIBLE: c_uint = bindings::vm_fault_reason_VM_FAULT_SIGBUS
-        | bindings::vm_fault_reason_VM_FAULT_SIGSEGV
-        | bindings::vm_fault_reason_VM_FAULT_HWPOISON;
+/// Gives the process of `vma` its own copy of the page at `addr`. Returns the area, if it is still locked.
+fn unshare(vma: VmaReadGuard<'_>, addr: usize) -> (Option<VmaReadGuard<'_>>, Result<Unshared>) {
+    const FAILED: c_uint = bindings::vm_fault_reason_VM_FAULT_HWPOISON
+        | bindings::vm_fault_reason_VM_FAULT_HWPOISON_LARGE;
+    const IMPOSSIBLE: c_uint =
+        bindings::vm_fault_reason_VM_FAULT_SIGBUS | bindings::vm_fault_reason_VM_FAULT_SIGSEGV;
     let flags = bindings::fault_flag_FAULT_FLAG_UNSHARE | bindings::fault_flag_FAULT_FLAG_REMOTE;
-    // SAFETY: The caller holds the mmap lock, which these flags keep; the address is in the area.
-    let fault =
-        unsafe { bindings::handle_mm_fault(vma.as_ptr(), addr, flags, core::ptr::null_mut()) };
-    if fault & bindings::vm_fault_reason_VM_FAULT_OOM != 0 {
-        return Err(ENOMEM);
-    }
-    Ok(if fault & IMPOSSIBLE != 0 {
-        Unshared::Impossible
+    let scope = NoKill::begin();
+    let (vma, fault) = vma.fault(addr, flags);
+    drop(scope);
+    let unshared = if fault & bindings::vm_fault_reason_VM_FAULT_OOM != 0 {
+        Err(ENOMEM)
+    } else if fault & FAILED != 0 {
+        Ok(Unshared::MemoryFailed)
+    } else if fault & IMPOSSIBLE != 0 {
+        Ok(Unshared::Impossible)
     } else {
-        Unshared::Done
-    })
+        Ok(Unshared::Handled)
+    };
+    (vma, unshared)
 }
 
 /// Stops at the first page to break.
 struct Finder<'a> {
     which: &'a Which,
-    found: Option<usize>,
-}
-
-impl Finder<'_> {
-    fn stop(&mut self, addr: usize) -> ControlFlow<()> {
-        self.found = Some(addr);
-        ControlFlow::Break(())
-    }
+    failed: &'a [Frame],
+    found: Option<(usize, Frame)>,
+    /// Mappings passed by whose pages can't be copied.
+    uncopied: u64,
 }
 
 impl Visitor for Finder<'_> {
     fn page(&mut self, addr: usize, mapped: Mapped<'_>) -> ControlFlow<()> {
-        if mapped.kind == Kind::Merged && self.which.includes(mapped.frame()) {
-            self.stop(addr)
-        } else {
-            ControlFlow::Continue(())
+        let frame = mapped.frame();
+        if mapped.kind != Kind::Merged || !self.which.includes(frame) {
+            return ControlFlow::Continue(());
         }
+        if mapped.is_poisoned() || self.failed.contains(&frame) {
+            self.uncopied = self.uncopied.saturating_add(1);
+            return ControlFlow::Continue(());
+        }
+        self.found = Some((addr, frame));
+        ControlFlow::Break(())
     }
 
     fn merged_zero(&mut self, zero: MergedZero) -> ControlFlow<()> {
         match self.which {
-            Which::All => self.stop(zero.addr()),
+            Which::All => {
+                self.found = Some((zero.addr(), Frame(0)));
+                ControlFlow::Break(())
+            }
             Which::On(_) | Which::NotRegistered => ControlFlow::Continue(()),
         }
     }

@@ -10,9 +10,10 @@ use crate::shim;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ops::Deref;
+use core::ops::Range;
 use core::ptr::NonNull;
 use kernel::bindings;
-use kernel::error::from_err_ptr;
+use kernel::ffi::c_uint;
 use kernel::mm::virt::vm_flags_t;
 use kernel::mm::Mm;
 use kernel::mm::MmWithUser;
@@ -106,28 +107,129 @@ pub(crate) struct VmaReadGuard<'a> {
     _nts: NotThreadSafe,
 }
 
+/// The next area of an address space.
+pub(crate) enum NextArea<'a> {
+    /// It is locked for the caller.
+    Locked(VmaReadGuard<'a>),
+    /// Its process is changing it, for as long as it likes: the walk can go on at its end.
+    Busy {
+        /// First address behind it.
+        end: usize,
+    },
+    /// There is no further one.
+    None,
+}
+
 impl<'a> VmaReadGuard<'a> {
-    /// Locks the first area that ends above `addr`; `Ok(None)` where there is none.
+    /// How often an area is looked up again that changed while it was looked up.
+    const LOOKUPS: u32 = 3;
+
+    /// Locks the first area that ends above `addr`. Never sleeps: a process may hold its locks for
+    /// ever, with the help of a file system that does not answer (FUSE).
     ///
-    /// Takes no lock of the whole address space unless the area is just being changed.
+    /// What is mapped between `addr` and the area meanwhile may be missed.
+    pub(crate) fn next(mm: &'a MmWithUser, addr: usize) -> NextArea<'a> {
+        let mut busy = None;
+        for _ in 0..Self::LOOKUPS {
+            let range = match Self::try_next(mm, addr) {
+                Ok(Some(guard)) => return NextArea::Locked(guard),
+                Ok(None) => return NextArea::None,
+                Err(range) => range,
+            };
+            if busy.as_ref() == Some(&range) {
+                return NextArea::Busy { end: range.end };
+            }
+            match Self::next_under_mmap_lock(mm, addr) {
+                Some(next) => return next,
+                None => busy = Some(range),
+            }
+        }
+        busy.map_or(NextArea::None, |range| NextArea::Busy { end: range.end })
+    }
+
+    /// Finds the first area that ends above `addr`, and locks it under RCU.
     ///
     /// # Errors
     ///
-    /// `EAGAIN`, `EINTR`: try again later.
-    pub(crate) fn next(mm: &'a MmWithUser, addr: usize) -> Result<Option<Self>> {
-        let _rcu = rcu::read_lock();
+    /// Where it was, if it can't be locked just now.
+    fn try_next(mm: &'a MmWithUser, addr: usize) -> Result<Option<Self>, Range<usize>> {
+        let mut other = core::ptr::null_mut();
         let mut iterator = MaybeUninit::<shim::vma_iterator>::uninit();
-        // SAFETY: Initialises the iterator; `mm` is in use.
-        let vma = from_err_ptr(unsafe {
+        let rcu = rcu::read_lock();
+        // SAFETY: Initialises the iterator; `mm` is in use, and its tree may be read under RCU.
+        let (vma, range) = unsafe {
             shim::ksm_v_vma_iter_init(iterator.as_mut_ptr(), mm.as_raw(), addr);
-            shim::lock_next_vma(mm.as_raw(), iterator.as_mut_ptr(), addr)
-        })?;
-        Ok(NonNull::new(vma).map(|vma| VmaReadGuard {
-            // SAFETY: The VMA lock was just taken.
+            let mas = &mut iterator.assume_init_mut().mas;
+            let vma = bindings::mas_find(mas, usize::MAX);
+            (vma, mas.index..mas.last.saturating_add(1))
+        };
+        let Some(vma) = NonNull::new(vma.cast::<bindings::vm_area_struct>()) else {
+            return Ok(None);
+        };
+        // SAFETY: Found under RCU, which still is held: its memory is that of some area
+        // (SLAB_TYPESAFE_BY_RCU), which is all that the function asks for.
+        let is_locked =
+            unsafe { shim::ksm_v_vma_start_read(mm.as_raw(), vma.as_ptr(), &mut other) };
+        drop(rcu);
+        if let Some(other) = NonNull::new(other) {
+            // SAFETY: The function took a reference for us.
+            unsafe { bindings::mmdrop(other.as_ptr()) };
+        }
+        if !is_locked {
+            return Err(range);
+        }
+        // SAFETY: The VMA lock of an area of `mm` was just taken.
+        let guard = unsafe { Self::from_locked(vma) };
+        // The area may have been shrunk, or its memory used for another one, before it was locked.
+        if guard.end() > addr && guard.start() < range.end {
+            Ok(Some(guard))
+        } else {
+            Err(range)
+        }
+    }
+
+    /// As [`Self::next`], with the help of the mmap lock; `None` where that is not to be had at once.
+    fn next_under_mmap_lock(mm: &'a MmWithUser, addr: usize) -> Option<NextArea<'a>> {
+        let _lock = mm.mmap_read_trylock()?;
+        // SAFETY: The mmap lock is held.
+        let Some(vma) = NonNull::new(unsafe { bindings::find_vma(mm.as_raw(), addr) }) else {
+            return Some(NextArea::None);
+        };
+        // SAFETY: As above. False only if too many others have the area locked.
+        if !unsafe { shim::ksm_v_vma_start_read_locked(vma.as_ptr()) } {
+            return None;
+        }
+        // SAFETY: The VMA lock of an area of `mm` was just taken.
+        Some(NextArea::Locked(unsafe { Self::from_locked(vma) }))
+    }
+
+    /// # Safety
+    ///
+    /// This thread has just locked `vma`, an area of an address space in use for `'a`, for reading.
+    unsafe fn from_locked(vma: NonNull<bindings::vm_area_struct>) -> Self {
+        VmaReadGuard {
+            // SAFETY: Promised by the caller.
             // INVARIANT: As above.
             vma: unsafe { StableVma::from_raw(vma) },
             _nts: NotThreadSafe,
-        }))
+        }
+    }
+
+    /// Handles a fault at `addr`, which is in the area. Returns the guard, unless the kernel has
+    /// dropped the lock, and what became of the fault (`VM_FAULT_…`). May sleep.
+    pub(super) fn fault(self, addr: usize, flags: c_uint) -> (Option<Self>, c_uint) {
+        /// By these results the callee has dropped the lock, as `do_user_addr_fault()` has it.
+        const DROPPED: c_uint =
+            bindings::vm_fault_reason_VM_FAULT_RETRY | bindings::vm_fault_reason_VM_FAULT_COMPLETED;
+        let flags = flags | bindings::fault_flag_FAULT_FLAG_VMA_LOCK;
+        // SAFETY: By the type invariant the VMA lock is held, as the flag says.
+        let fault =
+            unsafe { bindings::handle_mm_fault(self.as_ptr(), addr, flags, core::ptr::null_mut()) };
+        if fault & DROPPED == 0 {
+            return (Some(self), fault);
+        }
+        core::mem::forget(self);
+        (None, fault)
     }
 
     /// First address.

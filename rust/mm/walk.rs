@@ -67,6 +67,11 @@ impl Mapped<'_> {
         unsafe { is_tagged(NonNull::new_unchecked(self.what.page)) }
     }
 
+    /// Whether its memory has failed.
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.what.poisoned
+    }
+
     /// Takes a sample of the page, in the domain of this salt; `None` where its memory has failed.
     ///
     /// No reference is needed: who frees the page takes the page table lock to unmap it first.

@@ -31,9 +31,6 @@
 	X(task_exec_state_get_dumpable, enum task_dumpable,				\
 	  (struct task_struct *task), (task))						\
 	X(get_mm_exe_file, struct file *, (struct mm_struct *mm), (mm))			\
-	X(lock_next_vma, struct vm_area_struct *,					\
-	  (struct mm_struct *mm, struct vma_iterator *vmi, unsigned long addr),		\
-	  (mm, vmi, addr))								\
 	X(walk_page_range_vma, int,							\
 	  (struct vm_area_struct *vma, unsigned long start, unsigned long end,		\
 	   const struct mm_walk_ops *ops, void *private),				\

@@ -118,6 +118,11 @@ void ksm_v_vma_iter_init(struct vma_iterator *vmi, struct mm_struct *mm, unsigne
 	vma_iter_init(vmi, mm, addr);
 }
 
+long ksm_v_get_nr_swap_pages(void)
+{
+	return get_nr_swap_pages();
+}
+
 unsigned long ksm_v_totalram_pages(void)
 {
 	return totalram_pages();

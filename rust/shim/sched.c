@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-/* <linux/sched.h>, <linux/sched/coredump.h>, <linux/sched/signal.h>, <linux/sched/task.h> */
+/* <linux/sched.h>, <linux/sched/coredump.h>, <linux/sched/mm.h>, <linux/sched/signal.h>, <linux/sched/task.h> */
 #include "shim.h"
 
 bool ksm_v_task_is_kthread(const struct task_struct *task)
@@ -61,4 +61,19 @@ bool ksm_v_task_is_dumpable(struct task_struct *task)
 void ksm_v_cond_resched_tasks_rcu_qs(void)
 {
 	cond_resched_tasks_rcu_qs();
+}
+
+void ksm_v_get_task_comm(char *buf, struct task_struct *task)
+{
+	strscpy_pad(buf, task->comm, TASK_COMM_LEN);
+}
+
+unsigned int ksm_v_memalloc_noreclaim_save(void)
+{
+	return memalloc_noreclaim_save();
+}
+
+void ksm_v_memalloc_noreclaim_restore(unsigned int flags)
+{
+	memalloc_noreclaim_restore(flags);
 }

@@ -3,8 +3,8 @@
  * What the Rust code calls of the kernel and can't reach by itself: inline
  * functions and macros as one-to-one functions, one .c file per C header, and
  * constants. Names are the kernel's with the prefix ksm_v_. No logic here, but
- * for what is asked of every entry of every page table, in one call, and for
- * what takes vectors (vector.c).
+ * for what is asked of every entry of every page table, in one call, for what
+ * takes vectors (vector.c), and for one static function of the kernel (mmap_lock.c).
  *
  * Rust declarations are generated from this header (see Kbuild), so that every
  * type is checked against the kernel the module is built for. Functions which
@@ -62,6 +62,8 @@
 const gfp_t KSM_V_GFP_SHARED = GFP_HIGHUSER | __GFP_NORETRY | __GFP_NOWARN;
 /* The same, on a node of one's choice and no other. */
 const gfp_t KSM_V_GFP_SHARED_THERE = GFP_HIGHUSER | __GFP_NORETRY | __GFP_NOWARN | __GFP_THISNODE;
+/* Asks for a page as a fault does, but has nobody killed for it. */
+const gfp_t KSM_V_GFP_ASK = GFP_HIGHUSER_MOVABLE | __GFP_NORETRY | __GFP_NOWARN;
 /* Tables do without rather than have anything killed for them. */
 const gfp_t KSM_V_GFP_TABLE = GFP_KERNEL | __GFP_ZERO | __GFP_NORETRY | __GFP_NOWARN;
 
@@ -151,6 +153,8 @@ bool ksm_v_mm_is_ksm_mergeable(struct mm_struct *mm);
 /* <linux/memcontrol.h> */
 int ksm_v_mem_cgroup_charge(struct folio *folio, struct mm_struct *mm, gfp_t gfp);
 struct task_struct *ksm_v_mm_owner(struct mm_struct *mm);
+unsigned int ksm_v_memcg_nr_pages_over_high(void);
+void ksm_v_memcg_set_nr_pages_over_high(unsigned int pages);
 
 /* <linux/mm.h> */
 struct folio *ksm_v_page_folio(struct page *page);
@@ -179,6 +183,7 @@ bool ksm_v_vma_is_dax(const struct vm_area_struct *vma);
 bool ksm_v_vma_is_special(const struct vm_area_struct *vma);
 pgprot_t ksm_v_vma_page_prot(const struct vm_area_struct *vma);
 unsigned long ksm_v_totalram_pages(void);
+long ksm_v_get_nr_swap_pages(void);
 void ksm_v_vma_iter_init(struct vma_iterator *vmi, struct mm_struct *mm, unsigned long addr);
 
 /* <linux/psi.h> */
@@ -193,6 +198,11 @@ u64 ksm_v_ktime_get_boottime_ns(void);
 
 /* <linux/memory_hotplug.h> */
 struct page *ksm_v_pfn_to_online_page(unsigned long pfn);
+
+/* <linux/mmap_lock.h> */
+bool ksm_v_vma_start_read(struct mm_struct *mm, struct vm_area_struct *vma,
+			  struct mm_struct **other);
+bool ksm_v_vma_start_read_locked(struct vm_area_struct *vma);
 
 /* <linux/mmu_notifier.h> */
 void ksm_v_mmu_notifier_range_init(struct mmu_notifier_range *range, struct mm_struct *mm,
@@ -273,6 +283,11 @@ int ksm_v_task_tgid(const struct task_struct *task);
 bool ksm_v_task_is_new(const struct task_struct *task);
 bool ksm_v_task_is_dumpable(struct task_struct *task);
 void ksm_v_cond_resched_tasks_rcu_qs(void);
+void ksm_v_get_task_comm(char *buf, struct task_struct *task);
+
+/* <linux/sched/mm.h> */
+unsigned int ksm_v_memalloc_noreclaim_save(void);
+void ksm_v_memalloc_noreclaim_restore(unsigned int flags);
 
 /* <linux/shrinker.h> */
 typedef unsigned long ksm_v_shrink_fn(struct shrinker *shrinker, struct shrink_control *control);

@@ -28,7 +28,8 @@
 	EM(KSM_V_REFUSED_INVOLVED, "involved")		\
 	EM(KSM_V_REFUSED_NO_MEMORY, "no_memory")	\
 	EM(KSM_V_REFUSED_TAGGED, "tagged")		\
-	LAST(KSM_V_REFUSED_FAILED, "failed")
+	EM(KSM_V_REFUSED_FAILED, "failed")		\
+	LAST(KSM_V_REFUSED_LOCKED, "locked")
 
 /* Why the governor chose a share: as `Cause` in rust/engine/pace.rs. */
 #define KSM_V_PACE_CAUSES(EM, LAST)			\

@@ -19,6 +19,7 @@ pub mod expect;
 pub mod feature;
 pub mod freezer;
 pub mod held_fork;
+pub mod fuse;
 pub mod kmsg;
 pub mod knob;
 pub mod lab;

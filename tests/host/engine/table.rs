@@ -83,6 +83,10 @@ enum Op {
     Retain { modulus: u64, remainder: u64 },
     /// Memory is given back.
     Shrink,
+    /// As `Retain` and `Shrink`, a segment at a time, with no allocation.
+    ThinOut { modulus: u64, remainder: u64 },
+    /// Whether blocks can give back their ends from now on.
+    Truncates(bool),
     /// All is forgotten.
     Clear,
     /// From now on memory behaves like this.
@@ -107,6 +111,8 @@ fn op() -> impl Strategy<Value = Op> {
         6 => keys().prop_map(|(first, count)| Op::Remove { first, count }),
         2 => (2..9u64, 0..2u64).prop_map(|(modulus, remainder)| Op::Retain { modulus, remainder }),
         2 => Just(Op::Shrink),
+        3 => (2..9u64, 0..2u64).prop_map(|(modulus, remainder)| Op::ThinOut { modulus, remainder }),
+        2 => any::<bool>().prop_map(Op::Truncates),
         1 => Just(Op::Clear),
         3 => plan.prop_map(Op::Plan),
     ]
@@ -146,6 +152,8 @@ impl<const HOMES: u8> Pair<HOMES> {
             }
             Op::Retain { modulus, remainder } => self.retain(modulus, remainder),
             Op::Shrink => self.shrink(),
+            Op::ThinOut { modulus, remainder } => self.thin_out(modulus, remainder),
+            Op::Truncates(truncates) => self.memory.set_truncates(truncates),
             Op::Clear => {
                 self.table.clear();
                 self.model.clear();
@@ -223,6 +231,20 @@ impl<const HOMES: u8> Pair<HOMES> {
         });
         assert_eq!(visits, self.model, "not visited");
         self.model.retain(|_, value| keep(value));
+    }
+
+    fn thin_out(&mut self, modulus: u64, remainder: u64) {
+        let (slots, allocations) = (self.slots(), self.memory.allocations());
+        let keeps = |value: u64| value % modulus != remainder;
+        for segment in 0..SEGMENTS {
+            self.table
+                .thin_out(&self.memory, segment, |item| keeps(item.value));
+        }
+        self.model.retain(|_, value| keeps(*value));
+        assert_eq!(self.memory.allocations(), allocations);
+        assert!(self.slots() <= slots);
+        self.check_every_key();
+        self.check_order();
     }
 
     fn shrink(&mut self) {
@@ -409,6 +431,35 @@ fn without_memory_to_grow_nearly_all_slots_can_be_used() {
         pair.insert(key, key);
     }
     assert_eq!(pair.table.len(), 2000);
+}
+
+/// Under reclaim an allocation may wait for the very reclaim that it is part of.
+#[test]
+fn thinning_out_gives_memory_back_and_allocates_nothing() {
+    const MANY: u64 = 20_000;
+    let mut pair = Pair::<SPREAD>::new();
+    for key in 0..MANY {
+        pair.insert(key, key);
+    }
+    let (all, allocations) = (pair.table.bytes(), pair.memory.allocations());
+    let keeps = |key: u64| key % 4 == 0;
+    let thin_out = |pair: &mut Pair<SPREAD>| {
+        (0..SEGMENTS).all(|segment| {
+            pair.table
+                .thin_out(&pair.memory, segment, |item| keeps(item.key))
+        })
+    };
+    assert!(!thin_out(&mut pair), "said that memory was given back");
+    assert_eq!(pair.table.bytes(), all, "blocks that can't be truncated");
+    pair.memory.set_truncates(true);
+    assert!(thin_out(&mut pair));
+    let quarter = pair.table.bytes();
+    assert!(quarter <= all / 2, "{quarter} bytes of {all}");
+    assert_eq!(pair.memory.allocations(), allocations);
+    for key in 0..MANY {
+        let item = pair.table.get(hash::<SPREAD>(key)).map(|item| item.value);
+        assert_eq!(item, keeps(key).then_some(key));
+    }
 }
 
 #[test]

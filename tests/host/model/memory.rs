@@ -23,6 +23,7 @@ struct State {
     plan: Plan,
     allocations: usize,
     failures: usize,
+    truncates: bool,
 }
 
 /// The storage. Clones are the same storage.
@@ -40,6 +41,16 @@ impl Memory {
     /// Changes what succeeds from now on.
     pub fn set_plan(&self, plan: Plan) {
         self.0.borrow_mut().plan = plan;
+    }
+
+    /// Whether blocks can give back their ends from now on.
+    pub fn set_truncates(&self, truncates: bool) {
+        self.0.borrow_mut().truncates = truncates;
+    }
+
+    /// How many allocations were made or refused.
+    pub fn allocations(&self) -> usize {
+        self.0.borrow().allocations
     }
 
     /// How many allocations were refused.
@@ -66,5 +77,14 @@ impl<T: Clone + Default> Storage<T> for Memory {
         };
         state.failures += usize::from(!granted);
         granted.then(|| vec![T::default(); len])
+    }
+
+    fn can_truncate(&self, _block: &Vec<T>) -> bool {
+        self.0.borrow().truncates
+    }
+
+    fn truncate(&self, block: &mut Vec<T>, len: usize) {
+        block.truncate(len);
+        block.shrink_to_fit();
     }
 }

@@ -291,7 +291,14 @@ fn memory_failure(lab: &Lab) -> Result {
     expect::ne("frame of a new page", frames[1], c.frame(in_c, 1)?)?;
     c.check(in_c, ids)?;
     b.check(in_b.part(2, 6), Ids::each(102))?;
-    scanner::unmerge()?;
+    // The page whose memory has failed is not read again, and is counted still.
+    let unmerged = knob::try_write("run", b"2");
+    expect::errno("run=2 with failed memory", libc::EIO, unmerged)?;
+    expect::eq(
+        "pages_shared with failed memory",
+        1,
+        knob::number("pages_shared")?,
+    )?;
     pages::expect_not_merged((&b, in_b.part(2, 6)))?;
     b.check(in_b.part(2, 6), Ids::each(102))
 }

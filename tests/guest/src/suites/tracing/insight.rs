@@ -116,6 +116,7 @@ fn reasons(_: &Lab) -> Result {
         "no_memory",
         "tagged",
         "failed",
+        "locked",
     ];
     expected.sort_unstable();
     let refusals = debugfs::refusals()?;

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A file system in user space that stops answering, and a process that waits for it with its mmap lock
+//! held for writing.
+//!
+//! The protocol: include/uapi/linux/fuse.h. The root of the file system is its only file, of one page.
+
+use std::ffi::CString;
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::fd::FromRawFd;
+use std::ptr;
+
+use nix::sys::signal::kill;
+use nix::sys::signal::Signal;
+use nix::sys::wait::waitpid;
+use nix::unistd::fork;
+use nix::unistd::ForkResult;
+use nix::unistd::Pid;
+
+use crate::Context;
+use crate::Result;
+
+const PAGE: usize = 4096;
+const MOUNT_POINT: &str = "/tmp/silent";
+
+/// `enum fuse_opcode`.
+mod opcode {
+    pub const GETATTR: u32 = 3;
+    pub const SETATTR: u32 = 4;
+    pub const OPEN: u32 = 14;
+    pub const READ: u32 = 15;
+    pub const WRITE: u32 = 16;
+    pub const FSYNC: u32 = 20;
+    pub const FLUSH: u32 = 25;
+    pub const INIT: u32 = 26;
+}
+
+/// A process that waits in `mmap(MAP_FIXED)` for the daemon to write back the page of a file that was
+/// mapped there: with the mmap lock held for writing, and with an area that is detached and in the tree
+/// still. It maps `PAGES` pairs of equal pages, too. Dropping it has the daemon end, and so the wait.
+pub struct Stuck {
+    daemon: Pid,
+    process: Pid,
+}
+
+impl Stuck {
+    /// Pairs of equal pages that it maps.
+    pub const PAIRS: usize = 16;
+
+    /// Starts both, and waits until the process waits.
+    pub fn start() -> Result<Self> {
+        fs::write(MOUNT_POINT, "").context(|| "making a mount point")?;
+        // SAFETY: Tests run in a process with one thread: its child may do whatever it could.
+        let daemon = match unsafe { fork() }.context(|| "starting a daemon")? {
+            ForkResult::Child => {
+                let _ = serve();
+                // SAFETY: Ends the child.
+                unsafe { libc::_exit(0) }
+            }
+            ForkResult::Parent { child } => child,
+        };
+        let is_mounted = || fs::metadata(MOUNT_POINT).is_ok_and(|file| file.len() == PAGE as u64);
+        let mounted = crate::task::wait_until(std::time::Duration::from_secs(20), is_mounted);
+        crate::expect::that(mounted, || "FUSE: expected the daemon to mount its file")?;
+        // SAFETY: As above.
+        let process = match unsafe { fork() }.context(|| "starting a process")? {
+            ForkResult::Child => {
+                let _ = wait_for_daemon();
+                // SAFETY: Ends the child.
+                unsafe { libc::_exit(0) }
+            }
+            ForkResult::Parent { child } => child,
+        };
+        let stuck = Stuck { daemon, process };
+        let waits = || crate::task::stat(stuck.pid(), 3).is_ok_and(|state| state == "D");
+        let waiting = crate::task::wait_until(std::time::Duration::from_secs(20), || {
+            waits() && {
+                // Not for a moment only.
+                std::thread::sleep(std::time::Duration::from_millis(300));
+                waits()
+            }
+        });
+        crate::expect::that(waiting, || "expected the process to wait for its daemon")?;
+        Ok(stuck)
+    }
+
+    /// The process that waits.
+    pub fn pid(&self) -> i32 {
+        self.process.as_raw()
+    }
+}
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        // With the daemon's end of the connection everything that waits for it fails.
+        for child in [self.daemon, self.process] {
+            let _ = kill(child, Signal::SIGKILL);
+            let _ = waitpid(child, None);
+        }
+        let path = CString::new(MOUNT_POINT).unwrap_or_default();
+        // SAFETY: A string is passed.
+        unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+    }
+}
+
+/// The result of a system call: negative means that `errno` says why.
+fn check(result: i64) -> io::Result<u64> {
+    u64::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Maps pairs of equal pages and the file, writes to it and maps something else in its place.
+fn wait_for_daemon() -> io::Result<()> {
+    let file = File::options().read(true).write(true).open(MOUNT_POINT)?;
+    let anon = map(ptr::null_mut(), 2 * Stuck::PAIRS, libc::MAP_PRIVATE, None)?;
+    for page in 0..2 * Stuck::PAIRS {
+        // Told apart by any sample of some words.
+        let text = format!("silent {:>9}", page % Stuck::PAIRS).repeat(PAGE / 16);
+        // SAFETY: The pages were just mapped; the text is as long as one.
+        unsafe {
+            anon.add(page * PAGE)
+                .copy_from_nonoverlapping(text.as_ptr(), text.len());
+        }
+    }
+    let mapped = map(ptr::null_mut(), 1, libc::MAP_SHARED, Some(&file))?;
+    // SAFETY: Just mapped.
+    unsafe { mapped.write_volatile(1) };
+    map(mapped, 1, libc::MAP_PRIVATE | libc::MAP_FIXED, None)?;
+    Ok(())
+}
+
+fn map(at: *mut u8, pages: usize, flags: i32, file: Option<&File>) -> io::Result<*mut u8> {
+    let (fd, anonymous) = file.map_or((-1, libc::MAP_ANONYMOUS), |file| (file.as_raw_fd(), 0));
+    // SAFETY: With MAP_FIXED only what this process has mapped for that is replaced.
+    let mapped = unsafe {
+        libc::mmap(
+            at.cast(),
+            pages * PAGE,
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags | anonymous,
+            fd,
+            0,
+        )
+    };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(mapped.cast())
+}
+
+/// Mounts the file and answers requests; not those that follow from its being written to.
+fn serve() -> io::Result<()> {
+    let path = c"/dev/fuse".as_ptr();
+    // SAFETY: A string is passed.
+    let fd = check(unsafe { libc::open(path, libc::O_RDWR) }.into())?;
+    // SAFETY: Just opened, and nobody else's.
+    let mut device = unsafe { File::from_raw_fd(fd as i32) };
+    let options = format!("fd={fd},rootmode=100666,user_id=0,group_id=0,allow_other");
+    let (target, options) = (CString::new(MOUNT_POINT)?, CString::new(options)?);
+    // SAFETY: Strings are passed.
+    let mounted = unsafe {
+        libc::mount(
+            c"silent".as_ptr(),
+            target.as_ptr(),
+            c"fuse".as_ptr(),
+            0,
+            options.as_ptr().cast(),
+        )
+    };
+    check(mounted.into())?;
+    let mut request = vec![0u8; 1 << 18];
+    loop {
+        let len = device.read(&mut request)?;
+        let Some(request) = request.get(..len) else {
+            continue;
+        };
+        let word = |at: usize| {
+            request.get(at..at + 4).map_or(0, |bytes| {
+                bytes
+                    .iter()
+                    .rev()
+                    .fold(0u32, |word, &byte| word << 8 | u32::from(byte))
+            })
+        };
+        let unique = u64::from(word(8)) | u64::from(word(12)) << 32;
+        let (error, body) = match word(4) {
+            opcode::INIT => (0, init(word(48))),
+            opcode::GETATTR => (0, attributes()),
+            opcode::OPEN => (0, vec![0; 16]),
+            opcode::READ => (0, vec![0; PAGE.min(word(56) as usize)]),
+            opcode::WRITE | opcode::SETATTR | opcode::FSYNC | opcode::FLUSH => continue,
+            _ => (-libc::ENOSYS, Vec::new()),
+        };
+        let mut reply = Vec::new();
+        reply.extend((16 + body.len() as u32).to_le_bytes());
+        reply.extend(error.to_le_bytes());
+        reply.extend(unique.to_le_bytes());
+        reply.extend(body);
+        // Some requests want no answer.
+        let _ = device.write(&reply);
+    }
+}
+
+/// `struct fuse_init_out` of version 7.31.
+fn init(max_readahead: u32) -> Vec<u8> {
+    let mut words = vec![7u32, 31, max_readahead, 0, 0, 1 << 17, 1];
+    words.resize(16, 0);
+    words.into_iter().flat_map(u32::to_le_bytes).collect()
+}
+
+/// `struct fuse_attr_out` of a file of a page, which stays as it is for an hour.
+fn attributes() -> Vec<u8> {
+    let mut words = vec![3600u32, 0, 0, 0];
+    // ino, size, blocks, three times; their nanoseconds, mode, nlink, uid, gid, rdev, blksize, flags
+    words.extend([1, 0, PAGE as u32, 0, 8, 0, 0, 0, 0, 0, 0, 0]);
+    words.extend([0, 0, 0, 0o100_666, 1, 0, 0, 0, PAGE as u32, 0]);
+    words.into_iter().flat_map(u32::to_le_bytes).collect()
+}
