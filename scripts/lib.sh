@@ -127,8 +127,10 @@ TOOLS_PACKAGES=(
 	bpftrace linux-perf trace-cmd
 	# what a guest of virtme-ng needs
 	busybox-static iproute2 kmod procps udev
-	# for the kernel's own tests of KSM
-	libnuma-dev
+	# for the kernel's own tests of KSM and of memory management
+	libnuma-dev libcap-dev liburing-dev
+	# what calls the kernel at random
+	trinity
 )
 
 # What the root holds for kernels of arm64, which are built there for another machine and

@@ -66,7 +66,7 @@ impl<'a> Credentials<'a> {
     /// The real user id and the real group id, as the kernel's own numbers.
     fn user_and_group(&self) -> u64 {
         let cred = self.get();
-        u64::from(cred.gid.val) << u32::BITS | u64::from(cred.uid.val)
+        (u64::from(cred.gid.val) << u32::BITS) | u64::from(cred.uid.val)
     }
 
     /// Whether the task has capabilities that other tasks of its user and group may lack: not where

@@ -353,7 +353,13 @@ fn keeps_capabilities(lab: &Lab) -> Result {
         victim.set_dumpable(true)?;
         expect_guessed(lab, "a dumpable server", NONE, &victim)?;
     }
-    Ok(())
+    // An undumpable one is in no wider domain, either.
+    scanner::settle_knobs()?;
+    knob::set("domain", "global")?;
+    let victim = daemon(lab, true)?;
+    victim.keep_capabilities()?;
+    victim.become_user(Alice)?;
+    expect_guessed(lab, "an undumpable server in domain global", NONE, &victim)
 }
 
 fn dropped_before_exec(lab: &Lab) -> Result {
