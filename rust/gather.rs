@@ -266,6 +266,7 @@ impl<'a> Gatherer<'a> {
 
     /// Comes to an area that can't be reached, in which a visit was perhaps to go on at `addr`.
     pub(crate) fn pass_busy_area(&mut self, addr: usize) {
+        self.enter_area();
         if let Some(space) = self.space {
             self.visits.abandon(space, addr);
         }

@@ -15,6 +15,7 @@ use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::ptr;
 
+use nix::sys::prctl;
 use nix::sys::signal::kill;
 use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
@@ -115,6 +116,8 @@ fn check(result: i64) -> io::Result<u64> {
 
 /// Maps pairs of equal pages and the file, writes to it and maps something else in its place.
 fn wait_for_daemon() -> io::Result<()> {
+    // The tests' own process, whose child this is, is not dumpable: so it is left alone.
+    prctl::set_dumpable(true)?;
     let file = File::options().read(true).write(true).open(MOUNT_POINT)?;
     let anon = map(ptr::null_mut(), 2 * Stuck::PAIRS, libc::MAP_PRIVATE, None)?;
     for page in 0..2 * Stuck::PAIRS {
