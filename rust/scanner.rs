@@ -270,7 +270,12 @@ impl Scanner {
             movers::meet(space.mm, &vma);
             addr = if may_merge(space.mm, &vma, rules.policy) {
                 is_admitted = true;
-                let next = walk(&vma, Held::VmaLock, addr.max(vma.start())..end, &mut gatherer);
+                let next = walk(
+                    &vma,
+                    Held::VmaLock,
+                    addr.max(vma.start())..end,
+                    &mut gatherer,
+                );
                 gatherer.leave_area();
                 next
             } else {

@@ -193,7 +193,9 @@ impl Unmerger {
         outcome: &mut Outcome,
     ) -> Result<Step> {
         match VmaReadGuard::next(mm, addr) {
-            NextArea::Locked(vma) if self.which.concerns(&vma) => self.unmerge_area(vma, addr, outcome),
+            NextArea::Locked(vma) if self.which.concerns(&vma) => {
+                self.unmerge_area(vma, addr, outcome)
+            }
             NextArea::Locked(vma) => Ok(Step::At(vma.end())),
             NextArea::Busy { end } => {
                 outcome.busy = outcome.busy.saturating_add(1);

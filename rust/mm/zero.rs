@@ -12,8 +12,8 @@
 
 use crate::mm::process::is_registered;
 use crate::mm::process::Cursor;
-use crate::mm::vma::StableVma;
 use crate::mm::vma::NextArea;
+use crate::mm::vma::StableVma;
 use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::walk;
 use crate::mm::walk::Held;

@@ -66,7 +66,7 @@ impl Stuck {
             ForkResult::Parent { child } => child,
         };
         let is_mounted = || fs::metadata(MOUNT_POINT).is_ok_and(|file| file.len() == PAGE as u64);
-        let mounted = crate::task::wait_until(std::time::Duration::from_secs(20), is_mounted);
+        let mounted = crate::task::wait_until(crate::task::PATIENCE, is_mounted);
         crate::expect::that(mounted, || "FUSE: expected the daemon to mount its file")?;
         // SAFETY: As above.
         let process = match unsafe { fork() }.context(|| "starting a process")? {
@@ -79,7 +79,7 @@ impl Stuck {
         };
         let stuck = Stuck { daemon, process };
         let waits = || crate::task::stat(stuck.pid(), 3).is_ok_and(|state| state == "D");
-        let waiting = crate::task::wait_until(std::time::Duration::from_secs(20), || {
+        let waiting = crate::task::wait_until(crate::task::PATIENCE, || {
             waits() && {
                 // Not for a moment only.
                 std::thread::sleep(std::time::Duration::from_millis(300));

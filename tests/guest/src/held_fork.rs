@@ -28,7 +28,7 @@ pub const WRITERS_CPU: u64 = 1;
 const OTHER_CPU: u64 = 0;
 
 /// How long a fork may take to come to where it is held.
-const HELD_TIMEOUT: Duration = Duration::from_secs(60);
+const HELD_TIMEOUT: Duration = task::PATIENCE;
 /// How long a writer gets for two words. It may come to wait for the fork.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 

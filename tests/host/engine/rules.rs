@@ -349,6 +349,22 @@ fn a_shared_frame_known_by_its_whole_content_stays_the_only_one() {
     assert_eq!(scanner.glance(Frame(30), glimpse), Glance::Wait);
 }
 
+/// Two threads: one merges by the sample just after another has merged by the whole content.
+#[test]
+fn a_frame_that_is_told_apart_late_displaces_no_other_of_its_content() {
+    let mut scanner = scanner(2);
+    scanner.scan(Frame(1), D, &Alike(1));
+    let sample = key(scanner.scan(Frame(2), D, &Alike(2)));
+    scanner.differed(sample, Frame(2), D, &Alike(1));
+    scanner.scan(Frame(3), D, &Alike(1));
+    let whole = key(scanner.scan(Frame(4), D, &Alike(1)));
+    assert_ne!(whole, sample);
+    assert!(scanner.merged(whole, Frame(20), D, 2));
+    assert!(scanner.merged(sample, Frame(10), D, 2));
+    scanner.differed(sample, Frame(5), D, &Alike(1));
+    assert_eq!(scanner.target(whole), Some(Target::Shared(Frame(20))));
+}
+
 /// Pages that were being filled when they were looked at had a common sample, and equal contents
 /// when they were compared: the shared frame got a key by which nobody found it, and equal pages
 /// a second frame. The soak suite `many_sharers` found them on two, again.

@@ -449,7 +449,7 @@ fn stuck(lab: &Lab) -> Result {
         Command::new("sh").args(["-c", &line]).spawn()
     };
     let mut first = write("2").context(|| "starting a shell")?;
-    let begun = task::wait_until(Duration::from_secs(20), || {
+    let begun = task::wait_until(task::PATIENCE, || {
         pages::expect_not_merged((&a, in_a)).is_ok()
     });
     expect::that(begun, || "run=2: expected to go on with other processes")?;

@@ -31,7 +31,7 @@ pub(super) const TESTS: &[Test] = &[
 
 const PAGES: u64 = 256;
 const IDS: Ids = Ids::each(100);
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = guest::task::PATIENCE;
 
 /// A place to which a process is going to move pages.
 fn target(peer: &Peer) -> Result<Span> {
