@@ -108,7 +108,7 @@ fn rounds(closed: &Closed<'_>, rest: &mut Rest) -> Result {
     loop {
         *rest = Rest::default();
         round(&mut unmerger, rest)?;
-        let stats = recount(closed);
+        let stats = recount(closed, &unmerger);
         let outcome = &rest.outcome;
         let is_idle = outcome.broken == 0;
         if is_idle && stats.pages_shared == 0 && !outcome.is_partial() {
@@ -140,8 +140,15 @@ fn is_final(outcome: &Outcome, unmerger: &Unmerger, pages_shared: u64) -> bool {
     outcome.crowded > 0 || failed > 0 && failed >= pages_shared
 }
 
-fn recount(closed: &Closed<'_>) -> KsmStats {
+/// Counts what is merged still; also what is on frames that can't be read, which the engine has forgotten
+/// as no target.
+fn recount(closed: &Closed<'_>, unmerger: &Unmerger) -> KsmStats {
     let mut sets = closed.commons().sets().lock();
+    for &frame in unmerger.failed() {
+        if let Some(mappings) = shared::mappings(frame) {
+            sets.engine.count_in(frame, mappings);
+        }
+    }
     sets.recount();
     sets.engine.get_stats()
 }

@@ -563,6 +563,15 @@ impl<S: ScannerStorage> KsmScanner<S> {
         true
     }
 
+    /// Counts a shared frame that nothing is merged into, if it is not known.
+    pub fn count_in(&mut self, frame: Frame, mappings: u32) {
+        if self.shared.get(frame).is_none() {
+            let (key, domain) = (Key::default(), Domain::default());
+            let entry = SharedFrame::new(frame, key, domain, mappings, Standing::Mixed);
+            self.insert_shared(entry);
+        }
+    }
+
     /// Takes note of one mapping of a shared frame, met while scanning `domain`.
     ///
     /// `mappings` is how many page table entries map the frame in all.

@@ -101,7 +101,7 @@ pub(crate) struct Unmerger {
     room: Room,
     /// For how many more faults in this address space there is room.
     allowance: usize,
-    /// Frames that could not be copied: not to be read again.
+    /// Frames whose memory has failed: not to be read again.
     failed: KVVec<Frame>,
 }
 
@@ -139,7 +139,7 @@ impl Unmerger {
         })
     }
 
-    /// Frames that could not be copied.
+    /// Frames whose memory has failed: not copied, or not asked for.
     pub(crate) fn failed(&self) -> &[Frame] {
         &self.failed
     }
@@ -261,14 +261,14 @@ impl Unmerger {
     /// The first address in `range` at which a page to break is mapped, and its frame. Counts those that
     /// can't be copied.
     fn find(
-        &self,
+        &mut self,
         vma: &VmaReadGuard<'_>,
         range: Range<usize>,
         outcome: &mut Outcome,
     ) -> Option<(usize, Frame)> {
         let mut finder = Finder {
             which: &self.which,
-            failed: &self.failed,
+            failed: &mut self.failed,
             found: None,
             uncopied: 0,
         };
@@ -314,7 +314,7 @@ fn unshare(vma: VmaReadGuard<'_>, addr: usize) -> (Option<VmaReadGuard<'_>>, Res
 /// Stops at the first page to break.
 struct Finder<'a> {
     which: &'a Which,
-    failed: &'a [Frame],
+    failed: &'a mut KVVec<Frame>,
     found: Option<(usize, Frame)>,
     /// Mappings passed by whose pages can't be copied.
     uncopied: u64,
@@ -326,7 +326,12 @@ impl Visitor for Finder<'_> {
         if mapped.kind != Kind::Merged || !self.which.includes(frame) {
             return ControlFlow::Continue(());
         }
-        if mapped.is_poisoned() || self.failed.contains(&frame) {
+        let is_known = self.failed.contains(&frame);
+        if mapped.is_poisoned() && !is_known {
+            // Where there is no room it is passed by all the same.
+            let _ = self.failed.push_within_capacity(frame);
+        }
+        if mapped.is_poisoned() || is_known {
             self.uncopied = self.uncopied.saturating_add(1);
             return ControlFlow::Continue(());
         }

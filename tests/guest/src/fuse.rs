@@ -186,10 +186,10 @@ fn serve() -> io::Result<()> {
                 bytes
                     .iter()
                     .rev()
-                    .fold(0u32, |word, &byte| word << 8 | u32::from(byte))
+                    .fold(0u32, |word, &byte| (word << 8) | u32::from(byte))
             })
         };
-        let unique = u64::from(word(8)) | u64::from(word(12)) << 32;
+        let unique = u64::from(word(8)) | (u64::from(word(12)) << 32);
         let (error, body) = match word(4) {
             opcode::INIT => (0, init(word(48))),
             opcode::GETATTR => (0, attributes()),
