@@ -362,7 +362,7 @@ fn a_frame_that_is_told_apart_late_displaces_no_other_of_its_content() {
     assert!(scanner.merged(whole, Frame(20), D, 2));
     assert!(scanner.merged(sample, Frame(10), D, 2));
     scanner.differed(sample, Frame(5), D, &Alike(1));
-    assert_eq!(scanner.target(whole), Some(Target::Shared(Frame(20))));
+    assert_eq!(scanner.target(whole, D), Some(Target::Shared(Frame(20))));
 }
 
 /// Pages that were being filled when they were looked at had a common sample, and equal contents

@@ -120,7 +120,7 @@ fn engine_agrees_with_the_reference_while_memory_fails() {
         2 => vec(any::<bool>(), 1..9).prop_map(Plan::Repeat),
         3 => (0..4usize).prop_map(Plan::Only),
     ];
-    let events = tell(100, plan);
+    let events = tell(250, plan);
     assert!(events.failures >= 100, "{} failures", events.failures);
     assert!(events.full_index >= 100, "{} when full", events.full_index);
     assert!(events.merged_twins >= 20 && events.adopted >= 20);
