@@ -9,7 +9,7 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,6 +20,8 @@ from policy import Policy
 from processes import Process, Skipped
 
 DEFAULT_MAX_SHARING = 65536
+# Entries of one process that map one frame, at most: PER_SPACE in rust/engine/seats.rs.
+_MAX_OF_PROCESS = 256
 _DIGEST_BYTES = 16
 _PROGRESS_PAGES = 1024
 
@@ -39,21 +41,24 @@ class _Met(NamedTuple):
 class _Content:
     """A content that pages of one domain have."""
 
-    __slots__ = ("frames", "mappings", "shared", "shared_mappings")
+    __slots__ = ("frames", "mappings", "most_of_process", "shared", "shared_mappings")
 
     def __init__(self) -> None:
         self.frames = 0
         """Unmerged frames that have it."""
         self.mappings = 0
         """Entries that map these."""
+        self.most_of_process = 0
+        """The most of them that one process has."""
         self.shared = 0
         """Merged frames that have it already."""
         self.shared_mappings = 0
 
     def savable(self, max_sharing: int) -> int:
-        """Frames that would be given back: all but as many as the sharers need."""
+        """Frames that would be given back: all but as many as the sharers need, at least."""
         needed = -(-(self.mappings + self.shared_mappings) // max_sharing)
-        return max(0, self.frames - max(0, needed - self.shared))
+        of_process = -(-self.most_of_process // _MAX_OF_PROCESS)
+        return max(0, self.frames - max(0, max(needed, of_process) - self.shared))
 
 
 @dataclass
@@ -93,7 +98,7 @@ class Totals(NamedTuple):
 class Domain:
     """What merging would save among those who may share."""
 
-    owner: Hashable
+    owner: tuple[int | str, ...]
     """As Policy.domain_of()."""
     processes: int
     totals: Totals
@@ -129,7 +134,7 @@ class Estimator:
         self._compared = 0
         self._max_sharing = max_sharing
         self._key = secrets.token_bytes(hashlib.blake2b.MAX_KEY_SIZE)
-        self._contents: dict[Hashable, dict[bytes, _Content]] = {}
+        self._contents: dict[tuple[int | str, ...], dict[bytes, _Content]] = {}
         # Frames that others may map, too, in each state that was met.
         self._known: set[tuple[int, bool]] = set()
         self._rows: list[Row] = []
@@ -141,6 +146,8 @@ class Estimator:
         domain = self._contents.setdefault(self._policy.domain_of(process), {})
         for one in met:
             self._note(one, domain.setdefault(one.digest, _Content()), row)
+        for content, times in Counter(row.contents).items():
+            content.most_of_process = max(content.most_of_process, times)
         self._rows.append(row)
 
     def result(self, skipped: Iterable[Skipped] = (), seconds: float = 0) -> Estimate:
@@ -174,7 +181,7 @@ class Estimator:
         space = pages.AddressSpace(process.path)
         dumpable = processes.is_dumpable(process)
         for area in space.areas_with_flags():
-            objection = self._policy.objection(area, dumpable)
+            objection = self._policy.objection(area, dumpable, process.several_ids)
             mapped = _anonymous(space.pages(area), flags)
             if objection:
                 row.left_alone[objection] += sum(1 for _ in mapped)

@@ -21,8 +21,8 @@ Json = dict[str, Any]
 
 _MIB = 1 << 20
 
-# What a domain is known by.
-_OWNERS = {"user": "uid", "process": "pid", "cgroup": "cgroup"}
+# What the parts of an owner are called, by the kind of domain.
+_OWNERS = {"user": ("uid", "gid"), "process": ("pid",), "cgroup": ("cgroup",), "global": ()}
 
 
 def mib(pages: float) -> str:
@@ -142,14 +142,14 @@ def _domain_lines(result: Estimate, policy: Policy, limit: int | None) -> list[s
     return [
         "",
         *table(
-            ("would save", "MiB", "of pages", "processes", _OWNERS[policy.domain]),
+            ("would save", "MiB", "of pages", "processes", ":".join(_OWNERS[policy.domain])),
             (
                 (
                     str(domain.totals.savable_pages),
                     f"{domain.totals.savable_pages * PAGE / _MIB:.1f}",
                     str(domain.totals.frames),
                     str(domain.processes),
-                    str(domain.owner),
+                    ":".join(map(str, domain.owner)),
                 )
                 for domain in domains[:limit]
             ),
@@ -282,7 +282,7 @@ def _totals_json(totals: Totals) -> Json:
 
 
 def _owner_json(domain: Domain, policy: Policy) -> Json:
-    return {_OWNERS[policy.domain]: domain.owner} if policy.domain in _OWNERS else {}
+    return dict(zip(_OWNERS[policy.domain], domain.owner))
 
 
 def sharing_json(sharing: Sharing) -> Json:

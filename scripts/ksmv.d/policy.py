@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 """Which memory the module would look at, and whose may be merged with whose.
 
-The same rules as in rust/mm/policy.rs, from what smaps tells; for what it does not tell (pages
-that a device or another part of the kernel refers to, DAX) see ksmv(8).
+The same rules as in rust/mm/policy.rs and credentials.rs, from what /proc tells; for what it does
+not tell (pages that a device or another part of the kernel refers to, DAX) see ksmv(8).
 """
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 
 from pages import Area
@@ -32,6 +31,7 @@ _PRIVATE = {
     "lo": "locked",
     "wf": "wipe_on_fork",
     "dd": "not_dumped",
+    "dc": "not_forked",
     "ss": "shadow_stack",
     "um": "userfaultfd",
     "uw": "userfaultfd",
@@ -47,8 +47,10 @@ class Policy:
     scope: str = "all"
     domain: str = "user"
 
-    def objection(self, area: Area, dumpable: bool) -> str | None:
+    def objection(self, area: Area, dumpable: bool, several_ids: bool = False) -> str | None:
         """Why an area of a process is left alone; None: it is not."""
+        if several_ids:
+            return "several_ids"
         impossible = _first(_IMPOSSIBLE, area.flags)
         if impossible or not area.private:
             return impossible or "shared"
@@ -61,14 +63,15 @@ class Policy:
             return private
         return "not_dumpable"
 
-    def domain_of(self, process: Process) -> Hashable:
+    def domain_of(self, process: Process) -> tuple[int | str, ...]:
         """What has to be equal for two processes to share."""
-        return {
-            "user": process.uid,
-            "process": process.pid,
-            "cgroup": process.cgroup,
-            "global": None,
-        }[self.domain]
+        owners: dict[str, tuple[int | str, ...]] = {
+            "user": (process.uid, process.gid),
+            "process": (process.pid,),
+            "cgroup": (process.cgroup,),
+            "global": (),
+        }
+        return owners[self.domain]
 
 
 def _first(reasons: dict[str, str], flags: frozenset[str]) -> str | None:

@@ -39,6 +39,10 @@ class Process:
     name: str
     uid: int
     """The real user id."""
+    gid: int
+    """The real group id."""
+    several_ids: bool
+    """Whether its user ids (real, effective, saved, of files) differ, or its group ids."""
     cgroup: str
     """In the unified hierarchy."""
     path: str
@@ -139,8 +143,10 @@ def _look(pid: int) -> Process | None:
         for path in _directories(pid):
             status = _status(path)
             if "VmSize" in status:
-                uid = int(status["Uid"].split()[0])
-                return Process(pid, _name(path), uid, _cgroup(path), path)
+                uids, gids = status["Uid"].split(), status["Gid"].split()
+                several = len(set(uids)) > 1 or len(set(gids)) > 1
+                name, cgroup = _name(path), _cgroup(path)
+                return Process(pid, name, int(uids[0]), int(gids[0]), several, cgroup, path)
     except OSError:
         pass
     return None

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import unittest
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -37,7 +38,7 @@ from sharers import Sharer, Sharing  # noqa: E402
 from status import Counts, Status  # noqa: E402
 
 COMMANDS = next(one for one in cli.parser()._actions if one.dest == "command").choices
-PROCESS = Process(7, "name", 1000, "/a", "/proc/7")
+PROCESS = Process(7, "name", 1000, 100, False, "/a", "/proc/7")
 
 # What a user may name something, and what is shown of it.
 NAMES = {
@@ -69,6 +70,7 @@ class Rules(unittest.TestCase):
     def test_what_is_kept_private(self) -> None:
         for flag, reason in (
             ("lo", "locked"), ("wf", "wipe_on_fork"), ("dd", "not_dumped"), ("ss", "shadow_stack"),
+            ("dc", "not_forked"),
             ("um", "userfaultfd"), ("uw", "userfaultfd"), ("ui", "userfaultfd"),
         ):  # fmt: skip
             self.assertEqual(Policy().objection(area(f"rd {flag}"), True), reason)
@@ -84,6 +86,16 @@ class Rules(unittest.TestCase):
 
     def test_who_is_not_dumpable(self) -> None:
         self.assertEqual(Policy().objection(area("rd"), False), "not_dumpable")
+
+    def test_who_has_several_ids(self) -> None:
+        for flags in ("rd", "mg"):
+            self.assertEqual(Policy().objection(area(flags), True, True), "several_ids")
+
+    def test_users_are_told_apart_by_group_too(self) -> None:
+        other = replace(PROCESS, pid=8, gid=101)
+        self.assertNotEqual(Policy().domain_of(PROCESS), Policy().domain_of(other))
+        same = replace(PROCESS, pid=8)
+        self.assertEqual(Policy().domain_of(PROCESS), Policy().domain_of(same))
 
     def test_scope(self) -> None:
         self.assertEqual(Policy("registered").objection(area("rd"), True), "not_registered")
@@ -117,14 +129,14 @@ class Sums(unittest.TestCase):
 
     def test_domains_add_up(self) -> None:
         domains = [
-            estimate.Domain(1000, 2, estimate.Totals(9, 3, 2, 5)),
-            estimate.Domain(1001, 1, estimate.Totals(4, 2, 1, 2)),
+            estimate.Domain((1000, 100), 2, estimate.Totals(9, 3, 2, 5)),
+            estimate.Domain((1001, 100), 1, estimate.Totals(4, 2, 1, 2)),
         ]
         result = estimate.Estimate([], [], domains, 0)
         self.assertEqual(result.totals, estimate.Totals(13, 5, 3, 7))
         self.assertEqual(estimate.Estimate([], [], [], 0).totals, estimate.Totals())
         text = "\n".join(output.estimate_lines(result, Policy(), 1))
-        self.assertRegex(text, r"\n  +would save +MiB +of pages +processes +uid\n +5 +0\.0 +9 +2 +1000$")
+        self.assertRegex(text, r"\n  +would save +MiB +of pages +processes +uid:gid\n +5 +0\.0 +9 +2 +1000:100$")
 
     def test_savings_add_up(self) -> None:
         report = Report([(PROCESS, Saving(3, 1, 1.5)), (PROCESS, Saving(3, 0, 1.5))], [], 0)
@@ -156,13 +168,13 @@ class Words(unittest.TestCase):
             self.assertEqual(text.printable(text.decode(name)), shown)
 
     def test_nothing_that_is_said_is_obeyed(self) -> None:
-        process = Process(7, NASTY, 1000, f"/{NASTY}", "/proc/7")
+        process = Process(7, NASTY, 1000, 100, False, f"/{NASTY}", "/proc/7")
         skipped = [Skipped(8, NASTY)]
         values = dict.fromkeys(("pages_sharing", "zero_pages", "cpu_ns"), "1")
         counts = Counts(1, values, knobs.Settings({}, {"run": NASTY}))
         report = Report([(process, Saving(1, 1, 1))], skipped, 0)
         row = estimate.Row(process, 1, 1, Counter({NASTY: 1}), 0)
-        domain = estimate.Domain(process.cgroup, 1, estimate.Totals(1))
+        domain = estimate.Domain((process.cgroup,), 1, estimate.Totals(1))
         guess = estimate.Estimate([row], skipped, [domain], 0)
         sharing = Sharing(process, 1, 1, 0, 0, 1, [Sharer(process, 1, 1)], skipped)
         refusal = Failure(NASTY, NASTY)
@@ -235,12 +247,13 @@ class Lines(unittest.TestCase):
 
     def test_of_status(self) -> None:
         name = b"a\rUid:\t0 )\xff\n"
-        self.write("status", b"Name:\ta\rUid:\t0 )\xff\\n", b"Uid:\t7\t7", b"VmSize:\t1 kB")
+        self.write("status", b"Name:\ta\rUid:\t0 )\xff\\n", b"Uid:\t7\t7\t7\t7", b"Gid:\t8\t9\t8\t8", b"VmSize:\t1 kB")
         self.write("cgroup", b"1:name=systemd:/0::/x", b"0::/a\r0::/b\x85 \xff")
         self.write("comm", name)
         with mock.patch("processes._directories", return_value=[str(self.place)]):
             found = processes.one(7)
-        self.assertEqual((found.name, found.uid), (text.decode(name), 7))
+        self.assertEqual((found.name, found.uid, found.gid), (text.decode(name), 7, 8))
+        self.assertTrue(found.several_ids)
         self.assertEqual(found.cgroup, text.decode(b"/a\r0::/b\x85 \xff"))
 
 
@@ -333,7 +346,7 @@ class Manual(unittest.TestCase):
     def test_has_all_fields(self) -> None:
         skipped = [Skipped(1, "exited")]
         row = estimate.Row(PROCESS, 1, 1, Counter(locked=1), 0)
-        domain = estimate.Domain(1000, 1, estimate.Totals())
+        domain = estimate.Domain((1000, 100), 1, estimate.Totals())
         values = dict.fromkeys(("pages_sharing", "zero_pages", "cpu_ns"), "1")
         counts = Counts(1, values, knobs.Settings({}, {}))
         report = Report([(PROCESS, Saving(1, 1, 1))], skipped, 0)
