@@ -29,6 +29,8 @@ pub struct Suite {
     pub kills_workers: bool,
     /// Whether the scanner need not have merged anything.
     pub may_merge_nothing: bool,
+    /// Whether memory fails: what is merged there can't be taken apart, which ends with EIO.
+    pub fails_memory: bool,
 }
 
 impl Suite {
@@ -48,6 +50,7 @@ impl Suite {
             direct: |_| Ok(()),
             kills_workers: false,
             may_merge_nothing: false,
+            fails_memory: false,
         }
     }
 }

@@ -19,6 +19,7 @@ mod poison;
 pub const SUITE: Suite = Suite {
     lacks: blocks::lacking,
     direct: blocks::off_and_on,
+    fails_memory: true,
     ..Suite::new(
         "hotplug_numa_poison",
         "memory goes offline and comes back, pages move between nodes, frames fail",
