@@ -163,8 +163,11 @@ impl Merger {
         }
         let mut sets = commons.sets().lock();
         for ((attempt, neighbour), result) in attempts.iter().zip(neighbours).zip(results) {
-            if result.is_ok() {
-                visits.count_merged(attempt.page.visit);
+            match result {
+                Ok(()) => visits.count_merged(attempt.page.visit),
+                // The area can't be locked just now: its region stays due.
+                Err(Refusal::Locked) => visits.promise(attempt.page.visit),
+                Err(_) => (),
             }
             let merged = result.map(|()| neighbour.shared());
             attempt.end(&mut sets, terms, merged);
