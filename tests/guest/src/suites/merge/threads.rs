@@ -15,6 +15,7 @@ use guest::lab::Test;
 use guest::pagemap::Frame;
 use guest::pages;
 use guest::peer::Peer;
+use guest::procfs;
 use guest::scanner;
 use guest::task;
 use guest::task::PATIENCE;
@@ -198,7 +199,9 @@ fn one_space(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     let unlike = peer.anon(PAGES, Ids::each(1_000_000))?;
     expect_all_to_work()?;
-    if std::thread::available_parallelism().map_or(1, usize::from) > 1 {
+    // On a kernel that checks itself the threads mostly wait for the locks of its checkers.
+    let is_checked = procfs::read("/proc/kallsyms")?.contains(" kasan_report\n");
+    if std::thread::available_parallelism().map_or(1, usize::from) > 1 && !is_checked {
         expect_to_work_together()?;
     }
     let (some, equal) = (peer.anon(PAGES, IDS)?, peer.anon(PAGES, IDS)?);
