@@ -29,6 +29,7 @@ use crate::visits::Region;
 use core::mem::take;
 use core::ops::Range;
 use engine::advisor::Pass;
+use engine::delay::Delays;
 use engine::drain::Drains;
 use engine::hash::mix;
 use engine::mainline::Passes;
@@ -64,6 +65,9 @@ pub(crate) const MOST_THREADS: u32 = 64;
 /// Places that may have been begun: one for each thread, and one for each that waits.
 const MOST_PLACES: usize = 2 * MOST_THREADS as usize;
 
+/// Places that may be put off to the end of a pass; further ones are not.
+const MOST_PUT_OFF: usize = 64;
+
 /// Pause after a cycle in which there was nothing to look at, in milliseconds.
 pub(crate) const IDLE_MS: u32 = 20;
 
@@ -93,6 +97,25 @@ pub(crate) struct Place {
     pub(crate) visit: Option<Region>,
     /// How many ids were passed to find the address space, if that has just been found.
     pub(crate) passed: Option<u32>,
+    /// How often it was put off since an area was locked that comes next.
+    pub(crate) times_put_off: u8,
+    /// For how long to wait before it is looked at, in milliseconds. `None`: areas that are locked
+    /// then are left out.
+    pub(crate) wait_ms: Option<u32>,
+}
+
+impl Place {
+    /// A place that was not looked at yet.
+    fn new(mm: ARef<Mm>, range: Range<usize>, passed: Option<u32>) -> Self {
+        Place {
+            mm,
+            range,
+            visit: None,
+            passed,
+            times_put_off: 0,
+            wait_ms: Some(0),
+        }
+    }
 }
 
 /// What a step goes by.
@@ -136,6 +159,9 @@ pub(crate) struct State {
     cursor: Cursor,
     /// Places that were begun, or parted from such, and that no step is in.
     begun: KVec<Place>,
+    /// Places that were put off, since an area was locked there.
+    put_off: KVec<Place>,
+    delays: Delays,
     /// Threads that sleep until there is a place for them.
     waiting: usize,
     at_start_of_pass: bool,
@@ -179,6 +205,8 @@ impl State {
             pages_merged: 0,
             cursor: Cursor::default(),
             begun: KVec::with_capacity(MOST_PLACES, GFP_KERNEL)?,
+            put_off: KVec::with_capacity(MOST_PUT_OFF, GFP_KERNEL)?,
+            delays: Delays::default(),
             waiting: 0,
             at_start_of_pass: true,
             at_end_of_pass: false,
@@ -297,20 +325,29 @@ impl State {
     /// Has a step go on at `place`, in this pass. Where a thread has nothing to do, it gets a part of
     /// what is left of the area up to `area_end`.
     pub(crate) fn put_back(&mut self, mut place: Place, area_end: usize) {
+        place.wait_ms = place.wait_ms.map(|_| 0);
         if self.waiting > self.begun.len() {
             let rest = place.range.start..area_end.min(place.range.end);
             if let Some(middle) = region::middle(&rest) {
-                let other = Place {
-                    mm: place.mm.clone(),
-                    range: middle..place.range.end,
-                    visit: None,
-                    passed: None,
-                };
+                let rest = middle..place.range.end;
                 place.range.end = middle;
-                self.begin(other);
+                self.begin(Place::new(place.mm.clone(), rest, None));
             }
         }
         self.begin(place);
+    }
+
+    /// Has a step come back to `place` when nothing else is left of this pass; or, where that was in
+    /// vain too often, go on there at once and leave out what is locked.
+    pub(crate) fn put_off(&mut self, mut place: Place) {
+        place.wait_ms = self.delays.put_off(place.times_put_off);
+        place.times_put_off = place.times_put_off.saturating_add(1);
+        if place.wait_ms.is_some() && self.put_off.len() < self.put_off.capacity() {
+            let _ = self.put_off.push_within_capacity(place);
+        } else {
+            place.wait_ms = None;
+            self.begin(place);
+        }
     }
 
     fn begin(&mut self, place: Place) {
@@ -321,6 +358,7 @@ impl State {
     /// Begins with the first process anew.
     pub(crate) fn rewind(&mut self) {
         self.begun.clear();
+        self.put_off.clear();
         self.pass_began = None;
         self.is_any_registered = false;
         self.cursor = Cursor::default();
@@ -330,7 +368,9 @@ impl State {
 
     fn next_place(&mut self) -> Option<Place> {
         let begun = self.begun.pop();
-        begun.or_else(|| self.next_process())
+        begun
+            .or_else(|| self.next_process())
+            .or_else(|| self.put_off.remove(0).ok())
     }
 
     fn next_process(&mut self) -> Option<Place> {
@@ -339,18 +379,14 @@ impl State {
         }
         let mm = self.cursor.next();
         self.at_end_of_pass = mm.is_none();
-        mm.map(|mm| Place {
-            mm,
-            range: 0..usize::MAX,
-            visit: None,
-            // Those behind the last address space count for the first one of the next pass.
-            passed: Some(self.cursor.take_passed()),
-        })
+        // Ids behind the last address space count for the first one of the next pass.
+        mm.map(|mm| Place::new(mm, 0..usize::MAX, Some(self.cursor.take_passed())))
     }
 
     /// Begins a pass, and says whether to empty the batches of the LRU lists before.
     fn begin_pass(&mut self, sets: &Sets) -> bool {
         self.pass_began = Some(Instant::now());
+        self.delays = Delays::default();
         let refused = sets.refusals.for_references();
         self.drains.begin_pass(ns_since(self.start), refused)
     }

@@ -61,6 +61,14 @@ enum Pages {
     All,
 }
 
+/// What is to be looked at of an address space.
+struct Sweep {
+    pages: Pages,
+    range: Range<usize>,
+    /// Whether to come back later to an area that is locked, rather than to leave it out.
+    is_patient: bool,
+}
+
 /// How far the scanner came in a part of an address space.
 pub(crate) struct Progress {
     /// Where to go on; `None` at the end.
@@ -71,6 +79,8 @@ pub(crate) struct Progress {
     pub(crate) is_admitted: bool,
     /// Areas that were left out, since their process is changing them.
     pub(crate) busy: u64,
+    /// The next area can't be locked just now.
+    is_put_off: bool,
 }
 
 impl Progress {
@@ -80,6 +90,7 @@ impl Progress {
         area_end: 0,
         is_admitted: false,
         busy: 0,
+        is_put_off: false,
     };
 }
 
@@ -90,6 +101,8 @@ struct Space<'a> {
     id: Option<u64>,
     /// Whose it is.
     domain: Domain,
+    /// Whether to come back later to what is locked, rather than to leave it out.
+    is_patient: bool,
 }
 
 /// What one thread needs to scan and to merge.
@@ -116,22 +129,21 @@ impl Scanner {
 
     /// Looks at up to `limit` pages (and a batch at the most) from `place` on, and merges what can be
     /// merged. Returns how many it was; and of what else was looked at, as many as cost the same.
-    pub(crate) fn step(&mut self, commons: &Commons, place: Place, limit: u32) -> u32 {
-        let Place {
-            mm,
-            range,
-            visit,
-            passed,
-        } = place;
-        let finding = passed.map_or(0, effort_to_find);
-        self.visits.resume(visit);
-        let Some(user) = mm.mmget_not_zero() else {
+    pub(crate) fn step(&mut self, commons: &Commons, mut place: Place, limit: u32) -> u32 {
+        let finding = place.passed.take().map_or(0, effort_to_find);
+        self.visits.resume(place.visit.take());
+        let Some(user) = place.mm.mmget_not_zero() else {
             let _ = self.visits.end(&mut commons.lock(), None);
             return finding;
         };
         // The last user may go meanwhile: its memory is not torn down in this thread.
         let user = MmWithUser::into_mmput_async(user);
-        let (progress, effort) = self.scan(commons, &user, range.clone(), limit, Pages::Due);
+        let sweep = Sweep {
+            pages: Pages::Due,
+            range: place.range.clone(),
+            is_patient: place.wait_ms.is_some(),
+        };
+        let (progress, effort) = self.scan(commons, &user, sweep, limit);
         let next = progress.next.map(|addr| (addr, progress.area_end));
         let going_on = next.and_then(|(addr, _)| Some((space_id(&user)?, addr)));
         let mut state = commons.lock();
@@ -139,16 +151,14 @@ impl Scanner {
         if is_registered(&user) {
             state.meet_registered();
         }
-        let visit = self.visits.end(&mut state, going_on);
+        place.visit = self.visits.end(&mut state, going_on);
         if let Some((addr, area_end)) = next {
-            let range = addr..range.end;
-            let place = Place {
-                mm,
-                range,
-                visit,
-                passed: None,
-            };
-            state.put_back(place, area_end);
+            place.range.start = addr;
+            if progress.is_put_off {
+                state.put_off(place);
+            } else {
+                state.put_back(place, area_end);
+            }
         }
         finding.saturating_add(u32::try_from(effort).unwrap_or(u32::MAX))
     }
@@ -166,22 +176,30 @@ impl Scanner {
         range: Range<usize>,
     ) -> Result<Progress> {
         let mm = MmWithUser::into_mmput_async(mm.mmget_not_zero().ok_or(ESRCH)?);
-        let (progress, _) = self.scan(commons, &mm, range, u32::MAX, Pages::All);
+        let sweep = Sweep {
+            pages: Pages::All,
+            range,
+            is_patient: false,
+        };
+        let (progress, _) = self.scan(commons, &mm, sweep, u32::MAX);
         let merged = self.visits.take_pages_merged();
         commons.lock().count_merged(merged);
         Ok(progress)
     }
 
-    /// Scans some pages in `range` of `mm`, up to `limit` (and a batch at the most). Returns how many
-    /// it was, too.
+    /// Scans some pages of `mm`, up to `limit` (and a batch at the most). Returns how many it was, too.
     fn scan(
         &mut self,
         commons: &Commons,
         mm: &ARef<MmWithUserAsync>,
-        range: Range<usize>,
+        sweep: Sweep,
         limit: u32,
-        pages: Pages,
     ) -> (Progress, u64) {
+        let Sweep {
+            pages,
+            range,
+            is_patient,
+        } = sweep;
         let rules = commons.rules();
         let is_in_scope = rules.policy.scope == Scope::All || is_registered(mm);
         let domain = domain_of(mm, rules.policy).filter(|_| is_in_scope);
@@ -195,6 +213,7 @@ impl Scanner {
                 Pages::All => None,
             },
             domain,
+            is_patient,
         };
         let began = boot_time_ns();
         let mut budget = Budget::new(limit);
@@ -225,8 +244,8 @@ impl Scanner {
         (progress, effort)
     }
 
-    /// Takes samples of pages that may be merged, area by area, each under its VMA lock. An area
-    /// that its process is changing is left out: its regions stay due.
+    /// Takes samples of pages that may be merged, area by area, each under its VMA lock, up to one that
+    /// its process is changing. Without patience that is left out: its regions stay due.
     fn gather(
         &mut self,
         commons: &Commons,
@@ -245,10 +264,15 @@ impl Scanner {
         );
         gatherer.space = space.id;
         let (mut addr, mut area_end, mut is_admitted) = (range.start, range.start, false);
-        let mut busy = 0u64;
+        let (mut busy, mut is_put_off) = (0u64, false);
         for _ in 0..AREAS {
             let vma = match VmaReadGuard::next(space.mm, addr) {
                 NextArea::Locked(vma) if vma.start() < range.end => vma,
+                NextArea::Busy { .. } if space.is_patient => {
+                    gatherer.enter_area();
+                    is_put_off = true;
+                    break;
+                }
                 NextArea::Busy { end } => {
                     busy = busy.saturating_add(1);
                     gatherer.pass_busy_area(addr);
@@ -290,6 +314,7 @@ impl Scanner {
             area_end,
             is_admitted,
             busy,
+            is_put_off,
         }
     }
 
@@ -303,7 +328,10 @@ impl Scanner {
         end: usize,
         budget: &mut Budget,
     ) -> Progress {
-        let Some(next) = progress.next.filter(|_| !budget.is_spent()) else {
+        let Some(next) = progress
+            .next
+            .filter(|_| !progress.is_put_off && !budget.is_spent())
+        else {
             return progress;
         };
         let more = self.gather(commons, rules, space, next..end, budget);

@@ -158,6 +158,8 @@ impl Hand {
         loop {
             let sleep_ms = match commons.next_turn(&self.is_stopping, done) {
                 Turn::Scan { step, place, limit } => {
+                    // Within the step: the pass does not end before the place has been looked at.
+                    commons.rest(&self.is_stopping, place.wait_ms.unwrap_or(0));
                     let pages = self.scanner.lock().step(commons, place, limit);
                     drop(step);
                     done = done.saturating_add(pages);

@@ -15,7 +15,8 @@
 //! - [`shared`]: the shared frames, one table by frame; [`seats`]: how many pages each may take
 //! - [`table`]: the open-addressing hash table under both
 //! - [`stats`]: what is counted; [`pace`]: when to rest; [`region`]: what to visit less often;
-//!   [`drain`]: when to free pages of the references of batches
+//!   [`drain`]: when to free pages of the references of batches; [`delay`]: how long to wait for areas
+//!   that are locked
 //! - [`knobs`]: the settings; [`mainline`]: mainline's, in their place, with its [`advisor`]
 //! - [`parse`]: text of the knobs
 //!
@@ -25,6 +26,7 @@
 
 pub mod advisor;
 pub mod content;
+pub mod delay;
 pub mod drain;
 pub mod hash;
 pub mod ids;

@@ -43,7 +43,7 @@ mod opcode {
 
 /// A process that waits in `mmap(MAP_FIXED)` for the daemon to write back the page of a file that was
 /// mapped there: with the mmap lock held for writing, and with an area that is detached and in the tree
-/// still. It maps `PAGES` pairs of equal pages, too. Dropping it has the daemon end, and so the wait.
+/// still. It maps `PAIRS` of equal pages, too, directly before the file. Dropping it ends both.
 pub struct Stuck {
     daemon: Pid,
     process: Pid,
@@ -55,6 +55,16 @@ impl Stuck {
 
     /// Starts both, and waits until the process waits.
     pub fn start() -> Result<Self> {
+        Self::start_with(0)
+    }
+
+    /// As [`Self::start`]; but the area of the pairs is locked, too.
+    pub fn start_with_locked_pairs() -> Result<Self> {
+        Self::start_with(1)
+    }
+
+    /// As [`Self::start`], where so many pages before the file are mapped anew with it.
+    fn start_with(pages_before: usize) -> Result<Self> {
         fs::write(MOUNT_POINT, "").context(|| "making a mount point")?;
         // SAFETY: Tests run in a process with one thread: its child may do whatever it could.
         let daemon = match unsafe { fork() }.context(|| "starting a daemon")? {
@@ -71,7 +81,8 @@ impl Stuck {
         // SAFETY: As above.
         let process = match unsafe { fork() }.context(|| "starting a process")? {
             ForkResult::Child => {
-                let _ = wait_for_daemon();
+                let _ = wait_for_daemon(pages_before);
+                let _ = nix::unistd::pause();
                 // SAFETY: Ends the child.
                 unsafe { libc::_exit(0) }
             }
@@ -90,6 +101,13 @@ impl Stuck {
         Ok(stuck)
     }
 
+    /// Ends the daemon, and so the wait: the process keeps its pages.
+    pub fn release(&self) {
+        // With the daemon's end of the connection everything that waits for it fails.
+        let _ = kill(self.daemon, Signal::SIGKILL);
+        let _ = waitpid(self.daemon, None);
+    }
+
     /// The process that waits.
     pub fn pid(&self) -> i32 {
         self.process.as_raw()
@@ -98,11 +116,9 @@ impl Stuck {
 
 impl Drop for Stuck {
     fn drop(&mut self) {
-        // With the daemon's end of the connection everything that waits for it fails.
-        for child in [self.daemon, self.process] {
-            let _ = kill(child, Signal::SIGKILL);
-            let _ = waitpid(child, None);
-        }
+        self.release();
+        let _ = kill(self.process, Signal::SIGKILL);
+        let _ = waitpid(self.process, None);
         let path = CString::new(MOUNT_POINT).unwrap_or_default();
         // SAFETY: A string is passed.
         unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
@@ -114,12 +130,14 @@ fn check(result: i64) -> io::Result<u64> {
     u64::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// Maps pairs of equal pages and the file, writes to it and maps something else in its place.
-fn wait_for_daemon() -> io::Result<()> {
+/// Maps pairs of equal pages, a page and the file behind; writes to the file, and maps something else in
+/// its place and that of `pages_before`.
+fn wait_for_daemon(pages_before: usize) -> io::Result<()> {
     // The tests' own process, whose child this is, is not dumpable: so it is left alone.
     prctl::set_dumpable(true)?;
     let file = File::options().read(true).write(true).open(MOUNT_POINT)?;
-    let anon = map(ptr::null_mut(), 2 * Stuck::PAIRS, libc::MAP_PRIVATE, None)?;
+    let pages = 2 * Stuck::PAIRS + 1;
+    let anon = map(ptr::null_mut(), pages + 1, libc::MAP_PRIVATE, None)?;
     for page in 0..2 * Stuck::PAIRS {
         // Told apart by any sample of some words.
         let text = format!("silent {:>9}", page % Stuck::PAIRS).repeat(PAGE / 16);
@@ -129,10 +147,18 @@ fn wait_for_daemon() -> io::Result<()> {
                 .copy_from_nonoverlapping(text.as_ptr(), text.len());
         }
     }
-    let mapped = map(ptr::null_mut(), 1, libc::MAP_SHARED, Some(&file))?;
+    // SAFETY: So many pages were mapped.
+    let (behind, first) = unsafe {
+        (
+            anon.add(pages * PAGE),
+            anon.add((pages - pages_before) * PAGE),
+        )
+    };
+    map(behind, 1, libc::MAP_SHARED | libc::MAP_FIXED, Some(&file))?;
     // SAFETY: Just mapped.
-    unsafe { mapped.write_volatile(1) };
-    map(mapped, 1, libc::MAP_PRIVATE | libc::MAP_FIXED, None)?;
+    unsafe { behind.write_volatile(1) };
+    let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    map(first, 1 + pages_before, flags, None)?;
     Ok(())
 }
 

@@ -84,7 +84,8 @@ pub fn wait_passes(count: u64) -> Result {
     wait_until_pass(knob::number("full_scans")? + count)
 }
 
-fn wait_until_pass(target: u64) -> Result {
+/// Waits until so many passes have ended in all.
+pub fn wait_until_pass(target: u64) -> Result {
     let start = Instant::now();
     loop {
         let found = knob::number("full_scans")?;

@@ -12,6 +12,7 @@ mod decision;
 mod huge;
 mod kinds;
 mod ksmd;
+mod locked;
 mod neighbours;
 mod now;
 mod regions;
@@ -25,6 +26,7 @@ pub fn trials() -> Vec<Trial> {
         decision::TESTS,
         kinds::TESTS,
         ksmd::TESTS,
+        locked::TESTS,
         accounting::TESTS,
         neighbours::TESTS,
         now::TESTS,

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Areas that their processes have locked while the scanner comes to them.
+
+use guest::debugfs;
+use guest::expect;
+use guest::fuse::Stuck;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::scanner;
+use guest::task;
+use guest::task::PATIENCE;
+use guest::Result;
+
+pub(super) const TESTS: &[Test] = &[
+    ("a_locked_area_is_come_back_to_in_the_same_pass", come_back),
+    ("a_locked_area_is_waited_for_seven_times_a_pass", in_vain),
+];
+
+/// How often the area is let go while a pass waits for it. A guest that is not served for an eighth of a
+/// second just then does it too late for that pass.
+const ATTEMPTS: usize = 40;
+/// How often a pass comes back to a place.
+const TIMES: u64 = 7;
+
+/// Areas that were left out.
+fn left_out() -> Result<u64> {
+    Ok(debugfs::refusals()?.remove("locked").unwrap_or(0))
+}
+
+/// One pass at a time.
+fn settle() -> Result {
+    scanner::stop()?;
+    knob::set("sleep_ms", scanner::UNTIL_TOLD_MS)
+}
+
+/// Lets go what a pass waits for; returns how many pages that pass has merged: those pairs, and perhaps
+/// a page or two that the process has from its parent.
+fn merged_as_it_is_let_go() -> Result<u64> {
+    let stuck = Stuck::start_with_locked_pairs()?;
+    let before = knob::number("pages_sharing")?;
+    let pauses = scanner::record_pauses()?;
+    let target = knob::number("full_scans")? + 1;
+    scanner::start()?;
+    let waits = || pauses.count().is_ok_and(|count| count > 0);
+    let is_waiting = task::wait_until(PATIENCE, waits);
+    stuck.release();
+    scanner::wait_until_pass(target)?;
+    scanner::stop()?;
+    expect::that(is_waiting, || "expected the scanner to wait for an area")?;
+    Ok(knob::number("pages_sharing")? - before)
+}
+
+fn come_back(_lab: &Lab) -> Result {
+    settle()?;
+    for _ in 0..ATTEMPTS {
+        if merged_as_it_is_let_go()? >= Stuck::PAIRS as u64 {
+            return Ok(());
+        }
+    }
+    Err(format!("expected the pages to be merged in one of {ATTEMPTS} passes").into())
+}
+
+fn in_vain(_lab: &Lab) -> Result {
+    settle()?;
+    let _stuck = Stuck::start_with_locked_pairs()?;
+    for _ in 0..3 {
+        let (before, sharing) = (left_out()?, knob::number("pages_sharing")?);
+        let pauses = scanner::record_pauses()?;
+        scanner::passes(1)?;
+        // The last one is that at the end of the pass.
+        let waits = pauses.numbers(scanner::TICKS)?;
+        expect::eq("pauses of a pass", TIMES + 1, waits.len() as u64)?;
+        expect::within(
+            "areas that were left out",
+            before + 1..=u64::MAX,
+            left_out()?,
+        )?;
+        let merged = knob::number("pages_sharing")? - sharing;
+        expect::within("pages merged", 0..=Stuck::PAIRS as u64 - 1, merged)?;
+    }
+    Ok(())
+}
