@@ -3,8 +3,8 @@
 //! Replaces pages that are mapped near each other, once each, all with one flush of the TLBs.
 //!
 //! What each page is to be replaced by is made ready first ([`Neighbour`]), with no lock of the address
-//! space held. Then the VMA lock is taken, so there is no need for the rmap: a page whose only mapping is in this
-//! page table has no other. For each of them, what if right now …
+//! space held. Then the VMA lock is taken, so there is no need for the rmap: a page whose only mapping
+//! is in this page table has no other. For each of them, what if right now …
 //!
 //! - the process unmaps, moves, changes or forks the area? Each wants the VMA lock for writing. It
 //!   exits? The address space stays as it is until we drop our reference.
