@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Address spaces that move pages by userfaultfd (`UFFDIO_MOVE`): *movers*.
+//! Address spaces whose pages are moved by who can't move merged ones: *movers*. Their memory is left
+//! alone, and what was merged before is broken apart as soon as a mover is known.
 //!
 //! C headers: [`include/linux/userfaultfd_k.h`](srctree/include/linux/userfaultfd_k.h),
-//! `move_pages()` in `mm/userfaultfd.c`
+//! [`include/linux/mmu_notifier.h`](srctree/include/linux/mmu_notifier.h);
+//! `move_pages()` in `mm/userfaultfd.c`, `migrate_vma_collect_pmd()` in `mm/migrate_device.c`
+//!
+//! # By userfaultfd (`UFFDIO_MOVE`)
 //!
 //! The kernel moves exclusive pages only: of a merged one it says `EBUSY`, to a program that shares
 //! nothing as far as it knows. So the memory of movers is left alone, but for areas that they registered
@@ -12,9 +16,18 @@
 //! A probe tells of that. Who did so before the module was loaded is known by the area, when the scanner
 //! comes by.
 //!
-//! What was merged before is broken apart as soon as a mover is known; a move meanwhile may find `EBUSY`
-//! still. A mapping of the zero page that stands for a merged page does move, and the kernel forgets its
-//! mark: so movers have no such marks, and those they lost are taken off the count.
+//! A move before pages were broken apart may find `EBUSY` still. A mapping of the zero page that stands
+//! for a merged page does move, and the kernel forgets its mark: so movers have no such marks, and those
+//! they lost are taken off the count.
+//!
+//! # By the driver of a device
+//!
+//! `migrate_vma_setup()` replaces entries of any page by migration entries, and puts them back through the
+//! rmap where it can't isolate the page. The rmap finds no entry of a merged page: whoever touches it next
+//! waits for ever. Drivers that migrate (amdgpu, xe, nouveau) have interval notifiers in the address space,
+//! which tells them; so has anybody who mirrors page tables (`hmm_range_fault()`) and never migrates. Such
+//! memory is left alone even where it was registered. Probes tell of the first notifier; the driver may
+//! migrate before the pages have been broken apart.
 
 use crate::mm::process;
 use crate::mm::process::Owner;
@@ -37,9 +50,27 @@ use kernel::sync::rcu;
 /// Movers that are known at first without a look for those that have exited.
 const FEW: usize = 16;
 
+/// Who moves pages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Userfaultfd,
+    Device,
+}
+
+impl By {
+    /// What must not be merged.
+    fn concerns(self) -> Which {
+        match self {
+            By::Userfaultfd => Which::NotRegistered,
+            By::Device => Which::All,
+        }
+    }
+}
+
 /// A mover. Its address is its own for as long as it is referenced.
 struct Mover {
     mm: ARef<Mm>,
+    by: By,
     /// Its merged pages have been broken apart, and no further ones come.
     is_done: bool,
 }
@@ -69,8 +100,11 @@ impl Movers {
     }
 
     /// Adds one. Where there is no memory for it, it is known when it is met again.
-    fn add(&mut self, mm: &Mm) {
-        if self.place(mm.as_raw() as usize).is_ok() {
+    fn add(&mut self, mm: &Mm, by: By) {
+        if let Some(known) = self.get_mut(mm) {
+            if by == By::Device && known.by != by {
+                (known.by, known.is_done) = (by, false);
+            }
             return;
         }
         if self.0.len() == self.0.capacity() {
@@ -82,6 +116,7 @@ impl Movers {
         if let Err(place) = self.place(mm.as_raw() as usize) {
             let mover = Mover {
                 mm: mm.into(),
+                by,
                 is_done: false,
             };
             let _ = self.0.insert_within_capacity(place, mover);
@@ -90,17 +125,27 @@ impl Movers {
     }
 
     /// The next one above `addr` whose pages are to be broken apart.
-    fn next(&self, addr: usize) -> Option<ARef<Mm>> {
+    fn next(&self, addr: usize) -> Option<(ARef<Mm>, By)> {
         let next = |mover: &&Mover| mover.addr() > addr && !mover.is_done;
-        self.0.iter().find(next).map(|mover| mover.mm.clone())
+        let next = self.0.iter().find(next);
+        next.map(|mover| (mover.mm.clone(), mover.by))
     }
 
-    fn done(&mut self, mm: &Mm) {
-        if let Ok(place) = self.place(mm.as_raw() as usize) {
-            if let Some(mover) = self.0.get_mut(place) {
-                mover.is_done = true;
-            }
+    /// Takes note that what concerns `by` has been broken apart.
+    fn done(&mut self, mm: &Mm, by: By) {
+        if let Some(mover) = self.get_mut(mm).filter(|mover| mover.by == by) {
+            mover.is_done = true;
         }
+    }
+
+    fn get(&self, mm: &Mm) -> Option<&Mover> {
+        let place = self.place(mm.as_raw() as usize).ok()?;
+        self.0.get(place)
+    }
+
+    fn get_mut(&mut self, mm: &Mm) -> Option<&mut Mover> {
+        let place = self.place(mm.as_raw() as usize).ok()?;
+        self.0.get_mut(place)
     }
 }
 
@@ -112,17 +157,36 @@ kernel::sync::global_lock! {
 /// How many are known: most systems have none.
 static COUNT: Atomic<usize> = Atomic::new(0);
 
-/// Whether `mm` is known to move pages.
+/// Whether pages of `mm` are known to be moved.
 #[inline]
 pub(crate) fn includes(mm: &Mm) -> bool {
-    COUNT.load(Relaxed) > 0 && MOVERS.lock().place(mm.as_raw() as usize).is_ok()
+    COUNT.load(Relaxed) > 0 && MOVERS.lock().get(mm).is_some()
+}
+
+/// Whether the driver of a device may move pages of `mm`.
+#[inline]
+pub(crate) fn is_device_in(mm: &Mm) -> bool {
+    has_interval_notifiers(mm) || is_known_to_be_by(mm, By::Device)
+}
+
+fn is_known_to_be_by(mm: &Mm, by: By) -> bool {
+    COUNT.load(Relaxed) > 0 && (MOVERS.lock().get(mm)).is_some_and(|mover| mover.by == by)
+}
+
+#[inline]
+fn has_interval_notifiers(mm: &Mm) -> bool {
+    // SAFETY: The mm is in place, and with it what its notifiers are in.
+    unsafe { shim::ksm_v_mm_has_interval_notifiers(mm.as_raw()) }
 }
 
 /// Comes by an area of `mm`, which may tell that pages are moved there.
 #[inline]
 pub(crate) fn meet(mm: &Mm, vma: &VmaReadGuard<'_>) {
     if vma.is_moved_to() {
-        MOVERS.lock().add(mm);
+        MOVERS.lock().add(mm, By::Userfaultfd);
+    }
+    if has_interval_notifiers(mm) {
+        MOVERS.lock().add(mm, By::Device);
     }
 }
 
@@ -132,7 +196,7 @@ pub(crate) fn meet(mm: &Mm, vma: &VmaReadGuard<'_>) {
 /// merged then any more.
 pub(crate) fn leave_alone() {
     let mut last = 0;
-    while let Some(mm) = (COUNT.load(Relaxed) > 0)
+    while let Some((mm, by)) = (COUNT.load(Relaxed) > 0)
         .then(|| MOVERS.lock().next(last))
         .flatten()
     {
@@ -141,8 +205,8 @@ pub(crate) fn leave_alone() {
             continue;
         };
         let user = MmWithUser::into_mmput_async(user);
-        if zero::settle(&user) && unmerge(&user, Which::NotRegistered).is_ok() {
-            MOVERS.lock().done(&mm);
+        if zero::settle(&user) && unmerge(&user, by.concerns()).is_ok() {
+            MOVERS.lock().done(&mm, by);
         }
     }
 }
@@ -150,6 +214,7 @@ pub(crate) fn leave_alone() {
 /// Tells of movers. Dropping it forgets them.
 pub(crate) struct Watch {
     _registering: Option<EntryProbe<Registering>>,
+    _mirroring: [Option<EntryProbe<Mirroring>>; 2],
 }
 
 impl Watch {
@@ -162,6 +227,12 @@ impl Watch {
             _registering: cfg!(CONFIG_USERFAULTFD)
                 .then(|| EntryProbe::new(c"userfaultfd_ioctl", Registering).ok())
                 .flatten(),
+            // Exported, and each a function of its own.
+            _mirroring: [
+                c"mmu_interval_notifier_insert",
+                c"mmu_interval_notifier_insert_locked",
+            ]
+            .map(|function| EntryProbe::new(function, Mirroring).ok()),
         }
     }
 }
@@ -169,6 +240,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self._registering = None;
+        self._mirroring = [None, None];
         // Nobody else knows: references are given up without the lock.
         let movers = core::mem::take(&mut *MOVERS.lock());
         COUNT.store(0, Relaxed);
@@ -185,33 +257,60 @@ impl Watcher for Registering {
         if request as u32 != shim::KSM_V_UFFDIO_REGISTER {
             return None;
         }
-        let rcu = rcu::read_lock();
         // SAFETY: The first argument of `userfaultfd_ioctl()` is the file of a userfaultfd, which the
         // caller keeps, and with it the address space's structure.
         let mm = unsafe {
             let mm = shim::ksm_v_userfaultfd_mover(file as *const bindings::file);
             (!mm.is_null()).then(|| Mm::from_raw(mm))
         }?;
-        let owner = Owner::of(mm, &rcu)?;
-        Some([mm.as_raw() as usize, owner.tgid() as usize])
+        note(mm)
     }
 
-    fn called(&self, [addr, tgid]: [usize; 2]) {
-        // Works for the initial namespace, whose ids these are.
-        let mm = process::find(tgid as i32);
-        let Some(mm) = mm.filter(|mm| mm.as_raw() as usize == addr) else {
-            return;
-        };
-        if includes(&mm) {
-            return;
+    fn called(&self, note: [usize; 2]) {
+        if let Some(mm) = noted(note).filter(|mm| !includes(mm)) {
+            begin(&mm, By::Userfaultfd);
         }
-        MOVERS.lock().add(&mm);
-        // At once, for the moves are to come. Steps that are under way may merge more, which is done
-        // after the pass.
-        if let Some(user) = mm.mmget_not_zero() {
-            let user = MmWithUser::into_mmput_async(user);
-            zero::unmark(&user);
-            let _ = unmerge(&user, Which::NotRegistered);
+    }
+}
+
+/// Watches insertions of interval notifiers.
+struct Mirroring;
+
+impl Watcher for Mirroring {
+    unsafe fn note(&self, [_notifier, mm]: [usize; 2]) -> Option<[usize; 2]> {
+        // SAFETY: The second argument of `mmu_interval_notifier_insert()` is an address space that its
+        // caller keeps.
+        note(unsafe { Mm::from_raw(mm as *mut bindings::mm_struct) })
+    }
+
+    fn called(&self, note: [usize; 2]) {
+        let mm = noted(note);
+        if let Some(mm) = mm.filter(|mm| !is_known_to_be_by(mm, By::Device)) {
+            begin(&mm, By::Device);
         }
+    }
+}
+
+/// Notes an address space: its address and its owner's process id. Neither keeps anything.
+fn note(mm: &Mm) -> Option<[usize; 2]> {
+    let rcu = rcu::read_lock();
+    let owner = Owner::of(mm, &rcu)?;
+    Some([mm.as_raw() as usize, owner.tgid() as usize])
+}
+
+/// The address space that was noted, if it is there still.
+fn noted([addr, tgid]: [usize; 2]) -> Option<ARef<Mm>> {
+    // Works for the initial namespace, whose ids these are.
+    process::find(tgid as i32).filter(|mm| mm.as_raw() as usize == addr)
+}
+
+/// Leaves a new mover alone. At once, for the moves are to come; steps that are under way may merge more,
+/// which is broken apart after the pass.
+fn begin(mm: &Mm, by: By) {
+    MOVERS.lock().add(mm, by);
+    if let Some(user) = mm.mmget_not_zero() {
+        let user = MmWithUser::into_mmput_async(user);
+        zero::unmark(&user);
+        let _ = unmerge(&user, by.concerns());
     }
 }

@@ -95,6 +95,9 @@ impl Policy {
         if flags & IMPOSSIBLE_FLAGS != 0 || vma.is_special() || !vma.has_anon_vma() {
             return false;
         }
+        if movers::is_device_in(vma.mm()) {
+            return false;
+        }
         let is_registered = flags & shim::KSM_V_VM_MERGEABLE != 0;
         if !is_registered
             && (self.scope != Scope::All

@@ -209,6 +209,7 @@ void ksm_v_mmu_notifier_range_init(struct mmu_notifier_range *range, struct mm_s
 				   unsigned long start, unsigned long end);
 void ksm_v_mmu_notifier_invalidate_range_start(struct mmu_notifier_range *range);
 void ksm_v_mmu_notifier_invalidate_range_end(struct mmu_notifier_range *range);
+bool ksm_v_mm_has_interval_notifiers(struct mm_struct *mm);
 
 /* <linux/page-flags.h>, <linux/pagemap.h> */
 bool ksm_v_folio_test_large(const struct folio *folio);

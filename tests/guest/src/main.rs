@@ -33,6 +33,7 @@ const SUITES: &[Suite] = &[
     ("tracing", suites::tracing::trials),
     ("security", suites::security::trials),
     ("fork", suites::fork::trials),
+    ("device", suites::device::trials),
     ("kvm", suites::kvm::trials),
     ("flood", suites::security_flood::trials),
     ("lockdown", suites::security_lockdown::trials),

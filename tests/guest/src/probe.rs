@@ -76,3 +76,24 @@ pub fn is_function(name: &str) -> bool {
 pub fn is_possible() -> bool {
     fs::exists(format!("{TRACING}/kprobe_events")).unwrap_or(false)
 }
+
+/// No probe of the kernel tells of anything while this lives.
+pub struct NoProbes(());
+
+impl NoProbes {
+    const SWITCH: &'static str = "/sys/kernel/debug/kprobes/enabled";
+
+    /// Switches them off.
+    pub fn new() -> Result<Self> {
+        procfs::write(Self::SWITCH, "0")?;
+        Ok(NoProbes(()))
+    }
+}
+
+impl Drop for NoProbes {
+    fn drop(&mut self) {
+        if procfs::write(Self::SWITCH, "1").is_err() {
+            eprintln!("the kernel's probes are still off");
+        }
+    }
+}

@@ -5,6 +5,7 @@
 pub mod compat;
 pub mod control;
 pub mod cow;
+pub mod device;
 pub mod fork;
 pub mod kvm;
 pub mod left_alone;

@@ -15,6 +15,7 @@ use guest::lab::Test;
 use guest::pages;
 use guest::peer::Kind;
 use guest::peer::Peer;
+use guest::probe;
 use guest::procfs;
 use guest::scanner;
 use guest::Result;
@@ -87,33 +88,13 @@ fn merged_before(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after pages were moved").map(drop)
 }
 
-/// No probe of the kernel tells of anything while this lives.
-struct NoProbes;
-
-impl NoProbes {
-    const SWITCH: &'static str = "/sys/kernel/debug/kprobes/enabled";
-
-    fn new() -> Result<Self> {
-        procfs::write(Self::SWITCH, "0")?;
-        Ok(NoProbes)
-    }
-}
-
-impl Drop for NoProbes {
-    fn drop(&mut self) {
-        if procfs::write(Self::SWITCH, "1").is_err() {
-            eprintln!("the kernel's probes are still off");
-        }
-    }
-}
-
 /// As a program that was there before the module.
 fn not_told(lab: &Lab) -> Result {
     let (mover, other) = lab.pair()?;
     let (from, in_other) = (mover.anon(PAGES, IDS)?, other.anon(PAGES, IDS)?);
     scanner::merge()?;
     pages::expect_merged(&[(&mover, from), (&other, in_other)])?;
-    let no_probes = NoProbes::new()?;
+    let no_probes = probe::NoProbes::new()?;
     let to = target(&mover)?;
     drop(no_probes);
     scanner::scan(2)?;
@@ -160,7 +141,7 @@ fn moved_zeros(lab: &Lab) -> Result {
     expect::that(zero_pages(&mover)? >= PAGES, || {
         "expected merged zeros, found too few"
     })?;
-    let no_probes = NoProbes::new()?;
+    let no_probes = probe::NoProbes::new()?;
     let to = target(&mover)?;
     drop(no_probes);
     let half = PAGES / 2;

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Processes whose memory the driver of a device may move (HMM: amdgpu, xe, nouveau), by the module
+//! `ksm_v_device` (`tests/provoke`).
+//!
+//! Reference: [`Documentation/mm/hmm.rst`](https://docs.kernel.org/mm/hmm.html).
+
+use std::ffi::CString;
+
+use guest::content::Ids;
+use guest::expect;
+use guest::lab;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::module;
+use guest::pages;
+use guest::peer::Peer;
+use guest::probe::NoProbes;
+use guest::procfs;
+use guest::scanner;
+use guest::task;
+use guest::Result;
+use guest::Span;
+use libtest_mimic::Trial;
+use nix::kmod;
+
+const TESTS: &[Test] = &[
+    ("memory_that_a_device_watches_is_left_alone", watched),
+    (
+        "pages_merged_before_a_device_came_can_be_moved",
+        merged_before,
+    ),
+    ("a_device_that_no_probe_told_of_is_met", not_told),
+    ("memory_of_others_is_merged", others),
+];
+
+/// The tests.
+pub fn trials() -> Vec<Trial> {
+    lab::trials("device", TESTS)
+}
+
+const PAGES: u64 = 64;
+const IDS: Ids = Ids::each(100);
+
+/// A device, for as long as this lives.
+struct Device;
+
+impl Device {
+    const MODULE: &'static str = "ksm_v_device";
+    const FILE: &'static str = "/sys/kernel/debug/ksm_v_device";
+
+    fn new() -> Result<Self> {
+        module::load_beside(Self::MODULE)?;
+        Ok(Device)
+    }
+
+    /// Has the device use memory of a process.
+    fn watch(&self, peer: &Peer) -> Result {
+        procfs::write(Self::FILE, &format!("watch {}", peer.pid()))
+    }
+
+    /// Has its driver do `what` with all pages; expects it to get each.
+    fn migrate(&self, what: &str, peer: &Peer, span: Span, ids: Ids) -> Result {
+        let line = format!("{what} {} {:x} {}", peer.pid(), span.addr, span.pages);
+        procfs::write(Self::FILE, &line)?;
+        expect::eq(what, span.pages, procfs::number(Self::FILE)?)?;
+        peer.check(span, ids)
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let name = CString::new(Self::MODULE).unwrap_or_default();
+        if let Err(error) = kmod::delete_module(&name, kmod::DeleteModuleFlags::O_NONBLOCK) {
+            eprintln!("{} is still loaded: {error}", Self::MODULE);
+        }
+    }
+}
+
+fn expect_movable(device: &Device, peer: &Peer, span: Span, ids: Ids) -> Result {
+    device.migrate("offer", peer, span, ids)?;
+    device.migrate("move", peer, span, ids)
+}
+
+fn watched(lab: &Lab) -> Result {
+    let device = Device::new()?;
+    let (user, other) = lab.pair()?;
+    device.watch(&user)?;
+    let (span, in_other) = (user.anon(PAGES, IDS)?, other.anon(PAGES, IDS)?);
+    let registered = user.anon(PAGES, IDS)?;
+    user.advise(registered, libc::MADV_MERGEABLE)?;
+    scanner::merge()?;
+    for span in [span, registered] {
+        pages::expect_not_merged((&user, span))?;
+        expect_movable(&device, &user, span, IDS)?;
+    }
+    other.check(in_other, IDS)
+}
+
+/// Those that were registered, too.
+fn merged_before(lab: &Lab) -> Result {
+    let device = Device::new()?;
+    let (user, other) = lab.pair()?;
+    let (span, in_other) = (user.anon(PAGES, IDS)?, other.anon(PAGES, IDS)?);
+    user.advise(span.part(0, PAGES / 2), libc::MADV_MERGEABLE)?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&user, span), (&other, in_other)])?;
+    scanner::stop()?;
+    device.watch(&user)?;
+    task::wait_until(task::PATIENCE, || {
+        pages::expect_not_merged((&user, span)).is_ok()
+    });
+    pages::expect_not_merged((&user, span))?;
+    // Two areas by now.
+    for first in [0, PAGES / 2] {
+        let ids = Ids::each(IDS.of(first));
+        expect_movable(&device, &user, span.part(first, PAGES / 2), ids)?;
+    }
+    scanner::merge()?;
+    pages::expect_not_merged((&user, span))?;
+    scanner::expect_exact_counts("after a device came").map(drop)
+}
+
+/// The scanner meets it, and breaks apart what was merged.
+fn not_told(lab: &Lab) -> Result {
+    let device = Device::new()?;
+    let (user, other) = lab.pair()?;
+    let (span, in_other) = (user.anon(PAGES, IDS)?, other.anon(PAGES, IDS)?);
+    scanner::merge()?;
+    pages::expect_merged(&[(&user, span), (&other, in_other)])?;
+    let no_probes = NoProbes::new()?;
+    device.watch(&user)?;
+    drop(no_probes);
+    scanner::scan(2)?;
+    pages::expect_not_merged((&user, span))?;
+    expect_movable(&device, &user, span, IDS)
+}
+
+fn others(lab: &Lab) -> Result {
+    let device = Device::new()?;
+    let user = lab.alice()?;
+    device.watch(&user)?;
+    let (a, b) = lab.pair()?;
+    let spans = [&user, &a, &b].map(|peer| peer.anon(PAGES, IDS));
+    let [in_user, in_a, in_b] = spans;
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a?), (&b, in_b?)])?;
+    pages::expect_not_merged((&user, in_user?)).map(drop)
+}
