@@ -130,6 +130,23 @@ fn a_seat_is_not_given_back_to_another_page_on_the_same_frame() {
     assert_eq!(take_all(&mut scanner, None), COMMON - 2);
 }
 
+/// Nothing tells a found frame from another one found in its place: seats of the one are not given back
+/// to the other.
+#[test]
+fn a_seat_of_a_found_frame_is_given_back_by_the_end_of_the_pass_only() {
+    let mut scanner = scanner(&Memory::default());
+    scanner.sight_shared(SHARED, D, 100);
+    let seats: Vec<Seat> = (0..10)
+        .map(|_| scanner.take_seat(SHARED, None).expect("a seat"))
+        .collect();
+    scanner.forget_shared(SHARED);
+    scanner.sight_shared(SHARED, D, 100);
+    seats.into_iter().for_each(|seat| scanner.give_back(seat));
+    assert_eq!(take_all(&mut scanner, None), COMMON - 100);
+    scanner.end_pass(|_| Some(100));
+    assert_eq!(take_all(&mut scanner, None), COMMON - 100);
+}
+
 #[test]
 fn seats_of_pages_that_left_are_free_in_the_next_pass() {
     let (mut scanner, _) = with_shared();
