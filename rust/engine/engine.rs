@@ -18,7 +18,7 @@
 //!   [`drain`]: when to free pages of the references of batches; [`delay`]: how long to wait for areas
 //!   that are locked
 //! - [`knobs`]: the settings; [`mainline`]: mainline's, in their place, with its [`advisor`]
-//! - [`parse`]: text of the knobs
+//! - [`parse`]: text of the knobs; [`slots`]: notes of calls that a probe has seen
 //!
 //! Locking: none. The owner of a [`KsmScanner`] serialises access to it.
 
@@ -41,6 +41,7 @@ pub mod sample;
 pub mod scanner;
 pub mod seats;
 pub mod shared;
+pub mod slots;
 pub mod stats;
 pub mod table;
 pub mod verdict;

@@ -12,6 +12,8 @@
 
 use crate::shim;
 use core::mem::offset_of;
+use engine::slots::Slots;
+use engine::slots::Word;
 use kernel::bindings;
 use kernel::error::to_result;
 use kernel::ffi::c_int;
@@ -80,53 +82,32 @@ pub(crate) trait Watcher: Send + Sync {
     fn called(&self, note: [usize; 2]);
 }
 
-/// What was noted of one call.
-///
-/// # Invariants
-///
-/// The thread that has changed `state` from [`Self::FREE`] to [`Self::TAKEN`] is the only one that
-/// writes `note`, until it makes that [`Self::FULL`]; from then on only the work item reads it, which
-/// never runs twice at a time.
-struct Slot {
-    state: Atomic<u32>,
-    note: [Atomic<usize>; 2],
-}
+/// What notes consist of.
+struct Number(Atomic<usize>);
 
-impl Slot {
-    const FREE: u32 = 0;
-    const TAKEN: u32 = 1;
-    const FULL: u32 = 2;
-
-    const fn new() -> Self {
-        Slot {
-            state: Atomic::new(Self::FREE),
-            note: [Atomic::new(0), Atomic::new(0)],
-        }
+impl Word for Number {
+    fn zero() -> Self {
+        Number(Atomic::new(0))
     }
 
-    /// Leaves a note, if the slot is free. For any context.
-    fn fill(&self, note: [usize; 2]) -> bool {
-        // `Acquire`: after what was there before has been read.
-        let taken = self.state.cmpxchg(Self::FREE, Self::TAKEN, Acquire);
-        if taken.is_err() {
-            return false;
-        }
-        for (place, value) in self.note.iter().zip(note) {
-            place.store(value, Relaxed);
-        }
-        self.state.store(Self::FULL, Release);
-        true
+    fn load_acquire(&self) -> usize {
+        self.0.load(Acquire)
     }
 
-    /// Takes the note out of the slot. For the work item only.
-    fn take(&self) -> Option<[usize; 2]> {
-        if self.state.load(Acquire) != Self::FULL {
-            return None;
-        }
-        let [first, second] = &self.note;
-        let note = [first.load(Relaxed), second.load(Relaxed)];
-        self.state.store(Self::FREE, Release);
-        Some(note)
+    fn load_relaxed(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+
+    fn store_release(&self, value: usize) {
+        self.0.store(value, Release);
+    }
+
+    fn store_relaxed(&self, value: usize) {
+        self.0.store(value, Relaxed);
+    }
+
+    fn exchange_acquire(&self, from: usize, to: usize) -> bool {
+        self.0.cmpxchg(from, to, Acquire).is_ok()
     }
 }
 
@@ -138,7 +119,8 @@ struct Node<W> {
     interrupt: Opaque<bindings::irq_work>,
     #[pin]
     work: Opaque<bindings::work_struct>,
-    slots: [Slot; SLOTS],
+    /// What was noted of calls. Only the work item takes it, which never runs twice at a time.
+    slots: Slots<Number, SLOTS>,
     watcher: W,
 }
 
@@ -169,7 +151,7 @@ impl<W: Watcher + 'static> EntryProbe<W> {
                 probe <- pin_init::init_zeroed(),
                 interrupt <- pin_init::init_zeroed(),
                 work <- pin_init::init_zeroed(),
-                slots: [const { Slot::new() }; SLOTS],
+                slots: Slots::new(),
                 watcher,
             }),
             GFP_KERNEL,
@@ -195,7 +177,7 @@ impl<W: Watcher + 'static> EntryProbe<W> {
             let arguments = [self::argument(regs, 0), self::argument(regs, 1)];
             node.watcher.note(arguments)
         };
-        let is_noted = note.is_some_and(|note| node.slots.iter().any(|slot| slot.fill(note)));
+        let is_noted = note.is_some_and(|note| node.slots.leave(note));
         if is_noted {
             // SAFETY: It was initialised; may be called in any context. Where it is queued already, it
             // runs after this, and the work item after it.
@@ -224,7 +206,7 @@ impl<W: Watcher + 'static> EntryProbe<W> {
     unsafe extern "C" fn work(work: *mut bindings::work_struct) {
         // SAFETY: As above.
         let node = unsafe { &*work.byte_sub(offset_of!(Node<W>, work)).cast::<Node<W>>() };
-        for note in node.slots.iter().filter_map(Slot::take) {
+        for note in node.slots.take() {
             node.watcher.called(note);
         }
     }
