@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
 
 use crate::content::PAGE_SIZE;
 use crate::expect;
@@ -18,7 +17,7 @@ use crate::Result;
 
 /// The module's file. A mapping of it holds forks.
 pub const FILE: &str = "/sys/kernel/debug/ksm_v_hold_fork";
-/// Two words: the first tells a writer to write, the second says that it did.
+/// Three words: the first tells a writer to write, the second says that it did, the third who it is.
 pub const SIGNALS: &str = "/tmp/ksm_v_hold_fork";
 /// What a writer writes: no page begins like that.
 pub const WRITTEN: u64 = u64::MAX;
@@ -26,11 +25,6 @@ pub const WRITTEN: u64 = u64::MAX;
 pub const WRITERS_CPU: u64 = 1;
 /// Where the rest runs, meanwhile.
 const OTHER_CPU: u64 = 0;
-
-/// How long a fork may take to come to where it is held.
-const HELD_TIMEOUT: Duration = task::PATIENCE;
-/// How long a writer gets for two words. It may come to wait for the fork.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Forks can be held, for as long as this exists.
 pub struct Holder {
@@ -56,7 +50,7 @@ impl Holder {
     /// Waits until a fork is held.
     pub fn wait(&self) -> Result {
         let is_held = || procfs::number(FILE).is_ok_and(|held| held > 0);
-        let held = task::wait_until(HELD_TIMEOUT, is_held);
+        let held = task::wait_until(task::PATIENCE, is_held);
         expect::that(held, || "expected a fork to be held, found none")
     }
 
@@ -65,19 +59,34 @@ impl Holder {
         procfs::write(FILE, "go")
     }
 
-    /// Tells a writer to write. Returns whether it could, without waiting for the fork.
+    /// Tells a writer to write, and waits until it did or waits for the fork itself. Returns whether it did.
     pub fn write(&self) -> Result<bool> {
         let set = self.signals.write_all_at(&1u64.to_ne_bytes(), 0);
         set.context(|| SIGNALS)?;
-        Ok(task::wait_until(WRITE_TIMEOUT, || {
-            self.has_written().unwrap_or(false)
-        }))
+        let writer = self.word(2).context(|| SIGNALS)? as i32;
+        let has_written = || self.word(1).is_ok_and(|word| word != 0);
+        // Asleep in a fault, and not woken since it was looked at before.
+        let mut before = None;
+        let mut waits = || {
+            let asleep = task::stat(writer, 3).is_ok_and(|state| state == "D");
+            let now = asleep.then(|| task::switches(writer).ok()).flatten();
+            now.is_some() && now == core::mem::replace(&mut before, now)
+        };
+        let mut wrote = false;
+        let decided = task::wait_until(task::PATIENCE, || {
+            wrote = has_written();
+            wrote || waits()
+        });
+        expect::that(decided, || {
+            "the writer: expected to write or to wait for the fork, found neither"
+        })?;
+        Ok(wrote)
     }
 
-    fn has_written(&self) -> io::Result<bool> {
+    fn word(&self, index: u64) -> io::Result<u64> {
         let mut word = [0; 8];
-        self.signals.read_exact_at(&mut word, 8)?;
-        Ok(u64::from_ne_bytes(word) != 0)
+        self.signals.read_exact_at(&mut word, 8 * index)?;
+        Ok(u64::from_ne_bytes(word))
     }
 }
 

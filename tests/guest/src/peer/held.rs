@@ -50,8 +50,9 @@ pub(super) fn start_writer(first: u64, second: u64) -> io::Result<()> {
         // SAFETY: The mapping stays for ever, and the words are aligned.
         let word = |addr: u64| unsafe { AtomicU64::from_ptr(addr as *mut u64) };
         let mut begun = Some(begun);
-        let (go, done) = (word(signals), word(signals + 8));
+        let (go, done, who) = (word(signals), word(signals + 8), word(signals + 16));
         done.store(0, Ordering::SeqCst);
+        who.store(nix::unistd::gettid().as_raw() as u64, Ordering::SeqCst);
         while go.load(Ordering::SeqCst) == 0 {
             for addr in [first, second] {
                 let page = word(addr);
