@@ -34,6 +34,7 @@ const SUITES: &[Suite] = &[
     ("security", suites::security::trials),
     ("fork", suites::fork::trials),
     ("device", suites::device::trials),
+    ("inject", suites::inject::trials),
     ("kvm", suites::kvm::trials),
     ("flood", suites::security_flood::trials),
     ("lockdown", suites::security_lockdown::trials),

@@ -7,6 +7,7 @@ pub mod control;
 pub mod cow;
 pub mod device;
 pub mod fork;
+pub mod inject;
 pub mod kvm;
 pub mod left_alone;
 pub mod merge;

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Failing memory, and others who wait for a page table lock, in moments that no test meets by itself:
+//! by the modules `ksm_v_fail_copy` and `ksm_v_contend` (`tests/provoke`).
+
+use guest::content::Ids;
+use guest::content::PAGE_SIZE;
+use guest::debugfs;
+use guest::expect;
+use guest::knob;
+use guest::lab;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::module;
+use guest::pagemap::Frame;
+use guest::pages;
+use guest::peer::Kind;
+use guest::peer::Peer;
+use guest::procfs;
+use guest::scanner;
+use guest::task;
+use guest::Context;
+use guest::Result;
+use guest::Span;
+use libtest_mimic::Trial;
+
+const TESTS: &[Test] = &[
+    ("a_page_that_can_not_be_copied_is_not_merged", failed_copy),
+    (
+        "who_waits_for_a_page_table_is_let_in_while_it_is_read",
+        contended_walk,
+    ),
+    (
+        "who_waits_for_a_page_table_is_let_in_while_pages_are_merged",
+        contended_merge,
+    ),
+];
+
+/// The tests.
+pub fn trials() -> Vec<Trial> {
+    lab::trials("inject", TESTS)
+}
+
+const IDS: Ids = Ids::each(100);
+
+const FAIL_COPY: &str = "/sys/kernel/debug/ksm_v_fail_copy";
+const CONTEND: &str = "/sys/kernel/debug/ksm_v_contend";
+
+/// Entries after which the module looks whether someone waits (`PATIENCE` of `rust/mm/walk.rs` and
+/// `rust/mm/neighbours.rs`).
+const PATIENCE: u64 = 8;
+
+fn refused(reason: &str) -> Result<u64> {
+    let count = debugfs::refusals()?.remove(reason);
+    count.ok_or_else(|| format!("refusals: expected a line {reason}").into())
+}
+
+/// The frame out of which copies failed, and how many did.
+fn failures() -> Result<(Frame, u64)> {
+    let text = procfs::read(FAIL_COPY)?;
+    let mut numbers = text.split_whitespace().map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(frame)), Some(Ok(count))) => Ok((Frame(frame), count)),
+        _ => Err(format!("{FAIL_COPY}: expected two numbers, found {text:?}").into()),
+    }
+}
+
+/// A shared page is to get its content from a page whose memory has failed. The kernel takes that page
+/// from its process; the other one of the same content is merged with a third.
+fn failed_copy(lab: &Lab) -> Result {
+    const PAGES: u64 = 8;
+    const PAGE: u64 = 3;
+    module::load_beside("ksm_v_fail_copy")?;
+    let peers = lab.alices(2)?;
+    let mut all = Vec::new();
+    for peer in &peers {
+        all.push((peer, peer.anon(PAGES, IDS)?));
+    }
+    let mut frames = Vec::new();
+    for (peer, span) in &all {
+        frames.push(peer.frame(*span, PAGE)?);
+    }
+    let text = format!("{} {}", frames[0].0, frames[1].0);
+    procfs::write(FAIL_COPY, &text)?;
+    let before = refused("failed")?;
+    scanner::merge()?;
+    let (failed, count) = failures()?;
+    expect::within("copies that failed", 1..=u64::MAX, count)?;
+    expect::eq(
+        "pages refused as failed",
+        before + count,
+        refused("failed")?,
+    )?;
+    let is_failed = |frame: &Frame| *frame == failed;
+    let place = frames.iter().position(is_failed);
+    let place = place.ok_or("the frame that failed: expected one of the two")?;
+    let (whole, in_whole) = all[1 - place];
+    whole.check(in_whole, IDS)?;
+    for part in [(0, PAGE), (PAGE + 1, PAGES - PAGE - 1)] {
+        let parts = all
+            .iter()
+            .map(|&(peer, span)| (peer, span.part(part.0, part.1)));
+        let parts: Vec<_> = parts.collect();
+        pages::expect_merged(&parts)?;
+        for (peer, span) in parts {
+            peer.check(span, Ids::each(100 + part.0))?;
+        }
+    }
+    let third = lab.alice()?;
+    let in_third = third.anon(PAGES, IDS)?;
+    scanner::merge()?;
+    let shared = pages::expect_merged(&[(whole, in_whole), (&third, in_third)])?;
+    expect::that(!shared.iter().any(is_failed), || {
+        format!("expected nothing to be merged on the frame that failed, {failed:?}")
+    })?;
+    whole.check(in_whole, IDS)?;
+    third.check(in_third, IDS)?;
+    scanner::expect_exact_counts("beside a page that failed")?;
+    procfs::write(FAIL_COPY, "0")
+}
+
+/// A function that the module calls for each page, with its address and entry among the arguments, while it
+/// holds the lock of the page table.
+struct Function {
+    name: &'static str,
+    addr: u32,
+    entry: u32,
+}
+
+/// Merges the pages of `span`, once; from the first of them on someone waits for the page table. Returns
+/// how many calls there were until he had it.
+fn merge_contended(peer: &Peer, span: Span, function: &Function) -> Result<u64> {
+    module::load_beside("ksm_v_contend")?;
+    let Function { name, addr, entry } = function;
+    let contention = format!("{name} {addr} {entry} {:#x}", span.addr);
+    procfs::write(CONTEND, &contention)?;
+    knob::set(knob::WRITE_ONLY, range(peer, span))?;
+    let mut calls = None;
+    let ended = task::wait_until(task::PATIENCE, || {
+        // -1 until then.
+        let text = procfs::read(CONTEND).unwrap_or_default();
+        calls = text.trim().parse().ok();
+        calls.is_some()
+    });
+    procfs::write(CONTEND, "end")?;
+    expect::that(ended, || "expected someone to wait for the page table")?;
+    calls.ok_or("no number").context(|| CONTEND)
+}
+
+/// What is written to merge the pages of a span.
+fn range(peer: &Peer, span: Span) -> String {
+    let end = span.addr + span.bytes();
+    format!("{} {:#x} {end:#x}", peer.pid(), span.addr)
+}
+
+/// As many pages as the module reads or merges at once.
+const BATCH: u64 = 32;
+
+/// A process with that many pages, in one page table.
+fn batch(lab: &Lab, ids: Ids) -> Result<(Peer, Span)> {
+    const TABLE: u64 = PAGE_SIZE * PAGE_SIZE / 8;
+    let peer = lab.alice()?;
+    let span = peer.map(Kind::Anon, 2 * BATCH)?;
+    peer.keep_small(span)?;
+    let half = |first| span.part(first, BATCH);
+    let is_split = |part: &Span| part.addr / TABLE != (part.addr + part.bytes() - 1) / TABLE;
+    let first = Some(half(0)).filter(|part| !is_split(part));
+    let part = first.unwrap_or(half(BATCH));
+    peer.fill(part, ids)?;
+    Ok((peer, part))
+}
+
+fn contended_walk(lab: &Lab) -> Result {
+    let [a, b] = [batch(lab, IDS)?, batch(lab, IDS)?];
+    let function = Function {
+        name: "ksm_v_ptep_mapped",
+        addr: 2,
+        entry: 0,
+    };
+    let calls = merge_contended(&a.0, a.1, &function)?;
+    expect::within("entries read while one waits", 0..=PATIENCE - 1, calls)?;
+    // The other entries are read once he has had it.
+    scanner::merge_at_once(range(&b.0, b.1))?;
+    pages::expect_merged(&[(&a.0, a.1), (&b.0, b.1)]).map(drop)
+}
+
+fn contended_merge(lab: &Lab) -> Result {
+    let [a, b, c, d] = [(); 4].map(|()| batch(lab, IDS));
+    let (a, b, c, d) = (a?, b?, c?, d?);
+    let now = |of: &(Peer, Span)| knob::set(knob::WRITE_ONLY, range(&of.0, of.1));
+    now(&a)?;
+    scanner::merge_at_once(range(&b.0, b.1))?;
+    let shared = pages::expect_merged(&[(&a.0, a.1), (&b.0, b.1)])?;
+    let before = refused("busy")?;
+    now(&c)?;
+    expect::eq("pages left while nobody waits", before, refused("busy")?)?;
+    let function = Function {
+        name: "ksm_v_set_pte_at",
+        addr: 1,
+        entry: 2,
+    };
+    merge_contended(&d.0, d.1, &function)?;
+    let left = refused("busy")? - before;
+    expect::within(
+        "pages left while one waits",
+        BATCH - PATIENCE..=BATCH - 1,
+        left,
+    )?;
+    d.0.check(d.1, IDS)?;
+    now(&d)?;
+    pages::expect_frames("pages of the last", (&d.0, d.1), &shared)?;
+    d.0.check(d.1, IDS)
+}
