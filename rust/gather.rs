@@ -147,10 +147,14 @@ impl Batch {
                 continue;
             };
             let domain = rules.policy.domain_of_page(domain, candidate.frame);
+            let content = page.content();
+            if !content.is_readable() {
+                continue;
+            }
             let inspected = if rules.use_zero_pages {
-                keys.inspect(domain, &page.content())
+                keys.inspect(domain, &content)
             } else {
-                Some(keys.inspect_any(domain, &page.content()))
+                Some(keys.inspect_any(domain, &content))
             };
             match inspected {
                 // There is room: a batch has no more pages than that.

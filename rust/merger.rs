@@ -354,8 +354,10 @@ impl Attempt {
         let (Some(page), Some(target)) = (PageRef::candidate(frame), target) else {
             return;
         };
-        if engine.keys().is_of(key, domain, &page.content()) {
-            engine.differed(key, frame, domain, &target.content());
+        let (content, other) = (page.content(), target.content());
+        let is_readable = content.is_readable() && other.is_readable();
+        if is_readable && engine.keys().is_of(key, domain, &content) {
+            engine.differed(key, frame, domain, &other);
         }
     }
 }

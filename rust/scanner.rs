@@ -379,7 +379,8 @@ impl Scanner {
         for (frame, mappings) in self.batch.merged.drain_all() {
             let domain = domain_of(frame);
             if engine.sight_shared(frame, domain, mappings) == Sight::Adoptable {
-                if let Some(page) = SharedPage::readable(frame) {
+                let page = SharedPage::readable(frame);
+                if let Some(page) = page.filter(|page| page.content().is_readable()) {
                     engine.adopt(frame, domain, &page.content());
                 }
             }

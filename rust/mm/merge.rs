@@ -55,6 +55,7 @@
 //! [`super::neighbours`] can't be had of an area that is being copied, of neither process. Breaking pages
 //! apart needs no owner, and must not miss the child: [`crate::mm::process::Cursor`] shows it too.
 
+use crate::mm::compare;
 use crate::mm::page::Kind;
 use crate::mm::page::LockedPage;
 use crate::mm::page::MappedPage;
@@ -69,7 +70,6 @@ use crate::mm::pte::Mapping;
 use crate::mm::refusal::Refusal;
 use crate::mm::rmap::each_mapping;
 use crate::mm::shared::SharedPage;
-use crate::mm::vector;
 use crate::mm::vma::StableVma;
 use core::ops::ControlFlow;
 use engine::Domain;
@@ -348,7 +348,7 @@ pub(crate) fn space_of(mm: &Mm) -> Option<Space> {
 ///
 /// [`Refusal::Different`].
 pub(super) fn expect_same(one: &MappedPage<'_>, other: &MappedPage<'_>) -> Result<(), Refusal> {
-    if vector::same(one, other) {
+    if compare::same(one, other) {
         Ok(())
     } else {
         Err(Refusal::Different)
@@ -372,7 +372,7 @@ fn expect_untagged(page: &PageRef) -> Result<(), Refusal> {
 ///
 /// [`Refusal::Different`].
 pub(super) fn expect_zero(content: &MappedPage<'_>) -> Result<(), Refusal> {
-    if vector::is_zero(content) {
+    if compare::is_zero(content) {
         Ok(())
     } else {
         Err(Refusal::Different)

@@ -27,6 +27,7 @@
 //! [`neighbours`].
 
 mod breaks;
+mod compare;
 mod credentials;
 pub(crate) mod merge;
 pub(crate) mod movers;
@@ -42,7 +43,6 @@ pub(crate) mod room;
 pub(crate) mod shared;
 pub(crate) mod storage;
 pub(crate) mod unmerge;
-mod vector;
 pub(crate) mod vma;
 pub(crate) mod walk;
 pub(crate) mod zero;

@@ -5,7 +5,7 @@
 //! C headers: [`include/linux/mm.h`](srctree/include/linux/mm.h),
 //! [`include/linux/page-flags.h`](srctree/include/linux/page-flags.h)
 
-use crate::mm::vector;
+use crate::mm::compare;
 use crate::shim;
 use core::cell::Cell;
 use core::marker::PhantomData;
@@ -357,6 +357,33 @@ impl MappedPage<'_> {
     pub(super) fn as_ptr(&self) -> *const c_void {
         self.words.cast()
     }
+
+    /// Whether all of it can be read, as far as the architecture can tell. To be asked before words are
+    /// read that are many: a load from memory that has failed ends the machine.
+    #[inline]
+    pub(crate) fn is_readable(&self) -> bool {
+        compare::is_readable(self)
+    }
+
+    /// The same page, to read a few words of: what fails is read as some number.
+    #[inline]
+    pub(super) fn sample(&self) -> SampledPage<'_> {
+        SampledPage(self)
+    }
+}
+
+/// A page of which a few words are read, whether its memory has failed or not.
+pub(super) struct SampledPage<'a>(&'a MappedPage<'a>);
+
+impl Content for SampledPage<'_> {
+    #[inline]
+    fn word(&self, index: usize) -> u64 {
+        if index >= WORDS {
+            return 0;
+        }
+        // SAFETY: Within the page, by the invariant of its type.
+        unsafe { compare::read(self.0.words, index) }
+    }
 }
 
 impl Content for MappedPage<'_> {
@@ -371,7 +398,7 @@ impl Content for MappedPage<'_> {
 
     #[inline]
     fn is_zero(&self) -> bool {
-        vector::is_zero(self)
+        compare::is_zero(self)
     }
 }
 

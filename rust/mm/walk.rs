@@ -82,7 +82,7 @@ impl Mapped<'_> {
         }
         // SAFETY: As above.
         let content = unsafe { MappedPage::at(self.what.words.cast()) };
-        Some(keys.glimpse(salt, &content))
+        Some(keys.glimpse(salt, &content.sample()))
     }
 }
 

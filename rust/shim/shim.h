@@ -4,7 +4,7 @@
  * functions and macros as one-to-one functions, one .c file per C header, and
  * constants. Names are the kernel's with the prefix ksm_v_. No logic here, but
  * for what is asked of every entry of every page table, in one call, for what
- * takes vectors (vector.c), and for one static function of the kernel (mmap_lock.c).
+ * reads whole pages (pages.c), and for one static function of the kernel (mmap_lock.c).
  *
  * Rust declarations are generated from this header (see Kbuild), so that every
  * type is checked against the kernel the module is built for. Functions which
@@ -87,6 +87,11 @@ const vm_flags_t KSM_V_VM_SHARED = VM_SHARED | VM_MAYSHARE;
 const unsigned int KSM_V_UFFDIO_REGISTER = UFFDIO_REGISTER;
 
 /* <linux/huge_mm.h>: there is no such number where there are no huge pages. */
+#ifdef CONFIG_X86_MCE
+/* <asm/extable_fixup_types.h>, <asm/asm.h> */
+const u32 KSM_V_EX_TYPE_DEFAULT_MCE_SAFE = EX_TYPE_DEFAULT_MCE_SAFE;
+const u32 KSM_V_EXTABLE_SIZE = EXTABLE_SIZE;
+#endif
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 const unsigned long KSM_V_HPAGE_PMD_NR = HPAGE_PMD_NR;
 #else
@@ -317,10 +322,14 @@ struct mm_struct *ksm_v_userfaultfd_mover(const struct file *file);
 /* With the VMA lock or the mmap lock held. */
 bool ksm_v_vma_is_moved_to(const struct vm_area_struct *vma);
 
-/* <asm/fpu/api.h>, of whole pages; not to be called without ksm_v_has_vectors(), nor by interrupts. */
-bool ksm_v_has_vectors(void);
-bool ksm_v_vectors_same(const void *a, const void *b);
-bool ksm_v_vectors_zero(const void *a);
+/* Of whole pages. Not to be called by interrupts. */
+#ifdef CONFIG_X86_64
+bool ksm_v_pages_same(const void *a, const void *b);
+bool ksm_v_page_is_zero(const void *a);
+#endif
+#ifdef CONFIG_X86_MCE
+bool ksm_v_page_is_readable(const void *page);
+#endif
 
 /* <linux/workqueue.h> */
 void ksm_v_init_work(struct work_struct *work, work_func_t func);

@@ -24,6 +24,8 @@ use guest::Result;
 use guest::Span;
 use libtest_mimic::Trial;
 
+mod frames;
+
 const TESTS: &[Test] = &[
     ("a_page_that_can_not_be_copied_is_not_merged", failed_copy),
     (
@@ -38,7 +40,10 @@ const TESTS: &[Test] = &[
 
 /// The tests.
 pub fn trials() -> Vec<Trial> {
-    lab::trials("inject", TESTS)
+    [TESTS, frames::TESTS]
+        .into_iter()
+        .flat_map(|tests| lab::trials("inject", tests))
+        .collect()
 }
 
 const IDS: Ids = Ids::each(100);

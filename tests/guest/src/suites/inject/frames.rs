@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory from which loads of the kernel fail, by the module `ksm_v_fail_frame`: as with memory that has
+//! failed unnoticed, whoever does not recover from that ends the machine.
+
+use guest::content::Ids;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::module;
+use guest::pagemap::Frame;
+use guest::pages;
+use guest::procfs;
+use guest::scanner;
+use guest::Result;
+
+pub(super) const TESTS: &[Test] = &[
+    ("samples_of_failed_memory_end_nothing", samples),
+    ("twins_on_failed_memory_end_nothing", twins),
+    ("shared_pages_on_failed_memory_end_nothing", shared),
+    ("failed_memory_is_no_zero_page", zeros),
+];
+
+const PAGES: u64 = 8;
+/// The one that fails.
+const PAGE: u64 = 3;
+const IDS: Ids = Ids::each(100);
+
+/// Loads from a frame fail for as long as this lives: no longer than the process whose page it is, or the
+/// kernel can't use the frame again.
+struct Failing(());
+
+impl Failing {
+    const FILE: &'static str = "/sys/kernel/debug/ksm_v_fail_frame";
+
+    fn new(frame: Frame) -> Result<Self> {
+        module::load_beside("ksm_v_fail_frame")?;
+        procfs::write(Self::FILE, &frame.0.to_string())?;
+        Ok(Failing(()))
+    }
+}
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        if procfs::write(Self::FILE, "0").is_err() {
+            eprintln!("a frame still fails");
+        }
+    }
+}
+
+/// Expects all pages but [`PAGE`] to be merged.
+fn expect_others_merged(all: &[pages::Pages<'_>], ids: Ids) -> Result {
+    for (first, count) in [(0, PAGE), (PAGE + 1, PAGES - PAGE - 1)] {
+        let mut parts = all.to_vec();
+        for (_, span) in &mut parts {
+            *span = span.part(first, count);
+        }
+        pages::expect_merged(&parts)?;
+    }
+    for &(peer, span) in all {
+        pages::expect_not_merged((peer, span.page(PAGE)))?;
+        peer.check(span, ids)?;
+    }
+    Ok(())
+}
+
+/// Expects all to be merged once the memory has been mended.
+fn expect_merged(all: &[pages::Pages<'_>], ids: Ids) -> Result {
+    scanner::merge()?;
+    pages::expect_merged(all)?;
+    for &(peer, span) in all {
+        peer.check(span, ids)?;
+    }
+    Ok(())
+}
+
+fn samples(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
+    let all = [(&a, in_a), (&b, in_b)];
+    let failing = Failing::new(a.frame(in_a, PAGE)?)?;
+    scanner::merge()?;
+    expect_others_merged(&all, IDS)?;
+    drop(failing);
+    expect_merged(&all, IDS)
+}
+
+/// It has been seen before it failed, and is compared with what comes.
+fn twins(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let in_a = a.anon(PAGES, IDS)?;
+    knob::set(knob::WRITE_ONLY, a.pid())?;
+    let failing = Failing::new(a.frame(in_a, PAGE)?)?;
+    let in_b = b.anon(PAGES, IDS)?;
+    knob::set(knob::WRITE_ONLY, b.pid())?;
+    let all = [(&a, in_a), (&b, in_b)];
+    expect_others_merged(&all, IDS)?;
+    drop(failing);
+    expect_merged(&all, IDS)
+}
+
+fn shared(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    let failing = Failing::new(a.frame(in_a, PAGE)?)?;
+    let c = lab.alice()?;
+    let in_c = c.anon(PAGES, IDS)?;
+    scanner::merge()?;
+    pages::expect_not_merged((&c, in_c.page(PAGE)))?;
+    c.check(in_c, IDS)?;
+    drop(failing);
+    expect_merged(&[(&a, in_a), (&b, in_b), (&c, in_c)], IDS)
+}
+
+fn zeros(lab: &Lab) -> Result {
+    let a = lab.alice()?;
+    let in_a = a.anon(PAGES, Ids::ZERO)?;
+    let failing = Failing::new(a.frame(in_a, PAGE)?)?;
+    scanner::merge()?;
+    pages::expect_zero_page((&a, in_a.part(0, PAGE)))?;
+    pages::expect_not_merged((&a, in_a.page(PAGE)))?;
+    drop(failing);
+    scanner::merge()?;
+    pages::expect_zero_page((&a, in_a))?;
+    a.check(in_a, Ids::ZERO)
+}
