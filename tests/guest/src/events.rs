@@ -146,7 +146,7 @@ fn event_lines(trace: &str) -> impl Iterator<Item = &str> {
 }
 
 /// How many events a trace has, and how many there were.
-fn counts(trace: &str) -> Option<(u64, u64)> {
+pub(crate) fn counts(trace: &str) -> Option<(u64, u64)> {
     let counts = trace.lines().find_map(|line| {
         line.strip_prefix("# entries-in-buffer/entries-written: ")?
             .split_whitespace()

@@ -7,6 +7,8 @@ use std::fs;
 use std::fs::OpenOptions;
 use std::io::Write;
 
+use crate::events::counts;
+use crate::expect;
 use crate::procfs;
 use crate::Context;
 use crate::Result;
@@ -53,6 +55,79 @@ impl Drop for CallCount {
         // A probe that is left over counts, and does nothing else.
         let _ = fs::write(format!("{TRACING}/events/{GROUP}/{function}/enable"), "0");
         let _ = define(&format!("-:{GROUP}/{function}"));
+    }
+}
+
+/// A trace of its own, of calls.
+const INSTANCE: &str = "/sys/kernel/tracing/instances/ksm_v_test_calls";
+
+/// Records the calls of a function, with their beginnings and ends, for as long as it exists.
+pub struct CallRecorder {
+    function: &'static str,
+}
+
+/// Whose call begins or ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The thread.
+    pub thread: i32,
+    /// Whether the call ends.
+    pub ends: bool,
+}
+
+impl CallRecorder {
+    /// Begins to record the calls of `function`.
+    pub fn start(function: &'static str) -> Result<Self> {
+        fs::create_dir(INSTANCE).context(|| INSTANCE)?;
+        let recorder = CallRecorder { function };
+        // In the order in which they happen on all CPUs.
+        procfs::write(&format!("{INSTANCE}/trace_clock"), "counter")?;
+        define(&format!("p:{GROUP}/begins {function}"))?;
+        define(&format!("r:{GROUP}/ends {function}"))?;
+        for event in ["begins", "ends"] {
+            procfs::write(&format!("{INSTANCE}/events/{GROUP}/{event}/enable"), "1")?;
+        }
+        Ok(recorder)
+    }
+
+    /// Forgets the calls so far.
+    pub fn clear(&self) -> Result {
+        procfs::write(&format!("{INSTANCE}/trace"), "")
+    }
+
+    /// The calls since, in order; none of them was lost.
+    pub fn calls(&self) -> Result<Vec<Call>> {
+        let text = procfs::read(&format!("{INSTANCE}/trace"))?;
+        let (kept, written) = counts(&text).ok_or("trace: expected its counts, found none")?;
+        expect::eq("calls that were kept of all", written, kept)?;
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let call = |line: &str| {
+            let (task, rest) = line.split_once('[')?;
+            let (_, thread) = task.trim().rsplit_once('-')?;
+            let event = rest.split(": ").nth(1)?;
+            Some(Call {
+                thread: thread.parse().ok()?,
+                ends: event == "ends",
+            })
+        };
+        let no_call = |line| format!("no call of {}: {line:?}", self.function).into();
+        lines
+            .map(|line| call(line).ok_or_else(|| no_call(line)))
+            .collect()
+    }
+}
+
+impl Drop for CallRecorder {
+    fn drop(&mut self) {
+        for event in ["begins", "ends"] {
+            let _ = fs::write(format!("{INSTANCE}/events/{GROUP}/{event}/enable"), "0");
+        }
+        if let Err(error) = fs::remove_dir(INSTANCE) {
+            eprintln!("{INSTANCE}: {error}");
+        }
+        for event in ["begins", "ends"] {
+            let _ = define(&format!("-:{GROUP}/{event}"));
+        }
     }
 }
 
