@@ -321,6 +321,22 @@ ksmv_options() {
 	python_options
 }
 
+# The shared libraries of stress-ng, in the root of --tools.
+stress_libraries() {
+	"$PROJECT/scripts/root" -- chroot "$TOOLS_IN_ROOT" ldd /usr/bin/stress-ng |
+		sed -n 's/^.* => \(\/[^ ]*\) (0x[0-9a-f]*)$/\1/p'
+}
+
+# stress_options: options of scripts/vm that copy stress-ng and trinity out of that root, and what
+# runs them.
+stress_options() {
+	local file
+	for file in /usr/bin/stress-ng /usr/bin/trinity /usr/bin/setpriv $(stress_libraries); do
+		printf '%s\n' --copy "root:$TOOLS_IN_ROOT$file:$file"
+	done
+	printf '%s\n' --copy root:/usr/bin/bash:/usr/bin/bash --copy "$PROJECT/tests/judges/stress"
+}
+
 # --- crates -------------------------------------------------------------
 
 # One for each cargo workspace.
