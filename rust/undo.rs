@@ -40,8 +40,8 @@ const IDLE_PAUSE: Delta = Delta::from_millis(10);
 /// # Errors
 ///
 /// `ENOMEM`: no memory for the copies. `EIO`: pages can't be copied since their memory has failed.
-/// `EBUSY`: some processes were changing their areas all the time, or pages are left in address spaces
-/// that belong to no process. These three are explained in the log, too. `ERESTARTSYS`: the caller has a
+/// `EBUSY`: some processes were changing their areas all the time, or a device could not forget pages at
+/// once, or pages are left in address spaces that belong to no process. These three are explained in the log, too. `ERESTARTSYS`: the caller has a
 /// signal pending. What was broken stays so, and what is left is still counted.
 pub(crate) fn everything(closed: &Closed<'_>) -> Result {
     let commons = closed.commons();
@@ -244,7 +244,7 @@ impl Rest {
         } else if error == EIO {
             "they can't be copied"
         } else if self.outcome.busy > 0 {
-            "their processes are changing their areas"
+            "their processes are changing their areas, or a device has them mapped"
         } else {
             "they belong to no process"
         };

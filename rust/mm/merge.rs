@@ -330,7 +330,8 @@ impl Terms<'_> {
         if !self.allows(vma) || equal.is_forbidden_in(vma) {
             return Err(Refusal::LeftAlone);
         }
-        let invalidation = Invalidation::start(vma, addr..addr.saturating_add(PAGE_SIZE));
+        let range = addr..addr.saturating_add(PAGE_SIZE);
+        let invalidation = Invalidation::try_start(vma, range).ok_or(Refusal::Busy)?;
         let mut mapping = Mapping::find(page, vma, addr).ok_or(Refusal::Gone)?;
         let mut entry = mapping.entry(&invalidation).ok_or(Refusal::Gone)?;
         let old = entry.clear();

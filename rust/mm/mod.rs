@@ -17,7 +17,7 @@
 //!   folio locks of pages to replace       (trylock)
 //!     anon_vma lock, for reading          (trylock; merge, neighbours), or by the kernel for
 //!                                         writing (where a large page is split)
-//!       mmu notifiers
+//!       mmu notifiers                     (non-blocking; by the kernel blocking, where it splits)
 //!         page table lock
 //!   mutexes of state, sets and pool       (crate::commons; that of the sets under that of the state)
 //!   lock of the known movers              (a spinlock, within RCU; nothing is locked under it)
@@ -28,6 +28,7 @@
 
 mod breaks;
 mod compare;
+mod copy;
 mod credentials;
 pub(crate) mod merge;
 pub(crate) mod movers;

@@ -173,7 +173,9 @@ pub(crate) fn replace_all(
     let locked: [Option<LockedPage<'_>>; MOST] =
         from_fn(|index| neighbours.get(index)?.page.try_lock());
     let range = first.addr..last.addr.saturating_add(PAGE_SIZE);
-    let invalidation = Invalidation::start(vma, range.clone());
+    let Some(invalidation) = Invalidation::try_start(vma, range.clone()) else {
+        return [Err(Refusal::Busy); MOST];
+    };
     let run = Run {
         terms,
         vma,

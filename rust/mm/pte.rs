@@ -8,6 +8,7 @@
 
 use crate::mm::page::frame_of;
 use crate::mm::page::LockedPage;
+use crate::mm::page::PageRef;
 use crate::mm::page::StillPage;
 use crate::mm::shared::SharedPage;
 use crate::mm::vma::StableVma;
@@ -17,6 +18,7 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ops::Range;
 use core::ptr::NonNull;
+use engine::Frame;
 use engine::PAGE_SIZE;
 use kernel::bindings;
 use kernel::ffi::c_int;
@@ -34,27 +36,29 @@ pub(super) struct Invalidation<'a> {
 }
 
 impl<'a> Invalidation<'a> {
-    /// Invalidates the pages in `range`. May sleep.
-    pub(super) fn start(vma: &'a StableVma<'_>, range: Range<usize>) -> Self {
+    /// Invalidates the pages in `range`; `None` where a secondary MMU can't do that at once. Never
+    /// sleeps: the driver of a GPU waits for the user's jobs to end.
+    pub(super) fn try_start(vma: &'a StableVma<'_>, range: Range<usize>) -> Option<Self> {
         let mut notified = MaybeUninit::uninit();
         // SAFETY: Initialises the range; the area keeps the mm in place.
-        let range = unsafe {
+        let (range, error) = unsafe {
             shim::ksm_v_mmu_notifier_range_init(
                 notified.as_mut_ptr(),
                 vma.mm().as_raw(),
                 range.start,
                 range.end,
             );
-            shim::ksm_v_mmu_notifier_invalidate_range_start(notified.as_mut_ptr());
-            notified.assume_init()
+            let range = notified.as_mut_ptr();
+            let error = shim::ksm_v_mmu_notifier_invalidate_range_start_nonblock(range);
+            (notified.assume_init(), error)
         };
-        // INVARIANT: It was just started. Moving it is fine: nothing points to it between the
-        // calls.
-        Invalidation {
+        // INVARIANT: It was just started: where there is an error, the kernel has ended what had
+        // started. Moving it is fine: nothing points to it between the calls.
+        (error == 0).then(|| Invalidation {
             range,
             _vma: PhantomData,
             _nts: NotThreadSafe,
-        }
+        })
     }
 }
 
@@ -445,6 +449,58 @@ impl<'a> LockedTable<'a> {
             vma: self.vma,
             page,
         })
+    }
+
+    /// Maps `copy`, which is new, in place of `original` (`None`: of the zero page that stands for a merged
+    /// page), if the first entry maps that. The process owns it then. The invalidation that the caller must
+    /// have started covers that.
+    pub(super) fn map_copy(
+        &self,
+        original: Option<&SharedPage>,
+        copy: &PageRef,
+        _invalidation: &Invalidation<'_>,
+    ) -> bool {
+        let (vma, mm) = (self.vma.as_ptr(), self.vma.mm().as_raw());
+        let (entry, addr) = (self.first.as_ptr(), self.range.start);
+        // SAFETY: By the type invariant.
+        let (old, is_zero, pfn) = unsafe {
+            let old = shim::ksm_v_ptep_get(entry);
+            let pfn = shim::ksm_v_pte_present(old).then(|| shim::ksm_v_pte_pfn(old) as u64);
+            (old, shim::ksm_v_is_ksm_zero_pte(old), pfn)
+        };
+        let is_mapped = match original {
+            Some(original) => pfn == Some(original.frame().0),
+            None => is_zero,
+        };
+        let Some(frame) = pfn.filter(|_| is_mapped).map(Frame) else {
+            return false;
+        };
+        // SAFETY: The page table lock is held. The new page is referenced, charged, and known to nobody
+        // else; the mapping gets a reference of its own, and that to the old page is given up, which the
+        // caller refers to.
+        unsafe {
+            // Flushed before it is set: all CPUs see either page, never both.
+            shim::ptep_clear_flush(vma, addr, entry);
+            shim::ksm_v_folio_get(copy.folio());
+            let exclusive = shim::KSM_V_RMAP_EXCLUSIVE;
+            shim::folio_add_new_anon_rmap(copy.folio(), vma, addr, exclusive);
+            // In a locked area, too: reclaim moves it to where it belongs, and not to swap.
+            shim::folio_add_lru(copy.folio());
+            let new = shim::ksm_v_mk_copied_pte(old, copy.as_ptr(), self.vma.page_prot());
+            shim::ksm_v_set_pte_at(mm, addr, entry, new);
+            match original {
+                Some(page) => {
+                    shim::folio_remove_rmap_ptes(page.folio(), page.as_ptr(), 1, vma);
+                    shim::ksm_v_folio_put(page.folio());
+                }
+                None => {
+                    shim::ksm_v_ksm_might_unmap_zero_page(mm, old);
+                    shim::ksm_v_inc_mm_counter(mm, bindings::MM_ANONPAGES as c_int);
+                }
+            }
+        }
+        trace::break_apart(self.vma.mm(), addr, frame, is_zero, false);
+        true
     }
 
     /// Flushes all of this part from the TLBs.

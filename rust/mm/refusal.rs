@@ -17,7 +17,7 @@ pub(crate) enum Refusal {
     /// What it was to be merged with is not there any more.
     TargetGone = shim::ksm_v_refusal_KSM_V_REFUSED_TARGET_GONE,
     /// Someone else has locked one of the two, or waits for its page table, or it can't be split just
-    /// now.
+    /// now, or a secondary MMU can't forget it at once.
     Busy = shim::ksm_v_refusal_KSM_V_REFUSED_BUSY,
     /// Something other than page tables refers to it.
     Pinned = shim::ksm_v_refusal_KSM_V_REFUSED_PINNED,

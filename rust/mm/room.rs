@@ -5,9 +5,9 @@
 //! C headers: [`include/linux/memcontrol.h`](srctree/include/linux/memcontrol.h),
 //! [`include/linux/sched/mm.h`](srctree/include/linux/sched/mm.h)
 //!
-//! A fault that finds no memory ends in an OOM killer: the host's, or that of the process's cgroup.
-//! So as many pages as some faults take, and a few more, are allocated and charged in a way that
-//! reclaims but never kills (`__GFP_NORETRY`), and freed again. The faults then run in a [`NoKill`]
+//! A copy that finds no memory ends in an OOM killer: the host's, or that of the process's cgroup.
+//! So as many pages as some copies take, and a few more, are allocated and charged in a way that
+//! reclaims but never kills (`__GFP_NORETRY`), and freed again. The copies are then taken in a [`NoKill`]
 //! scope, in which neither killer can be called: what others took meanwhile is made up for by the
 //! page allocator's reserves, and by a cgroup that exceeds its limit by at most [`Room::PAGES`].
 

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Breaks merged pages apart again, as `break_ksm()` in `mm/ksm.c` does: by unsharing faults.
+//! Breaks merged pages apart again: each process gets a [`copy`] of each page.
 //!
-//! Each fault gives one process a private copy of one page, and the kernel's own accounting. Runs
-//! in the context of whoever wants it, under the VMA lock of one area at a time. Never waits for a
-//! lock of an address space, and has nobody killed: see [`crate::mm::vma`] and [`crate::mm::room`].
+//! Runs in the context of whoever wants it, under the VMA lock of one area at a time. Never waits for a
+//! lock of an address space, nor for a file system, and has nobody killed: see [`crate::mm::vma`],
+//! [`crate::mm::copy`] and [`crate::mm::room`].
 
+use crate::mm::copy::copy;
+use crate::mm::copy::Copied;
+use crate::mm::copy::Merged;
 use crate::mm::page::Kind;
 use crate::mm::room::Lack;
-use crate::mm::room::NoKill;
 use crate::mm::room::Room;
 use crate::mm::vma::NextArea;
 use crate::mm::vma::VmaReadGuard;
@@ -24,14 +26,9 @@ use core::ops::ControlFlow;
 use core::ops::Range;
 use engine::Frame;
 use engine::PAGE_SIZE;
-use kernel::bindings;
-use kernel::ffi::c_uint;
 use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 
-/// Faults at an address after which it is left as it is: one may have a NUMA hint removed, and others
-/// may lose a race.
-const TRIES: u32 = 4;
 /// Frames with failed memory that a run copes with.
 const MOST_FAILED: usize = 1024;
 
@@ -68,7 +65,8 @@ pub(crate) struct Outcome {
     pub(crate) broken: u64,
     /// Mappings that stay since the page can't be copied: its memory has failed, mostly.
     pub(crate) uncopied: u64,
-    /// Areas that were not looked into, since their processes are changing them.
+    /// Areas that were not looked into, since their processes are changing them; and pages that a
+    /// secondary MMU could not forget at once.
     pub(crate) busy: u64,
     /// Address spaces that were left since their cgroups have no room for copies.
     pub(crate) crowded: u64,
@@ -99,7 +97,7 @@ impl Outcome {
 pub(crate) struct Unmerger {
     which: Which,
     room: Room,
-    /// For how many more faults in this address space there is room.
+    /// For how many more copies in this address space there is room.
     allowance: usize,
     /// Frames whose memory has failed: not to be read again.
     failed: KVVec<Frame>,
@@ -194,7 +192,7 @@ impl Unmerger {
     ) -> Result<Step> {
         match VmaReadGuard::next(mm, addr) {
             NextArea::Locked(vma) if self.which.concerns(&vma) => {
-                self.unmerge_area(vma, addr, outcome)
+                self.unmerge_area(&vma, addr, outcome)
             }
             NextArea::Locked(vma) => Ok(Step::At(vma.end())),
             NextArea::Busy { end } => {
@@ -208,22 +206,12 @@ impl Unmerger {
     /// Breaks merged pages in an area, from `addr` on, while there is room.
     fn unmerge_area(
         &mut self,
-        mut vma: VmaReadGuard<'_>,
+        vma: &VmaReadGuard<'_>,
         addr: usize,
         outcome: &mut Outcome,
     ) -> Result<Step> {
         let mut range = addr.max(vma.start())..vma.end();
-        // The last address at which a fault was handled, and how often it was.
-        let (mut last, mut tries) = (None, 0);
-        loop {
-            let found = self.find(&vma, range.clone(), outcome);
-            if last.is_some() && last != found.map(|(at, _)| at) {
-                outcome.broken = outcome.broken.saturating_add(1);
-                tries = 0;
-            }
-            let Some((at, frame)) = found else {
-                return Ok(Step::At(range.end));
-            };
+        while let Some((at, merged)) = self.find(vma, range.clone(), outcome) {
             if current!().signal_pending() {
                 return Ok(Step::At(at));
             }
@@ -231,41 +219,30 @@ impl Unmerger {
                 return Ok(Step::Ask(at));
             }
             self.allowance = self.allowance.saturating_sub(1);
-            range.start = at;
-            let (kept, unshared) = unshare(vma, at);
-            match unshared? {
-                Unshared::Handled if tries < TRIES => {
-                    last = Some(at);
-                    tries += 1;
-                }
-                unshared => {
-                    if let Unshared::MemoryFailed = unshared {
+            match copy(vma, at, merged)? {
+                Copied::Done => outcome.broken = outcome.broken.saturating_add(1),
+                Copied::Gone => (),
+                Copied::Busy => outcome.busy = outcome.busy.saturating_add(1),
+                Copied::MemoryFailed => {
+                    if let Merged::On(frame) = merged {
                         self.failed.push_within_capacity(frame).map_err(|_| EIO)?;
                     }
                     outcome.uncopied = outcome.uncopied.saturating_add(1);
-                    range.start = at.saturating_add(PAGE_SIZE);
-                    (last, tries) = (None, 0);
                 }
             }
-            vma = match kept {
-                Some(vma) => vma,
-                None => {
-                    // Someone may change the area now: to be looked into again.
-                    outcome.busy = outcome.busy.saturating_add(1);
-                    return Ok(Step::At(range.start.saturating_add(PAGE_SIZE)));
-                }
-            };
+            range.start = at.saturating_add(PAGE_SIZE);
         }
+        Ok(Step::At(range.end))
     }
 
-    /// The first address in `range` at which a page to break is mapped, and its frame. Counts those that
+    /// The first address in `range` at which a page to break is mapped, and which. Counts those that
     /// can't be copied.
     fn find(
         &mut self,
         vma: &VmaReadGuard<'_>,
         range: Range<usize>,
         outcome: &mut Outcome,
-    ) -> Option<(usize, Frame)> {
+    ) -> Option<(usize, Merged)> {
         let mut finder = Finder {
             which: &self.which,
             failed: &mut self.failed,
@@ -278,44 +255,11 @@ impl Unmerger {
     }
 }
 
-/// What became of an unsharing fault.
-enum Unshared {
-    /// It was handled, perhaps in vain: the entry may have changed meanwhile.
-    Handled,
-    /// The page can't be read.
-    MemoryFailed,
-    /// The fault can't be handled: a file was truncated under a private mapping (which unmaps the page
-    /// for us), or user space wants to handle it.
-    Impossible,
-}
-
-/// Gives the process of `vma` its own copy of the page at `addr`. Returns the area, if it is still locked.
-fn unshare(vma: VmaReadGuard<'_>, addr: usize) -> (Option<VmaReadGuard<'_>>, Result<Unshared>) {
-    const FAILED: c_uint = bindings::vm_fault_reason_VM_FAULT_HWPOISON
-        | bindings::vm_fault_reason_VM_FAULT_HWPOISON_LARGE;
-    const IMPOSSIBLE: c_uint =
-        bindings::vm_fault_reason_VM_FAULT_SIGBUS | bindings::vm_fault_reason_VM_FAULT_SIGSEGV;
-    let flags = bindings::fault_flag_FAULT_FLAG_UNSHARE | bindings::fault_flag_FAULT_FLAG_REMOTE;
-    let scope = NoKill::begin();
-    let (vma, fault) = vma.fault(addr, flags);
-    drop(scope);
-    let unshared = if fault & bindings::vm_fault_reason_VM_FAULT_OOM != 0 {
-        Err(ENOMEM)
-    } else if fault & FAILED != 0 {
-        Ok(Unshared::MemoryFailed)
-    } else if fault & IMPOSSIBLE != 0 {
-        Ok(Unshared::Impossible)
-    } else {
-        Ok(Unshared::Handled)
-    };
-    (vma, unshared)
-}
-
 /// Stops at the first page to break.
 struct Finder<'a> {
     which: &'a Which,
     failed: &'a mut KVVec<Frame>,
-    found: Option<(usize, Frame)>,
+    found: Option<(usize, Merged)>,
     /// Mappings passed by whose pages can't be copied.
     uncopied: u64,
 }
@@ -335,14 +279,14 @@ impl Visitor for Finder<'_> {
             self.uncopied = self.uncopied.saturating_add(1);
             return ControlFlow::Continue(());
         }
-        self.found = Some((addr, frame));
+        self.found = Some((addr, Merged::On(frame)));
         ControlFlow::Break(())
     }
 
     fn merged_zero(&mut self, zero: MergedZero) -> ControlFlow<()> {
         match self.which {
             Which::All => {
-                self.found = Some((zero.addr(), Frame(0)));
+                self.found = Some((zero.addr(), Merged::Zero));
                 ControlFlow::Break(())
             }
             Which::On(_) | Which::NotRegistered => ControlFlow::Continue(()),

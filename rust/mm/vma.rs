@@ -13,7 +13,6 @@ use core::ops::Deref;
 use core::ops::Range;
 use core::ptr::NonNull;
 use kernel::bindings;
-use kernel::ffi::c_uint;
 use kernel::mm::virt::vm_flags_t;
 use kernel::mm::Mm;
 use kernel::mm::MmWithUser;
@@ -213,23 +212,6 @@ impl<'a> VmaReadGuard<'a> {
             vma: unsafe { StableVma::from_raw(vma) },
             _nts: NotThreadSafe,
         }
-    }
-
-    /// Handles a fault at `addr`, which is in the area. Returns the guard, unless the kernel has
-    /// dropped the lock, and what became of the fault (`VM_FAULT_…`). May sleep.
-    pub(super) fn fault(self, addr: usize, flags: c_uint) -> (Option<Self>, c_uint) {
-        /// By these results the callee has dropped the lock, as `do_user_addr_fault()` has it.
-        const DROPPED: c_uint =
-            bindings::vm_fault_reason_VM_FAULT_RETRY | bindings::vm_fault_reason_VM_FAULT_COMPLETED;
-        let flags = flags | bindings::fault_flag_FAULT_FLAG_VMA_LOCK;
-        // SAFETY: By the type invariant the VMA lock is held, as the flag says.
-        let fault =
-            unsafe { bindings::handle_mm_fault(self.as_ptr(), addr, flags, core::ptr::null_mut()) };
-        if fault & DROPPED == 0 {
-            return (Some(self), fault);
-        }
-        core::mem::forget(self);
-        (None, fault)
     }
 
     /// First address.

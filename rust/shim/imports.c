@@ -55,6 +55,9 @@
 	X(folio_add_anon_rmap_ptes, void,						\
 	  (struct folio *folio, struct page *page, int nr, struct vm_area_struct *vma,	\
 	   unsigned long addr, rmap_t flags), (folio, page, nr, vma, addr, flags))	\
+	X(folio_add_new_anon_rmap, void,						\
+	  (struct folio *folio, struct vm_area_struct *vma, unsigned long addr,		\
+	   rmap_t flags), (folio, vma, addr, flags))					\
 	X(folio_remove_rmap_ptes, void,							\
 	  (struct folio *folio, struct page *page, int nr, struct vm_area_struct *vma),	\
 	  (folio, page, nr, vma))							\

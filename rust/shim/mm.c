@@ -28,6 +28,11 @@ struct folio *ksm_v_folio_alloc_node(gfp_t gfp, unsigned int order, int nid)
 	return __folio_alloc_node(gfp, order, nid);
 }
 
+struct folio *ksm_v_vma_alloc_folio(gfp_t gfp, struct vm_area_struct *vma, unsigned long addr)
+{
+	return vma_alloc_folio(gfp, 0, vma, addr);
+}
+
 int ksm_v_page_to_nid(const struct page *page)
 {
 	return page_to_nid(page);
@@ -66,6 +71,11 @@ int ksm_v_folio_mapcount(const struct folio *folio)
 bool ksm_v_mm_is_in_use(struct mm_struct *mm)
 {
 	return atomic_read(&mm->mm_users) > 0;
+}
+
+void ksm_v_inc_mm_counter(struct mm_struct *mm, int member)
+{
+	inc_mm_counter(mm, member);
 }
 
 void ksm_v_dec_mm_counter(struct mm_struct *mm, int member)

@@ -9,9 +9,9 @@ void ksm_v_mmu_notifier_range_init(struct mmu_notifier_range *range, struct mm_s
 	mmu_notifier_range_init(range, MMU_NOTIFY_CLEAR, 0, mm, start, end);
 }
 
-void ksm_v_mmu_notifier_invalidate_range_start(struct mmu_notifier_range *range)
+int ksm_v_mmu_notifier_invalidate_range_start_nonblock(struct mmu_notifier_range *range)
 {
-	mmu_notifier_invalidate_range_start(range);
+	return mmu_notifier_invalidate_range_start_nonblock(range);
 }
 
 void ksm_v_mmu_notifier_invalidate_range_end(struct mmu_notifier_range *range)

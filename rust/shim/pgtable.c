@@ -129,6 +129,27 @@ pte_t ksm_v_mk_ksm_zero_pte(unsigned long addr, pgprot_t prot)
 	return pte_clear_soft_dirty(pte_mkdirty(pte));
 }
 
+/*
+ * As wp_page_copy() for an unsharing fault: read-only, and what the kernel notes in the entry stays: soft-dirty,
+ * userfaultfd's mark, and that the next access is to fault (NUMA hint, or userfaultfd).
+ */
+pte_t ksm_v_mk_copied_pte(pte_t old, const struct page *copy, pgprot_t prot)
+{
+	/* pte_modify() wants cc_mask on x86, which is not exported. */
+	pgprot_t now = pte_protnone(old) ? vm_get_page_prot(VM_NONE) : prot;
+	pte_t pte = pte_sw_mkyoung(mk_pte(copy, now));
+
+	if (pte_soft_dirty(old))
+		pte = pte_mksoft_dirty(pte);
+	if (ksm_v_pte_uffd(old))
+#ifdef KSM_V_HAVE_PTE_UFFD
+		pte = pte_mkuffd(pte);
+#else
+		pte = pte_mkuffd_wp(pte);
+#endif
+	return pte;
+}
+
 void ksm_v_set_pte_at(struct mm_struct *mm, unsigned long addr, pte_t *ptep, pte_t pte)
 {
 	set_pte_at(mm, addr, ptep, pte);

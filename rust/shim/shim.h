@@ -64,6 +64,7 @@ const gfp_t KSM_V_GFP_SHARED = GFP_HIGHUSER | __GFP_NORETRY | __GFP_NOWARN;
 const gfp_t KSM_V_GFP_SHARED_THERE = GFP_HIGHUSER | __GFP_NORETRY | __GFP_NOWARN | __GFP_THISNODE;
 /* Asks for a page as a fault does, but has nobody killed for it. */
 const gfp_t KSM_V_GFP_ASK = GFP_HIGHUSER_MOVABLE | __GFP_NORETRY | __GFP_NOWARN;
+const gfp_t KSM_V_GFP_ASK_ZEROED = GFP_HIGHUSER_MOVABLE | __GFP_ZERO | __GFP_NORETRY | __GFP_NOWARN;
 /* Tables do without rather than have anything killed for them. */
 const gfp_t KSM_V_GFP_TABLE = GFP_KERNEL | __GFP_ZERO | __GFP_NORETRY | __GFP_NOWARN;
 
@@ -82,6 +83,9 @@ const vm_flags_t KSM_V_VM_MERGEABLE = VM_MERGEABLE;
 const vm_flags_t KSM_V_VM_HUGETLB = VM_HUGETLB;
 /* Either makes a mapping shared. */
 const vm_flags_t KSM_V_VM_SHARED = VM_SHARED | VM_MAYSHARE;
+
+/* <linux/rmap.h> */
+const rmap_t KSM_V_RMAP_EXCLUSIVE = RMAP_EXCLUSIVE;
 
 /* <linux/userfaultfd.h> */
 const unsigned int KSM_V_UFFDIO_REGISTER = UFFDIO_REGISTER;
@@ -167,6 +171,7 @@ unsigned long ksm_v_page_to_pfn(const struct page *page);
 struct page *ksm_v_folio_page(struct folio *folio, size_t n);
 struct folio *ksm_v_folio_alloc(gfp_t gfp, unsigned int order);
 struct folio *ksm_v_folio_alloc_node(gfp_t gfp, unsigned int order, int nid);
+struct folio *ksm_v_vma_alloc_folio(gfp_t gfp, struct vm_area_struct *vma, unsigned long addr);
 int ksm_v_page_to_nid(const struct page *page);
 void ksm_v_folio_get(struct folio *folio);
 bool ksm_v_folio_try_get(struct folio *folio);
@@ -178,6 +183,7 @@ pte_t ksm_v_vmf_orig_pte(const struct vm_fault *vmf);
 int ksm_v_folio_ref_count(const struct folio *folio);
 int ksm_v_folio_mapcount(const struct folio *folio);
 bool ksm_v_mm_is_in_use(struct mm_struct *mm);
+void ksm_v_inc_mm_counter(struct mm_struct *mm, int member);
 void ksm_v_dec_mm_counter(struct mm_struct *mm, int member);
 vm_flags_t ksm_v_vma_flags(const struct vm_area_struct *vma);
 bool ksm_v_vma_has_anon_vma(const struct vm_area_struct *vma);
@@ -212,7 +218,7 @@ bool ksm_v_vma_start_read_locked(struct vm_area_struct *vma);
 /* <linux/mmu_notifier.h> */
 void ksm_v_mmu_notifier_range_init(struct mmu_notifier_range *range, struct mm_struct *mm,
 				   unsigned long start, unsigned long end);
-void ksm_v_mmu_notifier_invalidate_range_start(struct mmu_notifier_range *range);
+int ksm_v_mmu_notifier_invalidate_range_start_nonblock(struct mmu_notifier_range *range);
 void ksm_v_mmu_notifier_invalidate_range_end(struct mmu_notifier_range *range);
 bool ksm_v_mm_has_interval_notifiers(struct mm_struct *mm);
 
@@ -258,6 +264,7 @@ pte_t ksm_v_pte_mksoft_dirty(pte_t pte);
 pte_t ksm_v_pte_mkclean(pte_t pte);
 pte_t ksm_v_mk_pte(const struct page *page, pgprot_t prot);
 pte_t ksm_v_mk_ksm_zero_pte(unsigned long addr, pgprot_t prot);
+pte_t ksm_v_mk_copied_pte(pte_t old, const struct page *copy, pgprot_t prot);
 void ksm_v_set_pte_at(struct mm_struct *mm, unsigned long addr, pte_t *ptep, pte_t pte);
 bool ksm_v_pmd_trans_huge(pmd_t *pmd);
 struct page *ksm_v_pmd_page(pmd_t *pmd);

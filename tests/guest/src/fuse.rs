@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A file system in user space that stops answering, and a process that waits for it with its mmap lock
-//! held for writing.
+//! A file system in user space that stops answering; a process that waits for it with its mmap lock held
+//! for writing, and one that has others wait for it.
 //!
-//! The protocol: include/uapi/linux/fuse.h. The root of the file system is its only file, of one page.
+//! The protocol: include/uapi/linux/fuse.h. The root of the file system is its only file.
 
 use std::ffi::CString;
 use std::fs;
@@ -13,7 +13,10 @@ use std::io::Read;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
+use std::os::unix::fs::FileExt;
 use std::ptr;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
 
 use nix::sys::prctl;
 use nix::sys::signal::kill;
@@ -28,6 +31,8 @@ use crate::Result;
 
 const PAGE: usize = 4096;
 const MOUNT_POINT: &str = "/tmp/silent";
+/// Pages of the file.
+const FILE_PAGES: usize = 4096;
 
 /// `enum fuse_opcode`.
 mod opcode {
@@ -41,11 +46,71 @@ mod opcode {
     pub const INIT: u32 = 26;
 }
 
+/// A word that the processes here share.
+type Word = &'static AtomicU32;
+
+/// The daemon. Dropping it ends it, and everything that waits for it fails.
+struct Daemon {
+    pid: Pid,
+    /// Not 0: reads are not answered any more, either.
+    is_silent: Word,
+}
+
+impl Daemon {
+    /// Starts it, and waits until it has mounted its file.
+    fn start() -> Result<Self> {
+        fs::write(MOUNT_POINT, "").context(|| "making a mount point")?;
+        let is_silent = word().context(|| "sharing a word")?;
+        let pid = child(|| serve(is_silent)).context(|| "starting a daemon")?;
+        let size = (FILE_PAGES * PAGE) as u64;
+        let is_mounted = || fs::metadata(MOUNT_POINT).is_ok_and(|file| file.len() == size);
+        let mounted = crate::task::wait_until(crate::task::PATIENCE, is_mounted);
+        crate::expect::that(mounted, || "FUSE: expected the daemon to mount its file")?;
+        Ok(Daemon { pid, is_silent })
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        end(self.pid);
+        let path = CString::new(MOUNT_POINT).unwrap_or_default();
+        // SAFETY: A string is passed.
+        unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+    }
+}
+
+/// A process of its own that does `work`.
+fn child(work: impl FnOnce() -> io::Result<()>) -> nix::Result<Pid> {
+    // SAFETY: Tests run in a process with one thread: its child may do whatever it could.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            let _ = work();
+            // SAFETY: Ends the child.
+            unsafe { libc::_exit(0) }
+        }
+        ForkResult::Parent { child } => Ok(child),
+    }
+}
+
+/// Ends a child.
+fn end(child: Pid) {
+    let _ = kill(child, Signal::SIGKILL);
+    let _ = waitpid(child, None);
+}
+
+/// A word that children share, 0 at first.
+fn word() -> io::Result<Word> {
+    let page = map(ptr::null_mut(), 1, libc::MAP_SHARED, None)?;
+    // SAFETY: Just mapped, for as long as this process is there.
+    Ok(unsafe { &*page.cast::<AtomicU32>() })
+}
+
 /// A process that waits in `mmap(MAP_FIXED)` for the daemon to write back the page of a file that was
 /// mapped there: with the mmap lock held for writing, and with an area that is detached and in the tree
 /// still. It maps `PAIRS` of equal pages, too, directly before the file. Dropping it ends both.
 pub struct Stuck {
-    daemon: Pid,
+    // Ends first, or the process could not.
+    daemon: Option<Daemon>,
     process: Pid,
 }
 
@@ -65,29 +130,14 @@ impl Stuck {
 
     /// As [`Self::start`], where so many pages before the file are mapped anew with it.
     fn start_with(pages_before: usize) -> Result<Self> {
-        fs::write(MOUNT_POINT, "").context(|| "making a mount point")?;
-        // SAFETY: Tests run in a process with one thread: its child may do whatever it could.
-        let daemon = match unsafe { fork() }.context(|| "starting a daemon")? {
-            ForkResult::Child => {
-                let _ = serve();
-                // SAFETY: Ends the child.
-                unsafe { libc::_exit(0) }
+        let daemon = Some(Daemon::start()?);
+        let wait = || {
+            let _ = wait_for_daemon(pages_before);
+            loop {
+                nix::unistd::pause();
             }
-            ForkResult::Parent { child } => child,
         };
-        let is_mounted = || fs::metadata(MOUNT_POINT).is_ok_and(|file| file.len() == PAGE as u64);
-        let mounted = crate::task::wait_until(crate::task::PATIENCE, is_mounted);
-        crate::expect::that(mounted, || "FUSE: expected the daemon to mount its file")?;
-        // SAFETY: As above.
-        let process = match unsafe { fork() }.context(|| "starting a process")? {
-            ForkResult::Child => {
-                let _ = wait_for_daemon(pages_before);
-                let _ = nix::unistd::pause();
-                // SAFETY: Ends the child.
-                unsafe { libc::_exit(0) }
-            }
-            ForkResult::Parent { child } => child,
-        };
+        let process = child(wait).context(|| "starting a process")?;
         let stuck = Stuck { daemon, process };
         let waits = || crate::task::stat(stuck.pid(), 3).is_ok_and(|state| state == "D");
         let waiting = crate::task::wait_until(crate::task::PATIENCE, || {
@@ -102,10 +152,8 @@ impl Stuck {
     }
 
     /// Ends the daemon, and so the wait: the process keeps its pages.
-    pub fn release(&self) {
-        // With the daemon's end of the connection everything that waits for it fails.
-        let _ = kill(self.daemon, Signal::SIGKILL);
-        let _ = waitpid(self.daemon, None);
+    pub fn release(&mut self) {
+        self.daemon = None;
     }
 
     /// The process that waits.
@@ -116,12 +164,59 @@ impl Stuck {
 
 impl Drop for Stuck {
     fn drop(&mut self) {
-        self.release();
-        let _ = kill(self.process, Signal::SIGKILL);
-        let _ = waitpid(self.process, None);
-        let path = CString::new(MOUNT_POINT).unwrap_or_default();
-        // SAFETY: A string is passed.
-        unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+        self.daemon = None;
+        end(self.process);
+    }
+}
+
+/// A process that has pairs of equal pages in a private mapping of the file, and discards some of them just
+/// when others would break them apart: who faults on them then waits for the daemon.
+pub struct Discarder {
+    daemon: Option<Daemon>,
+    process: Pid,
+    /// 1: it has its pages. 2: it waits for them to be broken apart.
+    is_ready: Word,
+}
+
+impl Discarder {
+    /// Pairs of equal pages that it maps.
+    pub const PAIRS: usize = FILE_PAGES / 2;
+
+    /// Starts both, and waits until the process has its pages.
+    pub fn start() -> Result<Self> {
+        let daemon = Daemon::start()?;
+        let is_ready = word().context(|| "sharing a word")?;
+        let is_silent = daemon.is_silent;
+        let process = child(|| discard(is_ready, is_silent)).context(|| "starting a process")?;
+        let discarder = Discarder {
+            daemon: Some(daemon),
+            process,
+            is_ready,
+        };
+        discarder.wait(1)?;
+        Ok(discarder)
+    }
+
+    /// From now on the daemon answers nothing, and the process waits for its pages to be broken apart.
+    pub fn lie_in_wait(&self) -> Result {
+        crate::procfs::write("/proc/sys/vm/drop_caches", "1")?;
+        if let Some(daemon) = &self.daemon {
+            daemon.is_silent.store(1, Ordering::Release);
+        }
+        self.wait(2)
+    }
+
+    fn wait(&self, state: u32) -> Result {
+        let is_ready = || self.is_ready.load(Ordering::Acquire) == state;
+        let ready = crate::task::wait_until(crate::task::PATIENCE, is_ready);
+        crate::expect::that(ready, || "expected the process with the pages to go on")
+    }
+}
+
+impl Drop for Discarder {
+    fn drop(&mut self) {
+        self.daemon = None;
+        end(self.process);
     }
 }
 
@@ -138,17 +233,9 @@ fn wait_for_daemon(pages_before: usize) -> io::Result<()> {
     let file = File::options().read(true).write(true).open(MOUNT_POINT)?;
     let pages = 2 * Stuck::PAIRS + 1;
     let anon = map(ptr::null_mut(), pages + 1, libc::MAP_PRIVATE, None)?;
-    for page in 0..2 * Stuck::PAIRS {
-        // Told apart by any sample of some words.
-        let text = format!("silent {:>9}", page % Stuck::PAIRS).repeat(PAGE / 16);
-        // SAFETY: The pages were just mapped; the text is as long as one.
-        unsafe {
-            anon.add(page * PAGE)
-                .copy_from_nonoverlapping(text.as_ptr(), text.len());
-        }
-    }
-    // SAFETY: So many pages were mapped.
+    // SAFETY: So many pages were mapped, and more.
     let (behind, first) = unsafe {
+        fill_pairs(anon, Stuck::PAIRS);
         (
             anon.add(pages * PAGE),
             anon.add((pages - pages_before) * PAGE),
@@ -159,6 +246,64 @@ fn wait_for_daemon(pages_before: usize) -> io::Result<()> {
     unsafe { behind.write_volatile(1) };
     let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
     map(first, 1 + pages_before, flags, None)?;
+    Ok(())
+}
+
+/// # Safety
+///
+/// There are as many pages of the caller's.
+unsafe fn fill_pairs(pages: *mut u8, pairs: usize) {
+    for page in 0..2 * pairs {
+        // Told apart by any sample of some words.
+        let text = format!("silent {:>9}", page % pairs).repeat(PAGE / 16);
+        // SAFETY: Promised by the caller; the text is as long as one.
+        unsafe {
+            pages
+                .add(page * PAGE)
+                .copy_from_nonoverlapping(text.as_ptr(), text.len());
+        }
+    }
+}
+
+/// Maps pairs of equal pages. Then, again and again, waits until a page is another than before, and
+/// discards the next one.
+fn discard(is_ready: Word, is_silent: Word) -> io::Result<()> {
+    /// Pages from one that it waits for to the next.
+    const DISTANCE: usize = 4;
+    /// In how many ways it hesitates.
+    const DELAYS: usize = 64;
+    prctl::set_dumpable(true)?;
+    let file = File::options().read(true).write(true).open(MOUNT_POINT)?;
+    let pages = map(ptr::null_mut(), FILE_PAGES, libc::MAP_PRIVATE, Some(&file))?;
+    let advise = |first: usize, count: usize, advice| {
+        // SAFETY: Part of what was just mapped, and used by nobody else.
+        check(unsafe { libc::madvise(pages.add(first * PAGE).cast(), count * PAGE, advice) }.into())
+    };
+    // Nothing is read ahead: that would have the file's pages in the cache.
+    advise(0, FILE_PAGES, libc::MADV_RANDOM)?;
+    // SAFETY: Just mapped.
+    unsafe { fill_pairs(pages, Discarder::PAIRS) };
+    is_ready.store(1, Ordering::Release);
+    while is_silent.load(Ordering::Acquire) == 0 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let pagemap = File::open("/proc/self/pagemap")?;
+    let entry = |page: usize| {
+        let mut entry = [0; 8];
+        let at = (pages as usize / PAGE + page) * entry.len();
+        pagemap.read_exact_at(&mut entry, at as u64)?;
+        io::Result::Ok(u64::from_ne_bytes(entry))
+    };
+    let before: Vec<u64> = (0..FILE_PAGES).map(entry).collect::<io::Result<_>>()?;
+    is_ready.store(2, Ordering::Release);
+    for (page, &before) in before.iter().enumerate().step_by(DISTANCE) {
+        while entry(page)? == before {}
+        // The next one is being broken apart now, or in a moment.
+        for _ in 0..page / DISTANCE % DELAYS {
+            std::hint::spin_loop();
+        }
+        advise(page + 1, 1, libc::MADV_DONTNEED)?;
+    }
     Ok(())
 }
 
@@ -181,8 +326,9 @@ fn map(at: *mut u8, pages: usize, flags: i32, file: Option<&File>) -> io::Result
     Ok(mapped.cast())
 }
 
-/// Mounts the file and answers requests; not those that follow from its being written to.
-fn serve() -> io::Result<()> {
+/// Mounts the file and answers requests; not those that follow from its being written to, nor reads once
+/// it `is_silent`.
+fn serve(is_silent: Word) -> io::Result<()> {
     let path = c"/dev/fuse".as_ptr();
     // SAFETY: A string is passed.
     let fd = check(unsafe { libc::open(path, libc::O_RDWR) }.into())?;
@@ -220,7 +366,8 @@ fn serve() -> io::Result<()> {
             opcode::INIT => (0, init(word(48))),
             opcode::GETATTR => (0, attributes()),
             opcode::OPEN => (0, vec![0; 16]),
-            opcode::READ => (0, vec![0; PAGE.min(word(56) as usize)]),
+            opcode::READ if is_silent.load(Ordering::Acquire) != 0 => continue,
+            opcode::READ => (0, vec![0; word(56) as usize]),
             opcode::WRITE | opcode::SETATTR | opcode::FSYNC | opcode::FLUSH => continue,
             _ => (-libc::ENOSYS, Vec::new()),
         };
@@ -241,11 +388,11 @@ fn init(max_readahead: u32) -> Vec<u8> {
     words.into_iter().flat_map(u32::to_le_bytes).collect()
 }
 
-/// `struct fuse_attr_out` of a file of a page, which stays as it is for an hour.
+/// `struct fuse_attr_out` of the file, which stays as it is for an hour.
 fn attributes() -> Vec<u8> {
     let mut words = vec![3600u32, 0, 0, 0];
     // ino, size, blocks, three times; their nanoseconds, mode, nlink, uid, gid, rdev, blksize, flags
-    words.extend([1, 0, PAGE as u32, 0, 8, 0, 0, 0, 0, 0, 0, 0]);
+    words.extend([1, 0, (FILE_PAGES * PAGE) as u32, 0, 8, 0, 0, 0, 0, 0, 0, 0]);
     words.extend([0, 0, 0, 0o100_666, 1, 0, 0, 0, PAGE as u32, 0]);
     words.into_iter().flat_map(u32::to_le_bytes).collect()
 }

@@ -37,6 +37,7 @@ pub mod refused;
 pub mod rng;
 pub mod scanner;
 pub mod secret;
+pub mod slow_device;
 pub mod span;
 pub mod statistics;
 pub mod swap;

@@ -34,6 +34,12 @@ impl CallCount {
         Ok(count)
     }
 
+    /// Has each call begin with something that takes a while.
+    pub fn slow_down(&self) -> Result {
+        let path = format!("{TRACING}/events/{GROUP}/{}/trigger", self.function);
+        fs::write(&path, "stacktrace").context(|| path)
+    }
+
     /// The calls so far.
     pub fn calls(&self) -> Result<u64> {
         let path = format!("{TRACING}/kprobe_profile");
@@ -53,6 +59,10 @@ impl Drop for CallCount {
     fn drop(&mut self) {
         let function = self.function;
         // A probe that is left over counts, and does nothing else.
+        let _ = fs::write(
+            format!("{TRACING}/events/{GROUP}/{function}/trigger"),
+            "!stacktrace",
+        );
         let _ = fs::write(format!("{TRACING}/events/{GROUP}/{function}/enable"), "0");
         let _ = define(&format!("-:{GROUP}/{function}"));
     }

@@ -24,6 +24,8 @@ use guest::Span;
 use libtest_mimic::Trial;
 use nix::kmod;
 
+mod slow;
+
 const TESTS: &[Test] = &[
     ("memory_that_a_device_watches_is_left_alone", watched),
     (
@@ -36,7 +38,10 @@ const TESTS: &[Test] = &[
 
 /// The tests.
 pub fn trials() -> Vec<Trial> {
-    lab::trials("device", TESTS)
+    [TESTS, slow::TESTS]
+        .into_iter()
+        .flat_map(|tests| lab::trials("device", tests))
+        .collect()
 }
 
 const PAGES: u64 = 64;

@@ -14,6 +14,7 @@ use guest::content::Ids;
 use guest::debugfs;
 use guest::expect;
 use guest::expect::FailureContext;
+use guest::fuse::Discarder;
 use guest::fuse::Stuck;
 use guest::kmsg::Kmsg;
 use guest::knob;
@@ -24,6 +25,7 @@ use guest::pages;
 use guest::peer::Kind;
 use guest::peer::Peer;
 use guest::peer::User;
+use guest::probe;
 use guest::probe::CallCount;
 use guest::procfs;
 use guest::rng;
@@ -58,6 +60,7 @@ const TESTS: &[Test] = &[
     ("ends_in_a_full_cgroup", full_cgroup),
     ("can_be_interrupted", interrupted),
     ("waits_for_no_process_that_waits_itself", stuck),
+    ("waits_for_no_file_system", discarded),
     ("is_refused_where_the_host_has_no_room", full_host),
     ("users_who_read_counts_have_nothing_walked", constant_time),
 ];
@@ -493,6 +496,44 @@ fn expect_nothing_merged_but(_stuck: &Stuck) -> Result {
         zero: 0,
     };
     expect::eq("counts after run=2", zero, Counts::read()?)
+}
+
+/// A process discards merged pages of a private mapping just when they are broken apart: what the mapping is
+/// of is not read, for the file system does not answer.
+fn discarded(_lab: &Lab) -> Result {
+    let discarder = Discarder::start()?;
+    scanner::merge()?;
+    let sharing = knob::number("pages_sharing")?;
+    expect::within(
+        "pages_sharing",
+        Discarder::PAIRS as u64 * 9 / 10..=u64::MAX,
+        sharing,
+    )?;
+    // There is time to discard a page that a fault is about to break apart.
+    let faults = probe::is_possible()
+        .then(|| CallCount::start("handle_mm_fault"))
+        .transpose()?;
+    faults.as_ref().map_or(Ok(()), CallCount::slow_down)?;
+    discarder.lie_in_wait()?;
+    let path = knob::path("run");
+    let mut writer = Command::new("sh")
+        .args(["-c", &format!("exec printf 2 >{path}")])
+        .spawn()
+        .context(|| "starting a shell")?;
+    let mut status = None;
+    let ended = task::wait_until(task::PATIENCE, || {
+        status = writer.try_wait().ok().flatten();
+        status.is_some()
+    });
+    // Now at the latest.
+    drop(discarder);
+    writer.wait().context(|| "waiting for the writer")?;
+    expect::that(ended, || "run=2: expected to wait for no file system")?;
+    let is_success = status.is_some_and(|status| status.success());
+    expect::that(is_success, || {
+        format!("run=2: expected success, found {status:?}")
+    })?;
+    expect_nothing_merged()
 }
 
 /// Each shared page is asked for its mappings, and each process for its zero pages, for root only.

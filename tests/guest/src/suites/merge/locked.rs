@@ -38,7 +38,7 @@ fn settle() -> Result {
 /// Lets go what a pass waits for; returns how many pages that pass has merged: those pairs, and perhaps
 /// a page or two that the process has from its parent.
 fn merged_as_it_is_let_go() -> Result<u64> {
-    let stuck = Stuck::start_with_locked_pairs()?;
+    let mut stuck = Stuck::start_with_locked_pairs()?;
     let before = knob::number("pages_sharing")?;
     let pauses = scanner::record_pauses()?;
     let target = knob::number("full_scans")? + 1;

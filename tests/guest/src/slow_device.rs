@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A device that does not forget memory at once: the module `ksm_v_slow_device`
+//! (`tests/provoke/ksm_v_slow_device.c`).
+
+use nix::kmod;
+
+use crate::content::PAGE_SIZE;
+use crate::module;
+use crate::peer::Peer;
+use crate::procfs;
+use crate::Context;
+use crate::Result;
+use crate::Span;
+
+const FILE: &str = "ksm_v_slow_device.ko";
+const NAME: &std::ffi::CStr = c"ksm_v_slow_device";
+
+/// The device has memory mapped for as long as this exists.
+pub struct SlowDevice(());
+
+impl SlowDevice {
+    /// Has the device map memory of a process.
+    pub fn map(peer: &Peer, span: Span) -> Result<Self> {
+        let (pid, start, len) = (peer.pid(), span.addr, span.pages * PAGE_SIZE);
+        let parameters = format!("pid={pid} start={start} len={len}");
+        module::load_file(FILE, &parameters).context(|| format!("loading {FILE}"))?;
+        Ok(SlowDevice(()))
+    }
+
+    /// How often somebody has waited for it.
+    pub fn waited(&self) -> Result<u64> {
+        procfs::number("/sys/module/ksm_v_slow_device/parameters/waited")
+    }
+}
+
+impl Drop for SlowDevice {
+    fn drop(&mut self) {
+        let _ = kmod::delete_module(NAME, kmod::DeleteModuleFlags::O_NONBLOCK);
+    }
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory that a device has mapped which does not forget it at once, as a GPU whose jobs are running:
+//! nobody waits for it.
+
+use guest::content::Ids;
+use guest::debugfs;
+use guest::expect;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pages;
+use guest::scanner;
+use guest::slow_device::SlowDevice;
+use guest::Result;
+
+pub(super) const TESTS: &[Test] = &[
+    (
+        "memory_of_a_slow_device_is_left_out_and_delays_no_pass",
+        merging,
+    ),
+    (
+        "memory_of_a_slow_device_stays_merged_and_delays_no_other",
+        unmerging,
+    ),
+];
+
+const PAGES: u64 = 16;
+const IDS: Ids = Ids::each(100);
+const OTHER_IDS: Ids = Ids::each(200);
+
+fn busy() -> Result<u64> {
+    Ok(debugfs::refusals()?.remove("busy").unwrap_or(0))
+}
+
+fn merging(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
+    let (other_a, other_b) = (a.anon(PAGES, OTHER_IDS)?, b.anon(PAGES, OTHER_IDS)?);
+    let device = SlowDevice::map(&a, in_a)?;
+    let before = busy()?;
+    scanner::merge()?;
+    expect::eq("waits for the device", 0, device.waited()?)?;
+    expect::within("refused as busy", before + PAGES..=u64::MAX, busy()?)?;
+    pages::expect_not_merged((&a, in_a))?;
+    pages::expect_merged(&[(&a, other_a), (&b, other_b)])?;
+    drop(device);
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    a.check(in_a, IDS)
+}
+
+fn unmerging(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
+    scanner::merge()?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    let device = SlowDevice::map(&a, in_a)?;
+    expect::errno("run=2", libc::EBUSY, knob::try_write("run", b"2"))?;
+    expect::eq("waits for the device", 0, device.waited()?)?;
+    pages::expect_not_merged((&b, in_b))?;
+    let left = scanner::expect_exact_counts("after run=2")?;
+    expect::eq("pages_shared", PAGES, left.shared)?;
+    drop(device);
+    scanner::unmerge()?;
+    pages::expect_not_merged((&a, in_a))?;
+    a.check(in_a, IDS)
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A device that has memory of the process pid mapped, len bytes from start on, and does
+ * not forget it at once: whoever lets it wait waits for a minute, as for a job of a GPU,
+ * or until the module goes. The parameter waited tells how often somebody did.
+ */
+
+#include <linux/mmu_notifier.h>
+#include <linux/module.h>
+#include <linux/pid.h>
+#include <linux/sched/mm.h>
+#include <linux/wait.h>
+
+static int pid;
+module_param(pid, int, 0400);
+static unsigned long start;
+module_param(start, ulong, 0400);
+static unsigned long len;
+module_param(len, ulong, 0400);
+static int waited;
+module_param(waited, int, 0400);
+
+static bool is_going;
+static DECLARE_WAIT_QUEUE_HEAD(waiting);
+
+/* Not an interval notifier: memory that has such is left alone anyway. */
+static int device_invalidate(struct mmu_notifier *notifier, const struct mmu_notifier_range *range)
+{
+	if (range->end <= start || range->start >= start + len)
+		return 0;
+	if (!mmu_notifier_range_blockable(range))
+		return -EAGAIN;
+	waited++;
+	wait_event_timeout(waiting, READ_ONCE(is_going), 60 * HZ);
+	return 0;
+}
+
+static const struct mmu_notifier_ops device_ops = {
+	.invalidate_range_start = device_invalidate,
+};
+
+static struct mmu_notifier notifier = {
+	.ops = &device_ops,
+};
+
+static struct mm_struct *find_mm(void)
+{
+	struct pid *found = find_get_pid(pid);
+	struct task_struct *task = get_pid_task(found, PIDTYPE_TGID);
+	struct mm_struct *mm = NULL;
+
+	put_pid(found);
+	if (task) {
+		mm = get_task_mm(task);
+		put_task_struct(task);
+	}
+	return mm;
+}
+
+static int __init device_init(void)
+{
+	struct mm_struct *mm = find_mm();
+	int err;
+
+	if (!mm)
+		return -ESRCH;
+	err = mmu_notifier_register(&notifier, mm);
+	mmput(mm);
+	return err;
+}
+
+static void __exit device_exit(void)
+{
+	WRITE_ONCE(is_going, true);
+	wake_up_all(&waiting);
+	mmu_notifier_unregister(&notifier, notifier.mm);
+}
+
+module_init(device_init);
+module_exit(device_exit);
+MODULE_DESCRIPTION("A device that does not forget memory at once");
+MODULE_LICENSE("GPL");
