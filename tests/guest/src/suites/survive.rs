@@ -16,8 +16,10 @@ use guest::lab;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::pages;
+use guest::peer::Kind;
 use guest::peer::Peer;
 use guest::peer::User;
+use guest::probe::CallCount;
 use guest::procfs;
 use guest::rng;
 use guest::rng::Rng;
@@ -210,31 +212,27 @@ fn new_programs(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after many programs").map(drop)
 }
 
-/// Mapping, faulting and unmapping take a lock that the scanner takes, too: were it to keep that for all
-/// of an address space, who waits would see it scan much of that meanwhile. A busy machine makes some waits
-/// long; it is not for minutes that it makes most of them so.
+/// Whoever changes an area waits for its lock, which the scanner holds while it reads no more than a batch
+/// of the area's pages.
 fn latency(lab: &Lab) -> Result {
+    const PAGES: u64 = 16_384;
+    /// `BATCH` of rust/gather.rs.
+    const BATCH: u64 = 512;
     let peer = lab.alice()?;
-    peer.anon(4096, Ids::each(10_000))?;
-    peer.anon(4096, Ids::each(20_000))?;
-    knob::set("scan_rate", u32::MAX)?;
-    scanner::start()?;
-    let scanned_meanwhile = |_: usize| -> Result<u64> {
-        let before = knob::number("pages_scanned")?;
-        let span = peer.anon(4, Ids::each(1))?;
-        peer.protect(span, libc::PROT_READ)?;
-        peer.unmap(span)?;
-        Ok(knob::number("pages_scanned")? - before)
-    };
-    let (start, mut pages) = (Instant::now(), u64::MAX);
-    while pages > 8192 / 4 && start.elapsed() < task::PATIENCE {
-        let mut waits: Vec<u64> = (0..100).map(scanned_meanwhile).collect::<Result<_>>()?;
-        waits.sort_unstable();
-        pages = waits[waits.len() / 2];
-    }
-    println!("survive: {pages} pages scanned during a short wait");
+    let span = peer.map(Kind::Anon, PAGES)?;
+    peer.keep_small(span)?;
+    peer.fill(span, Ids::each(10_000))?;
     scanner::stop()?;
-    expect::within("pages scanned while one waits", 0..=8192 / 4, pages)
+    let (reads, locks) = (
+        CallCount::start("ksm_v_ptep_mapped")?,
+        CallCount::start("ksm_v_vma_start_read")?,
+    );
+    let end = span.addr + span.bytes();
+    let range = format!("{} {:#x} {end:#x}", peer.pid(), span.addr);
+    knob::set(knob::WRITE_ONLY, range)?;
+    let (reads, locks) = (reads.calls()?, locks.calls()?);
+    expect::within("entries read", PAGES..=u64::MAX, reads)?;
+    expect::within("locks taken for them", reads / BATCH..=u64::MAX, locks)
 }
 
 fn many_writers(lab: &Lab) -> Result {
