@@ -78,8 +78,8 @@ fn finish_churn(workers: Vec<Peer>, seed: u64) -> Result {
     })
 }
 
-/// Some of what they do has to have been merged.
-fn expect_merges_since(before: u64) -> Result {
+/// The scanner has to have been at work.
+fn expect_scanned_since(before: u64) -> Result {
     let after = knob::number("pages_scanned")?;
     expect::that(after > before, || {
         format!("pages_scanned: expected more than {before}, found {after}")
@@ -106,7 +106,7 @@ fn churn(lab: &Lab) -> Result {
         }
     }
     scanner::stop()?;
-    expect_merges_since(scanned)?;
+    expect_scanned_since(scanned)?;
     expect::that(most >= 20, || {
         format!("pages_sharing: expected 20 or more meanwhile, found {most}")
     })?;
