@@ -16,7 +16,6 @@ use engine::content::WORDS;
 use engine::Content;
 use engine::Frame;
 use kernel::bindings;
-use kernel::ffi::c_void;
 use kernel::prelude::*;
 
 /// What kind of page a frame holds, as far as merging cares.
@@ -353,8 +352,9 @@ impl MappedPage<'_> {
         }
     }
 
+    #[cfg(CONFIG_X86_64)]
     #[inline]
-    pub(super) fn as_ptr(&self) -> *const c_void {
+    pub(super) fn as_ptr(&self) -> *const kernel::ffi::c_void {
         self.words.cast()
     }
 

@@ -12,11 +12,12 @@
 #include "shim.h"
 
 #ifdef CONFIG_X86_64
-#include <asm/asm.h>
 #include <asm/cpufeature.h>
 #include <asm/fpu/api.h>
 
 #ifdef CONFIG_X86_MCE
+#include <asm/asm.h>
+
 /* The instruction at this label may fail: it is `other` then. */
 #define SAFE(from) _ASM_EXTABLE_TYPE(from, %l[other], EX_TYPE_DEFAULT_MCE_SAFE)
 #else
