@@ -340,12 +340,14 @@ impl State {
     /// Has a step come back to `place` when nothing else is left of this pass; or, where that was in
     /// vain too often, go on there at once and leave out what is locked.
     pub(crate) fn put_off(&mut self, mut place: Place) {
-        place.wait_ms = self.delays.put_off(place.times_put_off);
+        let has_room = self.put_off.len() < self.put_off.capacity();
+        place.wait_ms = has_room
+            .then(|| self.delays.put_off(place.times_put_off))
+            .flatten();
         place.times_put_off = place.times_put_off.saturating_add(1);
-        if place.wait_ms.is_some() && self.put_off.len() < self.put_off.capacity() {
+        if place.wait_ms.is_some() {
             let _ = self.put_off.push_within_capacity(place);
         } else {
-            place.wait_ms = None;
             self.begin(place);
         }
     }

@@ -215,6 +215,7 @@ impl Scanner {
             domain,
             is_patient,
         };
+        movers::meet(mm);
         let began = boot_time_ns();
         let mut budget = Budget::new(limit);
         let mut progress = self.gather(commons, &rules, &space, range.clone(), &mut budget);
@@ -291,7 +292,7 @@ impl Scanner {
             let end = vma.end().min(range.end);
             area_end = end;
             gatherer.enter_area();
-            movers::meet(space.mm, &vma);
+            movers::meet_area(space.mm, &vma);
             addr = if may_merge(space.mm, &vma, rules.policy) {
                 is_admitted = true;
                 let next = walk(

@@ -41,8 +41,9 @@ const IDLE_PAUSE: Delta = Delta::from_millis(10);
 ///
 /// `ENOMEM`: no memory for the copies. `EIO`: pages can't be copied since their memory has failed.
 /// `EBUSY`: some processes were changing their areas all the time, or a device could not forget pages at
-/// once, or pages are left in address spaces that belong to no process. These three are explained in the log, too. `ERESTARTSYS`: the caller has a
-/// signal pending. What was broken stays so, and what is left is still counted.
+/// once, or pages are left in address spaces that belong to no process. These three are explained in the
+/// log, too. `ERESTARTSYS`: the caller has a signal pending. What was broken stays so, and what is left is
+/// still counted.
 pub(crate) fn everything(closed: &Closed<'_>) -> Result {
     let commons = closed.commons();
     commons.lock().rewind();

@@ -166,11 +166,11 @@ pub(crate) fn includes(mm: &Mm) -> bool {
 /// Whether the driver of a device may move pages of `mm`.
 #[inline]
 pub(crate) fn is_device_in(mm: &Mm) -> bool {
-    has_interval_notifiers(mm) || is_known_to_be_by(mm, By::Device)
+    has_interval_notifiers(mm) || is_device_known_in(mm)
 }
 
-fn is_known_to_be_by(mm: &Mm, by: By) -> bool {
-    COUNT.load(Relaxed) > 0 && (MOVERS.lock().get(mm)).is_some_and(|mover| mover.by == by)
+fn is_device_known_in(mm: &Mm) -> bool {
+    COUNT.load(Relaxed) > 0 && (MOVERS.lock().get(mm)).is_some_and(|mover| mover.by == By::Device)
 }
 
 #[inline]
@@ -179,14 +179,19 @@ fn has_interval_notifiers(mm: &Mm) -> bool {
     unsafe { shim::ksm_v_mm_has_interval_notifiers(mm.as_raw()) }
 }
 
-/// Comes by an area of `mm`, which may tell that pages are moved there.
+/// Comes by `mm`, which may tell that a device moves its pages.
 #[inline]
-pub(crate) fn meet(mm: &Mm, vma: &VmaReadGuard<'_>) {
-    if vma.is_moved_to() {
-        MOVERS.lock().add(mm, By::Userfaultfd);
-    }
+pub(crate) fn meet(mm: &Mm) {
     if has_interval_notifiers(mm) {
         MOVERS.lock().add(mm, By::Device);
+    }
+}
+
+/// Comes by an area of `mm`, which may tell that pages are moved there.
+#[inline]
+pub(crate) fn meet_area(mm: &Mm, vma: &VmaReadGuard<'_>) {
+    if vma.is_moved_to() {
+        MOVERS.lock().add(mm, By::Userfaultfd);
     }
 }
 
@@ -285,7 +290,7 @@ impl Watcher for Mirroring {
 
     fn called(&self, note: [usize; 2]) {
         let mm = noted(note);
-        if let Some(mm) = mm.filter(|mm| !is_known_to_be_by(mm, By::Device)) {
+        if let Some(mm) = mm.filter(|mm| !is_device_known_in(mm)) {
             begin(&mm, By::Device);
         }
     }

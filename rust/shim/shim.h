@@ -90,12 +90,13 @@ const rmap_t KSM_V_RMAP_EXCLUSIVE = RMAP_EXCLUSIVE;
 /* <linux/userfaultfd.h> */
 const unsigned int KSM_V_UFFDIO_REGISTER = UFFDIO_REGISTER;
 
-/* <linux/huge_mm.h>: there is no such number where there are no huge pages. */
 #ifdef CONFIG_X86_MCE
 /* <asm/extable_fixup_types.h>, <asm/asm.h> */
 const u32 KSM_V_EX_TYPE_DEFAULT_MCE_SAFE = EX_TYPE_DEFAULT_MCE_SAFE;
 const u32 KSM_V_EXTABLE_SIZE = EXTABLE_SIZE;
 #endif
+
+/* <linux/huge_mm.h>: there is no such number where there are no huge pages. */
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 const unsigned long KSM_V_HPAGE_PMD_NR = HPAGE_PMD_NR;
 #else

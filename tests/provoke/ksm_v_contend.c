@@ -108,19 +108,7 @@ static int contend_show(struct seq_file *seq, void *unused)
 	return 0;
 }
 
-static int contend_open(struct inode *inode, struct file *file)
-{
-	return single_open(file, contend_show, NULL);
-}
-
-static const struct file_operations contend_fops = {
-	.owner = THIS_MODULE,
-	.open = contend_open,
-	.read = seq_read,
-	.llseek = seq_lseek,
-	.release = single_release,
-	.write = contend_write,
-};
+DEFINE_SHOW_STORE_ATTRIBUTE(contend);
 
 static struct dentry *dentry;
 

@@ -3,7 +3,7 @@
  * Does to the memory of a process what drivers of devices with memory of their own do (amdgpu, xe,
  * nouveau). Lines written to the debugfs file ksm_v_device:
  *
- *   watch PID            an interval notifier for the whole address space, as for a range that the device
+ *   watch PID            an interval notifier for a page of the address space, as for what the device
  *                        maps; until the module is unloaded
  *   offer PID ADDR N     migrate_vma_setup() for N pages, and migrate_vma_finalize(): nothing is moved
  *   move PID ADDR N      the same, with each page moved to another frame in between
@@ -16,11 +16,10 @@
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/module.h>
-#include <linux/pid.h>
-#include <linux/sched/mm.h>
-#include <linux/sched/task.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
+
+#include "mm_of.h"
 
 #define MOST_PAGES 1024
 #define MOST_WATCHED 8
@@ -40,18 +39,6 @@ static bool invalidate(struct mmu_interval_notifier *notifier, const struct mmu_
 static const struct mmu_interval_notifier_ops notifier_ops = {
 	.invalidate = invalidate,
 };
-
-static struct mm_struct *mm_of(int nr)
-{
-	struct pid *pid = find_get_pid(nr);
-	struct task_struct *task = get_pid_task(pid, PIDTYPE_PID);
-	struct mm_struct *mm = task ? get_task_mm(task) : NULL;
-
-	put_pid(pid);
-	if (task)
-		put_task_struct(task);
-	return mm;
-}
 
 static int watch(struct mm_struct *mm)
 {
@@ -166,19 +153,7 @@ static int device_show(struct seq_file *seq, void *unused)
 	return 0;
 }
 
-static int device_open(struct inode *inode, struct file *file)
-{
-	return single_open(file, device_show, NULL);
-}
-
-static const struct file_operations device_fops = {
-	.owner = THIS_MODULE,
-	.open = device_open,
-	.read = seq_read,
-	.llseek = seq_lseek,
-	.release = single_release,
-	.write = device_write,
-};
+DEFINE_SHOW_STORE_ATTRIBUTE(device);
 
 static struct dentry *dentry;
 

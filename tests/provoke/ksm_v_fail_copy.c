@@ -87,19 +87,7 @@ static int fail_show(struct seq_file *seq, void *unused)
 	return 0;
 }
 
-static int fail_open(struct inode *inode, struct file *file)
-{
-	return single_open(file, fail_show, NULL);
-}
-
-static const struct file_operations fail_fops = {
-	.owner = THIS_MODULE,
-	.open = fail_open,
-	.read = seq_read,
-	.llseek = seq_lseek,
-	.release = single_release,
-	.write = fail_write,
-};
+DEFINE_SHOW_STORE_ATTRIBUTE(fail);
 
 static struct dentry *dentry;
 

@@ -7,10 +7,9 @@
 
 #include <linux/mmu_notifier.h>
 #include <linux/module.h>
-#include <linux/pid.h>
-#include <linux/sched/mm.h>
-#include <linux/sched/task.h>
 #include <linux/wait.h>
+
+#include "mm_of.h"
 
 static int pid;
 module_param(pid, int, 0400);
@@ -44,23 +43,9 @@ static struct mmu_notifier notifier = {
 	.ops = &device_ops,
 };
 
-static struct mm_struct *find_mm(void)
-{
-	struct pid *found = find_get_pid(pid);
-	struct task_struct *task = get_pid_task(found, PIDTYPE_TGID);
-	struct mm_struct *mm = NULL;
-
-	put_pid(found);
-	if (task) {
-		mm = get_task_mm(task);
-		put_task_struct(task);
-	}
-	return mm;
-}
-
 static int __init device_init(void)
 {
-	struct mm_struct *mm = find_mm();
+	struct mm_struct *mm = mm_of(pid);
 	int err;
 
 	if (!mm)

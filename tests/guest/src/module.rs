@@ -67,7 +67,18 @@ pub fn load_beside(name: &str) -> std::result::Result<(), String> {
 
 /// Unloads the module and tells how that went.
 pub fn try_unload() -> io::Result<()> {
-    let name = CString::new(NAME)?;
+    unload_named(NAME)
+}
+
+/// Unloads a driver that [`load_beside`] has loaded, or [`load_file`].
+pub fn unload_beside(name: &str) {
+    if let Err(error) = unload_named(name) {
+        eprintln!("{name} is still loaded: {error}");
+    }
+}
+
+fn unload_named(name: &str) -> io::Result<()> {
+    let name = CString::new(name)?;
     Ok(kmod::delete_module(
         &name,
         kmod::DeleteModuleFlags::O_NONBLOCK,

@@ -18,6 +18,7 @@ use crate::peer::Peer;
 use crate::task;
 use crate::task::PATIENCE;
 use crate::Result;
+use crate::Span;
 
 /// Passes that find every pair of equal pages if one sighting is enough: the rest of the pass
 /// that is under way, and two whole ones.
@@ -69,6 +70,12 @@ pub fn unmerge() -> Result {
 /// Merges what one process has, at once, whether it scans or not.
 pub fn merge_now(peer: &Peer) -> Result {
     merge_at_once(peer.pid())
+}
+
+/// What is written to that knob to merge the pages of a span of a process.
+pub fn part(peer: &Peer, span: Span) -> String {
+    let end = span.addr + span.bytes();
+    format!("{} {:#x} {end:#x}", peer.pid(), span.addr)
 }
 
 /// Merges what is written to the knob. Where pages were refused, once more: the kernel may have held

@@ -3,8 +3,6 @@
 //! A device that does not forget memory at once: the module `ksm_v_slow_device`
 //! (`tests/provoke/ksm_v_slow_device.c`).
 
-use nix::kmod;
-
 use crate::content::PAGE_SIZE;
 use crate::module;
 use crate::peer::Peer;
@@ -14,7 +12,7 @@ use crate::Result;
 use crate::Span;
 
 const FILE: &str = "ksm_v_slow_device.ko";
-const NAME: &std::ffi::CStr = c"ksm_v_slow_device";
+const NAME: &str = "ksm_v_slow_device";
 
 /// The device has memory mapped for as long as this exists.
 pub struct SlowDevice(());
@@ -36,6 +34,6 @@ impl SlowDevice {
 
 impl Drop for SlowDevice {
     fn drop(&mut self) {
-        let _ = kmod::delete_module(NAME, kmod::DeleteModuleFlags::O_NONBLOCK);
+        module::unload_beside(NAME);
     }
 }

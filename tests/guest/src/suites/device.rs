@@ -5,8 +5,6 @@
 //!
 //! Reference: [`Documentation/mm/hmm.rst`](https://docs.kernel.org/mm/hmm.html).
 
-use std::ffi::CString;
-
 use guest::content::Ids;
 use guest::expect;
 use guest::lab;
@@ -22,7 +20,6 @@ use guest::task;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Trial;
-use nix::kmod;
 
 mod slow;
 
@@ -75,10 +72,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        let name = CString::new(Self::MODULE).unwrap_or_default();
-        if let Err(error) = kmod::delete_module(&name, kmod::DeleteModuleFlags::O_NONBLOCK) {
-            eprintln!("{} is still loaded: {error}", Self::MODULE);
-        }
+        module::unload_beside(Self::MODULE);
     }
 }
 

@@ -7,7 +7,6 @@
 
 use guest::cgroup::Cgroup;
 use guest::content::Ids;
-use guest::content::PAGE_SIZE;
 use guest::expect;
 use guest::held_fork::Holder;
 use guest::held_fork::WRITTEN;
@@ -46,8 +45,7 @@ fn root(lab: &Lab) -> Result<Peer> {
 }
 
 fn merge_now(peer: &Peer, span: Span) -> Result {
-    let end = span.addr + span.pages * PAGE_SIZE;
-    scanner::merge_at_once(format!("{} {:#x} {end:#x}", peer.pid(), span.addr))
+    scanner::merge_at_once(scanner::part(peer, span))
 }
 
 /// A page of a process in the root cgroup, of its child in another one, and of a grandchild in the

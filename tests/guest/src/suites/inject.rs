@@ -139,7 +139,7 @@ fn merge_contended(peer: &Peer, span: Span, function: &Function) -> Result<u64> 
     let Function { name, addr, entry } = function;
     let contention = format!("{name} {addr} {entry} {:#x}", span.addr);
     procfs::write(CONTEND, &contention)?;
-    knob::set(knob::WRITE_ONLY, range(peer, span))?;
+    knob::set(knob::WRITE_ONLY, scanner::part(peer, span))?;
     let mut calls = None;
     let ended = task::wait_until(task::PATIENCE, || {
         // -1 until then.
@@ -150,12 +150,6 @@ fn merge_contended(peer: &Peer, span: Span, function: &Function) -> Result<u64> 
     procfs::write(CONTEND, "end")?;
     expect::that(ended, || "expected someone to wait for the page table")?;
     calls.ok_or("no number").context(|| CONTEND)
-}
-
-/// What is written to merge the pages of a span.
-fn range(peer: &Peer, span: Span) -> String {
-    let end = span.addr + span.bytes();
-    format!("{} {:#x} {end:#x}", peer.pid(), span.addr)
 }
 
 /// As many pages as the module reads or merges at once.
@@ -185,16 +179,16 @@ fn contended_walk(lab: &Lab) -> Result {
     let calls = merge_contended(&a.0, a.1, &function)?;
     expect::within("entries read while one waits", 0..=PATIENCE - 1, calls)?;
     // The other entries are read once he has had it.
-    scanner::merge_at_once(range(&b.0, b.1))?;
+    scanner::merge_at_once(scanner::part(&b.0, b.1))?;
     pages::expect_merged(&[(&a.0, a.1), (&b.0, b.1)]).map(drop)
 }
 
 fn contended_merge(lab: &Lab) -> Result {
     let [a, b, c, d] = [(); 4].map(|()| batch(lab, IDS));
     let (a, b, c, d) = (a?, b?, c?, d?);
-    let now = |of: &(Peer, Span)| knob::set(knob::WRITE_ONLY, range(&of.0, of.1));
+    let now = |of: &(Peer, Span)| knob::set(knob::WRITE_ONLY, scanner::part(&of.0, of.1));
     now(&a)?;
-    scanner::merge_at_once(range(&b.0, b.1))?;
+    scanner::merge_at_once(scanner::part(&b.0, b.1))?;
     let shared = pages::expect_merged(&[(&a.0, a.1), (&b.0, b.1)])?;
     let before = refused("busy")?;
     now(&c)?;

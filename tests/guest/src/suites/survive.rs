@@ -227,9 +227,7 @@ fn latency(lab: &Lab) -> Result {
         CallCount::start("ksm_v_ptep_mapped")?,
         CallCount::start("ksm_v_vma_start_read")?,
     );
-    let end = span.addr + span.bytes();
-    let range = format!("{} {:#x} {end:#x}", peer.pid(), span.addr);
-    knob::set(knob::WRITE_ONLY, range)?;
+    knob::set(knob::WRITE_ONLY, scanner::part(&peer, span))?;
     let (reads, locks) = (reads.calls()?, locks.calls()?);
     expect::within("entries read", PAGES..=u64::MAX, reads)?;
     expect::within("locks taken for them", reads / BATCH..=u64::MAX, locks)
