@@ -38,6 +38,7 @@ use crate::mm::zero;
 use crate::shim;
 use crate::sys::entry_probe::EntryProbe;
 use crate::sys::entry_probe::Watcher;
+use engine::delay::Delays;
 use kernel::bindings;
 use kernel::mm::Mm;
 use kernel::mm::MmWithUser;
@@ -46,6 +47,8 @@ use kernel::sync::aref::ARef;
 use kernel::sync::atomic::Atomic;
 use kernel::sync::atomic::Relaxed;
 use kernel::sync::rcu;
+use kernel::time::delay::fsleep;
+use kernel::time::Delta;
 
 /// Movers that are known at first without a look for those that have exited.
 const FEW: usize = 16;
@@ -67,12 +70,22 @@ impl By {
     }
 }
 
+/// How far a mover's merged pages have been broken apart.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Apart {
+    /// Not yet.
+    No,
+    /// Once: steps that were under way may have merged more.
+    Once,
+    /// All, and no further ones come.
+    All,
+}
+
 /// A mover. Its address is its own for as long as it is referenced.
 struct Mover {
     mm: ARef<Mm>,
     by: By,
-    /// Its merged pages have been broken apart, and no further ones come.
-    is_done: bool,
+    apart: Apart,
 }
 
 impl Mover {
@@ -103,7 +116,7 @@ impl Movers {
     fn add(&mut self, mm: &Mm, by: By) {
         if let Some(known) = self.get_mut(mm) {
             if by == By::Device && known.by != by {
-                (known.by, known.is_done) = (by, false);
+                (known.by, known.apart) = (by, Apart::No);
             }
             return;
         }
@@ -117,7 +130,7 @@ impl Movers {
             let mover = Mover {
                 mm: mm.into(),
                 by,
-                is_done: false,
+                apart: Apart::No,
             };
             let _ = self.0.insert_within_capacity(place, mover);
         }
@@ -126,15 +139,15 @@ impl Movers {
 
     /// The next one above `addr` whose pages are to be broken apart.
     fn next(&self, addr: usize) -> Option<(ARef<Mm>, By)> {
-        let next = |mover: &&Mover| mover.addr() > addr && !mover.is_done;
+        let next = |mover: &&Mover| mover.addr() > addr && mover.apart < Apart::All;
         let next = self.0.iter().find(next);
         next.map(|mover| (mover.mm.clone(), mover.by))
     }
 
-    /// Takes note that what concerns `by` has been broken apart.
-    fn done(&mut self, mm: &Mm, by: By) {
+    /// Takes note of how far what concerns `by` has been broken apart.
+    fn note(&mut self, mm: &Mm, by: By, apart: Apart) {
         if let Some(mover) = self.get_mut(mm).filter(|mover| mover.by == by) {
-            mover.is_done = true;
+            mover.apart = mover.apart.max(apart);
         }
     }
 
@@ -211,7 +224,7 @@ pub(crate) fn leave_alone() {
         };
         let user = MmWithUser::into_mmput_async(user);
         if zero::settle(&user) && unmerge(&user, by.concerns()).is_ok() {
-            MOVERS.lock().done(&mm, by);
+            MOVERS.lock().note(&mm, by, Apart::All);
         }
     }
 }
@@ -272,9 +285,7 @@ impl Watcher for Registering {
     }
 
     fn called(&self, note: [usize; 2]) {
-        if let Some(mm) = noted(note).filter(|mm| !includes(mm)) {
-            begin(&mm, By::Userfaultfd);
-        }
+        begin(note, By::Userfaultfd);
     }
 }
 
@@ -289,10 +300,7 @@ impl Watcher for Mirroring {
     }
 
     fn called(&self, note: [usize; 2]) {
-        let mm = noted(note);
-        if let Some(mm) = mm.filter(|mm| !is_device_known_in(mm)) {
-            begin(&mm, By::Device);
-        }
+        begin(note, By::Device);
     }
 }
 
@@ -309,13 +317,35 @@ fn noted([addr, tgid]: [usize; 2]) -> Option<ARef<Mm>> {
     process::find(tgid as i32).filter(|mm| mm.as_raw() as usize == addr)
 }
 
-/// Leaves a new mover alone. At once, for the moves are to come; steps that are under way may merge more,
-/// which is broken apart after the pass.
-fn begin(mm: &Mm, by: By) {
-    MOVERS.lock().add(mm, by);
-    if let Some(user) = mm.mmget_not_zero() {
-        let user = MmWithUser::into_mmput_async(user);
-        zero::unmark(&user);
-        let _ = unmerge(&user, by.concerns());
+/// Leaves the mover alone that was noted, unless that has been done: the scanner may have met it first. At
+/// once, for the moves are to come; steps that are under way may merge more, which is broken apart after the
+/// pass. Comes back, a few times, to what is locked just now: nobody else may, with `run` 0.
+fn begin(note: [usize; 2], by: By) {
+    let Some(mm) = noted(note) else {
+        return;
+    };
+    {
+        let mut movers = MOVERS.lock();
+        movers.add(&mm, by);
+        let known = movers.get(&mm);
+        if known.is_some_and(|mover| mover.apart > Apart::No) {
+            return;
+        }
+    }
+    let Some(user) = mm.mmget_not_zero() else {
+        return;
+    };
+    let user = MmWithUser::into_mmput_async(user);
+    zero::unmark(&user);
+    let mut delays = Delays::default();
+    for times in 0.. {
+        if unmerge(&user, by.concerns()).is_ok() {
+            MOVERS.lock().note(&mm, by, Apart::Once);
+            return;
+        }
+        match delays.put_off(times) {
+            Some(ms) => fsleep(Delta::from_millis(ms.into())),
+            None => return,
+        }
     }
 }
