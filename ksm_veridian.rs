@@ -86,12 +86,14 @@ struct KsmVeridian {
     _shrinker: Shrinker<Daemon>,
     _knobs: sysfs::Knobs,
     _movers: mm::movers::Watch,
+    _redirects: mm::rmap_ksm::Redirects,
     _marks: mm::zero::Marks,
 }
 
 impl kernel::Module for KsmVeridian {
     fn init(module: &'static ThisModule) -> Result<Self> {
         let imports = Imports::resolve()?;
+        let redirects = mm::rmap_ksm::Redirects::begin();
         let movers = mm::movers::Watch::new();
         let daemon = Daemon::new(hash_kind()?, mm::random())?;
         let threads = Threads::new(daemon.clone())?;
@@ -100,6 +102,7 @@ impl kernel::Module for KsmVeridian {
             _shrinker: Shrinker::new(c"ksm_v", daemon.clone())?,
             _knobs: sysfs::Knobs::new(imports, threads)?,
             _movers: movers,
+            _redirects: redirects,
             _marks: mm::zero::Marks,
             // Last: who has opened one of these files needs the module to stay.
             _insight: Insight::new(module, daemon)?,

@@ -11,13 +11,13 @@
 
 use crate::mm::drain_lru;
 use crate::mm::is_memory_short;
-use crate::mm::page::PageRef;
 use crate::mm::policy::Division;
 use crate::mm::policy::Policy;
 use crate::mm::policy::Scope;
 use crate::mm::pool::Pool;
 use crate::mm::process::Cursor;
 use crate::mm::shared;
+use crate::mm::shared::NewShared;
 use crate::mm::storage::KernelStorage;
 use crate::profile::Profile;
 use crate::profile::Profiles;
@@ -45,6 +45,7 @@ use engine::region::Regions;
 use engine::region::Visit;
 use engine::Keys;
 use kernel::mm::Mm;
+use kernel::mm::MmWithUser;
 use kernel::new_condvar;
 use kernel::new_mutex;
 use kernel::prelude::*;
@@ -395,7 +396,7 @@ impl State {
 
     /// Ends a pass, and says how long to pause then at least, in milliseconds.
     fn end_pass(&mut self, sets: &mut Sets) -> u32 {
-        sets.engine.end_pass(shared::mappings);
+        sets.engine.end_pass(shared::count);
         self.regions.end_pass(&KernelStorage, self.pass);
         self.pass = sets.engine.full_scans();
         let stats = sets.engine.get_stats();
@@ -505,17 +506,23 @@ impl Commons {
         &self.pool
     }
 
-    /// Draws a spare frame for a new shared page, of this node (`None`: of any). Takes the lock of the
-    /// pool and then that of the sets: what these knew of the frame they forget before a shared page can
-    /// be met there.
+    /// Makes a new shared page, charged to `mm`, on a spare frame of this node (`None`: of any). Takes the
+    /// lock of the pool and then that of the sets: what these knew of its name they forget before it can
+    /// be met.
     ///
     /// # Errors
     ///
-    /// As [`Pool::draw`].
-    pub(crate) fn draw(&self, node: Option<i32>) -> Result<PageRef> {
+    /// As [`Pool::draw`] and [`NewShared::new`].
+    pub(crate) fn make_shared(&self, mm: &MmWithUser, node: Option<i32>) -> Result<NewShared> {
         let page = self.pool.lock().draw(node)?;
-        self.sets.lock().engine.forget_shared(page.frame());
-        Ok(page)
+        let shared = NewShared::new(mm, page)?;
+        self.sets.lock().engine.forget_shared(shared.name());
+        Ok(shared)
+    }
+
+    /// How many shared pages there were when they were counted last.
+    pub(crate) fn shared_pages(&self) -> u64 {
+        self.sets.lock().engine.get_stats().pages_shared
     }
 
     /// How contents get their keys.

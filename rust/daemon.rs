@@ -12,6 +12,7 @@ use crate::mm::policy::Division;
 use crate::mm::pool::Pool;
 use crate::mm::refusal::Refusals;
 use crate::mm::shared;
+use crate::mm::sharers;
 use crate::profile::Profile;
 use crate::profile::Profiles;
 use crate::scanner::Progress;
@@ -78,7 +79,9 @@ impl Counts {
             pages_volatile: passes.pages_volatile(sets.pages_met(), at_rest, &ksm),
             full_scans: state.pass(),
             pages_skipped: engine.pages_skipped(),
-            index_bytes: engine.index_bytes().saturating_add(state.region_bytes()),
+            index_bytes: (engine.index_bytes())
+                .saturating_add(state.region_bytes())
+                .saturating_add(sharers::bytes() as u64),
             index_failures: engine
                 .index_failures()
                 .wrapping_add(state.forgotten_visits()),
@@ -195,6 +198,18 @@ impl Daemon {
         }
         let mut scanner = self.at_once.lock();
         scanner.merge_at_once(closed.commons(), mm, range)
+    }
+
+    /// Has new shared pages be movable or not.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`shared::set_movable`].
+    pub(crate) fn set_movable(&self, is_wanted: bool) -> Result {
+        shared::set_movable(is_wanted)?;
+        // Spare frames are of blocks that suit what was in force before.
+        self.commons.pool().lock().clear();
+        Ok(())
     }
 
     /// Leaves frames whose memory is to go offline; see [`undo::on_frames`].
@@ -370,9 +385,9 @@ impl Daemon {
     ///
     /// `EBUSY`.
     fn expect_nothing_shared(&self) -> Result {
-        let mut sets = self.commons.sets().lock();
-        sets.recount();
-        if sets.engine.get_stats().pages_shared > 0 {
+        self.commons.sets().lock().recount();
+        sharers::sweep();
+        if sharers::sets() > 0 {
             return Err(EBUSY);
         }
         Ok(())

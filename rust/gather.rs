@@ -68,8 +68,8 @@ pub(crate) struct Batch {
     pub(crate) unclear: KVVec<Candidate>,
     /// As above, once they have been looked at.
     pub(crate) inspected: KVVec<(Candidate, Inspected)>,
-    /// Merged ones, with the number of their mappings.
-    pub(crate) merged: KVVec<(Frame, u32)>,
+    /// Merged ones.
+    pub(crate) merged: KVVec<Merged>,
     /// Merged ones of which nobody wants to know more.
     pub(crate) passed_by: u64,
     /// Unmerged ones that can't be merged for their memory tags.
@@ -80,6 +80,14 @@ pub(crate) struct Batch {
     pub(crate) settled: u64,
     /// What else was looked at, in units.
     pub(crate) beside: u64,
+}
+
+/// A merged page that was met.
+pub(crate) struct Merged {
+    /// What the engine knows it by.
+    pub(crate) name: Frame,
+    pub(crate) frame: Frame,
+    pub(crate) mappings: u32,
 }
 
 /// An unmerged page that was met.
@@ -347,9 +355,13 @@ impl Visitor for Gatherer<'_> {
             self.unmerged(addr, &mapped);
         } else {
             self.visits.count_found_merged(self.visit);
-            if self.rules.is_watchful {
-                let seen = (mapped.frame(), mapped.mappings());
-                let _ = self.batch.merged.push_within_capacity(seen);
+            let name = self.rules.is_watchful.then(|| mapped.name()).flatten();
+            if let Some(name) = name {
+                let _ = self.batch.merged.push_within_capacity(Merged {
+                    name,
+                    frame: mapped.frame(),
+                    mappings: mapped.mappings(),
+                });
             } else {
                 self.batch.passed_by = self.batch.passed_by.saturating_add(1);
             }

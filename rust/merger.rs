@@ -9,6 +9,7 @@
 use crate::commons::Commons;
 use crate::gather::Candidate;
 use crate::gather::MOST_PAGES;
+use crate::mm::drain_own_lru;
 use crate::mm::merge::Terms;
 use crate::mm::merge::Twin;
 use crate::mm::neighbours;
@@ -17,6 +18,7 @@ use crate::mm::neighbours::Neighbour;
 use crate::mm::page::MappedPage;
 use crate::mm::page::PageRef;
 use crate::mm::refusal::Refusal;
+use crate::mm::shared::NewShared;
 use crate::mm::shared::SharedPage;
 use crate::mm::vma::NextArea;
 use crate::mm::vma::VmaReadGuard;
@@ -26,6 +28,7 @@ use crate::sets::Sets;
 use crate::trace;
 use crate::visits::VisitNo;
 use crate::visits::Visits;
+use core::mem::take;
 use engine::Domain;
 use engine::Frame;
 use engine::Key;
@@ -42,6 +45,8 @@ pub(crate) struct Merger {
     twins: KVVec<(Twin, Key)>,
     /// Candidates that have to be merged by themselves.
     involved: KVVec<Candidate>,
+    /// Whether a shared page was made.
+    is_any_new: bool,
     run: Run,
 }
 
@@ -56,6 +61,7 @@ impl Merger {
             candidates: KVVec::with_capacity(MOST_PAGES, GFP_KERNEL)?,
             twins: KVVec::with_capacity(MOST_PAGES, GFP_KERNEL)?,
             involved: KVVec::with_capacity(MOST_PAGES, GFP_KERNEL)?,
+            is_any_new: false,
             run: Run::new()?,
         })
     }
@@ -78,6 +84,9 @@ impl Merger {
     pub(crate) fn merge_all(&mut self, commons: &Commons, terms: &Terms<'_>, visits: &mut Visits) {
         self.merge_candidates(commons, terms, visits);
         self.merge_twins(commons, terms, visits);
+        if take(&mut self.is_any_new) {
+            drain_own_lru();
+        }
     }
 
     /// Merges the candidates, which all are in the address space of `terms`.
@@ -89,7 +98,7 @@ impl Merger {
         self.candidates.clear();
         // Not under the VMA lock: each looks for mappings in all processes.
         while let Some(candidate) = self.involved.pop() {
-            merge(commons, terms, candidate, visits);
+            self.is_any_new |= merge(commons, terms, candidate, visits);
         }
     }
 
@@ -179,9 +188,11 @@ impl Merger {
     /// Frees the pages of the run that were replaced, and notes their twins.
     fn end_run(&mut self, results: &[Result<(), Refusal>; neighbours::MOST]) {
         let (attempts, twins) = (&self.run.attempts, &mut self.twins);
+        let is_any_new = &mut self.is_any_new;
         let neighbours = self.run.neighbours.drain_all();
         let pages = neighbours.zip(attempts).zip(results);
         PageRef::put_all::<{ neighbours::MOST }>(pages.map(|((neighbour, attempt), result)| {
+            *is_any_new |= result.is_ok() && neighbour.is_new();
             let (page, twin) = neighbour.into_parts();
             if let (Ok(()), Some(key), Some(twin)) = (result, attempt.page.key, twin) {
                 // There is room: each candidate has one twin at the most.
@@ -279,6 +290,7 @@ impl Attempt {
     ) -> (Self, Option<SharedPage>) {
         let domain = terms.domain_of_page(page.frame);
         let (claim, shared) = claim(commons, page.key, domain, space);
+        let shared = shared.filter(|shared| terms.policy.allows_nodes(page.frame, shared.frame()));
         let attempt = Attempt {
             page,
             domain,
@@ -315,14 +327,14 @@ impl Attempt {
 
     /// Tells the engine that the page is merged into `shared`.
     fn tell_merged(&self, engine: &mut Engine, key: Key, shared: &SharedPage, terms: &Terms<'_>) {
-        let frame = shared.frame();
+        let name = shared.name();
         let is_new = matches!(self.claim, Claim::Twin(_));
         // Another thread may have met a mapping already, have taken the page for one that was found, and
         // have merged others into it. Then it keeps a seat for each mapping.
-        let is_known = is_new && engine.forget_shared(frame);
-        engine.merged(key, frame, self.domain, shared.mappings());
+        let is_known = is_new && engine.forget_shared(name);
+        engine.merged(key, name, self.domain, shared.mappings());
         if is_new && !is_known {
-            engine.made(frame, terms.began, self.pages);
+            engine.made(name, terms.began, self.pages);
         }
     }
 
@@ -365,9 +377,9 @@ impl Attempt {
 /// Claims what a page of `domain` of this key is to be merged with (`None`: the zero page); returns the
 /// shared page, where it is one that can be read.
 ///
-/// The reference is taken while the sets are locked. A frame that was freed, and drawn for a shared page
-/// of another domain, was forgotten under that lock before the page was one ([`Commons::draw`]). So this
-/// page is the one that the sets know, and of `domain`, and stays so as long as it is referenced.
+/// The reference is taken while the sets are locked. A name that was given to a shared page of another domain
+/// was forgotten under that lock before the page could be met ([`Commons::make_shared`]). So this page is the
+/// one that the sets know, and of `domain`, and stays so as long as it is referenced.
 fn claim(
     commons: &Commons,
     key: Option<Key>,
@@ -410,33 +422,53 @@ fn prepare(
     }
 }
 
-/// Merges a page, by all of its mappings, with what the engine has for its content by now.
-fn merge(commons: &Commons, terms: &Terms<'_>, candidate: Candidate, visits: &mut Visits) {
+/// Merges a page, by all of its mappings, with what the engine has for its content by now. Returns whether
+/// a shared page was made.
+fn merge(commons: &Commons, terms: &Terms<'_>, candidate: Candidate, visits: &mut Visits) -> bool {
     let Candidate { frame, visit, .. } = candidate;
     let (attempt, shared) = Attempt::of_many(commons, terms, candidate);
     let merged = match (candidate.key, attempt.claim) {
-        (None, _) => terms.join_zero(frame).map(|()| None),
+        (None, _) => terms.join_zero(frame).map(|()| Merged::Zero),
         (Some(_), Claim::Nothing) => Err(Refusal::Gone),
         (Some(_), Claim::Full(_)) => Err(Refusal::Full),
         (Some(_), Claim::Seat { .. }) => shared
             .ok_or(Refusal::TargetGone)
-            .and_then(|shared| terms.join(frame, shared).map(Some)),
+            .and_then(|shared| terms.join(frame, shared).map(Merged::Into)),
         (Some(_), Claim::Twin(twin)) if twin == frame => Err(Refusal::Gone),
         (Some(key), Claim::Twin(twin)) => {
             let is_expected =
                 |content: &MappedPage<'_>| commons.keys().is_of(key, attempt.domain, content);
-            terms.share(frame, twin, is_expected).map(Some)
+            terms.share(frame, twin, is_expected).map(Merged::New)
         }
     };
     if merged.is_ok() {
         visits.count_merged(visit);
     }
-    let merged = merged.as_ref().map(Option::as_ref);
+    let is_new = matches!(merged, Ok(Merged::New(_)));
+    let merged = merged.as_ref().map(Merged::shared);
     attempt.end(
         &mut commons.sets().lock(),
         terms,
         merged.map_err(|&refusal| refusal),
     );
+    is_new
+}
+
+/// What a page was merged into.
+enum Merged {
+    Zero,
+    Into(SharedPage),
+    New(NewShared),
+}
+
+impl Merged {
+    fn shared(&self) -> Option<&SharedPage> {
+        match self {
+            Merged::Zero => None,
+            Merged::Into(shared) => Some(shared),
+            Merged::New(shared) => Some(shared),
+        }
+    }
 }
 
 /// The area at `addr`, locked, if pages of it may be merged on these terms.

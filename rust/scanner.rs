@@ -13,6 +13,7 @@ use crate::gather::Batch;
 use crate::gather::Budget;
 use crate::gather::Candidate;
 use crate::gather::Gatherer;
+use crate::gather::Merged;
 use crate::gather::TABLES;
 use crate::merger::Merger;
 use crate::mm::merge::space_of;
@@ -239,7 +240,7 @@ impl Scanner {
             space: space_of(mm),
             began,
             max_page_sharing: rules.max_page_sharing,
-            draw: &|node| commons.draw(node),
+            make: &|mm, node| commons.make_shared(mm, node),
         };
         self.merger.merge_all(commons, &terms, &mut self.visits);
         (progress, effort)
@@ -377,12 +378,17 @@ impl Scanner {
         engine.pass_by(take(&mut self.batch.settled));
         engine.skip(take(&mut self.batch.skipped));
         self.batch.beside = 0;
-        for (frame, mappings) in self.batch.merged.drain_all() {
+        for Merged {
+            name,
+            frame,
+            mappings,
+        } in self.batch.merged.drain_all()
+        {
             let domain = domain_of(frame);
-            if engine.sight_shared(frame, domain, mappings) == Sight::Adoptable {
-                let page = SharedPage::readable(frame);
+            if engine.sight_shared(name, domain, mappings) == Sight::Adoptable {
+                let page = SharedPage::readable(name);
                 if let Some(page) = page.filter(|page| page.content().is_readable()) {
-                    engine.adopt(frame, domain, &page.content());
+                    engine.adopt(name, domain, &page.content());
                 }
             }
         }

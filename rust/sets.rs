@@ -85,7 +85,7 @@ impl Sets {
 
     /// Brings the counts up to date.
     pub(crate) fn recount(&mut self) {
-        self.engine.recount(shared::mappings);
+        self.engine.recount(shared::count);
     }
 
     /// Pages that were met since the start, passed over or not.

@@ -7,6 +7,7 @@ use crate::commons::IDLE_MS;
 use crate::commons::MOST_THREADS;
 use crate::daemon::Daemon;
 use crate::mm::movers;
+use crate::mm::sharers;
 use crate::mm::zero;
 use crate::scanner::Scanner;
 use crate::sys::kthread::cond_resched;
@@ -168,6 +169,7 @@ impl Hand {
                 Turn::EndPass { step, sleep_ms } => {
                     movers::leave_alone();
                     zero::correct_sum();
+                    sharers::end_pass(commons.shared_pages());
                     drop(step);
                     let least_ms = if done == 0 { IDLE_MS } else { 0 };
                     Some(sleep_ms.max(least_ms))

@@ -8,6 +8,7 @@
 
 use crate::mm::page::PageRef;
 use crate::mm::refusal::Refusal;
+use crate::mm::shared;
 use crate::shim;
 use engine::pace::Cause;
 use engine::pace::Totals;
@@ -109,7 +110,7 @@ pub(crate) fn refuse(mm: &Mm, addr: usize, frame: Frame, target: Option<Target>,
         mm.as_raw(),
         addr,
         number(frame),
-        target.map_or(0, |target| number(target.frame())),
+        target.map_or(0, |target| number(frame_of(target))),
         refusal as u32
     ));
 }
@@ -146,6 +147,14 @@ pub(crate) fn pace(pass: u64, share: u8, previous: u8, cause: Cause) {
             Cause::Poor => shim::ksm_v_pace_cause_KSM_V_PACE_POOR,
         }
     ));
+}
+
+/// The frame of a target, at this moment.
+fn frame_of(target: Target) -> Frame {
+    match target {
+        Target::Shared(name) => shared::frame_of(name),
+        Target::Twin(frame) => frame,
+    }
 }
 
 /// The number of a frame, as C has it.

@@ -5,10 +5,13 @@
 //! No step is under way meanwhile.
 
 use crate::commons::Closed;
+use crate::mm::drain_lru;
 use crate::mm::process::Cursor;
 use crate::mm::process::Owner;
 use crate::mm::process::COMM_LEN;
 use crate::mm::shared;
+use crate::mm::shared::SharedPage;
+use crate::mm::sharers;
 use crate::mm::unmerge::Outcome;
 use crate::mm::unmerge::Unmerger;
 use crate::mm::unmerge::Which;
@@ -75,7 +78,13 @@ pub(crate) fn everything(closed: &Closed<'_>) -> Result {
 pub(crate) fn on_frames(closed: &Closed<'_>, frames: Range<u64>) -> Result<u64> {
     let commons = closed.commons();
     commons.pool().lock().bar(frames.clone());
+    // Others are moved by the kernel.
+    if !shared::is_any_fixed() {
+        return Ok(0);
+    }
     let result = few_rounds(Which::On(frames));
+    // What is left may have no mapping any more, and wait in a batch of the LRU lists.
+    drain_lru();
     trace::unmerge_end(UnmergeCause::Offline, result.map(drop));
     commons.sets().lock().recount();
     result
@@ -112,7 +121,7 @@ fn rounds(closed: &Closed<'_>, rest: &mut Rest) -> Result {
         let stats = recount(closed, &unmerger);
         let outcome = &rest.outcome;
         let is_idle = outcome.broken == 0;
-        if is_idle && stats.pages_shared == 0 && !outcome.is_partial() {
+        if is_idle && stats.pages_shared == 0 && !outcome.is_partial() && is_nothing_left() {
             return Ok(());
         }
         let left = stats.pages_shared.saturating_add(stats.pages_sharing);
@@ -130,13 +139,21 @@ fn rounds(closed: &Closed<'_>, rest: &mut Rest) -> Result {
     }
 }
 
+/// Whether there is no shared page any more: also none that the engine does not know, or that a walk over
+/// page tables has missed as it was being moved.
+fn is_nothing_left() -> bool {
+    sharers::sweep();
+    sharers::sets() == 0
+}
+
 /// Whether another round would find what one found that broke nothing: there is no memory, or what is
 /// left is on frames that can't be copied.
 fn is_final(outcome: &Outcome, unmerger: &Unmerger, pages_shared: u64) -> bool {
     if outcome.busy > 0 {
         return false;
     }
-    let is_left = |&&frame: &&engine::Frame| shared::mappings(frame).is_some_and(|count| count > 0);
+    let is_left =
+        |&&frame: &&engine::Frame| SharedPage::on(frame).is_some_and(|page| page.mappings() > 0);
     let failed = unmerger.failed().iter().filter(is_left).count() as u64;
     outcome.crowded > 0 || failed > 0 && failed >= pages_shared
 }
@@ -146,8 +163,8 @@ fn is_final(outcome: &Outcome, unmerger: &Unmerger, pages_shared: u64) -> bool {
 fn recount(closed: &Closed<'_>, unmerger: &Unmerger) -> KsmStats {
     let mut sets = closed.commons().sets().lock();
     for &frame in unmerger.failed() {
-        if let Some(mappings) = shared::mappings(frame) {
-            sets.engine.count_in(frame, mappings);
+        if let Some(page) = SharedPage::on(frame) {
+            sets.engine.count_in(page.name(), page.mappings());
         }
     }
     sets.recount();

@@ -9,6 +9,7 @@ use super::Scand;
 use crate::commons::Run;
 use crate::commons::MOST_THREADS;
 use crate::mm::process;
+use crate::mm::shared;
 use crate::profile::Profile;
 use crate::profile::Settings;
 use crate::sys::sysfs::Attribute;
@@ -108,6 +109,12 @@ pub(super) const MAX_PAGE_SHARING: Attribute<Scand> = Attribute::read_write(
             .change(|profiles| profiles.own.knobs.set_max_page_sharing(mappings));
         Ok(())
     },
+);
+
+pub(super) const MOVABLE: Attribute<Scand> = Attribute::read_write(
+    c"movable",
+    |_, text| text.line(u8::from(shared::is_movable())),
+    |scand, text| scand.daemon().set_movable(number(text, 1)? == 1),
 );
 
 pub(super) const MAX_INTERVAL: Attribute<Scand> = Attribute::read_write(

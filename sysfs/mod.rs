@@ -52,7 +52,7 @@ impl Knobs {
     }
 }
 
-static ATTRIBUTES: [Attribute<Scand>; 24] = [
+static ATTRIBUTES: [Attribute<Scand>; 25] = [
     control::RUN,
     control::PROFILE,
     control::SCAN_RATE,
@@ -60,6 +60,7 @@ static ATTRIBUTES: [Attribute<Scand>; 24] = [
     control::PROMOTE_AFTER,
     control::MAX_PAGE_SHARING,
     control::MAX_INTERVAL,
+    control::MOVABLE,
     control::MAX_CPU,
     control::GOVERNOR,
     control::THREADS,

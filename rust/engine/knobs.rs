@@ -8,6 +8,10 @@ use crate::region::LONGEST_INTERVAL;
 /// thousands of processes have. Whatever the limit, [`crate::seats`] bounds what forks make of it.
 pub const MOST_PAGE_SHARING: u32 = 1 << 16;
 
+/// How many it is by default. Whoever moves or swaps a shared page looks at each of its mappings, with the page
+/// locked: 3 us each, so that it takes 3 ms in all. The limit costs one page of 1024 at the most.
+const PAGE_SHARING: u32 = 1024;
+
 /// The documented settings of a scanner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Knobs {
@@ -25,7 +29,7 @@ impl Default for Knobs {
             scan_rate: 100,
             sleep_ms: 200,
             promote_after: 3,
-            max_page_sharing: MOST_PAGE_SHARING,
+            max_page_sharing: PAGE_SHARING,
             max_interval: LONGEST_INTERVAL,
         }
     }

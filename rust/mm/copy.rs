@@ -62,7 +62,7 @@ pub(super) enum Copied {
 pub(super) fn copy(vma: &VmaReadGuard<'_>, addr: usize, merged: Merged) -> Result<Copied> {
     let original = match merged {
         Merged::Zero => None,
-        Merged::On(frame) => match SharedPage::readable(frame) {
+        Merged::On(frame) => match SharedPage::on(frame).filter(|page| !page.is_poisoned()) {
             Some(page) => Some(page),
             None => return Ok(Copied::Gone),
         },

@@ -69,7 +69,12 @@ use crate::mm::pte::Invalidation;
 use crate::mm::pte::Mapping;
 use crate::mm::refusal::Refusal;
 use crate::mm::rmap::each_mapping;
+use crate::mm::shared;
+use crate::mm::shared::LockedShared;
+use crate::mm::shared::NewShared;
 use crate::mm::shared::SharedPage;
+use crate::mm::shared::Sharer;
+use crate::mm::sharers::Base;
 use crate::mm::vma::StableVma;
 use core::ops::ControlFlow;
 use engine::Domain;
@@ -96,8 +101,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) began: u64,
     /// How many page table entries may be made to map a shared page.
     pub(crate) max_page_sharing: u32,
-    /// Draws the frame of a new shared page, of this node (`None`: of any).
-    pub(crate) draw: &'a dyn Fn(Option<i32>) -> Result<PageRef>,
+    /// Makes a new shared page for this address space, on this node (`None`: on any).
+    pub(crate) make: &'a dyn Fn(&MmWithUser, Option<i32>) -> Result<NewShared>,
 }
 
 impl Terms<'_> {
@@ -117,7 +122,7 @@ impl Terms<'_> {
         frame: Frame,
         twin: Frame,
         is_expected: impl FnOnce(&MappedPage<'_>) -> bool,
-    ) -> Result<SharedPage, Refusal> {
+    ) -> Result<NewShared, Refusal> {
         // Before there is a reference to the twin, which may be a part of the same large page.
         let page = self.single(frame, |page| self.expect_twin(twin, page))?;
         let twin = PageRef::candidate(twin).ok_or(Refusal::TargetGone)?;
@@ -132,18 +137,20 @@ impl Terms<'_> {
         }
         // The twin first: its frame may have come to someone who is left alone, of whose pages
         // nothing must tell, not even that another's became a shared one.
-        self.replace_by(&twin, &shared)
+        let locked = shared.try_lock()?;
+        self.replace_by(&twin, &locked)
             .map_err(Refusal::of_target)?;
         // If the page refuses, the twin is the only sharer until the next equal page comes.
-        let _ = self.replace_by(&page, &shared);
+        let _ = self.replace_by(&page, &locked);
+        drop(locked);
+        shared.settle();
         Ok(shared)
     }
 
     /// Makes a new shared page for that on `frame`.
-    pub(super) fn new_shared(&self, frame: Frame) -> Result<SharedPage, Refusal> {
+    pub(super) fn new_shared(&self, frame: Frame) -> Result<NewShared, Refusal> {
         let node = self.policy.node_of_page(frame);
-        let page = (self.draw)(node).map_err(|_| Refusal::NoMemory)?;
-        SharedPage::new(self.mm, page).map_err(|_| Refusal::NoMemory)
+        (self.make)(self.mm, node).map_err(|_| Refusal::NoMemory)
     }
 
     /// The domain of the page on `frame`: what its key is for.
@@ -159,7 +166,7 @@ impl Terms<'_> {
         if page.mappings().saturating_add(shared.mappings()) > self.max_page_sharing {
             return Err(Refusal::Full);
         }
-        self.replace_by(&page, &shared)?;
+        self.replace_by(&page, &shared.try_lock()?)?;
         Ok(shared)
     }
 
@@ -168,7 +175,7 @@ impl Terms<'_> {
         let page = PageRef::candidate(frame).ok_or(Refusal::Gone)?;
         expect_zero(&page.content())?;
         let page = page.try_lock().ok_or(Refusal::Busy)?;
-        self.replace(&page, &Equal::Zero)
+        self.replace(&page, None)
     }
 
     /// Finds where the page on `frame` is mapped, if these terms allow to merge it and it equals
@@ -287,17 +294,22 @@ impl Terms<'_> {
     }
 
     /// Replaces what mappings of `page` it may by mappings of `shared`.
-    fn replace_by(&self, page: &PageRef, shared: &SharedPage) -> Result<(), Refusal> {
+    fn replace_by(&self, page: &PageRef, shared: &LockedShared<'_>) -> Result<(), Refusal> {
         // A huge page is not split for what is different anyway.
         if page.is_large() {
             expect_same(&page.content(), &shared.content())?;
         }
         let page = page.try_lock().ok_or(Refusal::Busy)?;
-        self.replace(&page, &Equal::Shared(shared))
+        self.replace(&page, Some(shared))
     }
 
-    /// Replaces what mappings of `page` it may; an error where that is none: why the last was not.
-    fn replace(&self, page: &LockedPage<'_>, equal: &Equal<'_>) -> Result<(), Refusal> {
+    /// Replaces what mappings of `page` it may, by the zero page where there is no `shared`; an error where
+    /// that is none: why the last was not.
+    fn replace(
+        &self,
+        page: &LockedPage<'_>,
+        shared: Option<&LockedShared<'_>>,
+    ) -> Result<(), Refusal> {
         // Its kind may have changed before it was locked.
         if page.kind() != Kind::Anonymous {
             return Err(Refusal::Gone);
@@ -305,7 +317,7 @@ impl Terms<'_> {
         self.split(page)?;
         let (mut replaced, mut refusal) = (false, Refusal::Gone);
         let walked = each_mapping(page, &mut |vma, addr| {
-            match self.replace_in(page, equal, vma, addr) {
+            match self.replace_in(page, shared, vma, addr) {
                 Ok(()) => replaced = true,
                 Err(why) => refusal = why,
             }
@@ -323,11 +335,18 @@ impl Terms<'_> {
     fn replace_in(
         &self,
         page: &LockedPage<'_>,
-        equal: &Equal<'_>,
+        shared: Option<&LockedShared<'_>>,
         vma: &StableVma<'_>,
         addr: usize,
     ) -> Result<(), Refusal> {
-        if !self.allows(vma) || equal.is_forbidden_in(vma) {
+        if !self.allows(vma) {
+            return Err(Refusal::LeftAlone);
+        }
+        // Before the page table lock, under which nothing can be allocated for it.
+        let base = Base::new(vma, u32::from(shared.is_some())).map_err(shared::refusal)?;
+        let sharer = shared.map(|shared| shared.add(&base, addr)).transpose()?;
+        let equal = sharer.as_ref().map_or(Equal::Zero, Equal::Shared);
+        if equal.is_forbidden_in(vma) {
             return Err(Refusal::LeftAlone);
         }
         let range = addr..addr.saturating_add(PAGE_SIZE);
@@ -335,7 +354,7 @@ impl Terms<'_> {
         let mut mapping = Mapping::find(page, vma, addr).ok_or(Refusal::Gone)?;
         let mut entry = mapping.entry(&invalidation).ok_or(Refusal::Gone)?;
         let old = entry.clear();
-        replace_entry(self, &mut entry, old, equal)
+        replace_entry(self, &mut entry, old, &equal)
     }
 }
 
@@ -393,9 +412,9 @@ pub(crate) struct Twin {
 /// What a page is replaced by.
 pub(super) enum Equal<'a> {
     /// A shared page, of equal content.
-    Shared(&'a SharedPage),
+    Shared(&'a Sharer<'a>),
     /// A shared page that is new, and gets its content from the page: if that is as expected.
-    New(&'a SharedPage, &'a dyn Fn(&MappedPage<'_>) -> bool),
+    New(&'a Sharer<'a>, &'a dyn Fn(&MappedPage<'_>) -> bool),
     /// The zero page.
     Zero,
 }
@@ -409,8 +428,9 @@ impl Equal<'_> {
     /// Whether `content`, that of `page`, is as it has to be.
     fn check(&self, page: &PageRef, content: &StillPage<'_>) -> Result<(), Refusal> {
         match self {
-            Equal::Shared(shared) => expect_same(content, &shared.still_content()),
-            Equal::New(shared, is_expected) => {
+            Equal::Shared(sharer) => expect_same(content, &sharer.shared().still_content()),
+            Equal::New(sharer, is_expected) => {
+                let shared = sharer.shared();
                 shared.fill(page)?;
                 if is_expected(&shared.content()) {
                     Ok(())
@@ -435,7 +455,7 @@ pub(super) fn replace_entry(
         return Err(refusal);
     }
     match equal {
-        Equal::Shared(shared) | Equal::New(shared, _) => entry.map(old, shared),
+        Equal::Shared(sharer) | Equal::New(sharer, _) => entry.map(old, sharer),
         Equal::Zero => entry.map_zero(old),
     }
     Ok(())
@@ -457,7 +477,8 @@ fn check(
     if equal.is_forbidden_in(entry.vma()) {
         return Err(Refusal::LeftAlone);
     }
-    if let Equal::Shared(shared) = equal {
+    if let Equal::Shared(sharer) = equal {
+        let shared = sharer.shared();
         terms.check_room(shared)?;
         expect_untagged(shared).map_err(Refusal::of_target)?;
     }

@@ -26,6 +26,7 @@
 //! What may happen to a mapping meanwhile, and which lock forbids it, is said in [`merge`] and in
 //! [`neighbours`].
 
+mod anon_vmas;
 mod breaks;
 mod compare;
 mod copy;
@@ -40,8 +41,11 @@ pub(crate) mod process;
 pub(crate) mod pte;
 pub(crate) mod refusal;
 pub(crate) mod rmap;
+pub(crate) mod rmap_ksm;
 pub(crate) mod room;
+mod set_table;
 pub(crate) mod shared;
+pub(crate) mod sharers;
 pub(crate) mod storage;
 pub(crate) mod unmerge;
 pub(crate) mod vma;
@@ -84,6 +88,14 @@ fn is_little_available() -> bool {
 pub(crate) fn drain_lru() {
     // SAFETY: Called by a thread that may sleep, with no lock held.
     unsafe { crate::shim::lru_add_drain_all() };
+}
+
+/// Empties those of this CPU: a page that waits there is not freed with its last mapping, nor moved.
+pub(crate) fn drain_own_lru() {
+    if rmap_ksm::is_redirected() {
+        // SAFETY: May be called by any thread; the function was found then.
+        unsafe { crate::shim::ksm_v_lru_add_drain() };
+    }
 }
 
 /// A number that nobody can guess.

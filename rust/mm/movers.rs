@@ -23,8 +23,10 @@
 //! # By the driver of a device
 //!
 //! `migrate_vma_setup()` replaces entries of any page by migration entries, and puts them back through the
-//! rmap where it can't isolate the page. The rmap finds no entry of a merged page: whoever touches it next
-//! waits for ever. Drivers that migrate (amdgpu, xe, nouveau) have interval notifiers in the address space,
+//! rmap where it can't isolate the page. Where merged pages are not movable
+//! ([`crate::mm::rmap_ksm`]), the rmap finds no entry of one: whoever touches it next waits for ever. Where
+//! they are, the page would go to the memory of the device for all sharers, which has not been tried. Drivers
+//! that migrate (amdgpu, xe, nouveau) have interval notifiers in the address space,
 //! which tells them; so has anybody who mirrors page tables (`hmm_range_fault()`) and never migrates. Such
 //! memory is left alone even where it was registered. Probes tell of the first notifier; the driver may
 //! migrate before the pages have been broken apart.

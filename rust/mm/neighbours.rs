@@ -30,7 +30,12 @@ use crate::mm::pte::Entry;
 use crate::mm::pte::Invalidation;
 use crate::mm::pte::LockedTable;
 use crate::mm::refusal::Refusal;
+use crate::mm::shared;
+use crate::mm::shared::LockedShared;
+use crate::mm::shared::NewShared;
 use crate::mm::shared::SharedPage;
+use crate::mm::shared::Sharer;
+use crate::mm::sharers::Base;
 use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::with_table;
 use core::array::from_fn;
@@ -54,7 +59,7 @@ enum By {
     /// A shared page.
     Shared(SharedPage),
     /// A shared page that is to have its content, and its twin as another sharer.
-    New(SharedPage, Twin),
+    New(NewShared, Twin),
     /// The zero page.
     Zero,
 }
@@ -116,7 +121,8 @@ impl Neighbour {
     /// What the page has been, or is to be, replaced by: nothing, for the zero page.
     pub(crate) fn shared(&self) -> Option<&SharedPage> {
         match &self.by {
-            By::Shared(shared) | By::New(shared, _) => Some(shared),
+            By::Shared(shared) => Some(shared),
+            By::New(shared, _) => Some(shared),
             By::Zero => None,
         }
     }
@@ -172,6 +178,8 @@ pub(crate) fn replace_all(
     };
     let locked: [Option<LockedPage<'_>>; MOST] =
         from_fn(|index| neighbours.get(index)?.page.try_lock());
+    let targets = Targets::lock(neighbours, &mut results);
+    let sharers = targets.record(vma, neighbours, &mut results);
     let range = first.addr..last.addr.saturating_add(PAGE_SIZE);
     let Some(invalidation) = Invalidation::try_start(vma, range.clone()) else {
         return [Err(Refusal::Busy); MOST];
@@ -181,15 +189,83 @@ pub(crate) fn replace_all(
         vma,
         neighbours,
         locked: &locked,
+        sharers: &sharers,
         is_expected,
         invalidation: &invalidation,
     };
     run.replace(range, &mut results);
     drop(invalidation);
+    drop(sharers);
+    drop(targets);
     for page in locked.iter().flatten() {
         page.free_swap_if_unmapped();
     }
+    for (neighbour, result) in neighbours.iter().zip(&results) {
+        if let (By::New(shared, _), Ok(())) = (&neighbour.by, result) {
+            shared.settle();
+        }
+    }
     results
+}
+
+/// The shared pages by which neighbours are to be replaced, locked: each by the first of the neighbours that
+/// are to get it.
+struct Targets<'a>([Option<LockedShared<'a>>; MOST]);
+
+impl<'a> Targets<'a> {
+    /// Locks what it can, and says in `results` of which it could not.
+    fn lock(neighbours: &'a [Neighbour], results: &mut [Result<(), Refusal>; MOST]) -> Self {
+        let mut targets = Targets([const { None }; MOST]);
+        for (index, (neighbour, result)) in neighbours.iter().zip(results).enumerate() {
+            let Some(shared) = neighbour.shared() else {
+                continue;
+            };
+            match shared.try_lock() {
+                Ok(locked) => {
+                    if let Some(place) = targets.0.get_mut(index) {
+                        *place = Some(locked);
+                    }
+                }
+                // Perhaps for a neighbour before this one.
+                Err(refusal) if targets.find(shared).is_none() => *result = Err(refusal),
+                Err(_) => (),
+            }
+        }
+        targets
+    }
+
+    fn find(&self, shared: &SharedPage) -> Option<&LockedShared<'a>> {
+        let mut locked = self.0.iter().flatten();
+        locked.find(|locked| locked.name() == shared.name())
+    }
+
+    /// Records the neighbours as sharers of what they are to be replaced by, before the page table lock is
+    /// taken, under which nothing can be allocated for that. Says in `results` of which it could not.
+    fn record(
+        &self,
+        vma: &VmaReadGuard<'_>,
+        neighbours: &[Neighbour],
+        results: &mut [Result<(), Refusal>; MOST],
+    ) -> [Option<Sharer<'_>>; MOST] {
+        let is_shared = |neighbour: &&Neighbour| neighbour.shared().is_some();
+        let count = neighbours.iter().filter(is_shared).count() as u32;
+        let base = match Base::new(vma, count) {
+            Ok(base) => base,
+            Err(error) => {
+                *results = [Err(shared::refusal(error)); MOST];
+                return [const { None }; MOST];
+            }
+        };
+        let mut results = results.iter_mut();
+        from_fn(|index| {
+            let (neighbour, result) = (neighbours.get(index)?, results.next()?);
+            let shared = neighbour.shared()?;
+            let own = self.0.get(index).and_then(Option::as_ref);
+            let locked = own.or_else(|| self.find(shared))?;
+            let sharer = locked.add(&base, neighbour.addr);
+            sharer.map_err(|refusal| *result = Err(refusal)).ok()
+        })
+    }
 }
 
 /// Neighbours that are being replaced.
@@ -198,6 +274,7 @@ struct Run<'a> {
     vma: &'a VmaReadGuard<'a>,
     neighbours: &'a [Neighbour],
     locked: &'a [Option<LockedPage<'a>>; MOST],
+    sharers: &'a [Option<Sharer<'a>>; MOST],
     is_expected: &'a dyn Fn(usize, &MappedPage<'_>) -> bool,
     invalidation: &'a Invalidation<'a>,
 }
@@ -213,12 +290,13 @@ impl Run<'_> {
                 let old = entry.clear_unflushed();
                 Some((entry, old))
             }
-            Err(refusal) => {
+            Err(Some(refusal)) => {
                 if let Some(result) = results.get_mut(index) {
                     *result = Err(refusal);
                 }
                 None
             }
+            Err(None) => None,
         });
         if cleared.iter().all(Option::is_none) {
             return;
@@ -241,22 +319,31 @@ impl Run<'_> {
     }
 
     /// The entry that maps a neighbour, and is the only one that does. None of a page that is
-    /// pinned: clearing it would be in vain, as will be found for certain once it is cleared.
-    fn entry<'t>(&'t self, table: &'t LockedTable<'_>, index: usize) -> Result<Entry<'t>, Refusal> {
-        let neighbour = self.neighbours.get(index).ok_or(Refusal::Gone)?;
+    /// pinned: clearing it would be in vain, as will be found for certain once it is cleared. An error
+    /// without a refusal: that is known already.
+    fn entry<'t>(
+        &'t self,
+        table: &'t LockedTable<'_>,
+        index: usize,
+    ) -> Result<Entry<'t>, Option<Refusal>> {
+        let neighbour = self.neighbours.get(index).ok_or(None)?;
+        let sharer = self.sharers.get(index).and_then(Option::as_ref);
+        if neighbour.shared().is_some() && sharer.is_none() {
+            return Err(None);
+        }
         let page = self.locked.get(index).and_then(Option::as_ref);
         let page = page.ok_or(Refusal::Busy)?;
         if page.kind() != Kind::Anonymous || page.is_large() || page.mappings() == 0 {
-            return Err(Refusal::Gone);
+            return Err(Some(Refusal::Gone));
         }
         if page.mappings() > 1 {
-            return Err(Refusal::Involved);
+            return Err(Some(Refusal::Involved));
         }
         if page.is_pinned() {
-            return Err(Refusal::Pinned);
+            return Err(Some(Refusal::Pinned));
         }
         let entry = table.entry(neighbour.addr, page, self.invalidation);
-        entry.ok_or(Refusal::Gone)
+        entry.ok_or(Some(Refusal::Gone))
     }
 
     fn replace_entry(
@@ -266,10 +353,13 @@ impl Run<'_> {
         old: Cleared,
     ) -> Result<(), Refusal> {
         let is_expected = |content: &MappedPage<'_>| (self.is_expected)(index, content);
-        let equal = match &self.neighbours.get(index).ok_or(Refusal::Gone)?.by {
-            By::Shared(shared) => Equal::Shared(shared),
-            By::New(shared, _) => Equal::New(shared, &is_expected),
-            By::Zero => Equal::Zero,
+        let sharer = self.sharers.get(index).and_then(Option::as_ref);
+        let equal = match (&self.neighbours.get(index).ok_or(Refusal::Gone)?.by, sharer) {
+            (By::Shared(_), Some(sharer)) => Equal::Shared(sharer),
+            (By::New(..), Some(sharer)) => Equal::New(sharer, &is_expected),
+            (By::Zero, _) => Equal::Zero,
+            // There is no entry of such: see `entry`.
+            (_, None) => return Err(Refusal::Gone),
         };
         replace_entry(self.terms, entry, old, &equal)
     }

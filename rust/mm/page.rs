@@ -6,6 +6,7 @@
 //! [`include/linux/page-flags.h`](srctree/include/linux/page-flags.h)
 
 use crate::mm::compare;
+use crate::mm::sharers::Token;
 use crate::shim;
 use core::cell::Cell;
 use core::marker::PhantomData;
@@ -23,7 +24,7 @@ use kernel::prelude::*;
 pub(crate) enum Kind {
     /// An anonymous page that is not merged.
     Anonymous,
-    /// Merged by this module, or by an earlier load of it: a KSM page without a stable node.
+    /// Merged by this module: a KSM page without a stable node. ksmd makes one for a moment, too.
     Merged,
     /// Anything else: page cache, hugetlb, device memory, a page merged by ksmd.
     Other,
@@ -128,6 +129,21 @@ impl PageRef {
         unsafe { kind_of(self.folio.get()) }
     }
 
+    /// What a merged page says of its set; `None` of any other page.
+    pub(super) fn token(&self) -> Option<Token> {
+        if self.kind() != Kind::Merged {
+            return None;
+        }
+        // SAFETY: By the type invariant.
+        Some(unsafe { token_of(self.folio.get()) })
+    }
+
+    /// Has it say another token from now on. Only for a merged page, or one that is becoming such.
+    pub(super) fn set_token_index(&self, index: u64) {
+        // SAFETY: By the type invariant. Nothing reads the index of a KSM folio.
+        unsafe { shim::ksm_v_folio_set_index(self.folio(), index as usize) };
+    }
+
     /// Whether its memory has failed: reading it may bring the machine down.
     pub(crate) fn is_poisoned(&self) -> bool {
         // SAFETY: By the type invariant.
@@ -197,6 +213,29 @@ impl Drop for PageRef {
 pub(super) unsafe fn frame_of(page: NonNull<bindings::page>) -> Frame {
     // SAFETY: Promised by the caller.
     Frame(unsafe { shim::ksm_v_page_to_pfn(page.as_ptr()) } as u64)
+}
+
+/// The frame number of a folio of one page.
+///
+/// # Safety
+///
+/// `folio` must be referenced.
+pub(super) unsafe fn frame_of_folio(folio: NonNull<bindings::folio>) -> Frame {
+    // SAFETY: A folio has a first page, which is referenced with it.
+    unsafe {
+        let page = shim::ksm_v_folio_page(folio.as_ptr(), 0);
+        frame_of(NonNull::new_unchecked(page))
+    }
+}
+
+/// What `folio`, a merged page, says of its set.
+///
+/// # Safety
+///
+/// As [`frame_of`].
+pub(super) unsafe fn token_of(folio: NonNull<bindings::folio>) -> Token {
+    // SAFETY: Promised by the caller.
+    Token::of_index(unsafe { shim::ksm_v_folio_index(folio.as_ptr()) } as u64)
 }
 
 /// Whether `page` has memory tags: only arm64 has such, and the kernel keeps account of the pages.

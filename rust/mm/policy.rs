@@ -52,6 +52,11 @@ const PRIVATE_FLAGS: vm_flags_t = shim::KSM_V_VM_LOCKED
 const IMPOSSIBLE_FLAGS: vm_flags_t =
     shim::KSM_V_VM_SHARED | shim::KSM_V_VM_HUGETLB | shim::KSM_V_VM_DROPPABLE;
 
+/// Where both are set, the area is the stack of a program that is being executed, which
+/// `shift_arg_pages()` moves without telling the rmap: migration spares anonymous pages there, and would not
+/// spare merged ones.
+const TEMPORARY_STACK: vm_flags_t = shim::KSM_V_VM_STACK_INCOMPLETE_SETUP;
+
 /// The rules that are in force.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Policy {
@@ -89,9 +94,18 @@ impl Policy {
         (!self.merge_across_nodes).then(|| node_of(frame))?
     }
 
+    /// Whether the page on `frame` may be merged into the shared page on `shared`, as far as nodes go: the
+    /// kernel may have moved that to another one.
+    pub(crate) fn allows_nodes(&self, frame: Frame, shared: Frame) -> bool {
+        self.merge_across_nodes || node_of(frame) == node_of(shared)
+    }
+
     /// Whether pages of `vma`, which belongs to `owner`, may be merged at all.
     pub(crate) fn admits(&self, vma: &StableVma<'_>, owner: &Owner<'_>) -> bool {
         let flags = vma.flags();
+        if flags & TEMPORARY_STACK == TEMPORARY_STACK {
+            return false;
+        }
         if flags & IMPOSSIBLE_FLAGS != 0 || vma.is_special() || !vma.has_anon_vma() {
             return false;
         }

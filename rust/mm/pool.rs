@@ -9,6 +9,7 @@
 
 use crate::mm::page::PageRef;
 use crate::mm::random;
+use crate::mm::shared::is_movable;
 use crate::shim;
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -161,13 +162,18 @@ impl Barred {
     }
 }
 
-/// Allocates a page: unmovable, since nothing could move a shared page.
+/// Allocates a page: out of a movable block, where shared pages are.
 fn allocate(node: Option<i32>) -> Option<PageRef> {
+    let gfp = if is_movable() {
+        shim::KSM_V_GFP_SHARED | shim::KSM_V_GFP_MOVABLE
+    } else {
+        shim::KSM_V_GFP_SHARED
+    };
     // SAFETY: The scanner thread may sleep; a page was met on the node.
     let folio = unsafe {
         match node {
-            None => shim::ksm_v_folio_alloc(shim::KSM_V_GFP_SHARED, 0),
-            Some(node) => shim::ksm_v_folio_alloc_node(shim::KSM_V_GFP_SHARED_THERE, 0, node),
+            None => shim::ksm_v_folio_alloc(gfp, 0),
+            Some(node) => shim::ksm_v_folio_alloc_node(gfp | shim::KSM_V_GFP_THISNODE, 0, node),
         }
     };
     // SAFETY: Just allocated, and its reference is given up.

@@ -11,6 +11,7 @@ use crate::mm::page::LockedPage;
 use crate::mm::page::PageRef;
 use crate::mm::page::StillPage;
 use crate::mm::shared::SharedPage;
+use crate::mm::shared::Sharer;
 use crate::mm::vma::StableVma;
 use crate::shim;
 use crate::trace;
@@ -173,8 +174,10 @@ impl Entry<'_> {
         }
     }
 
-    /// Maps `shared` in place of the page.
-    pub(super) fn map(&mut self, old: Cleared, shared: &SharedPage) {
+    /// Maps the shared page in place of the page, for a sharer that was recorded for this entry.
+    pub(super) fn map(&mut self, old: Cleared, sharer: &Sharer<'_>) {
+        sharer.keep();
+        let shared = sharer.shared();
         let (folio, page) = (shared.folio(), shared.as_ptr());
         // SAFETY: The shared page is referenced, and the page table lock is held. The new mapping
         // gets a reference of its own.

@@ -5,6 +5,7 @@
 //! C headers: [`include/linux/gfp.h`](srctree/include/linux/gfp.h),
 //! [`include/linux/slab.h`](srctree/include/linux/slab.h)
 
+use crate::mm::anon_vmas::Known;
 use crate::shim;
 use core::ptr::NonNull;
 use engine::index::IndexEntry;
@@ -15,6 +16,7 @@ use engine::shared::SharedFrame;
 use engine::Storage;
 use engine::PAGE_SIZE;
 use kernel::bindings;
+use kernel::bindings::gfp_t;
 use kernel::ffi::c_void;
 
 /// Allocates blocks of any size, and rather none than an out-of-memory kill.
@@ -28,7 +30,7 @@ pub(crate) struct KernelStorage;
 /// # Safety
 ///
 /// If `IS_ZERO`, bytes that are all zero must be the default value.
-unsafe trait Element: Copy + Default {
+pub(crate) unsafe trait Element: Copy + Default {
     /// Whether a block of zeroes needs not be written to: by default the kernel zeroes what it
     /// allocates, asked or not (`init_on_alloc`).
     const IS_ZERO: bool;
@@ -59,12 +61,51 @@ unsafe impl Element for SharedFrame {
     const IS_ZERO: bool = false;
 }
 
+// SAFETY: Numbers, of which the default is derived.
+unsafe impl Element for Known {
+    const IS_ZERO: bool = true;
+}
+
 impl<T: Element> Storage<T> for KernelStorage {
     type Block = Block<T>;
 
     fn allocate(&self, len: usize) -> Option<Block<T>> {
+        Block::allocate(len, shim::KSM_V_GFP_TABLE)
+    }
+
+    fn can_truncate(&self, block: &Block<T>) -> bool {
+        block.is_exact
+    }
+
+    fn truncate(&self, block: &mut Block<T>, len: usize) {
+        block.truncate(len);
+    }
+}
+
+/// As [`KernelStorage`], for tables that grow where nothing may be reclaimed.
+pub(crate) struct NowaitStorage;
+
+impl<T: Element> Storage<T> for NowaitStorage {
+    type Block = Block<T>;
+
+    fn allocate(&self, len: usize) -> Option<Block<T>> {
+        Block::allocate(len, shim::KSM_V_GFP_NOWAIT_TABLE)
+    }
+
+    fn can_truncate(&self, block: &Block<T>) -> bool {
+        block.is_exact
+    }
+
+    fn truncate(&self, block: &mut Block<T>, len: usize) {
+        block.truncate(len);
+    }
+}
+
+impl<T: Element> Block<T> {
+    /// Allocates `len` default values.
+    fn allocate(len: usize, gfp: gfp_t) -> Option<Self> {
         let size = len.checked_mul(size_of::<T>())?;
-        let (ptr, is_exact) = allocate(size)?;
+        let (ptr, is_exact) = allocate(size, gfp)?;
         let ptr = ptr.cast::<T>();
         let unwritten = if T::IS_ZERO { 0 } else { len };
         for index in 0..unwritten {
@@ -76,11 +117,9 @@ impl<T: Element> Storage<T> for KernelStorage {
         Some(Block { ptr, len, is_exact })
     }
 
-    fn can_truncate(&self, block: &Block<T>) -> bool {
-        block.is_exact
-    }
-
-    fn truncate(&self, block: &mut Block<T>, len: usize) {
+    /// As [`Storage::truncate`].
+    fn truncate(&mut self, len: usize) {
+        let block = self;
         let (old, new) = (pages_of::<T>(block.len), pages_of::<T>(len));
         if !block.is_exact || len > block.len || new == 0 {
             return;
@@ -106,16 +145,16 @@ fn pages_of<T>(len: usize) -> usize {
 
 /// Allocates so many bytes of zeroes, and says whether by `alloc_pages_exact()`, or else by
 /// `kvmalloc()`.
-fn allocate(size: usize) -> Option<(NonNull<c_void>, bool)> {
-    // SAFETY: May sleep: the scanner holds no spin lock while its tables grow.
+fn allocate(size: usize, gfp: gfp_t) -> Option<(NonNull<c_void>, bool)> {
+    // SAFETY: May sleep, where `gfp` says so: the scanner holds no spin lock while its tables grow.
     unsafe {
         if size > PAGE_SIZE {
-            let pages = shim::ksm_v_alloc_pages_exact(size, shim::KSM_V_GFP_TABLE);
+            let pages = shim::ksm_v_alloc_pages_exact(size, gfp);
             if let Some(pages) = NonNull::new(pages) {
                 return Some((pages, true));
             }
         }
-        NonNull::new(shim::ksm_v_kvmalloc(size, shim::KSM_V_GFP_TABLE)).map(|ptr| (ptr, false))
+        NonNull::new(shim::ksm_v_kvmalloc(size, gfp)).map(|ptr| (ptr, false))
     }
 }
 

@@ -10,6 +10,7 @@
 use crate::mm::page::is_tagged;
 use crate::mm::page::kind_of_mapping;
 use crate::mm::page::mappings_of;
+use crate::mm::page::token_of;
 use crate::mm::page::Kind;
 use crate::mm::page::MappedPage;
 use crate::mm::pte::LockedHuge;
@@ -59,6 +60,12 @@ impl Mapped<'_> {
     pub(crate) fn mappings(&self) -> u32 {
         // SAFETY: The page is mapped, and the page table lock held.
         unsafe { mappings_of(NonNull::new_unchecked(self.what.folio)) }
+    }
+
+    /// Of a merged page: the name under which the engine may know it.
+    pub(crate) fn name(&self) -> Option<Frame> {
+        // SAFETY: As above.
+        unsafe { token_of(NonNull::new_unchecked(self.what.folio)) }.name()
     }
 
     /// Whether it has memory tags, which are not among its bytes.

@@ -96,6 +96,41 @@
 #define KSM_V_TAG_IMPORTS(X)
 #endif
 
+/* What the redirects of redirect.c need: without them merged pages stay where they are. */
+#ifdef CONFIG_DYNAMIC_FTRACE_WITH_ARGS
+#ifdef anon_rmap_tree_foreach
+#define KSM_V_TREE_IMPORTS(R)								\
+	R(anon_rmap_tree_iter_first, struct anon_vma_chain *,				\
+	  (struct anon_vma *anon_vma, pgoff_t start, pgoff_t last), (anon_vma, start, last)) \
+	R(anon_rmap_tree_iter_next, struct anon_vma_chain *,				\
+	  (struct anon_vma_chain *chain, pgoff_t start, pgoff_t last), (chain, start, last))
+#else
+#define KSM_V_TREE_IMPORTS(R)								\
+	R(anon_vma_interval_tree_iter_first, struct anon_vma_chain *,			\
+	  (struct rb_root_cached *root, unsigned long start, unsigned long last),	\
+	  (root, start, last))								\
+	R(anon_vma_interval_tree_iter_next, struct anon_vma_chain *,			\
+	  (struct anon_vma_chain *chain, unsigned long start, unsigned long last),	\
+	  (chain, start, last))
+#endif
+#ifdef CONFIG_MEMORY_FAILURE
+#define KSM_V_FAILURE_IMPORTS(R)							\
+	R(task_early_kill, struct task_struct *,					\
+	  (struct task_struct *task, int force_early), (task, force_early))		\
+	R(add_to_kill_ksm, void,							\
+	  (struct task_struct *task, const struct page *page, struct vm_area_struct *vma, \
+	   struct list_head *to_kill, unsigned long addr), (task, page, vma, to_kill, addr))
+#else
+#define KSM_V_FAILURE_IMPORTS(R)
+#endif
+#define KSM_V_REDIRECT_IMPORTS(R)							\
+	KSM_V_TREE_IMPORTS(R) KSM_V_FAILURE_IMPORTS(R)					\
+	R(__put_anon_vma, void, (struct anon_vma *anon_vma), (anon_vma))		\
+	R(lru_add_drain, void, (void), ())
+#else
+#define KSM_V_REDIRECT_IMPORTS(R)
+#endif
+
 #define KSM_V_ALL_IMPORTS(X) \
 	KSM_V_IMPORTS(X) KSM_V_NOTIFIER_IMPORTS(X) KSM_V_HUGE_IMPORTS(X) KSM_V_TAG_IMPORTS(X)
 
@@ -113,6 +148,7 @@
 #define KSM_V_DEFINE(name, ...) KSM_V_BY_EXPORT(KSM_V_DEFINE_, name, __VA_ARGS__)
 
 KSM_V_ALL_IMPORTS(KSM_V_DEFINE)
+KSM_V_REDIRECT_IMPORTS(KSM_V_DEFINE)
 
 struct ksm_v_import {
 	const char *name;
@@ -133,6 +169,10 @@ static const struct ksm_v_import imports[] = {
 	KSM_V_ALL_IMPORTS(KSM_V_LIST)
 };
 
+static const struct ksm_v_import redirect_imports[] = {
+	KSM_V_REDIRECT_IMPORTS(KSM_V_LIST)
+};
+
 #if defined(CONFIG_MMU_NOTIFIER) && defined(CONFIG_LOCKDEP) && \
 	!defined(KSM_V_EXPORTED___mmu_notifier_invalidate_range_start_map)
 /* What mmu_notifier_invalidate_range_start() tells lockdep; here, of a class of its own. */
@@ -141,7 +181,7 @@ struct lockdep_map __mmu_notifier_invalidate_range_start_map = {
 };
 #endif
 
-DEFINE_STATIC_CALL_NULL(ksm_v_lookup, kallsyms_lookup_name);
+DEFINE_STATIC_CALL_NULL(ksm_v_kallsyms, kallsyms_lookup_name);
 
 /* Data: D(name, type). Read through the pointers only: not all can be linked. */
 #define KSM_V_DATA(D)			\
@@ -209,7 +249,7 @@ static int resolve_lookup(void)
 		pr_err("ksm_v: can't probe kallsyms_lookup_name (%d)\n", err);
 		return -ENOENT;
 	}
-	static_call_update(ksm_v_lookup, (void *)probe.addr);
+	static_call_update(ksm_v_kallsyms, (void *)probe.addr);
 	unregister_kprobe(&probe);
 	return 0;
 }
@@ -225,9 +265,9 @@ static int resolve_lookup(void)
  * Address of a kernel symbol, or NULL. The names of modules are looked up too, and
  * this one defines functions of the same names.
  */
-static void *lookup(const char *name)
+void *ksm_v_lookup(const char *name)
 {
-	unsigned long addr = static_call(ksm_v_lookup)(name);
+	unsigned long addr = static_call(ksm_v_kallsyms)(name);
 
 	return within_module(addr, THIS_MODULE) ? NULL : (void *)addr;
 }
@@ -235,21 +275,22 @@ static void *lookup(const char *name)
 /* As above; complains by name where there is none. */
 static void *find(const char *name)
 {
-	void *addr = lookup(name);
+	void *addr = ksm_v_lookup(name);
 
 	if (!addr)
 		pr_err("ksm_v: this kernel has no symbol %s, which merging needs\n", name);
 	return addr;
 }
 
-static int resolve_functions(void)
+static int resolve_functions(const struct ksm_v_import *wanted, size_t count,
+			     void *(*find_one)(const char *name))
 {
-	for (size_t i = 0; i < ARRAY_SIZE(imports); i++) {
-		void *addr = find(imports[i].name);
+	for (size_t i = 0; i < count; i++) {
+		void *addr = find_one(wanted[i].name);
 
 		if (!addr)
 			return -ENOENT;
-		__static_call_update(imports[i].key, imports[i].trampoline, addr);
+		__static_call_update(wanted[i].key, wanted[i].trampoline, addr);
 	}
 	return 0;
 }
@@ -262,7 +303,7 @@ static int resolve_data(void)
 			return -ENOENT;
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(optional_data); i++)
-		*optional_data[i].pointer = lookup(optional_data[i].name);
+		*optional_data[i].pointer = ksm_v_lookup(optional_data[i].name);
 	return 0;
 }
 
@@ -271,5 +312,17 @@ int ksm_v_imports_resolve(void)
 {
 	if (!ARRAY_SIZE(imports) && !ARRAY_SIZE(data))
 		return 0;
-	return resolve_lookup() ?: resolve_functions() ?: resolve_data();
+	return resolve_lookup() ?: resolve_functions(imports, ARRAY_SIZE(imports), find) ?:
+	       resolve_data();
+}
+
+/* As above, of what is for the redirects. To be called after it; complains about nothing. */
+int ksm_v_redirect_imports_resolve(void)
+{
+	/* A kernel that exports all that merging needs has not been asked yet. */
+	if (IS_ENABLED(CONFIG_KPROBES) && !static_call_query(ksm_v_kallsyms))
+		resolve_lookup();
+	if (!static_call_query(ksm_v_kallsyms))
+		return -ENOENT;
+	return resolve_functions(redirect_imports, ARRAY_SIZE(redirect_imports), ksm_v_lookup);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 /* <linux/page-flags.h>, <linux/pagemap.h>, <asm/mte.h> */
+#include <linux/memory_hotplug.h>
 #include "shim.h"
 #ifdef CONFIG_ARM64_MTE
 #include <asm/mte.h>
@@ -34,6 +35,37 @@ bool ksm_v_page_anon_exclusive(const struct page *page)
 bool ksm_v_folio_trylock(struct folio *folio)
 {
 	return folio_trylock(folio);
+}
+
+pgoff_t ksm_v_folio_index(const struct folio *folio)
+{
+	return READ_ONCE(folio->index);
+}
+
+void ksm_v_folio_set_index(struct folio *folio, pgoff_t index)
+{
+	WRITE_ONCE(folio->index, index);
+}
+
+/*
+ * By how many entries the merged page with this index on @pfn is mapped; 0 where there is none. Takes no
+ * reference: what is there may have changed when this returns.
+ */
+int ksm_v_merged_mapcount(unsigned long pfn, pgoff_t index)
+{
+	const struct page *page = pfn_to_online_page(pfn);
+	const struct folio *folio = (const struct folio *)page;
+
+	/* Not page_folio(): a merged page is a folio of its own, and of another one nothing is asked. */
+	if (!page || (unsigned long)READ_ONCE(folio->mapping) != FOLIO_MAPPING_KSM ||
+	    READ_ONCE(folio->index) != index)
+		return 0;
+	return atomic_read(&folio->_mapcount) + 1;
+}
+
+void ksm_v_folio_set_active(struct folio *folio)
+{
+	folio_set_active(folio);
 }
 
 unsigned long ksm_v_folio_raw_mapping(const struct folio *folio)

@@ -4,7 +4,8 @@
  * functions and macros as one-to-one functions, one .c file per C header, and
  * constants. Names are the kernel's with the prefix ksm_v_. No logic here, but
  * for what is asked of every entry of every page table, in one call, for what
- * reads whole pages (pages.c), and for one static function of the kernel (mmap_lock.c).
+ * reads whole pages (pages.c), for one static function of the kernel (mmap_lock.c), and for
+ * what runs in place of functions of the kernel (redirect.c).
  *
  * Rust declarations are generated from this header (see Kbuild), so that every
  * type is checked against the kernel the module is built for. Functions which
@@ -45,6 +46,7 @@
 #include <linux/user_namespace.h>
 #include <linux/userfaultfd_k.h>
 #include <linux/workqueue.h>
+#include <linux/xarray.h>
 #include "trace.h"
 
 #ifndef CONFIG_MEMCG
@@ -58,15 +60,18 @@
 #ifdef __BINDGEN__
 /* Constants, for the generated declarations only. */
 
-/* <linux/gfp.h>: a merged page can't be moved, so it must not be allocated out of a movable block. */
+/* <linux/gfp.h>: a merged page that can't be moved must not be allocated out of a movable block. */
 const gfp_t KSM_V_GFP_SHARED = GFP_HIGHUSER | __GFP_NORETRY | __GFP_NOWARN;
-/* The same, on a node of one's choice and no other. */
-const gfp_t KSM_V_GFP_SHARED_THERE = GFP_HIGHUSER | __GFP_NORETRY | __GFP_NOWARN | __GFP_THISNODE;
+const gfp_t KSM_V_GFP_MOVABLE = __GFP_MOVABLE;
+const gfp_t KSM_V_GFP_THISNODE = __GFP_THISNODE;
 /* Asks for a page as a fault does, but has nobody killed for it. */
 const gfp_t KSM_V_GFP_ASK = GFP_HIGHUSER_MOVABLE | __GFP_NORETRY | __GFP_NOWARN;
 const gfp_t KSM_V_GFP_ASK_ZEROED = GFP_HIGHUSER_MOVABLE | __GFP_ZERO | __GFP_NORETRY | __GFP_NOWARN;
 /* Tables do without rather than have anything killed for them. */
 const gfp_t KSM_V_GFP_TABLE = GFP_KERNEL | __GFP_ZERO | __GFP_NORETRY | __GFP_NOWARN;
+
+/* Under locks which reclaim takes, too. */
+const gfp_t KSM_V_GFP_NOWAIT_TABLE = GFP_NOWAIT | __GFP_ZERO | __GFP_NOWARN;
 
 /* <linux/auxvec.h>, <linux/mm_types.h> */
 const unsigned long KSM_V_AT_SECURE = AT_SECURE;
@@ -80,6 +85,7 @@ const vm_flags_t KSM_V_VM_WIPEONFORK = VM_WIPEONFORK;
 const vm_flags_t KSM_V_VM_DONTDUMP = VM_DONTDUMP;
 const vm_flags_t KSM_V_VM_DONTCOPY = VM_DONTCOPY;
 const vm_flags_t KSM_V_VM_MERGEABLE = VM_MERGEABLE;
+const vm_flags_t KSM_V_VM_STACK_INCOMPLETE_SETUP = VM_STACK_INCOMPLETE_SETUP;
 const vm_flags_t KSM_V_VM_HUGETLB = VM_HUGETLB;
 /* Either makes a mapping shared. */
 const vm_flags_t KSM_V_VM_SHARED = VM_SHARED | VM_MAYSHARE;
@@ -112,6 +118,9 @@ const unsigned long KSM_V_FOLIO_MAPPING_FLAGS = FOLIO_MAPPING_FLAGS;
 
 /* imports.c */
 int ksm_v_imports_resolve(void);
+int ksm_v_redirect_imports_resolve(void);
+/* NULL where the kernel has no such symbol. */
+void *ksm_v_lookup(const char *name);
 struct kobject *ksm_v_mm_kobj(void);
 atomic_long_t *ksm_v_ksm_zero_pages(void);
 long ksm_v_ksm_zero_pages_read(void);
@@ -210,6 +219,8 @@ u64 ksm_v_ktime_get_boottime_ns(void);
 
 /* <linux/memory_hotplug.h> */
 struct page *ksm_v_pfn_to_online_page(unsigned long pfn);
+/* <linux/memremap.h>: whether it is a page of a device, which is there now. */
+bool ksm_v_pfn_is_device(unsigned long pfn);
 
 /* <linux/mmap_lock.h> */
 bool ksm_v_vma_start_read(struct mm_struct *mm, struct vm_area_struct *vma,
@@ -232,6 +243,10 @@ bool ksm_v_page_hwpoison(const struct page *page);
 const void *ksm_v_page_address(const struct page *page);
 bool ksm_v_page_mte_tagged(const struct page *page);
 bool ksm_v_folio_trylock(struct folio *folio);
+pgoff_t ksm_v_folio_index(const struct folio *folio);
+void ksm_v_folio_set_index(struct folio *folio, pgoff_t index);
+void ksm_v_folio_set_active(struct folio *folio);
+int ksm_v_merged_mapcount(unsigned long pfn, pgoff_t index);
 unsigned long ksm_v_folio_raw_mapping(const struct folio *folio);
 void ksm_v_folio_set_raw_mapping(struct folio *folio, unsigned long mapping);
 void ksm_v_folio_mark_uptodate(struct folio *folio);
@@ -270,6 +285,10 @@ void ksm_v_set_pte_at(struct mm_struct *mm, unsigned long addr, pte_t *ptep, pte
 bool ksm_v_pmd_trans_huge(pmd_t *pmd);
 struct page *ksm_v_pmd_page(pmd_t *pmd);
 
+/* <linux/module.h>: of this module. */
+bool ksm_v_try_module_get(void);
+void ksm_v_module_put(void);
+
 /* <linux/pid.h> */
 struct pid *ksm_v_find_ge_pid(int nr);
 int ksm_v_pid_nr(struct pid *pid);
@@ -283,6 +302,45 @@ void ksm_v_folio_vma_walk_init(struct page_vma_mapped_walk *walk, struct folio *
 			       struct vm_area_struct *vma, unsigned long addr);
 void ksm_v_page_vma_mapped_walk_done(struct page_vma_mapped_walk *walk);
 int ksm_v_folio_try_share_anon_rmap_pte(struct folio *folio, struct page *page);
+
+/* <linux/rmap.h>, mm/internal.h */
+struct anon_vma *ksm_v_vma_anon_vma(const struct vm_area_struct *vma);
+void ksm_v_get_anon_vma(struct anon_vma *anon_vma);
+/* May sleep. */
+void ksm_v_put_anon_vma(struct anon_vma *anon_vma);
+/* Whether no area belongs to it, and none will. */
+bool ksm_v_anon_vma_is_unused(const struct anon_vma *anon_vma);
+bool ksm_v_anon_vma_trylock_read(struct anon_vma *anon_vma);
+void ksm_v_anon_vma_lock_read(struct anon_vma *anon_vma);
+void ksm_v_anon_vma_unlock_read(struct anon_vma *anon_vma);
+/* The areas that may map a page at this index, with the anon_vma lock held. */
+struct anon_vma_chain *ksm_v_anon_vma_first(struct anon_vma *anon_vma, pgoff_t index);
+struct anon_vma_chain *ksm_v_anon_vma_next(struct anon_vma_chain *chain, pgoff_t index);
+struct vm_area_struct *ksm_v_anon_vma_chain_vma(const struct anon_vma_chain *chain);
+pgoff_t ksm_v_anon_index(const struct vm_area_struct *vma, unsigned long addr);
+unsigned long ksm_v_anon_address(const struct vm_area_struct *vma, pgoff_t index);
+#ifndef __BINDGEN__
+#ifndef anon_rmap_tree_foreach
+struct anon_vma_chain *
+anon_vma_interval_tree_iter_first(struct rb_root_cached *root, unsigned long start, unsigned long last);
+struct anon_vma_chain *
+anon_vma_interval_tree_iter_next(struct anon_vma_chain *node, unsigned long start, unsigned long last);
+#endif
+void __put_anon_vma(struct anon_vma *anon_vma);
+void lru_add_drain(void);
+struct task_struct *task_early_kill(struct task_struct *tsk, int force_early);
+void add_to_kill_ksm(struct task_struct *tsk, const struct page *p, struct vm_area_struct *vma,
+		     struct list_head *to_kill, unsigned long addr);
+#endif
+
+/* redirect.c */
+/* Has the kernel call what finds the sharers of merged pages. */
+int ksm_v_redirect_begin(void);
+void ksm_v_redirect_end(void);
+/* Empties the LRU batches of this CPU. Only while functions are redirected. */
+void ksm_v_lru_add_drain(void);
+/* rust/mm/rmap_ksm.rs */
+void ksm_v_walk_sharers(struct folio *folio, struct rmap_walk_control *rwc);
 
 /* <linux/sched.h>, <linux/sched/signal.h>, <linux/sched/task.h> */
 bool ksm_v_task_is_kthread(const struct task_struct *task);
@@ -315,6 +373,7 @@ void ksm_v_shrinker_free(struct shrinker *shrinker);
 void *ksm_v_alloc_pages_exact(size_t size, gfp_t gfp);
 void ksm_v_free_pages_exact(void *addr, size_t size);
 void *ksm_v_kvmalloc(size_t size, gfp_t gfp);
+void *ksm_v_krealloc(void *addr, size_t size, gfp_t gfp);
 
 /* <linux/spinlock.h> */
 void ksm_v_spin_unlock(spinlock_t *lock);
@@ -342,5 +401,14 @@ bool ksm_v_page_is_readable(const void *page);
 /* <linux/workqueue.h> */
 void ksm_v_init_work(struct work_struct *work, work_func_t func);
 bool ksm_v_queue_work(struct workqueue_struct *wq, struct work_struct *work);
+/* Has ksm_v_tidy() called after so many milliseconds, and again after as many as it returns, unless 0. */
+void ksm_v_tidy_later(u32 ms);
+void ksm_v_tidy_end(void);
+/* rust/mm/sharers.rs */
+u32 ksm_v_tidy(void);
+
+/* <linux/xarray.h> */
+struct xarray *ksm_v_xa_anon_vmas(void);
+int ksm_v_xa_alloc(struct xarray *xa, u32 *number, void *thing, u32 most, gfp_t gfp);
 
 #endif

@@ -17,3 +17,8 @@ void *ksm_v_kvmalloc(size_t size, gfp_t gfp)
 {
 	return kvmalloc(size, gfp);
 }
+
+void *ksm_v_krealloc(void *addr, size_t size, gfp_t gfp)
+{
+	return krealloc(addr, size, gfp);
+}

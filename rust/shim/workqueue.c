@@ -12,3 +12,25 @@ bool ksm_v_queue_work(struct workqueue_struct *wq, struct work_struct *work)
 {
 	return queue_work(wq, work);
 }
+
+static void tidy(struct work_struct *work);
+/* Deferrable: no CPU is woken for it. */
+static DECLARE_DEFERRABLE_WORK(tidy_work, tidy);
+
+void ksm_v_tidy_later(u32 ms)
+{
+	queue_delayed_work(system_power_efficient_wq, &tidy_work, msecs_to_jiffies(ms));
+}
+
+static void tidy(struct work_struct *work)
+{
+	u32 ms = ksm_v_tidy();
+
+	if (ms)
+		ksm_v_tidy_later(ms);
+}
+
+void ksm_v_tidy_end(void)
+{
+	cancel_delayed_work_sync(&tidy_work);
+}
