@@ -77,6 +77,11 @@ impl Cgroup {
         procfs::number_in(&self.file("cgroup.stat"), "nr_dying_descendants")
     }
 
+    /// Bytes swapped out of its processes.
+    pub fn swapped_bytes(&self) -> Result<u64> {
+        procfs::number(&self.file("memory.swap.current"))
+    }
+
     /// Processes of it that were killed because its memory was short.
     pub fn killed(&self) -> Result<u64> {
         procfs::number_in(&self.file("memory.events"), "oom_kill")
@@ -100,6 +105,11 @@ impl Cgroup {
     /// Has them wait no longer.
     pub fn unthrottle(&self) -> Result {
         procfs::write(&self.file("memory.high"), "max")
+    }
+
+    /// Has the kernel reclaim memory of its processes; `EAGAIN` if it found less.
+    pub fn reclaim(&self, bytes: u64) -> io::Result<()> {
+        fs::write(self.file("memory.reclaim"), bytes.to_string())
     }
 
     /// Lifts the limit.

@@ -16,12 +16,13 @@ pub const DIR: &str = "/sys/kernel/mm/ksm_v";
 pub const MAINLINE: &str = "/sys/kernel/mm/ksm";
 
 /// Files that can be written, and read.
-pub const WRITABLE: [&str; 11] = [
+pub const WRITABLE: [&str; 12] = [
     "run",
     "scan_rate",
     "sleep_ms",
     "promote_after",
     "max_page_sharing",
+    "movable",
     "max_interval",
     "max_cpu",
     "governor",

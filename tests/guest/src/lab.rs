@@ -119,6 +119,22 @@ pub fn trials_with(features: &[Feature], suite: &str, tests: &[Test]) -> Vec<Tri
     tests.iter().map(skip).collect()
 }
 
+/// Makes tests ready to run that are skipped where `lacking` says why. It is asked with the module loaded.
+pub fn trials_unless(
+    lacking: fn() -> Result<Option<String>>,
+    suite: &str,
+    tests: &[Test],
+) -> Vec<Trial> {
+    let make = |&(name, test): &Test| {
+        let run = move |lab: &Lab| match lacking()? {
+            Some(why) => Ok(Completion::ignored_with(why)),
+            None => test(lab).map(|()| Completion::Completed),
+        };
+        Trial::ignorable_test(format!("{suite}::{name}"), move || watched(run))
+    };
+    tests.iter().map(make).collect()
+}
+
 /// Makes tests that may be skipped ready to run.
 pub fn skippable_trials(suite: &str, tests: &[SkippableTest]) -> Vec<Trial> {
     let make = |&(name, test): &SkippableTest| {

@@ -26,6 +26,7 @@ pub mod lab;
 pub mod mainline;
 pub mod memory_block;
 pub mod module;
+pub mod numa;
 pub mod pagemap;
 pub mod pages;
 pub mod peer;

@@ -28,6 +28,7 @@ const SUITES: &[Suite] = &[
     ("cow", suites::cow::trials),
     ("unmerge", suites::unmerge::trials),
     ("reload", suites::reload::trials),
+    ("movable", suites::movable::trials),
     ("left_alone", suites::left_alone::trials),
     ("survive", suites::survive::trials),
     ("tracing", suites::tracing::trials),

@@ -5,6 +5,7 @@
 //! Reference: Documentation/admin-guide/mm/memory-hotplug.rst.
 
 use std::collections::HashMap;
+use std::fs;
 use std::fs::File;
 use std::io;
 use std::io::Write;
@@ -51,6 +52,19 @@ impl Block {
         Self::at(frame.0 * PAGE_SIZE)
     }
 
+    /// All that are offline now.
+    pub fn all_offline() -> Result<Vec<Self>> {
+        let entries = fs::read_dir(DIRECTORY).context(|| DIRECTORY)?;
+        let number = |entry: io::Result<fs::DirEntry>| {
+            let name = entry.ok()?.file_name().into_string().ok()?;
+            name.strip_prefix("memory")?.parse().ok()
+        };
+        let mut blocks: Vec<Block> = entries.filter_map(number).map(Block).collect();
+        blocks.sort_by_key(|block| block.0);
+        blocks.retain(|block| block.is_online().is_ok_and(|online| !online));
+        Ok(blocks)
+    }
+
     /// The numbers of its frames.
     pub fn frames(self) -> Result<Range<u64>> {
         let count = Self::bytes()? / PAGE_SIZE;
@@ -65,6 +79,11 @@ impl Block {
     /// Whether there is such a block.
     pub fn exists(self) -> bool {
         Path::new(&self.path()).exists()
+    }
+
+    /// Whether it has movable pages only, while it is online.
+    pub fn is_movable(self) -> Result<bool> {
+        Ok(procfs::read(&format!("{}/valid_zones", self.path()))?.starts_with("Movable"))
     }
 
     /// Whether it is online.

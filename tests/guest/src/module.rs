@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Loading and unloading the module.
+//!
+//! The module is in use while pages are merged: the kernel does not unload it then.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::time::Instant;
 
 use nix::kmod;
 
+use crate::expect;
 use crate::knob;
+use crate::procfs;
+use crate::scanner;
+use crate::task;
 use crate::Context;
 use crate::Result;
 
@@ -65,12 +72,13 @@ pub fn load_beside(name: &str) -> std::result::Result<(), String> {
     }
 }
 
-/// Unloads the module and tells how that went.
+/// Unloads the module as it is, and tells how that went. It fails with `EAGAIN` while pages are merged,
+/// or while one of the module's files in debugfs is open.
 pub fn try_unload() -> io::Result<()> {
     unload_named(NAME)
 }
 
-/// Unloads a driver that [`load_beside`] has loaded, or [`load_file`].
+/// Unloads a driver that [`load_beside`] or [`load_file`] loaded.
 pub fn unload_beside(name: &str) {
     if let Err(error) = unload_named(name) {
         eprintln!("{name} is still loaded: {error}");
@@ -85,9 +93,48 @@ fn unload_named(name: &str) -> io::Result<()> {
     )?)
 }
 
-/// Unloads the module.
+/// Unloads the module as it is; no page may be merged.
+pub fn unload_as_it_is() -> Result {
+    try_unload().context(|| format!("unloading {NAME} with a use count of {:?}", use_count()))
+}
+
+/// Breaks all merged pages apart, and unloads the module.
 pub fn unload() -> Result {
-    try_unload().context(|| format!("unloading {NAME}"))
+    scanner::unmerge()?;
+    unload_as_it_is()
+}
+
+/// As [`unload`], beside others who write to `run` and may let the module merge in between.
+pub fn unload_beside_writers() -> Result {
+    let start = Instant::now();
+    loop {
+        scanner::unmerge()?;
+        match try_unload() {
+            Err(error) if is_in_use(&error) && start.elapsed() < task::PATIENCE => (),
+            result => return result.context(|| format!("unloading {NAME}")),
+        }
+    }
+}
+
+/// Whether unloading failed since the module is in use.
+pub fn is_in_use(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EAGAIN)
+}
+
+/// The kernel's count of users of the module: 0 if it can be unloaded.
+pub fn use_count() -> Result<u64> {
+    procfs::number(&format!("/sys/module/{NAME}/refcnt"))
+}
+
+/// Expects the kernel to refuse to unload the module, and the module to stay.
+pub fn expect_in_use(when: &str) -> Result {
+    expect::errno(
+        format!("unloading the module {when}"),
+        libc::EAGAIN,
+        try_unload(),
+    )?;
+    expect::ne(format!("use count {when}"), 0, use_count()?)?;
+    expect::that(is_loaded(), || format!("the module should stay {when}"))
 }
 
 /// Loads the module unless it is loaded.

@@ -14,21 +14,7 @@ use crate::Span;
 pub type Pages<'a> = (&'a Peer, Span);
 
 /// Expects pages of several processes to be merged, page by page, and returns their frames.
-///
-/// Each frame has to be a merged one that reclaim does not know.
 pub fn expect_merged(all: &[Pages<'_>]) -> Result<Vec<Frame>> {
-    let frames = expect_same_ksm(all)?;
-    for &frame in &frames {
-        let flags = frame.flags()?;
-        expect::that(!flags.lru(), || {
-            format!("{frame:?}: expected to be off the LRU lists, found {flags:?}")
-        })?;
-    }
-    Ok(frames)
-}
-
-/// As [`expect_merged`], by whomever: mainline's KSM leaves frames on the LRU lists.
-pub fn expect_same_ksm(all: &[Pages<'_>]) -> Result<Vec<Frame>> {
     let (first, span) = all[0];
     let frames = first.frames(span)?;
     for &(peer, other) in &all[1..] {

@@ -37,7 +37,8 @@ use crate::Result;
 use crate::Span;
 
 pub mod attack;
-mod churn;
+pub mod bus;
+pub mod churn;
 mod held;
 #[cfg(target_arch = "x86_64")]
 pub mod machine;
@@ -298,6 +299,17 @@ impl Peer {
         self.on("bind", span, &[node]).map(drop)
     }
 
+    /// As [`Self::bind`], with pages that others share, too; fails if one can't be moved
+    /// (`MPOL_MF_MOVE_ALL | MPOL_MF_STRICT`). Wants `CAP_SYS_NICE`.
+    pub fn bind_all(&self, span: Span, node: u64) -> Result {
+        self.on("bind_all", span, &[node]).map(drop)
+    }
+
+    /// Gives back every other page (`MADV_DONTNEED`), one by one.
+    pub fn perforate(&self, span: Span) -> Result {
+        self.on("perforate", span, &[]).map(drop)
+    }
+
     /// `mprotect`, with `PROT_` bits.
     pub fn protect(&self, span: Span, protection: i32) -> Result {
         self.on("mprotect", span, &[protection as u64]).map(drop)
@@ -532,6 +544,23 @@ impl Peer {
     /// Starts to work on memory of its own for a while, checking it; see [`Peer::churned`].
     pub fn churn(&self, seed: u64, time: Duration) -> Result {
         self.begin("churn", &[seed, time.as_millis() as u64])
+    }
+
+    /// As above, a number of steps however long they take.
+    pub fn churn_steps(&self, seed: u64, steps: u64) -> Result {
+        self.begin("churn", &[seed, 0, steps])
+    }
+
+    /// Catches `SIGBUS` from now on, and maps a new page where one was needed that had failed. With
+    /// `early` the process is told of failed pages before it needs them.
+    pub fn catch_bus(&self, early: bool) -> Result {
+        self.ask("catch_bus", &[early.into()]).map(drop)
+    }
+
+    /// How often it got `SIGBUS`, and code and address of the last.
+    pub fn bus_signals(&self) -> Result<(u64, u64, u64)> {
+        let seen = |what| self.ask("bus_signals", &[what]);
+        Ok((seen(0)?, seen(1)?, seen(2)?))
     }
 
     /// Waits for the end of [`Peer::churn`] and returns how much was done.

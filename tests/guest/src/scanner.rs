@@ -157,7 +157,9 @@ pub fn settle_knobs() -> Result {
     knob::set("scan_rate", 10_000)?;
     knob::set("sleep_ms", 0)?;
     knob::set("max_interval", 1)?;
-    knob::set("max_page_sharing", 65_536)?;
+    knob::set("max_page_sharing", 1024)?;
+    // Refused where merged pages can't be moved, as it says already.
+    let _ = knob::try_write("movable", b"1");
     knob::set("max_cpu", 100)?;
     knob::set("governor", "manual")?;
     knob::set("threads", 1)?;

@@ -11,6 +11,7 @@ pub mod inject;
 pub mod kvm;
 pub mod left_alone;
 pub mod merge;
+pub mod movable;
 pub mod reload;
 pub mod security;
 pub mod security_flood;

@@ -271,7 +271,7 @@ impl Stage {
             )?;
         }
         leaks::expect_no_merged_frame()?;
-        module::unload()
+        module::unload_as_it_is()
     }
 }
 

@@ -21,9 +21,9 @@ use crate::rng::Rng;
 use crate::Span;
 
 /// Pages of the memory that is worked on.
-const PAGES: u64 = 48;
+pub const PAGES: u64 = 48;
 /// The places where it may lie.
-const PLACES: [u64; 2] = [0x6000_0000_0000, 0x6100_0000_0000];
+pub const PLACES: [u64; 2] = [0x6000_0000_0000, 0x6100_0000_0000];
 /// Where huge pages are made.
 const HUGE_PLACE: u64 = 0x6200_0000_0000;
 /// Pages of a huge page.
@@ -86,8 +86,10 @@ const STEPS: [Step; 22] = [
 /// Steps that are done however slow the machine is.
 pub const LEAST_STEPS: u64 = 20;
 
-/// Works for some milliseconds, and for [`LEAST_STEPS`] at least; returns the number of steps, or what was wrong.
-pub(super) fn run(seed: u64, milliseconds: u64) -> Result<u64, String> {
+/// Works for some milliseconds, and for `least` steps ([`LEAST_STEPS`]) at least; returns the number of
+/// steps, or what was wrong.
+pub(super) fn run(seed: u64, milliseconds: u64, least: Option<u64>) -> Result<u64, String> {
+    let least = least.unwrap_or(LEAST_STEPS);
     let (start, time) = (Instant::now(), Duration::from_millis(milliseconds));
     let mut churn = Churn {
         rng: Rng::new(seed),
@@ -96,7 +98,7 @@ pub(super) fn run(seed: u64, milliseconds: u64) -> Result<u64, String> {
     };
     memory::map(churn.span(), Kind::Anon).map_err(|error| error.to_string())?;
     let mut steps = 0;
-    while start.elapsed() < time || steps < LEAST_STEPS {
+    while start.elapsed() < time || steps < least {
         let step = *churn.rng.pick(&STEPS);
         step(&mut churn).map_err(|why| format!("seed {seed}, step {steps}: {why}"))?;
         steps += 1;

@@ -22,6 +22,8 @@ use crate::Span;
 const MAP_DROPPABLE: i32 = 0x08;
 /// `MPOL_MF_MOVE` of include/uapi/linux/mempolicy.h.
 const MPOL_MF_MOVE: u32 = 1 << 1;
+/// `MPOL_MF_STRICT`, with `MPOL_MF_MOVE_ALL`: those of others, too.
+const MPOL_MF_ALL: u32 = 0b101;
 /// The BIOS in the first MiB: memory that is no RAM, which /dev/mem allows to be mapped.
 const BIOS: i64 = 0xf_0000;
 
@@ -202,8 +204,17 @@ pub fn advise(span: Span, advice: u64) -> io::Result<()> {
     check(unsafe { libc::madvise(pointer(span), length(span), advice as i32) }.into()).map(drop)
 }
 
-/// Has the pages of a span on a NUMA node.
+/// Has the pages of a span on a NUMA node, those that nobody else maps.
 pub fn bind(span: Span, node: u64) -> io::Result<()> {
+    bind_with(span, node, MPOL_MF_MOVE)
+}
+
+/// Has all pages of a span on a NUMA node.
+pub fn bind_all(span: Span, node: u64) -> io::Result<()> {
+    bind_with(span, node, MPOL_MF_ALL)
+}
+
+fn bind_with(span: Span, node: u64, flags: u32) -> io::Result<()> {
     let mask = 1u64 << node;
     // SAFETY: Moves pages of memory that this process has mapped; the mask is read.
     check(unsafe {
@@ -214,10 +225,16 @@ pub fn bind(span: Span, node: u64) -> io::Result<()> {
             libc::MPOL_BIND,
             &mask,
             u64::from(u64::BITS),
-            MPOL_MF_MOVE,
+            flags,
         )
     })
     .map(drop)
+}
+
+/// Gives back every other page.
+pub fn perforate(span: Span) -> io::Result<()> {
+    let mut pages = (0..span.pages).step_by(2);
+    pages.try_for_each(|index| advise(span.page(index), libc::MADV_DONTNEED as u64))
 }
 
 /// `mprotect`.

@@ -16,6 +16,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::attack;
+use super::bus;
 use super::churn;
 use super::held;
 use super::machine::Machine;
@@ -175,7 +176,9 @@ impl Peer {
             "machine_write" | "machine_sum" | "machine_flip" => self.run_guest(verb, arguments),
             "hold_forks" => done(held::hold_forks(arguments[0])),
             "writer" => done(held::start_writer(arguments[0], arguments[1])),
-            "churn" => churn::run(arguments[0], arguments[1]),
+            "churn" => churn::run(arguments[0], arguments[1], arguments.get(2).copied()),
+            "catch_bus" => done(bus::catch(arguments[0] != 0)),
+            "bus_signals" => Ok(bus::seen(arguments[0])),
             _ => use_memory(verb, arguments),
         }
     }
@@ -321,6 +324,8 @@ fn use_memory(verb: &str, arguments: &[u64]) -> Answer {
         "munlock" => done(memory::unlock(span)),
         "munmap" => done(memory::unmap(span)),
         "bind" => done(memory::bind(span, rest[0])),
+        "bind_all" => done(memory::bind_all(span, rest[0])),
+        "perforate" => done(memory::perforate(span)),
         "mremap" => done(memory::remap(span, rest[0])),
         _ => Err(format!("unknown request {verb}")),
     }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Merged pages without the module, and a module that finds merged pages.
+//! Unloading the module. It is refused while pages are merged; it works, in the midst of whatever the
+//! module does, once there are none.
 
 use std::fs::File;
 use std::io::Read;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use std::time::Instant;
 
 use guest::census;
 use guest::content::Ids;
@@ -35,26 +35,32 @@ use guest::Span;
 use libtest_mimic::Trial;
 
 const TESTS: &[Test] = &[
-    ("merged_pages_outlive_the_module", outlive),
+    ("rmmod_is_refused_while_pages_are_merged", refused),
+    ("rmmod_works_after_run_2", after_unmerging),
     (
-        "merged_pages_are_copied_on_write_without_the_module",
-        writes_without,
+        "rmmod_works_once_the_merging_processes_have_exited",
+        once_exited,
     ),
     (
-        "merged_pages_are_forked_and_freed_without_the_module",
-        forks_without,
+        "rmmod_works_once_the_merging_processes_have_exited_beside_the_scanner",
+        once_exited_scanning,
     ),
-    ("zero_pages_outlive_the_module", zeros),
-    ("merged_pages_are_adopted", adopt),
-    ("adopted_pages_are_merged_with", adopt_and_merge),
-    ("adopted_pages_are_unmerged", adopt_and_unmerge),
-    ("found_pages_are_unmerged_without_a_pass", unmerge_at_once),
-    ("pages_of_two_domains_are_not_adopted", mixed_domains),
+    (
+        "rmmod_works_once_all_merged_pages_were_written_to",
+        once_written,
+    ),
+    ("rmmod_is_refused_while_a_child_has_merged_pages", child),
+    ("rmmod_works_while_zero_pages_are_merged", zeros),
     ("is_unloaded_in_the_middle_of_a_scan", mid_scan),
+    ("is_unloaded_beside_the_first_merges", beside_merges),
     ("is_unloaded_while_its_files_are_open", open_files),
     ("is_unloaded_while_its_files_are_read", readers),
     ("is_unloaded_while_it_unmerges", while_unmerging),
     ("is_unloaded_while_a_frame_goes_offline", while_leaving),
+    (
+        "is_reloaded_fifty_times_with_merges_in_between",
+        fifty_times,
+    ),
     ("is_reloaded_twenty_times_under_load", twenty_times),
 ];
 
@@ -64,10 +70,13 @@ pub fn trials() -> Vec<Trial> {
 }
 
 const PAGES: u64 = 16;
+/// Pages that a pass takes a while for.
+const MANY: u64 = 512;
 const IDS: Ids = Ids::each(100);
 const NEW: Ids = Ids::each(900);
 
-/// Two processes that share merged pages.
+/// Two processes that share merged pages, and have no other merged ones: only these pages are
+/// registered, and scanned.
 struct Pair {
     a: Peer,
     in_a: Span,
@@ -78,8 +87,9 @@ struct Pair {
 
 impl Pair {
     fn new(lab: &Lab) -> Result<Self> {
+        knob::set("scope", "registered")?;
         let (a, b) = lab.pair()?;
-        let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
+        let (in_a, in_b) = (registered(&a, PAGES, IDS)?, registered(&b, PAGES, IDS)?);
         scanner::merge()?;
         let frames = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
         Ok(Pair {
@@ -94,12 +104,30 @@ impl Pair {
     fn expect_unchanged(&self, when: &str) -> Result {
         pages::expect_frames(when, (&self.a, self.in_a), &self.frames)?;
         pages::expect_frames(when, (&self.b, self.in_b), &self.frames)?;
+        self.check()
+    }
+
+    fn expect_not_merged(&self) -> Result {
+        let in_a = pages::expect_not_merged((&self.a, self.in_a))?;
+        let in_b = pages::expect_not_merged((&self.b, self.in_b))?;
+        pages::expect_disjoint("frames of the two", &in_a, &in_b)?;
+        self.check()
+    }
+
+    fn check(&self) -> Result {
         self.a.check(self.in_a, IDS)?;
         self.b.check(self.in_b, IDS)
     }
 }
 
-/// Loads the module with the knobs the tests want, without unmerging anything.
+/// New pages of a process, registered with mainline's KSM.
+fn registered(peer: &Peer, pages: u64, ids: Ids) -> Result<Span> {
+    let span = peer.anon(pages, ids)?;
+    peer.advise(span, libc::MADV_MERGEABLE)?;
+    Ok(span)
+}
+
+/// Loads the module with the knobs that the tests want, without unmerging anything.
 fn load_and_set() -> Result {
     module::load("")?;
     knob::set("promote_after", 1)?;
@@ -107,63 +135,118 @@ fn load_and_set() -> Result {
     knob::set("sleep_ms", 0)
 }
 
-fn unload_in_time() -> Result {
-    let start = Instant::now();
-    module::unload()?;
-    let limit = task::PATIENCE;
-    expect::within("time to unload", Duration::ZERO..=limit, start.elapsed())
+fn refused(lab: &Lab) -> Result {
+    let pair = Pair::new(lab)?;
+    for _ in 0..3 {
+        module::expect_in_use("while pages are merged and the scanner is stopped")?;
+    }
+    pair.expect_unchanged("after unloading was refused")?;
+    scanner::start()?;
+    for _ in 0..3 {
+        module::expect_in_use("while pages are merged and the scanner runs")?;
+        scanner::wait_passes(1)?;
+    }
+    scanner::stop()?;
+    pair.expect_unchanged("after unloading was refused while the scanner ran")?;
+    let late = lab.alice()?;
+    let in_late = registered(&late, PAGES, IDS)?;
+    scanner::merge()?;
+    pages::expect_frames("a late process", (&late, in_late), &pair.frames)?;
+    pages::expect_mappings(&pair.frames, 3)?;
+    late.fill(in_late, NEW)?;
+    pair.expect_unchanged("after the late process wrote")?;
+    scanner::expect_exact_counts("after unloading was refused").map(drop)
 }
 
-fn outlive(lab: &Lab) -> Result {
+fn after_unmerging(lab: &Lab) -> Result {
     let pair = Pair::new(lab)?;
-    unload_in_time()?;
-    pair.expect_unchanged("without the module")?;
-    pages::expect_merged(&[(&pair.a, pair.in_a), (&pair.b, pair.in_b)]).map(drop)
+    module::expect_in_use("before run=2")?;
+    scanner::unmerge()?;
+    expect::eq("use count after run=2", 0, module::use_count()?)?;
+    module::unload_as_it_is()?;
+    pair.expect_not_merged()?;
+    load_and_set()?;
+    knob::set("scope", "registered")?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&pair.a, pair.in_a), (&pair.b, pair.in_b)])?;
+    pair.check()?;
+    module::expect_in_use("after loading again and a merge")?;
+    scanner::expect_exact_counts("after loading again and a merge").map(drop)
 }
 
-fn writes_without(lab: &Lab) -> Result {
-    let pair = Pair::new(lab)?;
-    unload_in_time()?;
-    pair.a.fill(pair.in_a, NEW)?;
-    pair.a.check(pair.in_a, NEW)?;
-    pair.b.check(pair.in_b, IDS)?;
-    pages::expect_not_merged((&pair.a, pair.in_a))?;
-    pages::expect_frames("the other sharer", (&pair.b, pair.in_b), &pair.frames)?;
-    pair.b.fill(pair.in_b, Ids::each(2000))?;
-    pair.b.check(pair.in_b, Ids::each(2000))?;
-    pair.a.check(pair.in_a, NEW)
+/// Unloads the module as it is, as soon as the kernel does so: the module notices in its own time that
+/// no page is merged any more.
+fn unload_in_the_end(when: &str) -> Result {
+    let mut last = Ok(());
+    let unloaded = task::wait_until(task::PATIENCE, || {
+        last = module::try_unload();
+        last.is_ok()
+    });
+    expect::that(unloaded, || {
+        let limit = task::PATIENCE;
+        format!("unloading {when}: expected to work within {limit:?}, found {last:?}")
+    })?;
+    expect::that(!module::is_loaded(), || {
+        format!("the module should be gone {when}")
+    })?;
+    module::load("")
 }
 
-fn forks_without(lab: &Lab) -> Result {
+fn once_exited(lab: &Lab) -> Result {
     let pair = Pair::new(lab)?;
-    unload_in_time()?;
-    let child = pair.a.fork()?;
-    pages::expect_frames("a child", (&child, pair.in_a), &pair.frames)?;
-    child.fill(pair.in_a.part(0, 4), NEW)?;
-    child.exit()?;
-    pair.expect_unchanged("after the child's end")?;
-    let moved = pair.a.remap(pair.in_a)?;
-    pair.a.check(moved, IDS)?;
     pair.a.exit()?;
+    module::expect_in_use("while one process has the pages")?;
     pair.b.check(pair.in_b, IDS)?;
     pair.b.exit()?;
-    for frame in pair.frames {
-        let flags = frame.flags()?;
-        expect::that(!flags.ksm(), || {
-            format!("{frame:?}: expected to be free, found {flags:?}")
-        })?;
-    }
-    Ok(())
+    unload_in_the_end("once the processes have exited")
 }
 
-/// The kernel's count of merged zero pages can't be kept right without the module: they become
-/// ordinary ones, which nobody counts.
+fn once_exited_scanning(lab: &Lab) -> Result {
+    let pair = Pair::new(lab)?;
+    scanner::start()?;
+    module::expect_in_use("while the scanner runs")?;
+    pair.a.exit()?;
+    pair.b.exit()?;
+    unload_in_the_end("once the processes have exited, while the scanner runs")
+}
+
+fn once_written(lab: &Lab) -> Result {
+    let pair = Pair::new(lab)?;
+    pair.a.fill(pair.in_a, NEW)?;
+    module::expect_in_use("while one process has not written")?;
+    pair.b.check(pair.in_b, IDS)?;
+    pair.b.fill(pair.in_b, Ids::each(2000))?;
+    unload_in_the_end("once all merged pages were written to")?;
+    pair.a.check(pair.in_a, NEW)?;
+    pair.b.check(pair.in_b, Ids::each(2000))
+}
+
+/// A fork gives merged pages to a process without asking the module.
+fn child(lab: &Lab) -> Result {
+    let pair = Pair::new(lab)?;
+    let child = pair.a.fork()?;
+    pair.a.exit()?;
+    pair.b.exit()?;
+    for _ in 0..3 {
+        scanner::scan(1)?;
+        module::expect_in_use("while a child has merged pages")?;
+        pages::expect_frames("a child", (&child, pair.in_a), &pair.frames)?;
+    }
+    child.check(pair.in_a, IDS)?;
+    child.exit()?;
+    unload_in_the_end("once the child has exited")
+}
+
+/// Merged pages of zeroes need no module. The kernel's count of them can't be kept right without it,
+/// though: they become ordinary ones, which nobody counts.
 fn zeros(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     let span = peer.anon(PAGES, Ids::ZERO)?;
-    scanner::merge()?;
-    scanner::expect_exact_counts("before unloading")?;
-    unload_in_time()?;
+    scanner::merge_at_once(scanner::part(&peer, span))?;
+    pages::expect_zero_page((&peer, span))?;
+    let counts = scanner::expect_exact_counts("before unloading")?;
+    expect::eq("pages_shared", 0, counts.shared)?;
+    module::unload_as_it_is()?;
     pages::expect_zero_page((&peer, span))?;
     let count = procfs::read(&format!("{}/ksm_zero_pages", knob::MAINLINE))?;
     expect::eq(
@@ -185,122 +268,63 @@ fn zeros(lab: &Lab) -> Result {
     peer.check(span, IDS)
 }
 
-fn adopt(lab: &Lab) -> Result {
-    let pair = Pair::new(lab)?;
-    let before = scanner::expect_exact_counts("before unloading")?;
-    unload_in_time()?;
-    load_and_set()?;
-    scanner::merge()?;
-    pair.expect_unchanged("after a pass of the new module")?;
-    let after = scanner::expect_exact_counts("after a pass of the new module")?;
-    expect::that(after.shared >= PAGES && after.sharing >= PAGES, || {
-        format!("counts: expected about {before:?} as before, found {after:?}")
-    })
-}
-
-fn adopt_and_merge(lab: &Lab) -> Result {
-    let pair = Pair::new(lab)?;
-    unload_in_time()?;
-    let late = lab.alice()?;
-    let in_late = late.anon(PAGES, IDS)?;
-    load_and_set()?;
-    scanner::scan(6)?;
-    pages::expect_frames("a late process", (&late, in_late), &pair.frames)?;
-    pair.expect_unchanged("after a late process joined")?;
-    pages::expect_mappings(&pair.frames, 3)?;
-    late.fill(in_late, NEW)?;
-    pair.expect_unchanged("after the late process wrote")?;
-    scanner::expect_exact_counts("after adoption, a merge and a write").map(drop)
-}
-
-fn adopt_and_unmerge(lab: &Lab) -> Result {
-    let pair = Pair::new(lab)?;
-    unload_in_time()?;
-    load_and_set()?;
-    scanner::merge()?;
-    expect_unmerged(&pair)
-}
-
-/// What an earlier module merged is merged by the module: `run=2` need not have met it before.
-fn unmerge_at_once(lab: &Lab) -> Result {
-    let pair = Pair::new(lab)?;
-    unload_in_time()?;
-    module::load("")?;
-    expect_unmerged(&pair)
-}
-
-fn expect_unmerged(pair: &Pair) -> Result {
-    scanner::unmerge()?;
-    let zero = Counts {
-        shared: 0,
-        sharing: 0,
-        zero: 0,
-    };
-    expect::eq(
-        "counts after run=2",
-        zero,
-        scanner::expect_exact_counts("after run=2")?,
-    )?;
-    let in_a = pages::expect_not_merged((&pair.a, pair.in_a))?;
-    let in_b = pages::expect_not_merged((&pair.b, pair.in_b))?;
-    pages::expect_disjoint("frames of the two", &in_a, &in_b)?;
-    pair.a.check(pair.in_a, IDS)?;
-    pair.b.check(pair.in_b, IDS)
-}
-
-/// A frame that Alice and Bob share already must get no new sharers while domains are users.
-fn mixed_domains(lab: &Lab) -> Result {
-    knob::set("domain", "global")?;
-    let (alice, bob) = (lab.alice()?, lab.peer(User::Bob)?);
-    let (in_alice, in_bob) = (alice.anon(PAGES, IDS)?, bob.anon(PAGES, IDS)?);
-    scanner::merge()?;
-    let mixed = pages::expect_merged(&[(&alice, in_alice), (&bob, in_bob)])?;
-    unload_in_time()?;
-    load_and_set()?;
-    let others = [
-        lab.alice()?,
-        lab.alice()?,
-        lab.peer(User::Bob)?,
-        lab.peer(User::Bob)?,
-    ];
-    let mut spans = Vec::new();
-    for peer in &others {
-        spans.push((peer, peer.anon(PAGES, IDS)?));
-    }
-    scanner::scan(6)?;
-    let of_alice = pages::expect_merged(&spans[..2])?;
-    let of_bob = pages::expect_merged(&spans[2..])?;
-    pages::expect_disjoint("Alice's new frames and the mixed ones", &of_alice, &mixed)?;
-    pages::expect_disjoint("Bob's new frames and the mixed ones", &of_bob, &mixed)?;
-    pages::expect_disjoint("Alice's and Bob's new frames", &of_alice, &of_bob)?;
-    scanner::expect_exact_counts("with frames of two domains").map(drop)
-}
-
+/// No two pages are equal, so none is merged.
 fn mid_scan(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
-    let (in_a, in_b) = (a.anon(512, IDS)?, b.anon(512, IDS)?);
+    let of_b = Ids::each(10_000);
+    let (in_a, in_b) = (registered(&a, MANY, IDS)?, registered(&b, MANY, of_b)?);
     let mut rng = Rng::new(rng::seed());
     for _ in 0..12 {
         scanner::settle_knobs()?;
+        knob::set("scope", "registered")?;
+        scanner::start()?;
+        std::thread::sleep(Duration::from_millis(rng.below(120)));
+        module::unload_as_it_is()?;
+        a.check(in_a, IDS)?;
+        b.check(in_b, of_b)?;
+        module::load("")?;
+    }
+    Ok(())
+}
+
+/// The first merge and the unloading meet: either the module goes and no page is merged, or the module
+/// stays.
+fn beside_merges(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let (in_a, in_b) = (registered(&a, MANY, IDS)?, registered(&b, MANY, IDS)?);
+    let mut rng = Rng::new(rng::seed());
+    let mut refusals = 0;
+    for _ in 0..20 {
+        scanner::settle_knobs()?;
+        knob::set("scope", "registered")?;
         scanner::start()?;
         // From before the first merge to after the last one.
         std::thread::sleep(Duration::from_millis(rng.below(120)));
-        unload_in_time()?;
+        match module::try_unload() {
+            Err(error) if module::is_in_use(&error) => {
+                refusals += 1;
+                a.check(in_a, IDS)?;
+                b.check(in_b, IDS)?;
+                module::unload()?;
+            }
+            result => result.context(|| "unloading beside the first merges")?,
+        }
+        pages::expect_not_merged((&a, in_a))?;
+        pages::expect_not_merged((&b, in_b))?;
         a.check(in_a, IDS)?;
         b.check(in_b, IDS)?;
         module::load("")?;
     }
-    scanner::settle_knobs()?;
-    pages::expect_not_merged((&a, in_a))?;
-    pages::expect_not_merged((&b, in_b)).map(drop)
+    eprintln!("{refusals} of 20 were refused");
+    Ok(())
 }
 
-/// Who has a file open must not be able to keep the module, nor to use it when it is gone.
+/// A file that somebody has open does not keep the module, and can't be used when the module is gone.
 fn open_files(_: &Lab) -> Result {
     let open = |name: &&str| File::open(knob::path(name)).context(|| name.to_string());
     let files = knob::READ_ONLY.iter().chain(&knob::WRITABLE).map(open);
     let mut files = files.collect::<Result<Vec<File>>>()?;
-    unload_in_time()?;
+    module::unload()?;
     let mut text = String::new();
     for file in &mut files {
         let read = file.read_to_string(&mut text);
@@ -327,7 +351,7 @@ fn readers(_: &Lab) -> Result {
     std::thread::scope(|scope| {
         let threads = [scope.spawn(read_all), scope.spawn(read_all)];
         let cycled = (0..10).try_for_each(|_| {
-            unload_in_time()?;
+            module::unload()?;
             load_and_set()?;
             scanner::start()?;
             std::thread::sleep(Duration::from_millis(30));
@@ -347,7 +371,6 @@ fn readers(_: &Lab) -> Result {
 fn while_leaving(lab: &Lab) -> Result {
     const MADV_SOFT_OFFLINE: i32 = 101;
     const ZEROES: u64 = 50_000;
-    knob::set("scope", "registered")?;
     let peers = (0..12)
         .map(|_| lab.peer(User::Root))
         .collect::<Result<Vec<Peer>>>()?;
@@ -358,13 +381,13 @@ fn while_leaving(lab: &Lab) -> Result {
         peer.read_touch(zeroes.part(1, ZEROES - 1))?;
     }
     let (a, b) = (lab.peer(User::Root)?, lab.peer(User::Root)?);
-    let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
-    for (peer, span) in [(&a, in_a), (&b, in_b)] {
-        peer.advise(span, libc::MADV_MERGEABLE)?;
-    }
-    scanner::merge()?;
-    pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    let (in_a, in_b) = (registered(&a, PAGES, IDS)?, registered(&b, PAGES, IDS)?);
     for page in 0..4 {
+        knob::set("scope", "registered")?;
+        // Movable pages need no work item.
+        knob::set("movable", 0)?;
+        scanner::merge()?;
+        pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
         if a.advise(in_a.page(page), MADV_SOFT_OFFLINE).is_ok() {
             eprintln!("page {page} went offline at once");
         }
@@ -376,23 +399,40 @@ fn while_leaving(lab: &Lab) -> Result {
     b.check(in_b, IDS)
 }
 
-/// The file goes once the write to it has returned.
+/// The module is in use until nothing is merged; its file goes once the write to it has returned.
 fn while_unmerging(lab: &Lab) -> Result {
-    const MANY: u64 = 4000;
+    const PLENTY: u64 = 4000;
+    knob::set("scope", "registered")?;
     let (a, b) = lab.pair()?;
-    let (in_a, in_b) = (a.anon(MANY, IDS)?, b.anon(MANY, IDS)?);
+    let (in_a, in_b) = (registered(&a, PLENTY, IDS)?, registered(&b, PLENTY, IDS)?);
     scanner::merge()?;
     pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
     std::thread::scope(|scope| {
         let writer = scope.spawn(scanner::unmerge);
-        std::thread::sleep(Duration::from_millis(5));
-        let unloaded = unload_in_time();
+        let unloaded = unload_in_the_end("while it unmerges");
         writer.join().map_err(|_| "the writer failed")??;
         unloaded
     })?;
     pages::expect_not_merged((&a, in_a))?;
+    pages::expect_not_merged((&b, in_b))?;
     a.check(in_a, IDS)?;
     b.check(in_b, IDS)
+}
+
+/// Each load merges the pages, each unloading finds them merged.
+fn fifty_times(lab: &Lab) -> Result {
+    let pair = Pair::new(lab)?;
+    for _ in 0..50 {
+        module::unload()?;
+        pair.expect_not_merged()?;
+        module::load("")?;
+        knob::set("promote_after", 1)?;
+        scanner::merge_at_once(scanner::part(&pair.a, pair.in_a))?;
+        scanner::merge_at_once(scanner::part(&pair.b, pair.in_b))?;
+        pages::expect_merged(&[(&pair.a, pair.in_a), (&pair.b, pair.in_b)])?;
+        module::expect_in_use("after a merge")?;
+    }
+    pair.check()
 }
 
 fn twenty_times(lab: &Lab) -> Result {
@@ -406,7 +446,8 @@ fn twenty_times(lab: &Lab) -> Result {
     }
     let mut rng = Rng::new(rng::seed());
     for _ in 0..20 {
-        unload_in_time()?;
+        module::unload()?;
+        pair.expect_not_merged()?;
         std::thread::sleep(Duration::from_millis(rng.below(100)));
         load_and_set()?;
         scanner::start()?;
@@ -419,8 +460,7 @@ fn twenty_times(lab: &Lab) -> Result {
     }
     drop(workers);
     scanner::stop()?;
-    pair.a.check(pair.in_a, IDS)?;
-    pair.b.check(pair.in_b, IDS)?;
+    pair.check()?;
     scanner::merge()?;
     pages::expect_merged(&[(&pair.a, pair.in_a), (&pair.b, pair.in_b)])?;
     scanner::expect_exact_counts("after twenty times").map(drop)

@@ -267,10 +267,11 @@ fn many_writers(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after many writers").map(drop)
 }
 
-/// The kernel is told that a merged page has failed. It finds nobody who maps it; all that counts
-/// is that nothing else breaks, and that no more pages are merged into it.
+/// The kernel is told that a merged page has failed, which is not movable. It finds nobody who maps it; all that
+/// counts is that nothing else breaks, and that no more pages are merged into it.
 fn memory_failure(lab: &Lab) -> Result {
     const MADV_HWPOISON: i32 = 100;
+    knob::set("movable", 0)?;
     let ids = Ids::each(100);
     let (a, b) = (lab.peer(User::Root)?, lab.peer(User::Root)?);
     let (in_a, in_b) = (a.anon(8, ids)?, b.anon(8, ids)?);

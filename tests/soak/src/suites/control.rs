@@ -66,12 +66,26 @@ fn direct(stage: &Stage) -> Result {
 fn reload(stage: &Stage, rng: &mut Rng) -> Result {
     while stage.has_time() {
         pause(rng, 150);
-        timed(stage, "rmmod", module::unload)?;
+        unload(stage)?;
         pause(rng, 20);
         timed(stage, "insmod", || module::load(""))?;
         merge_again()?;
     }
     Ok(())
+}
+
+/// The kernel refuses to unload the module as it is while pages are merged.
+fn unload(stage: &Stage) -> Result {
+    match module::try_unload() {
+        Err(error) if module::is_in_use(&error) => {
+            stage.tally.count("rmmod refused");
+            timed(stage, "run=2 and rmmod", module::unload_beside_writers)
+        }
+        result => {
+            stage.tally.count("rmmod at once");
+            result.context(|| "rmmod")
+        }
+    }
 }
 
 /// Whatever others have written to the knobs meanwhile.

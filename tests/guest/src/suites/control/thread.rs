@@ -407,14 +407,25 @@ fn cut_short(_: &Lab) -> Result {
     scanner::stop()
 }
 
-fn unload_in_pause(_: &Lab) -> Result {
-    begin_long_pause()?;
-    at_once("unloading", module::unload)
+/// Makes a process with pages that alone are scanned. No two are equal, so none is merged.
+fn only_different_pages(lab: &Lab) -> Result<Peer> {
+    knob::set("scope", "registered")?;
+    let peer = lab.alice()?;
+    let span = peer.anon(4096, Ids::each(1))?;
+    peer.advise(span, libc::MADV_MERGEABLE)?;
+    Ok(peer)
 }
 
-fn unload_in_cycle(_: &Lab) -> Result {
+fn unload_in_pause(lab: &Lab) -> Result {
+    let _peer = only_different_pages(lab)?;
+    begin_long_pause()?;
+    at_once("unloading", module::unload_as_it_is)
+}
+
+fn unload_in_cycle(lab: &Lab) -> Result {
+    let _peer = only_different_pages(lab)?;
     begin_endless_cycle()?;
-    at_once("unloading", module::unload)
+    at_once("unloading", module::unload_as_it_is)
 }
 
 fn many_threads(lab: &Lab) -> Result {

@@ -66,7 +66,7 @@ fn keeps(lab: &Lab) -> Result {
     }
     let _ksmd = Ksmd;
     run_ksmd("pages_sharing", PAGES)?;
-    let theirs = pages::expect_same_ksm(&[(&peers[0], spans[0]), (&peers[1], spans[1])])?;
+    let theirs = pages::expect_merged(&[(&peers[0], spans[0]), (&peers[1], spans[1])])?;
     for peer in &peers[2..] {
         spans.push(peer.anon(PAGES, ids)?);
     }

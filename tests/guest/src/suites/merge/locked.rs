@@ -69,9 +69,11 @@ fn in_vain(_lab: &Lab) -> Result {
         let (before, sharing) = (left_out()?, knob::number("pages_sharing")?);
         let pauses = scanner::record_pauses()?;
         scanner::passes(1)?;
-        // The last one is that at the end of the pass.
         let waits = pauses.numbers(scanner::TICKS)?;
-        expect::eq("pauses of a pass", TIMES + 1, waits.len() as u64)?;
+        // The longest is that at the end of the pass; what comes then is of a scanner that is stopped.
+        let longest = waits.iter().max();
+        let in_pass = waits.iter().position(|wait| Some(wait) == longest);
+        expect::eq("pauses in a pass", Some(TIMES as usize), in_pass)?;
         expect::within(
             "areas that were left out",
             before + 1..=u64::MAX,

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use guest::content::Ids;
 use guest::expect;
+use guest::knob;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::memory_block;
@@ -44,8 +45,9 @@ fn in_block(peer: &Peer, span: Span, block: Block) -> Result<usize> {
 }
 
 /// Whether the block can go offline is for all its users to say. The module must not be in the
-/// way for longer than it takes to break what is merged there.
+/// way for longer than it takes to break what is merged there, where that is not movable.
 fn leave(lab: &Lab) -> Result {
+    knob::set("movable", 0)?;
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
     scanner::merge()?;

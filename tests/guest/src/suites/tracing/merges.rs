@@ -10,6 +10,7 @@ use guest::events;
 use guest::events::Event;
 use guest::events::Recorder;
 use guest::expect;
+use guest::knob;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::pagemap::Frame;
@@ -248,6 +249,7 @@ fn unmerge(lab: &Lab) -> Result {
 
 fn offline(lab: &Lab) -> Result {
     const MADV_SOFT_OFFLINE: i32 = 101;
+    knob::set("movable", 0)?;
     let (a, in_a) = registered(lab, User::Root, IDS)?;
     let (b, _) = registered(lab, User::Root, IDS)?;
     scanner::merge()?;

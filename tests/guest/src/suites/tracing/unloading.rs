@@ -124,9 +124,10 @@ fn readers(_: &Lab) -> Result {
         }
     };
     let unload = || {
+        scanner::unmerge()?;
         for _ in 0..1000 {
             match module::try_unload() {
-                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
+                Err(error) if module::is_in_use(&error) => {
                     std::thread::sleep(Duration::from_micros(700));
                 }
                 result => return result.context(|| "unloading between readers"),

@@ -8,6 +8,7 @@ use std::io::ErrorKind::Interrupted;
 use std::time::Duration;
 
 use guest::expect;
+use guest::knob;
 use guest::memory_block;
 use guest::memory_block::Block;
 use guest::pagemap::Frame;
@@ -43,10 +44,14 @@ pub fn lacking() -> Option<String> {
 pub fn off_and_on(stage: &Stage) -> Result {
     nodes::balance();
     let (blocks, mut rng) = (all()?, stage.rng());
+    // The kernel moves what is movable, where it can take the block offline at all; the module breaks the rest
+    // apart in any case.
+    let is_movable = rng.below(2) == 1;
+    knob::set("movable", u8::from(is_movable))?;
     while stage.has_time() {
         std::thread::sleep(PAUSE);
         if let Some(block) = memory_block::fullest(&frames::merged()?)? {
-            take_offline(stage, block)?;
+            take_offline(stage, block, !is_movable)?;
             ensure_online(block)?;
         }
         let block = *rng.pick(&blocks);
@@ -60,7 +65,8 @@ pub fn off_and_on(stage: &Stage) -> Result {
             stage.tally.count(how);
         }
         std::thread::sleep(PAUSE);
-        take_offline(stage, block)?;
+        let has_to_go = !is_movable || block.is_movable()?;
+        take_offline(stage, block, has_to_go)?;
     }
     blocks.into_iter().try_for_each(ensure_online)
 }
@@ -72,8 +78,9 @@ fn all() -> Result<Vec<Block>> {
     Ok(blocks.take_while(|block| block.exists()).collect())
 }
 
-/// Takes a block offline, which at first may fail.
-fn take_offline(stage: &Stage, block: Block) -> Result {
+/// Takes a block offline, which at first may fail; where merged pages may stay, with all that others have there,
+/// so may the last attempt.
+fn take_offline(stage: &Stage, block: Block, have_to_go: bool) -> Result {
     let before = merged_in(block)?.len() as u64;
     stage
         .tally
@@ -90,7 +97,7 @@ fn take_offline(stage: &Stage, block: Block) -> Result {
         {
             stage.tally.count("attempts that only a signal ended");
         }
-        went.is_ok() || is_left(block)
+        went.is_ok() || !have_to_go || is_left(block)
     });
     stage
         .tally

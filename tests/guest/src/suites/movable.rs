@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Merged pages that the kernel can handle as it does others: it moves them, swaps them out, tells the
+//! used from the unused, and finds who has them when their memory fails.
+//!
+//! Each test has processes that share pages in several ways. After what the kernel did they have what
+//! they had, byte for byte, and share it still, or not any more where that is to be so. With the knob
+//! `movable` at 0 the kernel can do none of it.
+
+use std::path::Path;
+
+use guest::content::Ids;
+use guest::knob;
+use guest::lab;
+use guest::memory_block::Block;
+use guest::numa;
+use guest::swap::Swap;
+use guest::Context;
+use guest::Result;
+use libtest_mimic::Trial;
+
+mod compaction;
+mod counts;
+mod group;
+mod huge;
+mod idle;
+mod lazy;
+mod limits;
+mod migrate;
+mod offline;
+mod poison;
+mod reclaim;
+mod settings;
+mod sharers;
+mod storm;
+
+/// The tests.
+pub fn trials() -> Vec<Trial> {
+    let mut trials = lab::trials("movable", settings::TESTS);
+    for (lacking, tests) in [
+        (kept as Lacking, settings::MOVABLE_TESTS),
+        (kept, compaction::TESTS),
+        (kept, offline::TESTS),
+        (kept, poison::TESTS),
+        (no_nodes, migrate::TESTS),
+        (no_nodes, sharers::TESTS),
+        (no_nodes, counts::TESTS),
+        (no_block, offline::BLOCKS),
+        (no_swap, reclaim::TESTS),
+        (no_swap, limits::TESTS),
+        (no_swap, lazy::TESTS),
+        (no_swap, storm::TESTS),
+        (no_huge_pages, huge::TESTS),
+        (no_marks, idle::TESTS),
+    ] {
+        trials.extend(lab::trials_unless(lacking, "movable", tests));
+    }
+    trials
+}
+
+/// Says why tests can't be run here.
+type Lacking = fn() -> Result<Option<String>>;
+
+/// The knob.
+const MOVABLE: &str = "movable";
+/// What shared pages hold.
+const IDS: Ids = Ids::each(100);
+
+/// Merged pages stay where they are. Where they need not, the next ones are movable.
+fn kept() -> Result<Option<String>> {
+    match knob::try_write(MOVABLE, b"1\n") {
+        Ok(()) => Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            Ok(Some("this kernel leaves merged pages in place".to_owned()))
+        }
+        Err(error) => Err(error).context(|| "writing 1 to movable"),
+    }
+}
+
+/// Says what is lacking beside that, if anything.
+fn or_else(lacking: impl FnOnce() -> Option<String>) -> Result<Option<String>> {
+    Ok(kept()?.or_else(lacking))
+}
+
+fn no_nodes() -> Result<Option<String>> {
+    or_else(|| (!numa::are_two()).then(|| "the machine has one node".to_owned()))
+}
+
+fn no_block() -> Result<Option<String>> {
+    let blocks = Block::all_offline();
+    or_else(|| match blocks {
+        Ok(blocks) if !blocks.is_empty() => None,
+        _ => Some("no memory is offline".to_owned()),
+    })
+}
+
+fn no_swap() -> Result<Option<String>> {
+    or_else(|| Swap::load_driver().err())
+}
+
+fn no_huge_pages() -> Result<Option<String>> {
+    let exist = Path::new(huge::DIRECTORY).exists();
+    or_else(|| (!exist).then(|| "the kernel has no transparent huge pages".to_owned()))
+}
+
+fn no_marks() -> Result<Option<String>> {
+    or_else(idle::lacking)
+}
+
+/// Shared pages stay in place for as long as this lives, those that are made then.
+struct Kept;
+
+impl Kept {
+    fn new() -> Result<Self> {
+        knob::set(MOVABLE, 0)?;
+        Ok(Kept)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if knob::set(MOVABLE, 1).is_err() {
+            eprintln!("movable could not be restored");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Compaction: pages leave the lower end of memory so that whole blocks get free.
+
+use guest::content::PAGE_SIZE;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pagemap::Frame;
+use guest::peer::Kind;
+use guest::peer::Peer;
+use guest::procfs;
+use guest::scanner;
+use guest::Result;
+use guest::Span;
+
+use super::group::changed;
+use super::group::Group;
+use super::Kept;
+
+pub(super) const TESTS: &[Test] = &[
+    ("compaction_moves_shared_pages", moved),
+    ("compaction_leaves_others_in_place", kept),
+];
+
+/// More than the module has spare frames for: the others come out of holes.
+const PAGES: u64 = 1024;
+/// Attempts at having a page moved: all shared pages may happen to lie where others are moved to.
+const ATTEMPTS: u32 = 4;
+/// Of the memory that is free, this part is taken to leave holes.
+const PART: u64 = 4;
+
+fn compact() -> Result {
+    procfs::write("/proc/sys/vm/compact_memory", "1")
+}
+
+/// Memory with holes, of a process that has nothing merged.
+fn holes(lab: &Lab) -> Result<(Peer, Span)> {
+    let peer = lab.alice()?;
+    peer.set_dumpable(false)?;
+    let free = procfs::number_in("/proc/meminfo", "MemFree")? * 1024 / PAGE_SIZE;
+    let span = peer.map(Kind::Anon, free / PART)?;
+    peer.keep_small(span)?;
+    peer.touch(span)?;
+    peer.perforate(span)?;
+    Ok((peer, span))
+}
+
+/// Compacts memory with holes, and the memory that they leave.
+fn compact_holes(lab: &Lab) -> Result {
+    let (peer, span) = holes(lab)?;
+    compact()?;
+    peer.unmap(span)?;
+    compact()
+}
+
+/// A group whose frames lie where there were holes, and those frames.
+fn group_in_holes(lab: &Lab) -> Result<(Group, Vec<Frame>)> {
+    let (_peer, _) = holes(lab)?;
+    let group = Group::mixed(lab, PAGES)?;
+    let frames = group.expect_shared("at first")?;
+    Ok((group, frames))
+}
+
+fn moved(lab: &Lab) -> Result {
+    for _ in 0..ATTEMPTS {
+        let (group, frames) = group_in_holes(lab)?;
+        compact_holes(lab)?;
+        let after = group.expect_intact("after compaction")?;
+        scanner::expect_exact_counts("after compaction")?;
+        if changed(&frames, &after) > 0 {
+            return Ok(());
+        }
+    }
+    Err("pages that moved: expected some, found none".into())
+}
+
+fn kept(lab: &Lab) -> Result {
+    let _kept = Kept::new()?;
+    let (group, frames) = group_in_holes(lab)?;
+    compact_holes(lab)?;
+    group.expect_in_place("after compaction", &frames)
+}

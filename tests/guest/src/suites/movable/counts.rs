@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The kernel's counts of what a process, a cgroup and the machine have.
+
+use guest::cgroup::Cgroup;
+use guest::content::PAGE_SIZE;
+use guest::expect;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::procfs;
+use guest::scanner;
+use guest::Result;
+
+use super::group::Group;
+use super::reclaim;
+
+pub(super) const TESTS: &[Test] = &[
+    ("counts_are_right_after_pages_moved", moved),
+    ("counts_do_not_drift_as_pages_move", drift),
+];
+
+const PAGES: u64 = 256;
+/// By what the kernel's batches of counts, and other processes, may put them off.
+const SLACK: i64 = 1000;
+
+/// Expects `smaps` of each process to show all pages, all merged.
+fn expect_smaps(group: &Group, when: &str) -> Result {
+    for sharer in &group.sharers {
+        for name in ["Rss", "Anonymous", "KSM"] {
+            let what = format!("{when}: {name} in smaps of process {}", sharer.pid());
+            expect::eq(what, group.pages, sharer.smaps_pages(name)?)?;
+        }
+        expect::eq("swapped, in smaps", 0, sharer.smaps_pages("Swap")?)?;
+    }
+    Ok(())
+}
+
+fn moved(lab: &Lab) -> Result {
+    let group = Group::mixed(lab, PAGES)?;
+    expect_smaps(&group, "at first")?;
+    for node in [1, 0, 1] {
+        group.move_all(0, node)?;
+        expect_smaps(&group, "after pages were moved")?;
+        scanner::expect_exact_counts("after pages were moved")?;
+    }
+    Ok(())
+}
+
+/// Pages of a cgroup and of the machine, of which each move could lose some or count some twice.
+fn totals(cgroup: &Cgroup) -> Result<[i64; 3]> {
+    let vmstat = |name: &str| procfs::number_in("/proc/vmstat", name);
+    let numbers = [
+        cgroup.anon_bytes()? / PAGE_SIZE,
+        cgroup.current_bytes()? / PAGE_SIZE,
+        vmstat("nr_anon_pages")?,
+    ];
+    Ok(numbers.map(|number| number as i64))
+}
+
+fn drift(lab: &Lab) -> Result {
+    /// Moves: with one page of each move lost the counts are off by more than the slack.
+    const MOVES: usize = 24;
+    let (cgroup, group) = reclaim::in_cgroup(lab, "drift", PAGES)?;
+    let before = totals(&cgroup)?;
+    for round in 0..MOVES {
+        group.move_all(round % 3, (round % 2) as i32)?;
+    }
+    let after = totals(&cgroup)?;
+    for (name, (before, after)) in ["anon", "memory.current", "nr_anon_pages"]
+        .into_iter()
+        .zip(before.into_iter().zip(after))
+    {
+        let allowed = before - SLACK..=before + SLACK;
+        expect::within(
+            format!("{name} after {MOVES} moves, in pages"),
+            allowed,
+            after,
+        )?;
+    }
+    group.expect_intact("after many moves")?;
+    expect_smaps(&group, "after many moves")
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Limits of cgroups that are lowered below what is merged: pages are swapped out, nobody is killed.
+
+use guest::cgroup::Cgroup;
+use guest::content::PAGE_SIZE;
+use guest::expect;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::scanner;
+use guest::Result;
+
+use super::group::Group;
+use super::reclaim;
+
+pub(super) const TESTS: &[Test] = &[
+    ("a_limit_below_what_is_merged_kills_nobody", lowered),
+    ("merging_beside_a_limit_kills_nobody", merged_beside),
+];
+
+const PAGES: u64 = 1024;
+
+/// Limits the cgroup so that half of what is merged has to leave.
+fn limit(cgroup: &Cgroup) -> Result {
+    cgroup.limit(cgroup.current_bytes()? - PAGES / 2 * PAGE_SIZE)
+}
+
+fn expect_alive(group: &Group, cgroup: &Cgroup) -> Result {
+    expect::eq("processes killed", 0, cgroup.killed()?)?;
+    group.check("within the limit")?;
+    expect::eq("processes killed", 0, cgroup.killed()?)
+}
+
+fn lowered(lab: &Lab) -> Result {
+    let _swap = reclaim::swap()?;
+    let (cgroup, group) = reclaim::in_cgroup(lab, "lowered", PAGES)?;
+    limit(&cgroup)?;
+    expect::ne("entries swapped", 0, group.swapped()?)?;
+    expect_alive(&group, &cgroup)?;
+    cgroup.unlimit()?;
+    group.check("without a limit")?;
+    group.merge()?;
+    group.expect_intact("merged again")?;
+    scanner::expect_exact_counts("at last").map(drop)
+}
+
+/// While the module looks for pages to merge they are swapped out and in.
+fn merged_beside(lab: &Lab) -> Result {
+    const ROUNDS: u32 = 3;
+    let _swap = reclaim::swap()?;
+    let (cgroup, group) = reclaim::in_cgroup(lab, "beside", PAGES)?;
+    limit(&cgroup)?;
+    scanner::start()?;
+    for _ in 0..ROUNDS {
+        expect_alive(&group, &cgroup)?;
+        scanner::wait_passes(1)?;
+    }
+    scanner::stop()?;
+    expect_alive(&group, &cgroup)?;
+    cgroup.unlimit()?;
+    scanner::expect_exact_counts("at last").map(drop)
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory that goes offline: frames that begin to fail, and whole blocks.
+
+use guest::content::PAGE_SIZE;
+use guest::expect;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::memory_block::Block;
+use guest::numa;
+use guest::pagemap::Frame;
+use guest::procfs;
+use guest::scanner;
+use guest::task;
+use guest::Context;
+use guest::Result;
+
+use super::group::changed;
+use super::group::Group;
+use super::Kept;
+
+pub(super) const TESTS: &[Test] = &[
+    ("soft_offlining_moves_shared_pages", soft),
+    ("soft_offlining_breaks_others_apart", soft_kept),
+];
+
+pub(super) const BLOCKS: &[Test] = &[("shared_pages_leave_a_block_together", block)];
+
+const PAGES: u64 = 256;
+const MADV_SOFT_OFFLINE: i32 = 101;
+
+fn expect_poisoned(frame: Frame) -> Result {
+    let flags = frame.flags()?;
+    expect::that(flags.poisoned(), || {
+        format!("{frame:?}: expected to be out of use, found {flags:?}")
+    })
+}
+
+/// At the first attempt, whoever of them makes it.
+fn soft(lab: &Lab) -> Result {
+    let group = Group::mixed(lab, PAGES)?;
+    let mut frames = group.expect_shared("at first")?;
+    for (who, index) in [(0, 5), (1, 70), (1, PAGES - 3), (2, 9)] {
+        let sharer = &group.sharers[who];
+        let before = frames[index as usize];
+        sharer.peer.advise(sharer.page(index), MADV_SOFT_OFFLINE)?;
+        expect_poisoned(before)?;
+        let after = group.expect_intact("after MADV_SOFT_OFFLINE")?;
+        expect::ne("frame", before, after[index as usize])?;
+        expect::eq("pages that moved", 1, changed(&frames, &after))?;
+        frames = after;
+    }
+    let address = frames[33].0 * PAGE_SIZE;
+    let file = "/sys/devices/system/memory/soft_offline_page";
+    procfs::write(file, &format!("{address:#x}"))?;
+    expect_poisoned(frames[33])?;
+    let after = group.expect_intact("after soft_offline_page")?;
+    expect::eq("pages that moved", 1, changed(&frames, &after))?;
+    scanner::expect_exact_counts("after frames were taken out of use").map(drop)
+}
+
+/// The module has everybody leave the frame, each for a page of its own.
+fn soft_kept(lab: &Lab) -> Result {
+    let _kept = Kept::new()?;
+    let group = Group::mixed(lab, PAGES)?;
+    let frames = group.expect_shared("at first")?;
+    let frame_of = |who: usize| {
+        let sharer = &group.sharers[who];
+        sharer.peer.frame(sharer.page(5), 0)
+    };
+    let sharer = &group.sharers[0];
+    // Whether it succeeds at once is for the kernel to say.
+    let _ = sharer.peer.advise(sharer.page(5), MADV_SOFT_OFFLINE);
+    let left = || (0..3).all(|who| frame_of(who).is_ok_and(|frame| frame != frames[5]));
+    expect::that(task::wait_until(task::PATIENCE, left), || {
+        format!("{:?}: expected all to leave it", frames[5])
+    })?;
+    let [a, b, c] = [frame_of(0)?, frame_of(1)?, frame_of(2)?];
+    expect::that(a != b && b != c && a != c, || {
+        format!("expected a frame for each, found {a:?}, {b:?}, {c:?}")
+    })?;
+    group.check("after MADV_SOFT_OFFLINE")
+}
+
+/// How many frames are in a block.
+fn in_block(frames: &[Frame], block: Block) -> Result<usize> {
+    let range = block.frames()?;
+    let inside = frames.iter().filter(|frame| range.contains(&frame.0));
+    Ok(inside.count())
+}
+
+/// Has the kernel move pages until some are in the block; returns where they are.
+fn fill_block(group: &Group, block: Block) -> Result<Vec<Frame>> {
+    let mut frames = group.expect_shared("at first")?;
+    for node in [0, 1] {
+        if in_block(&frames, block)? > 0 || !numa::are_two() {
+            break;
+        }
+        group.move_all(0, 1 - node)?;
+        group.move_all(0, node)?;
+        frames = group.expect_shared("moved")?;
+    }
+    expect::that(in_block(&frames, block)? > 0, || {
+        format!("shared pages in {block:?}: expected some, found none")
+    })?;
+    Ok(frames)
+}
+
+/// Takes a block offline; it takes more than one attempt where the kernel holds a page for a moment.
+fn take_offline(block: Block) -> Result {
+    const ATTEMPTS: u32 = 5;
+    let mut went = block.take_offline();
+    for _ in 1..ATTEMPTS {
+        if went.is_ok() {
+            break;
+        }
+        went = block.take_offline();
+    }
+    went.context(|| format!("{block:?} offline"))
+}
+
+fn block(lab: &Lab) -> Result {
+    let blocks = Block::all_offline()?;
+    let block = *blocks.first().ok_or("no block is offline")?;
+    // Nothing is there that can't leave.
+    let online = || block.set_state("online_movable");
+    online().context(|| format!("{block:?} online"))?;
+    let group = Group::mixed(lab, 4 * PAGES)?;
+    let frames = fill_block(&group, block)?;
+    let before = scanner::Counts::read()?;
+    take_offline(block)?;
+    let after = group.expect_intact("after a block went offline")?;
+    expect::eq("shared pages in the block", 0, in_block(&after, block)?)?;
+    for (before, after) in frames.iter().zip(&after) {
+        if Block::of(*before)? != block {
+            expect::eq("frame elsewhere", before, after)?;
+        }
+    }
+    expect::eq("counts", before, scanner::Counts::read()?)?;
+    scanner::expect_exact_counts("after a block went offline").map(drop)
+}

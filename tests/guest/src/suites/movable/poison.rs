@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory that fails: the kernel tells whoever has it.
+
+use guest::content::Ids;
+use guest::expect;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pages;
+use guest::peer::bus;
+use guest::peer::Peer;
+use guest::peer::User;
+use guest::scanner;
+use guest::Result;
+
+use super::group::Group;
+use super::group::Sharer;
+use super::Kept;
+use super::IDS;
+
+pub(super) const TESTS: &[Test] = &[
+    ("whoever_shares_a_failed_page_is_told", told),
+    ("unmerging_ends_with_a_failed_page", unmerged),
+    ("failed_pages_are_not_joined", not_joined),
+    ("nobody_is_told_of_others", kept),
+];
+
+const PAGES: u64 = 128;
+/// The page that fails: in what the second process has moved elsewhere.
+const FAILED: u64 = PAGES - 7;
+const MADV_HWPOISON: i32 = 100;
+
+/// The page and its address in a process.
+fn address(sharer: &Sharer) -> u64 {
+    sharer.page(FAILED).addr
+}
+
+/// Expects so many signals, and code and address of the last.
+fn expect_signals(what: &str, peer: &Peer, expected: (u64, u64, u64)) -> Result {
+    let what = format!("{what}: number, code and address of signals");
+    expect::eq(what, expected, peer.bus_signals()?)
+}
+
+/// A group with a page that has failed, as its first process said.
+struct Failed {
+    group: Group,
+    /// A process that has other pages.
+    other: Peer,
+}
+
+impl Failed {
+    fn new(lab: &Lab) -> Result<Self> {
+        let mut group = Group::mixed(lab, PAGES)?;
+        // Never uses its page.
+        group.fork()?;
+        let other = lab.peer(User::Root)?;
+        other.catch_bus(true)?;
+        for (who, sharer) in group.sharers.iter().enumerate() {
+            sharer.peer.catch_bus(who == 1)?;
+        }
+        let frames = group.expect_shared("at first")?;
+        let sharer = &group.sharers[0];
+        sharer.peer.advise(sharer.page(FAILED), MADV_HWPOISON)?;
+        let flags = frames[FAILED as usize].flags()?;
+        expect::that(flags.poisoned(), || {
+            format!("expected the frame to be out of use, found {flags:?}")
+        })?;
+        Ok(Failed { group, other })
+    }
+
+    /// Expects the other pages to be what they were.
+    fn check_others(&self) -> Result {
+        for sharer in &self.group.sharers {
+            let mut first = 0;
+            for &part in &sharer.parts {
+                for index in (0..part.pages).filter(|index| first + index != FAILED) {
+                    let ids = Ids::same(IDS.of(first + index));
+                    sharer.peer.check(part.page(index), ids)?;
+                }
+                first += part.pages;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// At once, if it called the kernel or asked to be told early; else when it uses the page.
+fn told(lab: &Lab) -> Result {
+    let failed = Failed::new(lab)?;
+    let [caller, early, late, idle] = [0, 1, 2, 3].map(|who| &failed.group.sharers[who]);
+    expect_signals("caller", &caller.peer, (1, bus::NEEDED, address(caller)))?;
+    expect_signals("early", &early.peer, (1, bus::NOT_NEEDED, address(early)))?;
+    expect_signals("late", &late.peer, (0, 0, 0))?;
+    for sharer in [early, late, idle] {
+        let entry = sharer.entries()?[FAILED as usize];
+        expect::eq("frame of the failed page", None, entry.frame())?;
+    }
+    late.peer.peek(address(late))?;
+    expect_signals("late", &late.peer, (1, bus::NEEDED, address(late)))?;
+    early.peer.peek(address(early))?;
+    expect_signals(
+        "early, later",
+        &early.peer,
+        (2, bus::NEEDED, address(early)),
+    )?;
+    failed.check_others()?;
+    expect_signals("idle", &idle.peer, (0, 0, 0))?;
+    expect_signals("other", &failed.other, (0, 0, 0))
+}
+
+fn unmerged(lab: &Lab) -> Result {
+    let failed = Failed::new(lab)?;
+    scanner::expect_exact_counts("after a page failed")?;
+    scanner::unmerge()?;
+    expect::eq("shared pages", 0, knob::number("pages_shared")?)?;
+    failed.check_others()?;
+    scanner::expect_exact_counts("after unmerging").map(drop)
+}
+
+/// New pages with its content are merged with each other.
+fn not_joined(lab: &Lab) -> Result {
+    let failed = Failed::new(lab)?;
+    let (a, b) = (lab.peer(User::Root)?, lab.peer(User::Root)?);
+    let ids = Ids::same(IDS.of(FAILED));
+    let (in_a, in_b) = (a.anon(4, ids)?, b.anon(4, ids)?);
+    scanner::merge()?;
+    let frames = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
+    for frame in frames {
+        let flags = frame.flags()?;
+        expect::that(!flags.poisoned(), || {
+            format!("{frame:?}: expected not to have failed, found {flags:?}")
+        })?;
+    }
+    a.check(in_a, ids)?;
+    b.check(in_b, ids)?;
+    failed.check_others()
+}
+
+/// The kernel finds nobody, and says so.
+fn kept(lab: &Lab) -> Result {
+    let _kept = Kept::new()?;
+    let group = Group::mixed(lab, PAGES)?;
+    for sharer in &group.sharers {
+        sharer.peer.catch_bus(true)?;
+    }
+    let caller = &group.sharers[0];
+    let poisoned = caller.peer.advise(caller.page(FAILED), MADV_HWPOISON);
+    expect::that(poisoned.is_err(), || {
+        "MADV_HWPOISON: expected to fail, found success"
+    })?;
+    for sharer in &group.sharers {
+        expect_signals("a sharer", &sharer.peer, (0, 0, 0))?;
+        let entry = sharer.entries()?[FAILED as usize];
+        expect::ne("frame of the failed page", None, entry.frame())?;
+    }
+    Ok(())
+}

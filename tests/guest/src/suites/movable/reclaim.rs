@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Shared pages that are swapped out, and back in.
+
+use guest::cgroup::Cgroup;
+use guest::content::Ids;
+use guest::expect;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pagemap;
+use guest::pages;
+use guest::peer::User;
+use guest::procfs;
+use guest::scanner;
+use guest::swap::Swap;
+use guest::task;
+use guest::Result;
+
+use super::group::Group;
+use super::Kept;
+use super::IDS;
+
+pub(super) const TESTS: &[Test] = &[
+    ("reclaim_swaps_shared_pages_out", reclaimed),
+    ("reclaim_leaves_others_in_place", kept),
+    ("swapoff_brings_shared_pages_back", swapped_off),
+    ("reclaim_leaves_locked_pages_in_place", locked),
+    ("page_out_spares_shared_pages_but_the_last", page_out),
+    ("children_of_swapped_pages", forked),
+    ("used_pages_stay_longer_than_others", used),
+];
+
+const PAGES: u64 = 256;
+/// Swap space that is enough for a test.
+pub(super) const SWAP_MIB: u64 = 64;
+/// What is asked for at a time.
+const CHUNK: u64 = 1 << 20;
+
+/// Swap space for as long as it lives; [`super::no_swap`] has seen that there can be.
+pub(super) fn swap() -> Result<Swap> {
+    Ok(Swap::open(SWAP_MIB)??)
+}
+
+/// A cgroup and a group in it.
+pub(super) fn in_cgroup(lab: &Lab, name: &str, pages: u64) -> Result<(Cgroup, Group)> {
+    let cgroup = Cgroup::new(name)?;
+    let peer = || lab.peer_in(User::Root, &cgroup);
+    let group = Group::of(peer()?, peer()?, pages)?.mix()?;
+    Ok((cgroup, group))
+}
+
+/// Has the kernel reclaim until all of the given number of entries are swapped.
+pub(super) fn swap_out(group: &Group, cgroup: &Cgroup, entries: usize) -> Result {
+    let out = || {
+        // It says so where it found less than that.
+        let _ = cgroup.reclaim(CHUNK);
+        group.swapped().is_ok_and(|swapped| swapped >= entries)
+    };
+    let done = task::wait_until(task::PATIENCE, out);
+    expect::that(done, || {
+        format!(
+            "entries swapped: expected {entries}, found {:?}",
+            group.swapped()
+        )
+    })
+}
+
+fn all_entries(group: &Group) -> usize {
+    group.pages as usize * group.sharers.len()
+}
+
+/// Pages are written out once for all, and merged again once they are back.
+fn reclaimed(lab: &Lab) -> Result {
+    let _swap = swap()?;
+    let (cgroup, group) = in_cgroup(lab, "reclaimed", PAGES)?;
+    for round in 0..3 {
+        swap_out(&group, &cgroup, all_entries(&group))?;
+        scanner::expect_exact_counts("after swapping out")?;
+        group.check("swapped in")?;
+        group.merge()?;
+        group.expect_intact(&format!("merged again in round {round}"))?;
+        scanner::expect_exact_counts("after merging again")?;
+    }
+    expect::eq("processes killed", 0, cgroup.killed()?)
+}
+
+fn kept(lab: &Lab) -> Result {
+    const ATTEMPTS: u32 = 8;
+    let _kept = Kept::new()?;
+    let _swap = swap()?;
+    let (cgroup, group) = in_cgroup(lab, "kept", PAGES)?;
+    let frames = group.expect_shared("at first")?;
+    for _ in 0..ATTEMPTS {
+        let _ = cgroup.reclaim(CHUNK);
+    }
+    expect::eq("entries swapped", 0, group.swapped()?)?;
+    group.expect_in_place("after reclaim", &frames)
+}
+
+fn swapped_off(lab: &Lab) -> Result {
+    let swap = swap()?;
+    let (cgroup, group) = in_cgroup(lab, "swapped_off", PAGES)?;
+    swap_out(&group, &cgroup, all_entries(&group))?;
+    swap.off()?;
+    for sharer in &group.sharers {
+        let entries = sharer.entries()?;
+        let present = entries.iter().filter(|entry| entry.frame().is_some());
+        expect::eq("entries present", PAGES as usize, present.count())?;
+    }
+    group.check("after swapoff")?;
+    group.merge()?;
+    group.expect_intact("merged again")?;
+    swap.on_again()?;
+    swap_out(&group, &cgroup, all_entries(&group))?;
+    group.check("once more")
+}
+
+/// Whoever locks a page keeps it for all. Only what may not be written to is shared still once it is locked:
+/// else `mlock()` makes a page of its own of it.
+fn locked(lab: &Lab) -> Result {
+    let _swap = swap()?;
+    let (cgroup, group) = in_cgroup(lab, "locked", PAGES)?;
+    let frames = group.expect_shared("at first")?;
+    let (first, count) = group.read_only();
+    let holder = &group.sharers[1];
+    holder.peer.lock(holder.parts[0].part(first, count))?;
+    group.expect_in_place("locked", &frames)?;
+    let others = all_entries(&group) - count as usize * group.sharers.len();
+    swap_out(&group, &cgroup, others)?;
+    for _ in 0..4 {
+        let _ = cgroup.reclaim(CHUNK);
+    }
+    expect::eq("entries swapped", others, group.swapped()?)?;
+    let kept = &frames[first as usize..(first + count) as usize];
+    for sharer in &group.sharers {
+        let part = sharer.parts[0].part(first, count);
+        pages::expect_frames("locked", (&sharer.peer, part), kept)?;
+    }
+    holder.peer.unlock(holder.parts[0].part(first, count))?;
+    swap_out(&group, &cgroup, all_entries(&group))?;
+    group.check("swapped in")
+}
+
+/// As of any page that others map, too.
+fn page_out(lab: &Lab) -> Result {
+    let _swap = swap()?;
+    let mut group = Group::mixed(lab, PAGES)?;
+    let frames = group.expect_shared("at first")?;
+    let advise = |group: &Group, advice: i32| -> Result {
+        let sharer = &group.sharers[0];
+        sharer.peer.advise(sharer.parts[0], advice)
+    };
+    for advice in [libc::MADV_COLD, libc::MADV_PAGEOUT] {
+        advise(&group, advice)?;
+        group.expect_in_place("after advice", &frames)?;
+    }
+    while group.sharers.len() > 1 {
+        group.sharers.remove(1).peer.exit()?;
+    }
+    let out = || {
+        advise(&group, libc::MADV_PAGEOUT).is_ok()
+            && group.swapped().is_ok_and(|n| n == PAGES as usize)
+    };
+    expect::that(task::wait_until(task::PATIENCE, out), || {
+        format!("pages swapped: expected all, found {:?}", group.swapped())
+    })?;
+    group.check("swapped in")
+}
+
+/// A child has what its parent had swapped out.
+fn forked(lab: &Lab) -> Result {
+    let _swap = swap()?;
+    let (cgroup, mut group) = in_cgroup(lab, "forked", PAGES)?;
+    swap_out(&group, &cgroup, all_entries(&group))?;
+    group.fork()?;
+    let writer = &group.sharers[0];
+    writer
+        .peer
+        .fill(writer.parts[0].part(0, 16), Ids::each(5000))?;
+    for sharer in &group.sharers[1..] {
+        sharer.check()?;
+    }
+    writer.peer.fill(writer.parts[0].part(0, 16), IDS)?;
+    group.check("after a fork")?;
+    group.merge()?;
+    group.expect_intact("merged again").map(drop)
+}
+
+/// Between two calls of reclaim all shared pages are used, and none of the others.
+fn used(lab: &Lab) -> Result {
+    /// Pages that nobody uses: more than is asked for in all.
+    const UNUSED: u64 = 6144;
+    const ROUNDS: u32 = 8;
+    let _swap = swap()?;
+    let (cgroup, group) = in_cgroup(lab, "used", PAGES)?;
+    let idle = lab.peer_in(User::Root, &cgroup)?;
+    let unused = idle.anon(UNUSED, Ids::each(1 << 20))?;
+    // Pages that were just made wait in batches for their place.
+    procfs::write("/proc/sys/vm/drop_caches", "1")?;
+    let before = pagemap::entries(idle.pid(), unused)?;
+    expect::eq(
+        "unused pages present",
+        UNUSED as usize,
+        before
+            .iter()
+            .filter(|entry| entry.frame().is_some())
+            .count(),
+    )?;
+    for _ in 0..ROUNDS {
+        for sharer in &group.sharers {
+            sharer
+                .parts
+                .iter()
+                .try_for_each(|&part| sharer.peer.read_touch(part))?;
+        }
+        let _ = cgroup.reclaim(CHUNK);
+    }
+    let swapped = group.swapped()?;
+    expect::within(
+        "entries of used pages swapped",
+        0..=all_entries(&group) / 2,
+        swapped,
+    )?;
+    let entries = pagemap::entries(idle.pid(), unused)?;
+    let out = entries.iter().filter(|entry| entry.swapped()).count();
+    expect::within("unused pages swapped", 256..=UNUSED as usize, out)?;
+    group.check("after reclaim")?;
+    idle.check(unused, Ids::each(1 << 20))
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who shares a page, however it came to be: each has to be found when the page moves.
+
+use guest::cgroup::Cgroup;
+use guest::content::Ids;
+use guest::expect;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::numa;
+use guest::pages;
+use guest::peer::Peer;
+use guest::peer::User;
+use guest::scanner;
+use guest::Context;
+use guest::Result;
+use guest::Span;
+
+use super::group::Group;
+use super::group::Sharer;
+use super::IDS;
+
+pub(super) const TESTS: &[Test] = &[
+    ("a_page_with_many_sharers_moves", many),
+    ("sharers_that_wrote_and_were_merged_again", rewritten),
+    ("sharers_that_moved_their_memory_about", moved_about),
+    ("sharers_that_a_child_merged", of_child),
+    ("sharers_that_come_and_go", come_and_go),
+    ("sharers_whose_cgroup_is_gone", without_cgroup),
+];
+
+const PAGES: u64 = 128;
+
+/// Has all pages move to each node, and expects all to have them still.
+fn expect_found(group: &Group, when: &str) -> Result {
+    for (round, node) in [1, 0].into_iter().enumerate() {
+        group.move_all(round % group.sharers.len(), node)?;
+        group.expect_intact(when)?;
+    }
+    scanner::expect_exact_counts(when).map(drop)
+}
+
+/// Pages of one content, many in each process, and children of some.
+fn many(lab: &Lab) -> Result {
+    const PROCESSES: u64 = 4;
+    const EACH: u64 = 60;
+    let ids = Ids::same(4242);
+    let mut sharers: Vec<(Peer, Span)> = Vec::new();
+    for _ in 0..PROCESSES {
+        let peer = lab.peer(User::Root)?;
+        let span = peer.anon(EACH, ids)?;
+        sharers.push((peer, span));
+    }
+    scanner::merge()?;
+    for index in [0, 1] {
+        let (peer, span) = &sharers[index];
+        let child = (peer.fork()?, *span);
+        sharers.push(child);
+    }
+    let expect_one = |frames: &[pages::Pages<'_>]| -> Result<_> {
+        let frames = pages::expect_merged(frames)?;
+        expect::eq("frames", vec![frames[0]; EACH as usize], frames.clone())?;
+        pages::expect_mappings(&frames[..1], (PROCESSES + 2) * EACH)?;
+        Ok(frames[0])
+    };
+    let all: Vec<pages::Pages<'_>> = sharers.iter().map(|(peer, span)| (peer, *span)).collect();
+    let mut frame = expect_one(&all)?;
+    for (who, node) in [(0, 1), (5, 0), (3, 1), (1, 0)] {
+        let (peer, span) = &sharers[who];
+        numa::move_pages(peer.pid(), &[span.addr], &[node]).context(|| "move_pages")?;
+        let found = numa::nodes_of(peer.pid(), &[span.addr]).context(|| "nodes")?;
+        expect::eq("node", vec![node], found)?;
+        let after = expect_one(&all)?;
+        if who > 0 {
+            expect::ne("frame", frame, after)?;
+        }
+        frame = after;
+        sharers
+            .iter()
+            .try_for_each(|(peer, span)| peer.check(*span, ids))?;
+    }
+    scanner::expect_exact_counts("after a page with many sharers moved").map(drop)
+}
+
+/// Each is recorded again with each merge, though it is known.
+fn rewritten(lab: &Lab) -> Result {
+    /// More than are looked at for a sharer that is known.
+    const ROUNDS: u64 = 20;
+    let group = Group::mixed(lab, PAGES)?;
+    for round in 0..ROUNDS {
+        let writer = &group.sharers[[0, 2][round as usize % 2]];
+        writer.peer.fill(writer.parts[0].part(0, PAGES / 4), IDS)?;
+        group.merge()?;
+        if round % 5 == 0 {
+            // What is not needed any more is dropped with the end of passes.
+            scanner::scan(2)?;
+        }
+    }
+    group.expect_shared("merged again")?;
+    expect_found(&group, "after many merges")
+}
+
+/// Areas that were split and joined: a page is somewhere else than when it was merged.
+fn moved_about(lab: &Lab) -> Result {
+    let mut group = Group::pair(lab, PAGES)?;
+    group.fork()?;
+    let half = PAGES / 2;
+    for who in 0..3 {
+        let Sharer { peer, parts } = &mut group.sharers[who];
+        let (first, second) = (parts[0].part(0, half), parts[0].part(half, half));
+        // The halves change places.
+        *parts = vec![peer.remap(first)?, peer.remap(second)?];
+    }
+    expect_found(&group, "after mremap of both halves")?;
+    for sharer in &mut group.sharers {
+        let Sharer { peer, parts } = sharer;
+        let place = peer.free_place(PAGES);
+        for (part, first) in parts.iter_mut().zip([0, half]) {
+            let target = place.part(first, half);
+            peer.ask("mremap", &[part.addr, part.pages, target.addr])?;
+            *part = target;
+        }
+        peer.protect(place.part(7, 11), libc::PROT_READ)?;
+        peer.protect(place.part(9, 3), libc::PROT_NONE)?;
+        peer.protect(place.part(7, 11), libc::PROT_READ | libc::PROT_WRITE)?;
+    }
+    expect_found(&group, "after the halves are one again")?;
+    group.fork()?;
+    expect_found(&group, "after a further fork")
+}
+
+/// What is merged in a child is not in the memory its parent had, and its own children have it.
+fn of_child(lab: &Lab) -> Result {
+    let (parent, other) = (lab.peer(User::Root)?, lab.peer(User::Root)?);
+    let span = parent.anon(PAGES, Ids::each(9000))?;
+    let child = parent.fork()?;
+    child.fill(span, IDS)?;
+    let in_other = other.anon(PAGES, IDS)?;
+    let sharer = |peer: Peer, span: Span| Sharer {
+        peer,
+        parts: vec![span],
+    };
+    let sharers = vec![sharer(child, span), sharer(other, in_other)];
+    let mut group = Group {
+        sharers,
+        pages: PAGES,
+    };
+    group.merge()?;
+    group.fork()?;
+    expect_found(&group, "of a child, its child, and another process")?;
+    group.sharers.remove(0).peer.exit()?;
+    expect_found(&group, "without the child")?;
+    parent.check(span, Ids::each(9000))?;
+    // Its parent has the same content now.
+    parent.fill(span, IDS)?;
+    group.sharers.push(sharer(parent, span));
+    group.merge()?;
+    expect_found(&group, "with the parent")
+}
+
+fn come_and_go(lab: &Lab) -> Result {
+    const ROUNDS: usize = 6;
+    let mut group = Group::mixed(lab, PAGES)?;
+    for _ in 0..ROUNDS {
+        group.join(lab.peer(User::Root)?)?;
+        group.fork()?;
+        group.expect_shared("more of them")?;
+        group.move_all(group.sharers.len() - 1, 1)?;
+        for _ in 0..2 {
+            group.sharers.remove(0).peer.exit()?;
+        }
+        scanner::scan(1)?;
+        group.expect_intact("fewer of them")?;
+        group.move_all(0, 0)?;
+    }
+    expect_found(&group, "at last")
+}
+
+/// Of two cgroups with a sharer each, one is removed: perhaps the one that pages are charged to.
+fn without_cgroup(lab: &Lab) -> Result {
+    for leaves in [0, 1] {
+        let (one, other) = (Cgroup::new("leaves")?, Cgroup::new("stays")?);
+        let peer = |cgroup: &Cgroup| lab.peer_in(User::Root, cgroup);
+        let pair = match leaves {
+            0 => Group::of(peer(&one)?, peer(&other)?, PAGES)?,
+            _ => Group::of(peer(&other)?, peer(&one)?, PAGES)?,
+        };
+        let mut group = pair;
+        group.sharers.remove(leaves).peer.exit()?;
+        one.remove()?;
+        expect_found(&group, "without a cgroup")?;
+        group.join(peer(&other)?)?;
+        expect_found(&group, "joined by another")?;
+        drop(group);
+    }
+    Ok(())
+}
