@@ -33,6 +33,7 @@ _ksmv_values() {
 	--scope | scope) echo all registered ;;
 	governor) echo manual auto ;;
 	max_interval) echo 1 2 4 8 ;;
+	movable) echo 0 1 ;;
 	run) echo 0 1 2 ;;
 	esac
 }

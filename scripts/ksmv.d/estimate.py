@@ -19,7 +19,7 @@ from pages import Page
 from policy import Policy
 from processes import Process, Skipped
 
-DEFAULT_MAX_SHARING = 65536
+DEFAULT_MAX_SHARING = 1024
 # Entries of one process that map one frame, at most: PER_SPACE in rust/engine/seats.rs.
 _MAX_OF_PROCESS = 256
 _DIGEST_BYTES = 16
