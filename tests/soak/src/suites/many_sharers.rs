@@ -28,6 +28,7 @@ pub const SUITE: Suite = Suite {
     crew: &[User::Alice; WORKERS],
     direct,
     kills_workers: true,
+    knobs: &[("max_page_sharing", 65_536)],
     ..Suite::new(
         "many_sharers",
         "thousands of mappings of one frame; exit and unmerging are bounded in time",
