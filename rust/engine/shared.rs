@@ -22,7 +22,7 @@ pub enum Standing {
     /// In the stable set: pages of its domain merge into it.
     #[default]
     Stable,
-    /// Met in memory, merged by an earlier load of the module; not all of its mappings have been
+    /// Met in memory, and not known: forgotten with all contents, or not remembered for want of memory. Not all of its mappings have been
     /// seen in this pass, so it may reach into another domain. Counted, not merged into.
     Found {
         /// Mappings seen in this pass.

@@ -8,7 +8,7 @@
 //!
 //! C header: [`include/linux/rmap.h`](srctree/include/linux/rmap.h)
 
-use crate::mm::storage::NowaitStorage;
+use crate::mm::storage::KernelStorage;
 use crate::mm::vma::StableVma;
 use crate::shim;
 use core::ptr::NonNull;
@@ -56,7 +56,7 @@ impl Entry for Known {
 
 kernel::sync::global_lock! {
     // SAFETY: `init` initialises it, before which the module asks for nothing.
-    unsafe(uninit) static KNOWN: Mutex<Table<Known, NowaitStorage>> = Table::new();
+    unsafe(uninit) static KNOWN: Mutex<Table<Known, KernelStorage<false>>> = Table::new();
 }
 
 /// Makes the module's anon_vmas ready.
@@ -104,7 +104,7 @@ pub(super) fn get(vma: &StableVma<'_>, sharers: u32) -> Result<Number> {
         number,
         sharers,
     };
-    if known.insert(&NowaitStorage, entry).is_err() {
+    if known.insert(&KernelStorage, entry).is_err() {
         release(number);
         return Err(ENOMEM);
     }
@@ -157,7 +157,7 @@ pub(super) fn sweep() {
             break;
         }
     }
-    KNOWN.lock().shrink(&NowaitStorage);
+    KNOWN.lock().shrink(&KernelStorage);
 }
 
 /// Frees all memory, at the end: a static is not dropped when the module is unloaded. No sharer may be left.

@@ -23,6 +23,7 @@ use engine::Frame;
 use engine::PAGE_SIZE;
 use kernel::bindings;
 use kernel::ffi::c_int;
+use kernel::ffi::c_uint;
 use kernel::types::NotThreadSafe;
 
 /// Secondary MMUs (KVM) have been told to forget pages, and wait until this is dropped.
@@ -254,10 +255,30 @@ impl<'a> Mapping<'a> {
         vma: &'a StableVma<'a>,
         addr: usize,
     ) -> Option<Self> {
+        Self::find_by(page, vma, addr, 0)
+    }
+
+    /// As [`Self::find`], for who has to know for certain that there is none: an entry that is being changed
+    /// (`ptep_modify_prot_start()`) is missed there, for a moment.
+    pub(super) fn find_surely(
+        page: &'a LockedPage<'a>,
+        vma: &'a StableVma<'a>,
+        addr: usize,
+    ) -> Option<Self> {
+        Self::find_by(page, vma, addr, shim::KSM_V_PVMW_SYNC)
+    }
+
+    fn find_by(
+        page: &'a LockedPage<'a>,
+        vma: &'a StableVma<'a>,
+        addr: usize,
+        flags: c_uint,
+    ) -> Option<Self> {
         let mut walk = MaybeUninit::uninit();
         // SAFETY: Initialises the walk. The folio is locked and referenced, the area in place.
         let mut walk = unsafe {
-            shim::ksm_v_folio_vma_walk_init(walk.as_mut_ptr(), page.folio(), vma.as_ptr(), addr);
+            let (folio, vma) = (page.folio(), vma.as_ptr());
+            shim::ksm_v_folio_vma_walk_init(walk.as_mut_ptr(), folio, vma, addr, flags);
             walk.assume_init()
         };
         // SAFETY: As above. When it returns false, it has cleaned up after itself.

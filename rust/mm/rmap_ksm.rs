@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel calls in place of `rmap_walk_ksm()`, `collect_procs_ksm()` and `folio_referenced()` for
-//! merged pages (`rust/shim/redirect.c`): so it can move them, swap them out, see whether they are used, and
-//! tell their sharers of failed memory.
+//! What the kernel calls in place of `rmap_walk_ksm()` for merged pages, and what is called in place of some
+//! other functions walks by (`rust/shim/redirect.c`): so the kernel can move them, swap them out, see whether
+//! they are used, and tell their sharers of failed memory.
 //!
 //! A walk takes the lock of one anon_vma after the other, as `rmap_walk_ksm()` does, and nothing else: it may
 //! run while memory is reclaimed.
@@ -43,7 +43,7 @@ impl Redirects {
         let error = unsafe { shim::ksm_v_redirect_begin() };
         IS_REDIRECTED.store(error == 0, Relaxed);
         if error == Error::to_errno(EBUSY) {
-            pr_warn!("merged pages stay where they are: rmap_walk_ksm(), collect_procs_ksm() or folio_referenced() is live-patched\n");
+            pr_warn!("merged pages stay where they are: another module redirects rmap_walk_ksm() or a like function (a livepatch?)\n");
         } else if error != 0 {
             pr_warn!("merged pages stay where they are: this kernel does not allow what moving them needs ({error})\n");
         }

@@ -219,10 +219,11 @@ pub(crate) fn sets() -> usize {
     SETS.load(Relaxed)
 }
 
-/// Changes the count by `change`, unless `is_last` says that it begins or ends with that.
-fn change_sets(is_last: impl Fn(usize) -> bool, change: impl Fn(usize) -> usize) -> bool {
+/// Changes the count without [`IN_USE`]; false, and nothing done, where it is `edge`: the one from which that
+/// would begin or end the use of the module.
+fn change_sets(edge: usize, change: impl Fn(usize) -> usize) -> bool {
     let mut count = sets();
-    while !is_last(count) {
+    while count != edge {
         match SETS.cmpxchg(count, change(count), Full) {
             Ok(_) => return true,
             Err(other) => count = other,
@@ -403,8 +404,7 @@ fn look_up(id: SetId) -> Option<(Token, Frame)> {
 /// `ENOMEM`; `ENODEV`: the module is being unloaded.
 pub(super) fn new(page: &PageRef) -> Result<SetId> {
     enter()?;
-    let set = make(page).inspect_err(|_| leave())?;
-    Ok(set)
+    make(page).inspect_err(|_| leave())
 }
 
 fn make(page: &PageRef) -> Result<SetId> {
@@ -422,8 +422,7 @@ fn make(page: &PageRef) -> Result<SetId> {
 
 /// The module is in use from the first set on, so that a merged page never lacks what finds its sharers.
 fn enter() -> Result {
-    let more = |count| count + 1;
-    if change_sets(|count| count == 0, more) {
+    if change_sets(0, |count| count + 1) {
         return Ok(());
     }
     let _transition = IN_USE.lock();
@@ -440,7 +439,7 @@ fn enter() -> Result {
 }
 
 fn leave() {
-    if change_sets(|count| count == 1, |count| count - 1) {
+    if change_sets(1, |count| count - 1) {
         return;
     }
     let _transition = IN_USE.lock();
@@ -453,7 +452,7 @@ fn leave() {
 }
 
 /// The merged page of a set, wherever it is now; `None` where it has gone. A page that has just been moved
-/// away may be returned: see [`lock`].
+/// away may be returned: [`of`] tells.
 pub(super) fn page(id: SetId) -> Option<PageRef> {
     let mut last = None;
     loop {
@@ -774,7 +773,7 @@ fn drop_records(
 fn is_mapped_by(page: &LockedPage<'_>, record: Record) -> bool {
     let mut is_mapped = false;
     let looked = rmap_ksm::each_area(record, true, &mut |vma, addr| {
-        is_mapped = Mapping::find(page, vma, addr).is_some();
+        is_mapped = Mapping::find_surely(page, vma, addr).is_some();
         if is_mapped {
             ControlFlow::Break(())
         } else {

@@ -23,14 +23,16 @@ use kernel::ffi::c_void;
 ///
 /// Larger ones are exactly as many pages as they need, out of the kernel's linear mapping where
 /// there are some in a row (`kmalloc()` would round up to a power of two, and tell nobody).
-pub(crate) struct KernelStorage;
+///
+/// May reclaim, unless it is told not to: for tables that grow under locks which reclaim takes, too.
+pub(crate) struct KernelStorage<const MAY_RECLAIM: bool = true>;
 
 /// What tables consist of.
 ///
 /// # Safety
 ///
 /// If `IS_ZERO`, bytes that are all zero must be the default value.
-pub(crate) unsafe trait Element: Copy + Default {
+unsafe trait Element: Copy + Default {
     /// Whether a block of zeroes needs not be written to: by default the kernel zeroes what it
     /// allocates, asked or not (`init_on_alloc`).
     const IS_ZERO: bool;
@@ -66,45 +68,16 @@ unsafe impl Element for Known {
     const IS_ZERO: bool = true;
 }
 
-impl<T: Element> Storage<T> for KernelStorage {
+impl<T: Element, const MAY_RECLAIM: bool> Storage<T> for KernelStorage<MAY_RECLAIM> {
     type Block = Block<T>;
 
     fn allocate(&self, len: usize) -> Option<Block<T>> {
-        Block::allocate(len, shim::KSM_V_GFP_TABLE)
-    }
-
-    fn can_truncate(&self, block: &Block<T>) -> bool {
-        block.is_exact
-    }
-
-    fn truncate(&self, block: &mut Block<T>, len: usize) {
-        block.truncate(len);
-    }
-}
-
-/// As [`KernelStorage`], for tables that grow where nothing may be reclaimed.
-pub(crate) struct NowaitStorage;
-
-impl<T: Element> Storage<T> for NowaitStorage {
-    type Block = Block<T>;
-
-    fn allocate(&self, len: usize) -> Option<Block<T>> {
-        Block::allocate(len, shim::KSM_V_GFP_NOWAIT_TABLE)
-    }
-
-    fn can_truncate(&self, block: &Block<T>) -> bool {
-        block.is_exact
-    }
-
-    fn truncate(&self, block: &mut Block<T>, len: usize) {
-        block.truncate(len);
-    }
-}
-
-impl<T: Element> Block<T> {
-    /// Allocates `len` default values.
-    fn allocate(len: usize, gfp: gfp_t) -> Option<Self> {
         let size = len.checked_mul(size_of::<T>())?;
+        let gfp = if MAY_RECLAIM {
+            shim::KSM_V_GFP_TABLE
+        } else {
+            shim::KSM_V_GFP_NOWAIT_TABLE
+        };
         let (ptr, is_exact) = allocate(size, gfp)?;
         let ptr = ptr.cast::<T>();
         let unwritten = if T::IS_ZERO { 0 } else { len };
@@ -117,9 +90,11 @@ impl<T: Element> Block<T> {
         Some(Block { ptr, len, is_exact })
     }
 
-    /// As [`Storage::truncate`].
-    fn truncate(&mut self, len: usize) {
-        let block = self;
+    fn can_truncate(&self, block: &Block<T>) -> bool {
+        block.is_exact
+    }
+
+    fn truncate(&self, block: &mut Block<T>, len: usize) {
         let (old, new) = (pages_of::<T>(block.len), pages_of::<T>(len));
         if !block.is_exact || len > block.len || new == 0 {
             return;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
 /*
- * <linux/ftrace.h>: three functions of the kernel are redirected while the module is loaded, so that
- * it finds the mappings of merged pages: a KSM folio without a stable node has none for rmap_walk_ksm()
- * and collect_procs_ksm(), and folio_referenced() does not even ask.
+ * <linux/ftrace.h>: functions of the kernel are redirected while the module is loaded, so that it finds
+ * the mappings of merged pages: a KSM folio without a stable node has none for rmap_walk_ksm() and
+ * collect_procs_ksm(); folio_referenced(), and what DAMON and idle page tracking have of their own in its
+ * place, do not even ask.
  *
  * The redirect is made for such folios only; for all others the kernel's function runs. That is decided in
  * the ftrace handler, which counts the call before ftrace is left: unregister_ftrace_function() waits for

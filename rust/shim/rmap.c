@@ -4,9 +4,9 @@
 #include "shim.h"
 
 void ksm_v_folio_vma_walk_init(struct page_vma_mapped_walk *walk, struct folio *folio,
-			       struct vm_area_struct *vma, unsigned long addr)
+			       struct vm_area_struct *vma, unsigned long addr, unsigned int flags)
 {
-	DEFINE_FOLIO_VMA_WALK(pvmw, folio, vma, addr, 0);
+	DEFINE_FOLIO_VMA_WALK(pvmw, folio, vma, addr, flags);
 
 	*walk = pvmw;
 }

@@ -3,7 +3,8 @@
  * What the Rust code calls of the kernel and can't reach by itself: inline
  * functions and macros as one-to-one functions, one .c file per C header, and
  * constants. Names are the kernel's with the prefix ksm_v_. No logic here, but
- * for what is asked of every entry of every page table, in one call, for what
+ * for what is asked of every entry of every page table, or in each pass of every
+ * merged page, in one call (pgtable.c, page_flags.c), for what
  * reads whole pages (pages.c), for one static function of the kernel (mmap_lock.c), and for
  * what runs in place of functions of the kernel (redirect.c).
  *
@@ -92,6 +93,7 @@ const vm_flags_t KSM_V_VM_SHARED = VM_SHARED | VM_MAYSHARE;
 
 /* <linux/rmap.h> */
 const rmap_t KSM_V_RMAP_EXCLUSIVE = RMAP_EXCLUSIVE;
+const unsigned int KSM_V_PVMW_SYNC = PVMW_SYNC;
 
 /* <linux/userfaultfd.h> */
 const unsigned int KSM_V_UFFDIO_REGISTER = UFFDIO_REGISTER;
@@ -299,7 +301,7 @@ unsigned long ksm_v_regs_get_kernel_argument(struct pt_regs *regs, unsigned int 
 
 /* <linux/rmap.h> */
 void ksm_v_folio_vma_walk_init(struct page_vma_mapped_walk *walk, struct folio *folio,
-			       struct vm_area_struct *vma, unsigned long addr);
+			       struct vm_area_struct *vma, unsigned long addr, unsigned int flags);
 void ksm_v_page_vma_mapped_walk_done(struct page_vma_mapped_walk *walk);
 int ksm_v_folio_try_share_anon_rmap_pte(struct folio *folio, struct page *page);
 
