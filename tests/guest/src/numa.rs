@@ -19,36 +19,33 @@ pub fn are_two() -> bool {
 /// Returns for each page its node or, negative, an error number.
 pub fn move_pages(pid: i32, addresses: &[u64], targets: &[i32]) -> io::Result<Vec<i32>> {
     assert_eq!(addresses.len(), targets.len());
-    // The kernel leaves the state of pages as it is that it did not reach.
-    let mut states = vec![-libc::EAGAIN; addresses.len()];
-    // SAFETY: The three arrays have an element for each page, and live until the call ends.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_move_pages,
-            pid,
-            addresses.len(),
-            addresses.as_ptr(),
-            targets.as_ptr(),
-            states.as_mut_ptr(),
-            MPOL_MF_MOVE_ALL,
-        )
-    })?;
-    Ok(states)
+    states(pid, addresses, Some(targets))
 }
 
 /// The nodes of pages of a process; negative: an error number.
 pub fn nodes_of(pid: i32, addresses: &[u64]) -> io::Result<Vec<i32>> {
+    states(pid, addresses, None)
+}
+
+/// Moves pages, if there are `targets`, which are as many, and returns what became of each.
+fn states(pid: i32, addresses: &[u64], targets: Option<&[i32]>) -> io::Result<Vec<i32>> {
+    // The kernel leaves the state of pages as it is that it did not reach.
     let mut states = vec![-libc::EAGAIN; addresses.len()];
-    // SAFETY: As above; without targets nothing is moved.
+    // SAFETY: The arrays have an element for each page, and live until the call ends; without targets
+    // nothing is moved.
     check(unsafe {
         libc::syscall(
             libc::SYS_move_pages,
             pid,
             addresses.len(),
             addresses.as_ptr(),
-            std::ptr::null::<i32>(),
+            targets.map_or(std::ptr::null(), <[i32]>::as_ptr),
             states.as_mut_ptr(),
-            0,
+            if targets.is_some() {
+                MPOL_MF_MOVE_ALL
+            } else {
+                0
+            },
         )
     })?;
     Ok(states)

@@ -13,6 +13,12 @@ use std::sync::atomic::Ordering;
 use nix::libc::c_int;
 use nix::libc::c_void;
 use nix::libc::siginfo_t;
+use nix::sys::signal::sigaction;
+use nix::sys::signal::SaFlags;
+use nix::sys::signal::SigAction;
+use nix::sys::signal::SigHandler;
+use nix::sys::signal::SigSet;
+use nix::sys::signal::Signal;
 
 use super::spawn::check;
 use crate::content::PAGE_SIZE;
@@ -34,13 +40,10 @@ static ADDRESS: AtomicU64 = AtomicU64::new(0);
 
 /// Counts `SIGBUS` from now on. With `early` the kernel sends it for pages that are not needed, too.
 pub(super) fn catch(early: bool) -> io::Result<()> {
-    // SAFETY: All zeros is a valid value; the handler makes system calls only.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = on_bus as *const () as usize;
-        action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
-        check(libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut()).into())?;
-    }
+    let flags = SaFlags::SA_SIGINFO | SaFlags::SA_RESTART;
+    let action = SigAction::new(SigHandler::SigAction(on_bus), flags, SigSet::empty());
+    // SAFETY: The handler makes system calls only.
+    unsafe { sigaction(Signal::SIGBUS, &action) }?;
     let when = match early {
         true => PR_MCE_KILL_EARLY,
         false => PR_MCE_KILL_LATE,

@@ -2,7 +2,6 @@
 
 //! What the settings do, and which of the two sets is in force.
 
-use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 use std::time::Instant;
@@ -15,6 +14,7 @@ use guest::knob;
 use guest::lab::Lab;
 use guest::lab::SkippableTest;
 use guest::lab::Test;
+use guest::numa;
 use guest::pages;
 use guest::peer::Kind;
 use guest::peer::Peer;
@@ -22,6 +22,7 @@ use guest::peer::User;
 use guest::procfs;
 use guest::scanner;
 use guest::task;
+use guest::Context;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Completion;
@@ -58,7 +59,10 @@ pub(super) const TESTS: &[Test] = &[
     ("the_advisor_chooses_pages_to_scan", advisor),
 ];
 
-pub(super) const SKIPPABLE: &[SkippableTest] = &[("nodes_are_kept_apart", nodes)];
+pub(super) const SKIPPABLE: &[SkippableTest] = &[
+    ("nodes_are_kept_apart", nodes),
+    ("pages_moved_to_another_node_are_kept_apart", moved),
+];
 
 fn scope(lab: &Lab) -> Result {
     compat::settle()?;
@@ -373,8 +377,33 @@ fn pages_on(peer: &Peer, span: Span, node: u64) -> Result<u64> {
     Ok(pages.unwrap_or(0))
 }
 
+/// The kernel moves a shared page: it is of its new node from then on.
+fn moved(lab: &Lab) -> Result<Completion> {
+    if !numa::are_two() {
+        return Ok(Completion::ignored_with("the machine has one node"));
+    }
+    compat::settle()?;
+    compat::set("merge_across_nodes", 0)?;
+    let peer = lab.alice()?;
+    let first = on_node(&peer, 0)?;
+    compat::merge()?;
+    expect_one((&peer, first))?;
+    let found = numa::move_pages(peer.pid(), &[first.addr], &[1]).context(|| "move_pages")?;
+    if found != [1] {
+        return Ok(Completion::ignored_with("merged pages stay in place"));
+    }
+    let late = on_node(&peer, 0)?;
+    compat::merge()?;
+    for (node, span) in [(1, first), (0, late)] {
+        expect_one((&peer, span))?;
+        let on_node = pages_on(&peer, span, node)?;
+        expect::eq(format!("pages on node {node}"), 16, on_node)?;
+    }
+    Ok(Completion::Completed)
+}
+
 fn nodes(lab: &Lab) -> Result<Completion> {
-    if !Path::new("/sys/devices/system/node/node1").exists() {
+    if !numa::are_two() {
         return Ok(Completion::ignored_with("the machine has one node"));
     }
     compat::settle()?;

@@ -15,6 +15,7 @@ use guest::mainline::Server;
 use guest::module;
 use guest::numa;
 use guest::pages;
+use guest::peer::Peer;
 use guest::peer::User;
 use guest::rng;
 use guest::scanner;
@@ -221,9 +222,8 @@ fn addresses(span: Span) -> Vec<u64> {
     (0..span.pages).map(|page| span.page(page).addr).collect()
 }
 
-/// Merged pages that belong to the kernel itself are moved by it.
-fn ksmd(lab: &Lab) -> Result {
-    let group = Group::mixed(lab, PAGES)?;
+/// A process two spans of which ksmd has merged, for as long as it is in force.
+fn merged_by_ksmd(lab: &Lab) -> Result<(Peer, [Span; 2], Mainline)> {
     let peer = lab.peer(User::Root)?;
     let mainline = Mainline::of(Server::Ksmd)?;
     let spans = [peer.anon(PAGES, NEW)?, peer.anon(PAGES, NEW)?];
@@ -231,6 +231,13 @@ fn ksmd(lab: &Lab) -> Result {
         peer.advise(span, libc::MADV_MERGEABLE)?;
     }
     mainline.merge(PAGES)?;
+    Ok((peer, spans, mainline))
+}
+
+/// Merged pages that belong to the kernel itself are moved by it.
+fn ksmd(lab: &Lab) -> Result {
+    let group = Group::mixed(lab, PAGES)?;
+    let (peer, spans, mainline) = merged_by_ksmd(lab)?;
     let own = spans.map(|span| (&peer, span));
     pages::expect_merged(&own)?;
     let addresses = addresses(spans[0]);
@@ -274,13 +281,7 @@ fn unmerged(lab: &Lab) -> Result {
 fn reloaded(lab: &Lab) -> Result {
     const LOADS: u32 = 20;
     let group = Group::pair(lab, PAGES)?;
-    let peer = lab.peer(User::Root)?;
-    let mainline = Mainline::of(Server::Ksmd)?;
-    let spans = [peer.anon(PAGES, NEW)?, peer.anon(PAGES, NEW)?];
-    for span in spans {
-        peer.advise(span, libc::MADV_MERGEABLE)?;
-    }
-    mainline.merge(PAGES)?;
+    let (peer, spans, mainline) = merged_by_ksmd(lab)?;
     let moved = [
         (peer.pid(), addresses(spans[0])),
         (group.sharers[0].pid(), group.sharers[0].addresses()),

@@ -5,6 +5,7 @@
 use guest::cgroup::Cgroup;
 use guest::content::Ids;
 use guest::expect;
+use guest::knob;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::numa;
@@ -26,6 +27,12 @@ pub(super) const TESTS: &[Test] = &[
     ("sharers_that_moved_their_memory_about", moved_about),
     ("sharers_that_a_child_merged", of_child),
     ("sharers_that_come_and_go", come_and_go),
+    ("sharers_that_have_gone_take_no_memory", |lab| {
+        gone(lab, 0, 1)
+    }),
+    ("sharers_that_have_gone_are_told_from_forked_ones", |lab| {
+        gone(lab, 8, 16)
+    }),
     ("sharers_whose_cgroup_is_gone", without_cgroup),
 ];
 
@@ -174,6 +181,35 @@ fn come_and_go(lab: &Lab) -> Result {
         group.move_all(0, 0)?;
     }
     expect_found(&group, "at last")
+}
+
+/// Processes come to share pages that two others have, and these have `children`, and exit. After so many passes
+/// more at most half of what was noted of them is left: all, but for what other tables take meanwhile.
+fn gone(lab: &Lab, children: u64, passes: u64) -> Result {
+    /// Of a sharer that is noted.
+    const BYTES: u64 = 8;
+    const EACH: u64 = 2048;
+    const VISITORS: u64 = 8;
+    let mut group = Group::pair(lab, EACH)?;
+    for _ in 0..children {
+        group.fork()?;
+    }
+    scanner::scan(passes)?;
+    let before = knob::number("index_bytes")?;
+    for _ in 0..VISITORS {
+        let visitor = lab.peer(User::Root)?;
+        let span = visitor.anon(EACH, IDS)?;
+        scanner::merge_now(&visitor)?;
+        pages::expect_merged(&[(&visitor, span)])?;
+        visitor.exit()?;
+    }
+    scanner::scan(passes)?;
+    expect::within(
+        "index_bytes",
+        0..=before + VISITORS * EACH * BYTES / 2,
+        knob::number("index_bytes")?,
+    )?;
+    group.expect_shared("without the visitors").map(drop)
 }
 
 /// Of two cgroups with a sharer each, one is removed: perhaps the one that pages are charged to.
