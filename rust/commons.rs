@@ -127,8 +127,6 @@ pub(crate) struct Rules {
     pub(crate) max_page_sharing: u32,
     /// Whether pages of zeroes are merged with the kernel's zero page; else with each other.
     pub(crate) use_zero_pages: bool,
-    /// Whether merged pages are of interest.
-    pub(crate) is_watchful: bool,
 }
 
 /// The settings, and how far the scanner came.
@@ -240,18 +238,21 @@ impl State {
         }
     }
 
-    /// Forgets all contents, and what visits brought. Frames that are shared still are counted still.
+    /// Forgets all contents, and what visits brought. Pages that are still shared are still counted.
     pub(crate) fn forget_all(&mut self, sets: &mut Sets) {
         sets.engine.forget_contents();
         self.regions.clear();
     }
 
-    /// Takes note that everything has been unmerged; or, with an error, a part of it.
-    pub(crate) fn unmerged(&mut self, sets: &mut Sets, result: Result) {
+    /// Begins anew: nothing is merged any more.
+    pub(crate) fn unmerged(&mut self, sets: &mut Sets) {
         self.forget_all(sets);
-        if result.is_ok() {
-            self.passes.reset(sets.pages_met());
-        }
+        self.passes.reset(sets.pages_met());
+    }
+
+    /// Has every region visited: some of their merged pages have been broken apart.
+    pub(crate) fn forget_visits(&mut self) {
+        self.regions.clear();
     }
 
     /// The number of this pass: how many have been completed.
@@ -271,8 +272,7 @@ impl State {
 
     /// Ends a visit of a region.
     pub(crate) fn end_visit(&mut self, visit: Visit, outcome: Outcome) {
-        // Of no matter here: visits end as they began.
-        let plan = self.plan(false);
+        let plan = self.plan();
         let remembered = self
             .regions
             .end_visit(&KernelStorage, visit, &plan, outcome);
@@ -280,13 +280,12 @@ impl State {
         self.forgotten_visits = self.forgotten_visits.wrapping_add(failed);
     }
 
-    fn plan(&self, is_watchful: bool) -> Plan {
+    fn plan(&self) -> Plan {
         let knobs = self.profiles.in_force().knobs;
         Plan {
             pass: self.pass,
             patience: knobs.promote_after(),
             longest_interval: knobs.max_interval(),
-            is_watchful,
         }
     }
 
@@ -506,23 +505,27 @@ impl Commons {
         &self.pool
     }
 
-    /// Makes a new shared page, charged to `mm`, on a spare frame of this node (`None`: of any). Takes the
-    /// lock of the pool and then that of the sets: what these knew of its name they forget before it can
-    /// be met.
+    /// Makes a new shared page, charged to `mm`, on a spare frame of this node (`None`: of any), at the time
+    /// `began` or later. The engine knows it before anything maps it, so that none is ever missed.
+    ///
+    /// Takes the lock of the pool, and then that of the sets.
     ///
     /// # Errors
     ///
-    /// As [`Pool::draw`] and [`NewShared::new`].
-    pub(crate) fn make_shared(&self, mm: &MmWithUser, node: Option<i32>) -> Result<NewShared> {
+    /// As [`Pool::draw`] and [`NewShared::new`]; `ENOMEM`: the engine has no memory for it.
+    pub(crate) fn make_shared(
+        &self,
+        mm: &MmWithUser,
+        node: Option<i32>,
+        began: u64,
+    ) -> Result<NewShared> {
         let page = self.pool.lock().draw(node)?;
         let shared = NewShared::new(mm, page)?;
-        self.sets.lock().engine.forget_shared(shared.name());
-        Ok(shared)
-    }
-
-    /// How many shared pages there were when they were counted last.
-    pub(crate) fn shared_pages(&self) -> u64 {
-        self.sets.lock().engine.get_stats().pages_shared
+        if self.sets.lock().engine.announce(shared.name(), began) {
+            Ok(shared)
+        } else {
+            Err(ENOMEM)
+        }
     }
 
     /// How contents get their keys.
@@ -533,8 +536,7 @@ impl Commons {
     /// Comes to a region, and says what is known of it.
     pub(crate) fn recall_region(&self, id: RegionId) -> Prospect {
         let state = self.lock();
-        let plan = state.plan(self.sets.is_watchful());
-        state.regions.recall(id, &plan)
+        state.regions.recall(id, &state.plan())
     }
 
     /// What a step goes by that begins now.
@@ -544,7 +546,6 @@ impl Commons {
             policy: state.policy,
             max_page_sharing: state.profiles.in_force().knobs.max_page_sharing(),
             use_zero_pages: state.use_zero_pages,
-            is_watchful: self.sets.is_watchful(),
         }
     }
 

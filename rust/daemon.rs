@@ -246,7 +246,7 @@ impl Daemon {
     /// Which contents have several shared pages: if `is_exact`, of this moment, as for
     /// [`Self::counts_now`]; else as of the last pass.
     pub(crate) fn copies(&self, is_exact: bool) -> Copies {
-        let mut sets = self.recounted(&self.commons.lock(), is_exact);
+        let sets = self.recounted(&self.commons.lock(), is_exact);
         if is_exact {
             sets.engine.copies()
         } else {

@@ -69,9 +69,7 @@ pub(crate) struct Batch {
     /// As above, once they have been looked at.
     pub(crate) inspected: KVVec<(Candidate, Inspected)>,
     /// Merged ones.
-    pub(crate) merged: KVVec<Merged>,
-    /// Merged ones of which nobody wants to know more.
-    pub(crate) passed_by: u64,
+    pub(crate) merged: u64,
     /// Unmerged ones that can't be merged for their memory tags.
     pub(crate) tagged: u64,
     /// Pages of regions that are not due.
@@ -80,14 +78,6 @@ pub(crate) struct Batch {
     pub(crate) settled: u64,
     /// What else was looked at, in units.
     pub(crate) beside: u64,
-}
-
-/// A merged page that was met.
-pub(crate) struct Merged {
-    /// What the engine knows it by.
-    pub(crate) name: Frame,
-    pub(crate) frame: Frame,
-    pub(crate) mappings: u32,
 }
 
 /// An unmerged page that was met.
@@ -120,8 +110,7 @@ impl Batch {
             pages: KVVec::with_capacity(MOST_PAGES, GFP_KERNEL)?,
             unclear: KVVec::with_capacity(MOST_PAGES, GFP_KERNEL)?,
             inspected: KVVec::with_capacity(MOST_PAGES, GFP_KERNEL)?,
-            merged: KVVec::with_capacity(MOST_PAGES, GFP_KERNEL)?,
-            passed_by: 0,
+            merged: 0,
             tagged: 0,
             skipped: 0,
             settled: 0,
@@ -131,8 +120,8 @@ impl Batch {
 
     /// How many pages were looked at; what else was, as so many pages as cost the same.
     pub(crate) fn effort(&self) -> u64 {
-        let met = self.pages.len().saturating_add(self.merged.len()) as u64;
-        met.saturating_add(self.passed_by)
+        (self.pages.len() as u64)
+            .saturating_add(self.merged)
             .saturating_add(self.tagged)
             .saturating_add(self.beside / PAGE)
     }
@@ -355,16 +344,7 @@ impl Visitor for Gatherer<'_> {
             self.unmerged(addr, &mapped);
         } else {
             self.visits.count_found_merged(self.visit);
-            let name = self.rules.is_watchful.then(|| mapped.name()).flatten();
-            if let Some(name) = name {
-                let _ = self.batch.merged.push_within_capacity(Merged {
-                    name,
-                    frame: mapped.frame(),
-                    mappings: mapped.mappings(),
-                });
-            } else {
-                self.batch.passed_by = self.batch.passed_by.saturating_add(1);
-            }
+            self.batch.merged = self.batch.merged.saturating_add(1);
         }
         self.budget.spend(PAGE);
         break_if(self.budget.units == 0)

@@ -267,30 +267,30 @@ struct Attempt {
 impl Attempt {
     /// Attempts to merge a page that is mapped once, in the address space of `terms`. Its twin takes a
     /// seat of its own when that is merged.
-    fn new(commons: &Commons, terms: &Terms<'_>, page: Candidate) -> (Self, Option<SharedPage>) {
+    fn new(commons: &Commons, terms: &Terms<'_>, page: Candidate) -> (Self, Seated) {
         Self::with(commons, terms, page, terms.space, 1)
     }
 
     /// Attempts to merge a page that may be mapped in several address spaces, together with its twin.
-    fn of_many(
-        commons: &Commons,
-        terms: &Terms<'_>,
-        page: Candidate,
-    ) -> (Self, Option<SharedPage>) {
+    fn of_many(commons: &Commons, terms: &Terms<'_>, page: Candidate) -> (Self, Seated) {
         Self::with(commons, terms, page, None, 2)
     }
 
-    /// Claims what the page is to be merged with; returns the shared page, where it is one.
+    /// Claims what the page is to be merged with.
     fn with(
         commons: &Commons,
         terms: &Terms<'_>,
         page: Candidate,
         space: Option<Space>,
         pages: u32,
-    ) -> (Self, Option<SharedPage>) {
+    ) -> (Self, Seated) {
         let domain = terms.domain_of_page(page.frame);
         let (claim, shared) = claim(commons, page.key, domain, space);
-        let shared = shared.filter(|shared| terms.policy.allows_nodes(page.frame, shared.frame()));
+        let shared = shared.and_then(|shared| {
+            // The kernel may have moved it to another node.
+            let is_allowed = terms.policy.allows_nodes(page.frame, shared.frame());
+            is_allowed.then_some(shared).ok_or(Refusal::TargetGone)
+        });
         let attempt = Attempt {
             page,
             domain,
@@ -318,7 +318,7 @@ impl Attempt {
         };
         let engine = &mut sets.engine;
         match merged {
-            Ok(Some(shared)) => self.tell_merged(engine, key, shared, terms),
+            Ok(Some(shared)) => self.tell_merged(engine, key, shared),
             Ok(None) => (),
             Err(refusal) => self.refused(engine, refusal),
         }
@@ -326,16 +326,12 @@ impl Attempt {
     }
 
     /// Tells the engine that the page is merged into `shared`.
-    fn tell_merged(&self, engine: &mut Engine, key: Key, shared: &SharedPage, terms: &Terms<'_>) {
+    fn tell_merged(&self, engine: &mut Engine, key: Key, shared: &SharedPage) {
         let name = shared.name();
-        let is_new = matches!(self.claim, Claim::Twin(_));
-        // Another thread may have met a mapping already, have taken the page for one that was found, and
-        // have merged others into it. Then it keeps a seat for each mapping.
-        let is_known = is_new && engine.forget_shared(name);
-        engine.merged(key, name, self.domain, shared.mappings());
-        if is_new && !is_known {
-            engine.made(name, terms.began, self.pages);
+        if matches!(self.claim, Claim::Twin(_)) {
+            engine.made(key, name, self.domain, self.pages);
         }
+        engine.merged(name, shared.mappings());
     }
 
     /// Tells the engine why the page was not merged, as far as that is of use to it: not if another
@@ -359,7 +355,7 @@ impl Attempt {
     fn differed(&self, engine: &mut Engine, key: Key) {
         let (frame, domain) = (self.page.frame, self.domain);
         let target = match self.claim.target() {
-            Some(Target::Shared(shared)) => SharedPage::readable(shared).map(PageRef::from),
+            Some(Target::Shared(shared)) => SharedPage::target(shared).ok().map(PageRef::from),
             Some(Target::Twin(twin)) => PageRef::candidate(twin),
             None => None,
         };
@@ -374,36 +370,36 @@ impl Attempt {
     }
 }
 
-/// Claims what a page of `domain` of this key is to be merged with (`None`: the zero page); returns the
-/// shared page, where it is one that can be read.
+/// The shared page of which a seat was claimed, or why it takes no page. An error for other claims.
+type Seated = Result<SharedPage, Refusal>;
+
+/// Claims what a page of `domain` of this key is to be merged with (`None`: the zero page).
 ///
-/// The reference is taken while the sets are locked. A name that was given to a shared page of another domain
-/// was forgotten under that lock before the page could be met ([`Commons::make_shared`]). So this page is the
-/// one that the sets know, and of `domain`, and stays so as long as it is referenced.
+/// The reference is taken while the sets are locked. Where the name was given to a new shared page, perhaps of
+/// another domain, the sets heard of that under the same lock, before anything mapped it
+/// ([`Commons::make_shared`]). So this page is the one that the sets know, and of `domain`, and stays so as
+/// long as it is referenced.
 fn claim(
     commons: &Commons,
     key: Option<Key>,
     domain: Domain,
     space: Option<Space>,
-) -> (Claim, Option<SharedPage>) {
+) -> (Claim, Seated) {
     let Some(key) = key else {
-        return (Claim::Nothing, None);
+        return (Claim::Nothing, Err(Refusal::Gone));
     };
     let mut sets = commons.sets().lock();
     let claim = sets.claim(key, domain, space);
     let shared = match claim {
-        Claim::Seat { frame, .. } => SharedPage::readable(frame),
-        _ => None,
+        Claim::Seat { frame, .. } => SharedPage::target(frame),
+        Claim::Full(_) => Err(Refusal::Full),
+        Claim::Nothing | Claim::Twin(_) => Err(Refusal::Gone),
     };
     (claim, shared)
 }
 
-/// Makes ready what a page is to be replaced by: `shared`, where the claim is on that.
-fn prepare(
-    terms: &Terms<'_>,
-    attempt: &Attempt,
-    shared: Option<SharedPage>,
-) -> Result<Neighbour, Refusal> {
+/// Makes ready what a page is to be replaced by: `shared`, where the claim is on a seat of it.
+fn prepare(terms: &Terms<'_>, attempt: &Attempt, shared: Seated) -> Result<Neighbour, Refusal> {
     let Candidate {
         addr, frame, key, ..
     } = attempt.page;
@@ -411,11 +407,8 @@ fn prepare(
         return Neighbour::by_zero(addr, frame, terms);
     }
     match attempt.claim {
-        Claim::Nothing => Err(Refusal::Gone),
-        Claim::Full(_) => Err(Refusal::Full),
-        Claim::Seat { .. } => {
-            let shared = shared.ok_or(Refusal::TargetGone)?;
-            Neighbour::by_shared(addr, frame, shared, terms)
+        Claim::Nothing | Claim::Full(_) | Claim::Seat { .. } => {
+            Neighbour::by_shared(addr, frame, shared?, terms)
         }
         Claim::Twin(twin) if twin == frame => Err(Refusal::Gone),
         Claim::Twin(twin) => Neighbour::by_new(addr, frame, twin, terms),
@@ -429,11 +422,9 @@ fn merge(commons: &Commons, terms: &Terms<'_>, candidate: Candidate, visits: &mu
     let (attempt, shared) = Attempt::of_many(commons, terms, candidate);
     let merged = match (candidate.key, attempt.claim) {
         (None, _) => terms.join_zero(frame).map(|()| Merged::Zero),
-        (Some(_), Claim::Nothing) => Err(Refusal::Gone),
-        (Some(_), Claim::Full(_)) => Err(Refusal::Full),
-        (Some(_), Claim::Seat { .. }) => shared
-            .ok_or(Refusal::TargetGone)
-            .and_then(|shared| terms.join(frame, shared).map(Merged::Into)),
+        (Some(_), Claim::Nothing | Claim::Full(_) | Claim::Seat { .. }) => {
+            shared.and_then(|shared| terms.join(frame, shared).map(Merged::Into))
+        }
         (Some(_), Claim::Twin(twin)) if twin == frame => Err(Refusal::Gone),
         (Some(key), Claim::Twin(twin)) => {
             let is_expected =

@@ -13,7 +13,6 @@ use crate::gather::Batch;
 use crate::gather::Budget;
 use crate::gather::Candidate;
 use crate::gather::Gatherer;
-use crate::gather::Merged;
 use crate::gather::TABLES;
 use crate::merger::Merger;
 use crate::mm::merge::space_of;
@@ -24,7 +23,6 @@ use crate::mm::policy::Scope;
 use crate::mm::process::is_registered;
 use crate::mm::process::Owner;
 use crate::mm::refusal::Refusal;
-use crate::mm::shared::SharedPage;
 use crate::mm::vma::NextArea;
 use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::walk;
@@ -37,9 +35,7 @@ use crate::visits::Visits;
 use core::mem::take;
 use core::ops::Range;
 use engine::Domain;
-use engine::Frame;
 use engine::Glance;
-use engine::Sight;
 use engine::Verdict;
 use kernel::mm::Mm;
 use kernel::mm::MmWithUser;
@@ -238,9 +234,8 @@ impl Scanner {
             domain,
             mm,
             space: space_of(mm),
-            began,
             max_page_sharing: rules.max_page_sharing,
-            make: &|mm, node| commons.make_shared(mm, node),
+            make: &|mm, node| commons.make_shared(mm, node, began),
         };
         self.merger.merge_all(commons, &terms, &mut self.visits);
         (progress, effort)
@@ -354,10 +349,9 @@ impl Scanner {
         pages: Pages,
         sets: Option<SetsGuard<'a>>,
     ) {
-        let domain_of = |frame| rules.policy.domain_of_page(domain, frame);
         let mut sets = sets.unwrap_or_else(|| commons.sets().lock());
         sets.refusals.add(Refusal::Tagged, self.batch.tagged);
-        self.sight_merged(&mut sets.engine, domain_of);
+        self.count_passed_by(&mut sets.engine);
         promoting(&mut sets.engine, pages, |engine| self.glance(engine));
         drop(sets);
         if self.batch.unclear.is_empty() {
@@ -371,27 +365,13 @@ impl Scanner {
         promoting(&mut sets.engine, pages, |engine| self.settle(engine));
     }
 
-    /// Tells the engine of the merged pages that were met.
-    fn sight_merged(&mut self, engine: &mut Engine, domain_of: impl Fn(Frame) -> Domain) {
-        engine.pass_by(take(&mut self.batch.passed_by));
+    /// Tells the engine how many pages were met of which nothing more is to be known.
+    fn count_passed_by(&mut self, engine: &mut Engine) {
+        engine.pass_by(take(&mut self.batch.merged));
         engine.pass_by(take(&mut self.batch.tagged));
         engine.pass_by(take(&mut self.batch.settled));
         engine.skip(take(&mut self.batch.skipped));
         self.batch.beside = 0;
-        for Merged {
-            name,
-            frame,
-            mappings,
-        } in self.batch.merged.drain_all()
-        {
-            let domain = domain_of(frame);
-            if engine.sight_shared(name, domain, mappings) == Sight::Adoptable {
-                let page = SharedPage::readable(name);
-                if let Some(page) = page.filter(|page| page.content().is_readable()) {
-                    engine.adopt(name, domain, &page.content());
-                }
-            }
-        }
     }
 
     /// Shows the samples of the unmerged pages that were met to the engine.

@@ -152,8 +152,6 @@ pub(crate) struct LockedSets {
     #[pin]
     sets: Mutex<Sets>,
     keys: Keys,
-    /// As [`KsmScanner::is_watchful`].
-    is_watchful: Atomic<bool>,
     /// As [`KsmScanner::forgettable_parts`].
     forgettable: Atomic<usize>,
 }
@@ -163,7 +161,6 @@ impl LockedSets {
     pub(crate) fn new(sets: Sets) -> impl PinInit<Self> {
         pin_init!(LockedSets {
             keys: *sets.engine.keys(),
-            is_watchful: Atomic::new(sets.engine.is_watchful()),
             forgettable: Atomic::new(0),
             sets <- new_mutex!(sets, "ksm_v::sets"),
         })
@@ -186,11 +183,6 @@ impl LockedSets {
     /// How contents get their keys.
     pub(crate) fn keys(&self) -> &Keys {
         &self.keys
-    }
-
-    /// Whether merged pages are of interest, as of a moment ago.
-    pub(crate) fn is_watchful(&self) -> bool {
-        self.is_watchful.load(Relaxed)
     }
 
     /// How many parts the index could give up, as of a moment ago.
@@ -221,9 +213,7 @@ impl DerefMut for SetsGuard<'_> {
 
 impl Drop for SetsGuard<'_> {
     fn drop(&mut self) {
-        let (home, engine) = (self.home, &*self.sets.engine);
-        home.is_watchful.store(engine.is_watchful(), Relaxed);
-        let parts = engine.forgettable_parts();
-        home.forgettable.store(parts, Relaxed);
+        let parts = self.sets.engine.forgettable_parts();
+        self.home.forgettable.store(parts, Relaxed);
     }
 }

@@ -169,7 +169,7 @@ impl Hand {
                 Turn::EndPass { step, sleep_ms } => {
                     movers::leave_alone();
                     zero::correct_sum();
-                    sharers::end_pass(commons.shared_pages());
+                    sharers::end_pass();
                     drop(step);
                     let least_ms = if done == 0 { IDLE_MS } else { 0 };
                     Some(sleep_ms.max(least_ms))

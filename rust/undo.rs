@@ -38,7 +38,7 @@ const EVACUATION_ROUNDS: u32 = 3;
 /// Pause after a round that broke nothing.
 const IDLE_PAUSE: Delta = Delta::from_millis(10);
 
-/// Breaks every merged page in every process, forgets all contents, gives spare memory back.
+/// Breaks every merged page in every process, then forgets all contents and gives spare memory back.
 ///
 /// # Errors
 ///
@@ -56,7 +56,10 @@ pub(crate) fn everything(closed: &Closed<'_>) -> Result {
     let mut state = commons.lock();
     let mut sets = commons.sets().lock();
     sets.recount();
-    state.unmerged(&mut sets, result);
+    match result {
+        Ok(()) => state.unmerged(&mut sets),
+        Err(_) => state.forget_visits(),
+    }
     let stats = sets.engine.get_stats();
     drop((sets, state));
     commons.pool().lock().clear();
@@ -118,7 +121,7 @@ fn rounds(closed: &Closed<'_>, rest: &mut Rest) -> Result {
     loop {
         *rest = Rest::default();
         round(&mut unmerger, rest)?;
-        let stats = recount(closed, &unmerger);
+        let stats = recount(closed);
         let outcome = &rest.outcome;
         let is_idle = outcome.broken == 0;
         if is_idle && stats.pages_shared == 0 && !outcome.is_partial() && is_nothing_left() {
@@ -139,8 +142,8 @@ fn rounds(closed: &Closed<'_>, rest: &mut Rest) -> Result {
     }
 }
 
-/// Whether there is no shared page any more: also none that the engine does not know, or that a walk over
-/// page tables has missed as it was being moved.
+/// Whether there is no shared page any more: also none that a walk over page tables has missed as it was
+/// being moved.
 fn is_nothing_left() -> bool {
     sharers::sweep();
     sharers::sets() == 0
@@ -158,15 +161,9 @@ fn is_final(outcome: &Outcome, unmerger: &Unmerger, pages_shared: u64) -> bool {
     outcome.crowded > 0 || failed > 0 && failed >= pages_shared
 }
 
-/// Counts what is merged still; also what is on frames that can't be read, which the engine has forgotten
-/// as no target.
-fn recount(closed: &Closed<'_>, unmerger: &Unmerger) -> KsmStats {
+/// Counts what is still merged.
+fn recount(closed: &Closed<'_>) -> KsmStats {
     let mut sets = closed.commons().sets().lock();
-    for &frame in unmerger.failed() {
-        if let Some(page) = SharedPage::on(frame) {
-            sets.engine.count_in(page.name(), page.mappings());
-        }
-    }
     sets.recount();
     sets.engine.get_stats()
 }

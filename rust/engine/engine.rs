@@ -65,6 +65,5 @@ pub use stats::Histogram;
 pub use stats::KsmStats;
 pub use table::Storage;
 pub use verdict::Glance;
-pub use verdict::Sight;
 pub use verdict::Target;
 pub use verdict::Verdict;

@@ -50,8 +50,10 @@ impl Glimpse {
 /// The keys of a content: what [`crate::KsmScanner::settle`] wants.
 #[derive(Clone, Copy, Debug)]
 pub struct Inspected {
-    pub(crate) sample: Key,
-    pub(crate) whole: Key,
+    /// That of a sample.
+    pub sample: Key,
+    /// That of the whole content.
+    pub whole: Key,
 }
 
 impl Keys {

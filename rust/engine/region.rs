@@ -23,6 +23,11 @@ use core::ops::Range;
 /// The most passes from one visit to the next. A power of two.
 pub const LONGEST_INTERVAL: u8 = 8;
 
+/// Every so many passes the pages of settled regions are looked at, too: another page may have come to the
+/// same frame, at the same place. Every region is due in those.
+const LOOK_EVERY: u64 = 16;
+const _: () = assert!(LOOK_EVERY % LONGEST_INTERVAL as u64 == 0);
+
 /// Bytes that a region has at the most, and of which its beginning is a multiple where an area has
 /// more of them: what a page table maps, with pages of [`PAGE_SIZE`] and entries of 64 bits.
 const REGION_BYTES: usize = PAGE_SIZE * (PAGE_SIZE / size_of::<u64>());
@@ -52,8 +57,6 @@ pub struct Plan {
     pub patience: u8,
     /// The most passes from one visit to the next: a power of two, up to [`LONGEST_INTERVAL`].
     pub longest_interval: u8,
-    /// Whether merged pages are to be looked at, too.
-    pub is_watchful: bool,
 }
 
 /// A visit of a region that is due.
@@ -129,7 +132,8 @@ impl Prospect {
             return None;
         }
         visit.digest = digest().max(Record::ANY_PAGES + 1);
-        visit.is_settled = was_merged && seen == visit.digest && !plan.is_watchful;
+        let is_looked_at = plan.pass % LOOK_EVERY == 0;
+        visit.is_settled = was_merged && seen == visit.digest && !is_looked_at;
         (is_due || seen != visit.digest).then_some(visit)
     }
 }
@@ -216,7 +220,7 @@ impl Plan {
 
 /// How many passes after `pass` the next one comes whose number is a multiple of `interval`, a
 /// power of two.
-pub(crate) fn until_multiple(pass: u64, interval: u8) -> u8 {
+fn until_multiple(pass: u64, interval: u8) -> u8 {
     let since = pass as u8 & interval.wrapping_sub(1);
     interval.wrapping_sub(since)
 }

@@ -15,7 +15,6 @@ use crate::keys::Glimpse;
 use crate::keys::Inspected;
 use crate::keys::Keys;
 use crate::knobs::Knobs;
-use crate::region::until_multiple;
 use crate::region::LONGEST_INTERVAL;
 use crate::seats::OwnSeats;
 use crate::seats::Seat;
@@ -34,15 +33,9 @@ use crate::table::Storage;
 use crate::table::Table;
 use crate::table::SEGMENTS;
 use crate::verdict::Glance;
-use crate::verdict::Sight;
 use crate::verdict::Target;
 use crate::verdict::Verdict;
 use core::mem::size_of;
-
-/// Every so many passes shared frames are looked at in any case: a pass may not reach all memory.
-/// In each of these every region is due.
-const WATCH_EVERY: u64 = 16;
-const _: () = assert!(WATCH_EVERY % LONGEST_INTERVAL as u64 == 0);
 
 /// Where a scanner's tables are allocated.
 pub trait ScannerStorage:
@@ -75,9 +68,6 @@ pub struct KsmScanner<S: ScannerStorage> {
     next_forgotten: usize,
     shared: Shared<S>,
     seats: Seats<S>,
-    /// For how many passes, this one included, shared frames are looked at where they are met:
-    /// while one may be unknown, or is known and not in the stable set.
-    watch: u8,
     pages_scanned: u64,
     pages_skipped: u64,
     full_scans: u64,
@@ -103,28 +93,22 @@ impl<S: ScannerStorage + Default> Default for KsmScanner<S> {
 impl<S: ScannerStorage> KsmScanner<S> {
     /// Forgets all contents and shared frames, as if none had been seen.
     ///
-    /// The knobs and the totals since the start stay. Shared frames that still exist are found
-    /// and adopted anew.
+    /// The knobs and the totals since the start stay. Shared frames that still exist are not counted
+    /// any more.
     pub fn init(&mut self) {
-        self.index.clear();
-        self.unstable = 0;
-        self.at_rest = 0;
-        self.last_copies = Copies::default();
+        self.forget_contents();
         self.shared = Shared::new();
         self.seats = Seats::new();
-        self.watch_a_whole_pass();
     }
 
-    /// Forgets all contents, but not which frames are shared: these are counted still, and adopted anew
-    /// where they are met.
+    /// Forgets all contents. Shared frames that still exist are counted, and nothing is merged into them.
     pub fn forget_contents(&mut self) {
         self.index.clear();
         self.unstable = 0;
         self.at_rest = 0;
         self.last_copies = Copies::default();
-        self.shared.forget_keys();
+        self.shared.close();
         self.shared.shrink(&self.storage);
-        self.watch_a_whole_pass();
     }
 
     /// Sets how many pages a cycle looks at; 0 means 1.
@@ -193,7 +177,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
         match self.target(key, domain) {
             Some(Target::Shared(shared)) => self.share_one_more(key, shared, frame),
-            Some(Target::Twin(twin)) => self.merged(key, twin, domain, 2),
+            Some(Target::Twin(twin)) => self.announce(twin, 0) && self.made(key, twin, domain, 2),
             None => false,
         }
     }
@@ -210,27 +194,25 @@ impl<S: ScannerStorage> KsmScanner<S> {
             .update(shared, |entry| entry.mappings = mappings.saturating_add(1))
     }
 
-    /// Takes note that a mapping of a shared frame was broken by a write.
+    /// Notes that a mapping of a shared frame was broken by a write.
     ///
-    /// Returns false where `frame` is no shared frame. The last mapping takes the frame along.
+    /// Returns false where `frame` is no shared frame. The last mapping takes the frame along; should a
+    /// fork have made another, which nobody tells of, a recount finds that.
     pub fn unmerge_page(&mut self, frame: u64) -> bool {
         let frame = Frame(frame);
-        let Some(mappings) = self.shared.get(frame).map(|entry| entry.mappings) else {
+        let Some(&known) = self.shared.get(frame).filter(|entry| entry.mappings > 0) else {
             return false;
         };
-        if mappings > 1 {
-            self.shared
-                .update(frame, |entry| entry.mappings = mappings.saturating_sub(1))
-        } else {
-            self.forget_shared(frame);
-            // A mapping that nobody told of may be left.
-            self.watch_a_whole_pass();
-            true
+        let left = known.mappings.saturating_sub(1);
+        if left == 0 {
+            forget_stable_entry(&mut self.index, &known);
+            self.set_standing(frame, Standing::Closed);
         }
+        self.shared.update(frame, |entry| entry.mappings = left)
     }
 }
 
-/// What goes beyond the documented API: domains, merges that fail, passes, adoption.
+/// What goes beyond the documented API: domains, merges that fail, passes.
 impl<S: ScannerStorage> KsmScanner<S> {
     /// Makes a disabled scanner that hashes with `hash`; whoever does not know `seed` can't tell
     /// what its keys are.
@@ -249,7 +231,6 @@ impl<S: ScannerStorage> KsmScanner<S> {
             next_forgotten: 0,
             shared: Shared::new(),
             seats: Seats::new(),
-            watch: a_whole_pass(0, &knobs),
             pages_scanned: 0,
             pages_skipped: 0,
             full_scans: 0,
@@ -315,24 +296,24 @@ impl<S: ScannerStorage> KsmScanner<S> {
     }
 
     /// Which contents have several shared frames. Looks at all of them.
-    pub fn copies(&mut self) -> Copies {
+    pub fn copies(&self) -> Copies {
         let mut retired = Table::<Retired, S>::new();
-        let (storage, index) = (&self.storage, &self.index);
-        self.shared.each_retired(|key| {
+        let mut last = None;
+        while let Some(frame) = self.shared.next_retired(last) {
+            let key = frame.key;
+            let make = || Retired::first(key);
             // Where there is no memory for it, the content is not counted.
-            if let Ok(Some(known)) =
-                retired.get_or_insert(storage, key.hash(), || Retired::first(key))
-            {
+            if let Ok(Some(known)) = retired.get_or_insert(&self.storage, key.hash(), make) {
                 known.frames = known.frames.saturating_add(1);
             }
-        });
+            last = Some(frame.frame());
+        }
         let mut copies = Copies::default();
-        retired.retain(|known| {
-            let entry = index.get(known.hash());
+        for known in retired.entries_from(0) {
+            let entry = self.index.get(known.hash());
             let is_stable = entry.is_some_and(|entry| entry.state() == State::Stable);
             copies.count(known.frames.saturating_add(is_stable.into()));
-            true
-        });
+        }
         copies
     }
 
@@ -420,14 +401,9 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// Takes note of mappings of shared frames, met while [`Self::is_watchful`] was false.
+    /// Counts mappings of shared frames that were met, and pages that can't be merged.
     pub fn pass_by(&mut self, mappings: u64) {
         self.pages_scanned = self.pages_scanned.wrapping_add(mappings);
-    }
-
-    /// Whether to call [`Self::sight_shared`] for shared frames that are met.
-    pub fn is_watchful(&self) -> bool {
-        self.watch > 0
     }
 
     /// With what to merge a page of `domain` of this key now; `None` where that has gone since.
@@ -457,40 +433,44 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// Takes note that pages of `key` now share `frame`, in `mappings` page table entries.
+    /// Makes a shared frame known that is about to be made, at `made_at` or later: nanoseconds since boot, 0
+    /// where that is not known, and the frame then counts as older than every address space. Replaces
+    /// what was known of a frame that had this number before.
     ///
-    /// Whoever merges into a new frame asks [`Keys::is_of`] about its content first: under another
-    /// key it would not be found, and equal pages would get a second frame. Where another frame has
-    /// got the key meanwhile, this one is retired. Returns false where it could not be remembered:
-    /// the pages are merged all the same.
-    pub fn merged(&mut self, key: Key, frame: Frame, domain: Domain, mappings: u32) -> bool {
-        if self.is_in(frame, domain) {
-            return self.shared.update(frame, |entry| entry.mappings = mappings);
-        }
-        // What was known of this number as another domain's is stale: that frame has been freed.
+    /// Returns false where there is no memory for it: it must not be made then.
+    pub fn announce(&mut self, frame: Frame, made_at: u64) -> bool {
         self.forget_shared(frame);
-        let is_taken = matches!(self.known(key), Some(Target::Shared(_)));
-        let standing = if is_taken {
-            Standing::Retired
-        } else {
-            Standing::Stable
-        };
-        let entry = SharedFrame::new(frame, key, domain, mappings, standing);
-        let remembered =
-            self.insert_shared(entry) && (is_taken || self.replace(key, frame, State::Stable));
-        if !remembered || is_taken {
-            self.watch_a_whole_pass();
-        }
-        remembered
+        let mut entry = SharedFrame::new(frame);
+        entry.made_at = made_at;
+        let inserted = self.shared.insert(&self.storage, entry);
+        self.count_failure(inserted.is_err());
+        inserted.is_ok()
     }
 
-    /// Takes note of when the new shared frame `frame` was made, in nanoseconds since boot and before
-    /// anything mapped it, and of how many pages. A frame of which that is not told counts as older
-    /// than every address space.
-    pub fn made(&mut self, frame: Frame, made_at: u64, pages: u32) {
-        if let Some(entry) = self.shared.get_mut(frame) {
-            entry.set_made(made_at, pages);
-        }
+    /// Adds a shared frame that was [announced](Self::announce) to the stable set. Its content has `key`, and
+    /// `pages` pages of `domain` are merged into it.
+    ///
+    /// The caller has asked [`Keys::is_of`] about the content: under another key it would not be found,
+    /// and equal pages would get a second frame. Where another frame has got the key meanwhile, or there
+    /// is no memory, this one is retired; returns false then.
+    pub fn made(&mut self, key: Key, frame: Frame, domain: Domain, pages: u32) -> bool {
+        let is_stable = !self.is_taken(key) && self.replace(key, frame, State::Stable);
+        self.shared.update(frame, |entry| {
+            entry.key = key;
+            entry.domain = domain;
+            entry.common = pages;
+            entry.mappings = pages;
+            entry.standing = if is_stable {
+                Standing::Stable
+            } else {
+                Standing::Retired
+            };
+        }) && is_stable
+    }
+
+    /// Counts the mappings of the shared frame `frame`, which pages were merged into.
+    pub fn merged(&mut self, frame: Frame, mappings: u32) {
+        self.shared.update(frame, |entry| entry.mappings = mappings);
     }
 
     /// Takes a seat of the shared frame `frame` for a page of `space`, or for one that may be mapped
@@ -508,11 +488,11 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// Takes note that the frame which the index has for `key` does not hold its content (any
-    /// more), and that `frame` does.
+    /// Notes that the frame which the index has for `key` does not hold its content (any more), or can't be
+    /// read, and that `frame` does.
     pub fn refuted(&mut self, key: Key, frame: Frame) {
         if let Some(Target::Shared(shared)) = self.known(key) {
-            self.forget_shared(shared);
+            self.set_standing(shared, Standing::Closed);
         }
         self.sight_anew(key, frame);
     }
@@ -546,116 +526,37 @@ impl<S: ScannerStorage> KsmScanner<S> {
     /// has its content, is therefore unshared. The next of that content get a further frame.
     pub fn retire(&mut self, key: Key, page: Frame) {
         if let Some(Target::Shared(full)) = self.known(key) {
-            self.shared
-                .update(full, |entry| entry.standing = Standing::Retired);
-            self.watch_a_whole_pass();
+            self.set_standing(full, Standing::Retired);
             self.sight_anew(key, page);
         }
     }
 
-    /// Takes note of a freshly allocated shared frame: what was known of the number is stale. Returns
-    /// whether anything was.
-    pub fn forget_shared(&mut self, frame: Frame) -> bool {
-        let Some(gone) = self.shared.remove(frame) else {
-            return false;
-        };
-        self.forget_stable(&gone);
-        true
-    }
-
-    /// Counts a shared frame that nothing is merged into, if it is not known.
-    pub fn count_in(&mut self, frame: Frame, mappings: u32) {
-        if self.shared.get(frame).is_none() {
-            let (key, domain) = (Key::default(), Domain::default());
-            let entry = SharedFrame::new(frame, key, domain, mappings, Standing::Mixed);
-            self.insert_shared(entry);
+    fn set_standing(&mut self, frame: Frame, standing: Standing) {
+        if let Some(entry) = self.shared.get_mut(frame) {
+            entry.standing = standing;
         }
     }
 
-    /// Takes note of one mapping of a shared frame, met while scanning `domain`.
-    ///
-    /// `mappings` is how many page table entries map the frame in all.
-    pub fn sight_shared(&mut self, frame: Frame, domain: Domain, mappings: u32) -> Sight {
-        self.pages_scanned = self.pages_scanned.wrapping_add(1);
-        if !self.is_watchful() {
-            return Sight::Known;
+    /// Forgets a shared frame that is gone.
+    fn forget_shared(&mut self, frame: Frame) {
+        if let Some(gone) = self.shared.remove(frame) {
+            forget_stable_entry(&mut self.index, &gone);
         }
-        let Some(known) = self.shared.get(frame) else {
-            return self.found(frame, domain, mappings);
-        };
-        let seen = match known.standing {
-            Standing::Stable | Standing::Mixed => return Sight::Known,
-            Standing::Retired => {
-                self.reinstate(frame, mappings);
-                return Sight::Known;
+    }
+
+    /// Takes retired frames into the stable set again that have lost half of their sharers, unless
+    /// another has their place.
+    fn reinstate_retired(&mut self) {
+        let most = self.knobs.max_page_sharing / 2;
+        let mut last = None;
+        while let Some(retired) = self.shared.next_retired(last) {
+            let (frame, key) = (retired.frame(), retired.key);
+            let has_room = retired.mappings <= most && retired.common <= COMMON / 2;
+            let is_free = !self.is_taken(key) && !self.is_ambiguous(key);
+            if has_room && is_free && self.replace(key, frame, State::Stable) {
+                self.set_standing(frame, Standing::Stable);
             }
-            Standing::Found { seen } => seen,
-        };
-        let same = seen == 0 || known.domain == domain;
-        let seen = seen.saturating_add(1);
-        self.shared.update(frame, |entry| {
-            entry.domain = domain;
-            entry.standing = if same {
-                Standing::Found { seen }
-            } else {
-                Standing::Mixed
-            };
-        });
-        if same && seen >= mappings {
-            Sight::Adoptable
-        } else {
-            Sight::Known
-        }
-    }
-
-    /// Takes a retired frame that has lost half of its sharers into the stable set again, unless
-    /// another has its place.
-    fn reinstate(&mut self, frame: Frame, mappings: u32) {
-        let Some((key, taken)) = self
-            .shared
-            .get(frame)
-            .map(|entry| (entry.key, entry.common))
-        else {
-            return;
-        };
-        let vacant = match self.known(key) {
-            Some(Target::Shared(_)) => false,
-            Some(Target::Twin(_)) => true,
-            None => !self.is_ambiguous(key),
-        };
-        if mappings <= self.knobs.max_page_sharing / 2
-            && taken <= COMMON / 2
-            && vacant
-            && self.replace(key, frame, State::Stable)
-        {
-            self.shared
-                .update(frame, |entry| entry.standing = Standing::Stable);
-        }
-    }
-
-    /// Takes a shared frame, all of whose mappings belong to `domain`, into the stable set.
-    ///
-    /// Only one frame of a content can be there; a second one stays found. A frame that was not
-    /// found in `domain` is left as it is.
-    pub fn adopt<C: Content + ?Sized>(&mut self, frame: Frame, domain: Domain, content: &C) {
-        let found = self.shared.get(frame).is_some_and(|known| {
-            known.domain == domain && matches!(known.standing, Standing::Found { .. })
-        });
-        let sample = self.keys.of_content_sample(domain, content);
-        let key = if self.is_ambiguous(sample) {
-            self.keys.of_whole(domain, sample, content)
-        } else {
-            sample
-        };
-        if !found || matches!(self.known(key), Some(Target::Shared(_))) {
-            return;
-        }
-        if self.replace(key, frame, State::Stable) {
-            self.shared.update(frame, |entry| {
-                entry.key = key;
-                entry.domain = domain;
-                entry.standing = Standing::Stable;
-            });
+            last = Some(frame);
         }
     }
 
@@ -685,9 +586,8 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.unstable = self.unstable.saturating_sub(forgotten);
         self.at_rest = at_rest.saturating_sub(forgotten_at_rest);
         self.full_scans = self.full_scans.wrapping_add(1);
-        self.watch = self.watch.saturating_sub(1);
-        if self.shared.has_unsettled() || self.full_scans % WATCH_EVERY == 0 {
-            self.watch = self.watch.max(1);
+        if self.shared.has_retired() {
+            self.reinstate_retired();
         }
         self.index.shrink(&self.storage);
         self.shared.shrink(&self.storage);
@@ -784,20 +684,21 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.replace(key, Frame::default(), state)
     }
 
-    /// Has the shared frame `shared` in the stable set under `key`; where another is there, or
-    /// there is no memory, it is found anew.
+    /// Puts the shared frame `shared` into the stable set under `key`; where another is there, or there
+    /// is no memory, it is retired.
     fn rename(&mut self, shared: Frame, key: Key) {
-        let taken = matches!(self.known(key), Some(Target::Shared(_)));
-        let renamed = !taken && self.replace(key, shared, State::Stable);
-        self.shared.update(shared, |entry| {
+        let is_renamed = !self.is_taken(key) && self.replace(key, shared, State::Stable);
+        if let Some(entry) = self.shared.get_mut(shared) {
             entry.key = key;
-            if !renamed {
-                entry.standing = Standing::Found { seen: 0 };
+            if !is_renamed {
+                entry.standing = Standing::Retired;
             }
-        });
-        if !renamed {
-            self.watch_a_whole_pass();
         }
+    }
+
+    /// Whether a shared frame is in the stable set under `key`.
+    fn is_taken(&self, key: Key) -> bool {
+        matches!(self.known(key), Some(Target::Shared(_)))
     }
 
     /// Counts one more sighting of `key`, on `frame`; nothing where that is an ambiguous sample.
@@ -863,13 +764,6 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.pass_after(self.remembered_for)
     }
 
-    /// Has shared frames looked at for what is left of this pass, and in all up to the next one in
-    /// which every region is due: some frame is met for certain in that.
-    fn watch_a_whole_pass(&mut self) {
-        let passes = a_whole_pass(self.full_scans, &self.knobs);
-        self.watch = self.watch.max(passes);
-    }
-
     /// Puts `frame` in the place of what the index has for `key`, as if seen for the first time.
     fn sight_anew(&mut self, key: Key, frame: Frame) {
         self.replace(key, frame, self.first_sight());
@@ -896,40 +790,9 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// Removes the stable content of a shared frame that is gone.
-    fn forget_stable(&mut self, gone: &SharedFrame) {
-        forget_stable_entry(&mut self.index, gone);
-    }
-
-    /// Takes note of a shared frame that is not ours yet.
-    fn found(&mut self, frame: Frame, domain: Domain, mappings: u32) -> Sight {
-        let standing = Standing::Found { seen: 1 };
-        let entry = SharedFrame::new(frame, Key::default(), domain, mappings, standing);
-        if self.insert_shared(entry) && mappings <= 1 {
-            Sight::Adoptable
-        } else {
-            Sight::Known
-        }
-    }
-
-    /// Adds a shared frame; false where there is no memory for it.
-    fn insert_shared(&mut self, entry: SharedFrame) -> bool {
-        let inserted = self.shared.insert(&self.storage, entry);
-        self.count_failure(inserted.is_err());
-        if inserted.is_err() {
-            self.watch_a_whole_pass();
-        }
-        inserted.is_ok()
-    }
-
     fn count_failure(&mut self, failed: bool) {
         self.index_failures = self.index_failures.wrapping_add(u64::from(failed));
     }
-}
-
-/// In how many passes, the current one included, every region is visited once.
-fn a_whole_pass(full_scans: u64, knobs: &Knobs) -> u8 {
-    until_multiple(full_scans, knobs.max_interval).saturating_add(1)
 }
 
 /// Removes the stable content of a shared frame that is gone, unless another has its place.

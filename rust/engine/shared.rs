@@ -16,22 +16,17 @@ use crate::table::Full;
 use crate::table::Storage;
 use crate::table::Table;
 
-/// How far a shared frame may be used.
+/// How far a shared frame may be used. Frames of every standing are counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Standing {
     /// In the stable set: pages of its domain merge into it.
-    #[default]
     Stable,
-    /// Met in memory, and not known: forgotten with all contents, or not remembered for want of memory. Not all of its mappings have been
-    /// seen in this pass, so it may reach into another domain. Counted, not merged into.
-    Found {
-        /// Mappings seen in this pass.
-        seen: u32,
-    },
-    /// Was in the stable set until it had all the sharers it may have. Counted, not merged into.
+    /// Not in the stable set: it has all the sharers that it may have, or another frame has its content's
+    /// place there, or there was no memory for that. The end of a pass may take it back.
     Retired,
-    /// Met in several domains. Counted, never merged into in this pass.
-    Mixed,
+    /// Nothing is merged into it (any more): it is new, or its content was forgotten or can't be read.
+    #[default]
+    Closed,
 }
 
 /// A shared frame.
@@ -50,32 +45,21 @@ pub struct SharedFrame {
     /// Seats taken by anybody's pages ([`crate::seats`]), which may be more than there are.
     pub(crate) common: u32,
     /// When it was made, in nanoseconds since boot; 0: not known.
-    made_at: u64,
+    pub(crate) made_at: u64,
 }
 
 impl SharedFrame {
-    /// Describes the shared frame `frame`. Each of its mappings has taken a seat, for all that is known.
-    pub fn new(frame: Frame, key: Key, domain: Domain, mappings: u32, standing: Standing) -> Self {
+    /// Describes the shared frame `frame`, which nothing maps yet.
+    pub fn new(frame: Frame) -> Self {
         SharedFrame {
             tag: tag(frame),
-            key,
-            domain,
-            mappings,
-            standing,
-            common: mappings,
-            made_at: 0,
+            ..SharedFrame::default()
         }
     }
 
     /// When it was made, in nanoseconds since boot, if that is known.
     pub(crate) fn made_at(&self) -> Option<u64> {
         (self.made_at > 0).then_some(self.made_at)
-    }
-
-    /// Takes note of when it was made, and of how many pages.
-    pub(crate) fn set_made(&mut self, made_at: u64, pages: u32) {
-        self.made_at = made_at;
-        self.common = pages;
     }
 
     /// The frame number.
@@ -170,9 +154,7 @@ pub struct Shared<S: Storage<SharedFrame>> {
     shared: u64,
     /// Mappings of all frames.
     mappings: u64,
-    /// Whether the last recount met a frame that is not in the stable set.
-    unsettled: bool,
-    /// Whether it met one that is retired.
+    /// Whether the last recount met a frame that is retired.
     has_retired: bool,
 }
 
@@ -183,7 +165,6 @@ impl<S: Storage<SharedFrame>> Shared<S> {
             frames: Table::new(),
             shared: 0,
             mappings: 0,
-            unsettled: false,
             has_retired: false,
         }
     }
@@ -196,11 +177,6 @@ impl<S: Storage<SharedFrame>> Shared<S> {
     /// Mappings beyond the first of each frame.
     pub fn pages_sharing(&self) -> u64 {
         self.mappings.saturating_sub(self.shared)
-    }
-
-    /// Whether there was a frame outside the stable set when they were counted last.
-    pub fn has_unsettled(&self) -> bool {
-        self.unsettled
     }
 
     /// Whether a frame was retired when they were counted last.
@@ -218,14 +194,27 @@ impl<S: Storage<SharedFrame>> Shared<S> {
         self.frames.get(hash(frame))
     }
 
-    /// The frames behind `last`, or all of them, in an order of their own: who goes on behind the
-    /// last one met, whatever has changed meanwhile, meets each that stays once.
+    /// The frames behind `last`, or all of them, in an order of their own. A caller that goes on behind
+    /// the last frame it met, whatever has changed meanwhile, meets each frame that stays once.
     pub fn frames_after(&self, last: Option<Frame>) -> impl Iterator<Item = Frame> + '_ {
+        self.entries_after(last).map(SharedFrame::frame)
+    }
+
+    fn entries_after(&self, last: Option<Frame>) -> impl Iterator<Item = &SharedFrame> {
         let next = last.map_or(Some(0), |last| hash(last).checked_add(1));
-        let entries = next
-            .into_iter()
-            .flat_map(|next| self.frames.entries_from(next));
-        entries.map(SharedFrame::frame)
+        next.into_iter()
+            .flat_map(|next| self.frames.entries_from(next))
+    }
+
+    /// The first retired frame behind `last`, in the order of [`Self::frames_after`].
+    pub(crate) fn next_retired(&self, last: Option<Frame>) -> Option<SharedFrame> {
+        // Adapters of iterators would get a symbol that is too long for objtool.
+        for &entry in self.entries_after(last) {
+            if entry.standing == Standing::Retired {
+                return Some(entry);
+            }
+        }
+        None
     }
 
     /// Finds a frame, to change what does not concern its mappings.
@@ -268,8 +257,7 @@ impl<S: Storage<SharedFrame>> Shared<S> {
     /// shared frame any more), and drops those that are gone. Tells `met` of each, and whether it
     /// stays.
     ///
-    /// With `new_pass`, what was found out about domains in this pass is forgotten too, and seats of
-    /// pages that have left are free again: no merge may be under way then.
+    /// With `new_pass`, seats of pages that have left are free again: no merge may be under way then.
     pub fn recount(
         &mut self,
         new_pass: bool,
@@ -278,7 +266,7 @@ impl<S: Storage<SharedFrame>> Shared<S> {
     ) {
         let mut shared = 0u64;
         let mut total = 0u64;
-        let (mut unsettled, mut has_retired) = (false, false);
+        let mut has_retired = false;
         self.frames.retain(|entry| {
             let count = mappings(entry.frame()).filter(|&count| count > 0);
             let Some(count) = count else {
@@ -289,11 +277,7 @@ impl<S: Storage<SharedFrame>> Shared<S> {
             if new_pass {
                 entry.common = entry.common.min(count);
             }
-            if new_pass && matches!(entry.standing, Standing::Found { .. } | Standing::Mixed) {
-                entry.standing = Standing::Found { seen: 0 };
-            }
             met(entry, true);
-            unsettled |= entry.standing != Standing::Stable;
             has_retired |= entry.standing == Standing::Retired;
             shared = shared.saturating_add(1);
             total = total.saturating_add(u64::from(count));
@@ -301,29 +285,16 @@ impl<S: Storage<SharedFrame>> Shared<S> {
         });
         self.shared = shared;
         self.mappings = total;
-        self.unsettled = unsettled;
         self.has_retired = has_retired;
     }
 
-    /// Forgets under which keys frames were known: each is as if it had been found just now.
-    pub fn forget_keys(&mut self) {
+    /// Closes all frames: nothing is merged into them any more.
+    pub(crate) fn close(&mut self) {
         self.frames.retain(|entry| {
-            entry.key = Key::default();
-            entry.standing = Standing::Found { seen: 0 };
+            entry.standing = Standing::Closed;
             true
         });
-        self.unsettled = self.shared > 0;
         self.has_retired = false;
-    }
-
-    /// Tells the key of each frame that is retired.
-    pub(crate) fn each_retired(&mut self, mut tell: impl FnMut(Key)) {
-        self.frames.retain(|entry| {
-            if entry.standing == Standing::Retired {
-                tell(entry.key);
-            }
-            true
-        });
     }
 
     /// Gives memory back where there are few frames left.

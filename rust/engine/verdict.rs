@@ -48,12 +48,3 @@ pub enum Glance {
     /// As [`Verdict::Merge`].
     Merge(Key),
 }
-
-/// What a mapping of a shared frame, met in memory, means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sight {
-    /// It is counted; nothing to do.
-    Known,
-    /// All of its mappings have been met in one domain: call [`crate::KsmScanner::adopt`].
-    Adoptable,
-}

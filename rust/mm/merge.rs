@@ -97,8 +97,6 @@ pub(crate) struct Terms<'a> {
     pub(crate) mm: &'a MmWithUser,
     /// What it is known by where it takes seats; `None` while its last owner exits.
     pub(crate) space: Option<Space>,
-    /// A moment before any shared page was made on these terms, in nanoseconds since boot.
-    pub(crate) began: u64,
     /// How many page table entries may be made to map a shared page.
     pub(crate) max_page_sharing: u32,
     /// Makes a new shared page for this address space, on this node (`None`: on any).

@@ -233,7 +233,7 @@ pub(super) unsafe fn frame_of_folio(folio: NonNull<bindings::folio>) -> Frame {
 /// # Safety
 ///
 /// As [`frame_of`].
-pub(super) unsafe fn token_of(folio: NonNull<bindings::folio>) -> Token {
+unsafe fn token_of(folio: NonNull<bindings::folio>) -> Token {
     // SAFETY: Promised by the caller.
     Token::of_index(unsafe { shim::ksm_v_folio_index(folio.as_ptr()) } as u64)
 }
@@ -256,7 +256,7 @@ pub(super) unsafe fn is_tagged(page: NonNull<bindings::page>) -> bool {
 /// # Safety
 ///
 /// As [`frame_of`].
-pub(super) unsafe fn mappings_of(folio: NonNull<bindings::folio>) -> u32 {
+unsafe fn mappings_of(folio: NonNull<bindings::folio>) -> u32 {
     // SAFETY: Promised by the caller.
     let count = unsafe { shim::ksm_v_folio_mapcount(folio.as_ptr()) };
     u32::try_from(count).unwrap_or(0)

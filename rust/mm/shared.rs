@@ -88,9 +88,18 @@ impl SharedPage {
         sharers::page(id).map(|page| SharedPage { page, id })
     }
 
-    /// As [`Self::get`], unless its memory has failed.
-    pub(crate) fn readable(name: Frame) -> Option<Self> {
-        Self::get(name).filter(|page| !page.is_poisoned())
+    /// As [`Self::get`], to merge into it.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::TargetGone`]: it has gone, or its memory has failed. [`Refusal::Busy`]: it is being moved.
+    pub(crate) fn target(name: Frame) -> Result<Self, Refusal> {
+        match Self::get(name) {
+            Some(page) if page.is_poisoned() => Err(Refusal::TargetGone),
+            Some(page) => Ok(page),
+            None if sharers::is_on_the_move(SetId::of_name(name)) => Err(Refusal::Busy),
+            None => Err(Refusal::TargetGone),
+        }
     }
 
     /// Takes a reference to the shared page on `frame`, if there is one.

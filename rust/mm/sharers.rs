@@ -676,13 +676,24 @@ pub(crate) fn count(id: SetId) -> Option<u32> {
 /// By how many entries the page of a set is mapped, and how many records it has; `None` where that is to be
 /// looked at more closely.
 fn mapped(id: SetId) -> Option<(u32, usize)> {
+    let (mappings, records) = peek(id)?;
+    (mappings > 0).then_some((mappings, records))
+}
+
+/// Whether the page of a set can't be referenced just now since it is being moved, or swapped out.
+pub(super) fn is_on_the_move(id: SetId) -> bool {
+    peek(id).is_some()
+}
+
+/// What [`mapped`] does, without a reference; `None` where the page has gone.
+fn peek(id: SetId) -> Option<(u32, usize)> {
     let _rcu = rcu::read_lock();
-    // SAFETY: In place, with the RCU read lock held.
+    // SAFETY: The RCU read lock is held, which keeps the set in place.
     let set = unsafe { load(id)?.as_ref() };
     let (frame, token) = (set.frame.load(Relaxed), set.token(id));
     // SAFETY: Any frame number may be asked for.
     let mappings = unsafe { shim::ksm_v_merged_mapcount(frame as usize, token.0 as usize) };
-    (mappings > 0).then(|| (mappings.unsigned_abs(), set.len()))
+    Some((u32::try_from(mappings).ok()?, set.len()))
 }
 
 /// Gives up a set whose page has gone, unless that is in the memory of a device.
@@ -789,18 +800,12 @@ const SWEEP_EVERY: u32 = 16;
 /// Passes that have ended.
 static PASSES: Atomic<u32> = Atomic::new(0);
 
-/// Sets of which the engine did not know when they were looked at last.
-static UNKNOWN: Atomic<usize> = Atomic::new(0);
-
-/// Ends a pass, after which `shared` pages are known: [sweeps](sweep) now and then, and where there are more
-/// sets beside those than the last time.
-pub(crate) fn end_pass(shared: u64) {
-    let unknown = || sets().saturating_sub(shared as usize);
+/// Ends a pass: [sweeps](sweep) now and then.
+pub(crate) fn end_pass() {
     let passes = PASSES.fetch_add(1, Relaxed);
-    if passes % SWEEP_EVERY == SWEEP_EVERY - 1 || unknown() > UNKNOWN.load(Relaxed) {
+    if passes % SWEEP_EVERY == SWEEP_EVERY - 1 {
         sweep();
     }
-    UNKNOWN.store(unknown(), Relaxed);
 }
 
 /// How long after the last pass, or the last look, it is seen which shared pages have gone, in milliseconds,

@@ -9,8 +9,6 @@
 
 use crate::mm::page::is_tagged;
 use crate::mm::page::kind_of_mapping;
-use crate::mm::page::mappings_of;
-use crate::mm::page::token_of;
 use crate::mm::page::Kind;
 use crate::mm::page::MappedPage;
 use crate::mm::pte::LockedHuge;
@@ -56,21 +54,9 @@ impl Mapped<'_> {
         Frame(self.what.pfn as u64)
     }
 
-    /// How many page table entries map its folio.
-    pub(crate) fn mappings(&self) -> u32 {
-        // SAFETY: The page is mapped, and the page table lock held.
-        unsafe { mappings_of(NonNull::new_unchecked(self.what.folio)) }
-    }
-
-    /// Of a merged page: the name under which the engine may know it.
-    pub(crate) fn name(&self) -> Option<Frame> {
-        // SAFETY: As above.
-        unsafe { token_of(NonNull::new_unchecked(self.what.folio)) }.name()
-    }
-
     /// Whether it has memory tags, which are not among its bytes.
     pub(crate) fn is_tagged(&self) -> bool {
-        // SAFETY: As above.
+        // SAFETY: The page is mapped, and the page table lock held, so that its folio stays.
         unsafe { is_tagged(NonNull::new_unchecked(self.what.page)) }
     }
 

@@ -48,8 +48,8 @@ void ksm_v_folio_set_index(struct folio *folio, pgoff_t index)
 }
 
 /*
- * By how many entries the merged page with this index on @pfn is mapped; 0 where there is none. Takes no
- * reference: what is there may have changed when this returns.
+ * By how many entries the merged page with this index on @pfn is mapped; -1 where there is no such page. Takes
+ * no reference: what is there may have changed when this returns.
  */
 int ksm_v_merged_mapcount(unsigned long pfn, pgoff_t index)
 {
@@ -59,7 +59,7 @@ int ksm_v_merged_mapcount(unsigned long pfn, pgoff_t index)
 	/* Not page_folio(): a merged page is a folio of its own, and of another one nothing is asked. */
 	if (!page || (unsigned long)READ_ONCE(folio->mapping) != FOLIO_MAPPING_KSM ||
 	    READ_ONCE(folio->index) != index)
-		return 0;
+		return -1;
 	return atomic_read(&folio->_mapcount) + 1;
 }
 

@@ -43,7 +43,6 @@ struct Passes {
     memory: Memory,
     pass: u64,
     longest_interval: u8,
-    is_watchful: bool,
 }
 
 impl Passes {
@@ -53,7 +52,6 @@ impl Passes {
             memory: Memory::new(MemoryPlan::Ample),
             pass: 0,
             longest_interval,
-            is_watchful: false,
         }
     }
 
@@ -62,7 +60,6 @@ impl Passes {
             pass: self.pass,
             patience: PATIENCE,
             longest_interval: self.longest_interval,
-            is_watchful: self.is_watchful,
         }
     }
 
@@ -305,16 +302,10 @@ fn a_region_with_a_page_that_is_not_merged_is_never_settled() {
 }
 
 #[test]
-fn a_region_is_not_settled_for_who_looks_at_merged_pages() {
-    let mut passes = Passes::new(1);
-    in_each_pass(&mut passes, &[SAME; 3], MERGED);
-    passes.is_watchful = true;
-    assert_eq!(
-        in_each_pass(&mut passes, &[SAME; 2], MERGED),
-        [Found::Due, Found::Due]
-    );
-    passes.is_watchful = false;
-    assert_eq!(in_each_pass(&mut passes, &[SAME], MERGED), [Found::Settled]);
+fn settled_regions_are_looked_at_every_sixteen_passes() {
+    let found = in_each_pass(&mut Passes::new(1), &[SAME; 40], MERGED);
+    let looked_at = |pass: &usize| found[*pass] == Found::Due;
+    assert_eq!((0..40).filter(looked_at).collect::<Vec<_>>(), [0, 1, 16, 32]);
 }
 
 /// A settled visit does not count pages, and must not forget how many were merged: else merging one

@@ -11,7 +11,6 @@ use engine::HashKind;
 use engine::Key;
 use engine::KsmScanner;
 use engine::PageHash;
-use engine::Sight;
 use engine::Target;
 use engine::Verdict;
 use engine::PAGE_SIZE;
@@ -72,14 +71,19 @@ fn key(verdict: Verdict) -> Key {
     }
 }
 
+/// Makes the shared frame `shared` of two pages of this key; whether it is in the stable set.
+fn make(scanner: &mut KsmScanner<Memory>, key: Key, domain: Domain, shared: u64) -> bool {
+    assert!(scanner.announce(Frame(shared), 1));
+    scanner.made(key, Frame(shared), domain, 2)
+}
+
 /// Merges frames 1 and 2, of this content and domain, into `shared`.
 fn merge_two(scanner: &mut KsmScanner<Memory>, domain: Domain, content: Plain, shared: u64) -> Key {
     scanner.set_promote_after(2);
     scanner.scan(Frame(1), domain, &content);
     let key = key(scanner.scan(Frame(2), domain, &content));
     assert_eq!(scanner.target(key, domain), Some(Target::Twin(Frame(1))));
-    scanner.forget_shared(Frame(shared));
-    assert!(scanner.merged(key, Frame(shared), domain, 2));
+    assert!(make(scanner, key, domain, shared));
     key
 }
 
@@ -248,11 +252,12 @@ fn a_collision_is_refuted_and_forgotten() {
     scanner.differed(collided, Frame(2), D, &one);
     assert_eq!(scanner.target(collided, D), Some(Target::Twin(Frame(2))));
     assert_eq!(key(scanner.scan(Frame(3), D, &other)), collided);
-    assert!(scanner.merged(collided, Frame(10), D, 2));
+    assert!(make(&mut scanner, collided, D, 10));
     // Also where the other content is shared already.
     assert_eq!(key(scanner.scan(Frame(1), D, &one)), collided);
     scanner.refuted(collided, Frame(1));
-    assert_eq!(scanner.get_stats().pages_shared, 0);
+    assert_eq!(scanner.target(collided, D), Some(Target::Twin(Frame(1))));
+    assert_eq!(scanner.get_stats().pages_shared, 1, "it is mapped still");
     assert_eq!(scanner.get_stats().pages_unshared, 1);
 
     let mut wide = KsmScanner::with(Memory::default(), HashKind::Wide, 1);
@@ -318,7 +323,7 @@ fn a_shared_frame_is_found_by_its_whole_content_where_its_sample_is_not_enough()
     let mut scanner = scanner(2);
     scanner.scan(Frame(1), D, &Alike(1));
     let sample = key(scanner.scan(Frame(2), D, &Alike(1)));
-    assert!(scanner.merged(sample, Frame(10), D, 2));
+    assert!(make(&mut scanner, sample, D, 10));
     assert_eq!(scanner.scan(Frame(3), D, &Alike(3)), Verdict::Merge(sample));
     scanner.differed(sample, Frame(3), D, &Alike(1));
     assert_eq!(scanner.scan(Frame(3), D, &Alike(3)), Verdict::Wait);
@@ -336,7 +341,7 @@ fn a_shared_frame_known_by_its_whole_content_stays_the_only_one() {
     let mut scanner = scanner(1);
     scanner.scan(Frame(1), D, &Alike(1));
     let sample = key(scanner.scan(Frame(2), D, &Alike(1)));
-    assert!(scanner.merged(sample, Frame(10), D, 2));
+    assert!(make(&mut scanner, sample, D, 10));
     scanner.differed(sample, Frame(3), D, &Alike(1));
     for page in 20..25 {
         scanner.end_pass(|_| Some(2));
@@ -359,8 +364,8 @@ fn a_frame_that_is_told_apart_late_displaces_no_other_of_its_content() {
     scanner.scan(Frame(3), D, &Alike(1));
     let whole = key(scanner.scan(Frame(4), D, &Alike(1)));
     assert_ne!(whole, sample);
-    assert!(scanner.merged(whole, Frame(20), D, 2));
-    assert!(scanner.merged(sample, Frame(10), D, 2));
+    assert!(make(&mut scanner, whole, D, 20));
+    assert!(make(&mut scanner, sample, D, 10));
     scanner.differed(sample, Frame(5), D, &Alike(1));
     assert_eq!(scanner.target(whole, D), Some(Target::Shared(Frame(20))));
 }
@@ -415,42 +420,6 @@ fn a_page_that_begins_blank_is_no_page_of_zeros() {
         assert_ne!(scanner.glance(Frame(frame), glimpse), Glance::Wait);
         assert_ne!(scanner.look(Frame(frame), D, &page), Verdict::Zero);
     }
-}
-
-/// A pass may not reach all memory: what it missed is found within sixteen.
-#[test]
-fn shared_frames_that_are_met_late_are_found() {
-    let mut scanner = scanner(1);
-    assert!(scanner.is_watchful());
-    // Through the first pass, and the next in which every region is due.
-    for _ in 0..9 {
-        assert!(scanner.is_watchful());
-        scanner.end_pass(|_| None);
-    }
-    assert!(!scanner.is_watchful());
-    assert_eq!(scanner.sight_shared(Frame(1), D, 2), Sight::Known);
-    assert_eq!(scanner.get_stats().pages_shared, 0);
-    for _ in 9..16 {
-        scanner.end_pass(|_| None);
-    }
-    assert!(scanner.is_watchful());
-    scanner.sight_shared(Frame(1), D, 2);
-    assert_eq!(scanner.get_stats().pages_shared, 1);
-}
-
-#[test]
-fn without_intervals_the_next_pass_is_a_whole_one() {
-    let mut scanner = scanner(1);
-    scanner.set_max_interval(1);
-    for _ in 0..9 {
-        scanner.end_pass(|_| None);
-    }
-    scanner.init();
-    for _ in 0..2 {
-        assert!(scanner.is_watchful());
-        scanner.end_pass(|_| None);
-    }
-    assert!(!scanner.is_watchful());
 }
 
 #[test]
@@ -529,7 +498,7 @@ fn equal_pages_merge_into_a_shared_frame_at_first_sight() {
     for pass in 0..3 {
         assert_eq!(scanner.scan(Frame(20 + pass), D, &A), Verdict::Merge(key));
         assert_eq!(scanner.target(key, D), Some(Target::Shared(Frame(10))));
-        assert!(scanner.merged(key, Frame(10), D, 3 + pass as u32));
+        scanner.merged(Frame(10), 3 + pass as u32);
         scanner.end_pass(|frame| (frame == Frame(10)).then_some(3 + pass as u32));
         assert_eq!(scanner.get_stats().pages_shared, 1);
         assert_eq!(scanner.get_stats().pages_sharing, 2 + pass);
@@ -570,7 +539,7 @@ fn each_shared_frame_is_met_once_whatever_comes_and_goes() {
         }
         met.push(frame.0);
         if frame.0 % 3 == 0 {
-            scanner.forget_shared(frame);
+            scanner.recount(|other| (other != frame).then_some(2));
         } else {
             let further = LAST + frame.0;
             merge_two(&mut scanner, D, Plain(further), further);
@@ -585,13 +554,13 @@ fn each_shared_frame_is_met_once_whatever_comes_and_goes() {
 fn a_second_frame_of_a_content_waits_for_the_place_of_the_first() {
     let mut scanner = scanner(3);
     let key = merge_two(&mut scanner, D, A, 10);
-    assert!(scanner.merged(key, Frame(11), D, 2));
+    assert!(!make(&mut scanner, key, D, 11));
     assert_eq!(scanner.get_stats().pages_shared, 2);
-    scanner.sight_shared(Frame(11), D, 2);
+    scanner.end_pass(|_| Some(2));
     assert_eq!(scanner.target(key, D), Some(Target::Shared(Frame(10))));
     scanner.recount(|frame| (frame == Frame(11)).then_some(2));
     assert_eq!(scanner.target(key, D), None);
-    scanner.sight_shared(Frame(11), D, 2);
+    scanner.end_pass(|_| Some(2));
     assert_eq!(scanner.target(key, D), Some(Target::Shared(Frame(11))));
     assert_eq!(scanner.get_stats().pages_shared, 1);
 }
@@ -606,125 +575,56 @@ fn a_frame_number_used_again_is_a_new_frame() {
     assert_eq!(scanner.get_stats().pages_shared, 1);
 }
 
-/// Whoever draws a frame that was freed may have had no time to say so.
+/// Merging it may fail, of which nobody tells.
 #[test]
-fn a_frame_merged_into_for_another_domain_is_no_more_the_olds() {
+fn a_frame_that_was_announced_only_counts_for_nothing() {
     let mut scanner = scanner(2);
-    let old = merge_two(&mut scanner, D, A, 10);
-    scanner.scan(Frame(3), OTHER, &B);
-    let new = key(scanner.scan(Frame(4), OTHER, &B));
-    assert!(scanner.merged(new, Frame(10), OTHER, 2));
-    assert_eq!(scanner.target(old, D), None);
-    assert_eq!(scanner.target(old, OTHER), None);
-    assert_eq!(scanner.target(new, D), None);
-    assert_eq!(scanner.target(new, OTHER), Some(Target::Shared(Frame(10))));
-    assert_eq!(scanner.get_stats().pages_shared, 1);
-}
-
-// Adoption.
-
-#[test]
-fn a_found_frame_is_adoptable_when_all_its_mappings_were_met_in_one_domain() {
-    let mut scanner = scanner(1);
-    assert_eq!(scanner.sight_shared(Frame(1), D, 3), Sight::Known);
-    assert_eq!(scanner.sight_shared(Frame(1), D, 3), Sight::Known);
-    assert_eq!(
-        scanner.scan(Frame(2), D, &A),
-        Verdict::Wait,
-        "no target yet"
-    );
-    assert_eq!(scanner.sight_shared(Frame(1), D, 3), Sight::Adoptable);
-    scanner.adopt(Frame(1), D, &A);
-    let key = key(scanner.scan(Frame(2), D, &A));
-    assert_eq!(scanner.target(key, D), Some(Target::Shared(Frame(1))));
-    assert_eq!(scanner.sight_shared(Frame(1), D, 3), Sight::Known);
-    assert_eq!(scanner.get_stats().pages_shared, 1);
-    assert_eq!(scanner.get_stats().pages_sharing, 2);
-    assert_eq!(scanner.get_stats().pages_unshared, 0);
-}
-
-#[test]
-fn a_found_frame_of_one_mapping_is_adoptable_at_once() {
-    let mut scanner = scanner(1);
-    assert_eq!(scanner.sight_shared(Frame(1), D, 1), Sight::Adoptable);
-}
-
-#[test]
-fn a_frame_met_in_two_domains_is_not_adoptable_in_that_pass() {
-    let mut scanner = scanner(1);
-    assert_eq!(scanner.sight_shared(Frame(1), D, 2), Sight::Known);
-    assert_eq!(scanner.sight_shared(Frame(1), OTHER, 2), Sight::Known);
-    for _ in 0..5 {
-        assert_eq!(scanner.sight_shared(Frame(1), D, 2), Sight::Known);
-        assert_eq!(scanner.sight_shared(Frame(1), OTHER, 1), Sight::Known);
-    }
-    scanner.recount(|_| Some(2));
-    assert_eq!(
-        scanner.sight_shared(Frame(1), D, 1),
-        Sight::Known,
-        "the same pass"
-    );
-    scanner.end_pass(|_| Some(2));
-    assert_eq!(scanner.sight_shared(Frame(1), OTHER, 2), Sight::Known);
-    assert_eq!(scanner.sight_shared(Frame(1), OTHER, 2), Sight::Adoptable);
-}
-
-#[test]
-fn mappings_met_in_an_earlier_pass_do_not_count() {
-    let mut scanner = scanner(1);
-    for _ in 0..3 {
-        assert_eq!(scanner.sight_shared(Frame(1), D, 2), Sight::Known);
-        scanner.end_pass(|_| Some(2));
-    }
-}
-
-#[test]
-fn only_found_frames_of_the_domain_are_adopted() {
-    let mut scanner = scanner(1);
-    let target_of_a = |scanner: &mut KsmScanner<Memory>| match scanner.scan(Frame(9), D, &A) {
-        Verdict::Merge(key) => scanner.target(key, D),
-        _ => None,
-    };
-    // Not known at all.
-    scanner.adopt(Frame(1), D, &A);
-    assert_eq!(target_of_a(&mut scanner), None);
-    // Met in another domain.
-    scanner.sight_shared(Frame(2), OTHER, 1);
-    scanner.adopt(Frame(2), D, &A);
-    assert_eq!(target_of_a(&mut scanner), None);
-    // Met in two.
-    scanner.sight_shared(Frame(3), OTHER, 2);
-    scanner.sight_shared(Frame(3), D, 2);
-    scanner.adopt(Frame(3), D, &A);
-    assert_eq!(target_of_a(&mut scanner), None);
-}
-
-#[test]
-fn a_second_frame_of_an_adopted_content_stays_found() {
-    let mut scanner = scanner(1);
-    for frame in [1, 2] {
-        assert_eq!(scanner.sight_shared(Frame(frame), D, 1), Sight::Adoptable);
-        scanner.adopt(Frame(frame), D, &A);
-    }
-    let key = key(scanner.scan(Frame(3), D, &A));
-    assert_eq!(scanner.target(key, D), Some(Target::Shared(Frame(1))));
-    assert_eq!(scanner.get_stats().pages_shared, 2);
-    // It takes its turn when the first has gone.
-    scanner.end_pass(|frame| (frame == Frame(2)).then_some(1));
+    let key = merge_two(&mut scanner, D, A, 10);
+    assert!(scanner.announce(Frame(10), 5));
     assert_eq!(scanner.target(key, D), None);
-    assert_eq!(scanner.sight_shared(Frame(2), D, 1), Sight::Adoptable);
-    scanner.adopt(Frame(2), D, &A);
-    assert_eq!(scanner.target(key, D), Some(Target::Shared(Frame(2))));
+    assert_eq!(scanner.get_stats().pages_shared, 0);
+    scanner.end_pass(|_| None);
+    assert_eq!(scanner.index_bytes(), 0);
 }
 
 #[test]
-fn adoption_takes_the_place_of_an_unstable_content() {
-    let mut scanner = scanner(3);
-    merges(&mut scanner, 5);
-    scanner.sight_shared(Frame(1), D, 1);
-    scanner.adopt(Frame(1), D, &A);
-    assert_eq!(scanner.get_stats().pages_unshared, 0);
-    assert!(merges(&mut scanner, 5));
+fn frames_are_counted_though_all_contents_are_forgotten() {
+    let mut scanner = scanner(2);
+    let key = merge_two(&mut scanner, D, A, 10);
+    scanner.forget_contents();
+    assert_eq!(scanner.target(key, D), None);
+    scanner.end_pass(|_| Some(3));
+    assert_eq!(scanner.target(key, D), None);
+    assert_eq!(scanner.get_stats().pages_sharing, 2);
+    scanner.end_pass(|_| None);
+    assert_eq!(scanner.get_stats().pages_shared, 0);
+}
+
+/// Its memory has failed, as far as the scanner knows.
+#[test]
+fn a_refuted_frame_is_counted_and_never_merged_into_again() {
+    let mut scanner = scanner(2);
+    let key = merge_two(&mut scanner, D, A, 10);
+    scanner.refuted(key, Frame(1));
+    for _ in 0..3 {
+        assert_ne!(scanner.target(key, D), Some(Target::Shared(Frame(10))));
+        assert_eq!(scanner.get_stats().pages_shared, 1);
+        scanner.end_pass(|_| Some(1));
+    }
+}
+
+#[test]
+fn a_mapping_that_nobody_told_of_is_found_by_a_recount() {
+    let mut scanner = scanner(2);
+    let key = merge_two(&mut scanner, D, A, 10);
+    assert!(scanner.unmerge_page(10));
+    assert!(scanner.unmerge_page(10));
+    assert!(!scanner.unmerge_page(10), "it has gone");
+    assert_eq!(scanner.get_stats().pages_shared, 0);
+    // A fork had made another.
+    scanner.recount(|_| Some(1));
+    assert_eq!(scanner.get_stats().pages_shared, 1);
+    assert_eq!(scanner.target(key, D), None);
 }
 
 // Memory.
@@ -769,7 +669,7 @@ fn a_large_index_has_less_than_sixteen_bytes_for_a_content() {
 fn frames_that_are_gone_give_their_memory_back() {
     let mut scanner = scanner(3);
     for frame in 0..500 {
-        scanner.sight_shared(Frame(frame), D, 2);
+        merge_two(&mut scanner, D, Plain(frame), frame);
     }
     assert_eq!(scanner.get_stats().pages_shared, 500);
     assert!(scanner.index_bytes() > 0);
@@ -809,24 +709,18 @@ fn a_full_index_keeps_what_it_has_and_counts_the_rest() {
 }
 
 #[test]
-fn a_merge_that_can_not_be_remembered_is_counted_and_found_later() {
+fn a_frame_for_which_there_is_no_memory_is_not_to_be_made() {
     let memory = Memory::new(Plan::Only(1));
     let mut scanner = KsmScanner::with(memory.clone(), HashKind::Wide, 0);
     scanner.set_promote_after(2);
     merges(&mut scanner, 1);
     let key = key(scanner.scan(Frame(2), D, &A));
-    assert!(!scanner.merged(key, Frame(10), D, 2), "no table of frames");
+    assert!(!scanner.announce(Frame(10), 1), "no table of frames");
     assert_eq!(scanner.index_failures(), 1);
     assert_eq!(scanner.get_stats().pages_shared, 0);
     assert_eq!(scanner.target(key, D), Some(Target::Twin(Frame(1))));
-    // Met again without memory, then with it.
-    assert_eq!(scanner.sight_shared(Frame(10), D, 1), Sight::Known);
-    assert_eq!(scanner.index_failures(), 2);
     memory.set_plan(Plan::Ample);
-    assert_eq!(scanner.sight_shared(Frame(10), D, 2), Sight::Known);
-    assert_eq!(scanner.sight_shared(Frame(10), D, 2), Sight::Adoptable);
-    scanner.adopt(Frame(10), D, &A);
-    assert_eq!(scanner.target(key, D), Some(Target::Shared(Frame(10))));
+    assert!(make(&mut scanner, key, D, 10));
     assert_eq!(scanner.get_stats().pages_unshared, 0);
 }
 
@@ -844,7 +738,7 @@ fn a_full_frame_takes_no_more_and_the_next_pages_get_a_further_one() {
     assert_eq!(scanner.get_stats().pages_shared, 1);
     assert_eq!(scanner.get_stats().pages_unshared, 1);
     assert_eq!(scanner.scan(Frame(4), D, &A), Verdict::Merge(key));
-    assert!(scanner.merged(key, Frame(11), D, 2));
+    assert!(make(&mut scanner, key, D, 11));
     assert_eq!(scanner.target(key, D), Some(Target::Shared(Frame(11))));
     assert_eq!(scanner.get_stats().pages_shared, 2);
     // Nothing is left of it when both are gone.
@@ -859,9 +753,10 @@ fn a_retired_frame_returns_when_half_of_its_sharers_have_left() {
     scanner.set_max_page_sharing(8);
     let key = merge_two(&mut scanner, D, A, 10);
     scanner.retire(key, Frame(3));
-    scanner.sight_shared(Frame(10), D, 5);
+    scanner.scan(Frame(3), D, &A);
+    scanner.end_pass(|_| Some(5));
     assert_eq!(scanner.target(key, D), Some(Target::Twin(Frame(3))));
-    scanner.sight_shared(Frame(10), D, 4);
+    scanner.end_pass(|_| Some(4));
     assert_eq!(scanner.target(key, D), Some(Target::Shared(Frame(10))));
     assert_eq!(scanner.get_stats().pages_unshared, 0);
 }
@@ -871,8 +766,8 @@ fn a_retired_frame_does_not_displace_its_successor() {
     let mut scanner = scanner(2);
     let key = merge_two(&mut scanner, D, A, 10);
     scanner.retire(key, Frame(3));
-    assert!(scanner.merged(key, Frame(11), D, 2));
-    scanner.sight_shared(Frame(10), D, 1);
+    assert!(make(&mut scanner, key, D, 11));
+    scanner.end_pass(|_| Some(1));
     assert_eq!(scanner.target(key, D), Some(Target::Shared(Frame(11))));
 }
 
@@ -964,7 +859,7 @@ fn contents_with_several_frames_are_counted() {
         let before = copies(&mut scanner);
         scanner.retire(key, Frame(1));
         assert_eq!(copies(&mut scanner), before);
-        assert!(scanner.merged(key, Frame(further), D, 2));
+        assert!(make(&mut scanner, key, D, further));
         assert_eq!(copies(&mut scanner), expected);
     }
     assert_eq!(copies(&mut scanner), (1, 3));

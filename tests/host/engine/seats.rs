@@ -44,6 +44,12 @@ fn scanner(memory: &Memory) -> KsmScanner<Memory> {
     scanner
 }
 
+/// Makes the shared frame, at that time of so many pages.
+fn make(scanner: &mut KsmScanner<Memory>, key: Key, made_at: u64, pages: u32) {
+    assert!(scanner.announce(SHARED, made_at));
+    assert!(scanner.made(key, SHARED, D, pages));
+}
+
 /// A scanner with one shared frame, made at 1000 of two pages.
 fn with_shared_in(memory: &Memory) -> (KsmScanner<Memory>, Key) {
     let mut scanner = scanner(memory);
@@ -51,8 +57,7 @@ fn with_shared_in(memory: &Memory) -> (KsmScanner<Memory>, Key) {
     let Verdict::Merge(key) = scanner.scan(Frame(2), D, &CONTENT) else {
         panic!("two equal pages are not to be merged");
     };
-    assert!(scanner.merged(key, SHARED, D, 2));
-    scanner.made(SHARED, 1000, 2);
+    make(&mut scanner, key, 1000, 2);
     (scanner, key)
 }
 
@@ -95,9 +100,9 @@ fn a_process_that_may_have_inherited_has_none_of_its_own() {
 }
 
 #[test]
-fn a_frame_of_an_earlier_load_has_common_seats_only() {
-    let mut scanner = scanner(&Memory::default());
-    scanner.sight_shared(SHARED, D, 100);
+fn a_frame_of_which_no_time_is_told_has_common_seats_only() {
+    let (mut scanner, key) = with_shared();
+    make(&mut scanner, key, 0, 100);
     assert_eq!(take_all(&mut scanner, executed(1)), COMMON - 100);
     assert_eq!(take_all(&mut scanner, forked(1, 0)), 0);
 }
@@ -123,24 +128,21 @@ fn a_seat_is_not_given_back_to_another_page_on_the_same_frame() {
     let old: Vec<Seat> = (0..10)
         .map(|_| scanner.take_seat(SHARED, None).expect("a seat"))
         .collect();
-    scanner.forget_shared(SHARED);
-    assert!(scanner.merged(key, SHARED, D, 2));
-    scanner.made(SHARED, 5000, 2);
+    make(&mut scanner, key, 5000, 2);
     old.into_iter().for_each(|seat| scanner.give_back(seat));
     assert_eq!(take_all(&mut scanner, None), COMMON - 2);
 }
 
-/// Nothing tells a found frame from another one found in its place: seats of the one are not given back
-/// to the other.
+/// Nothing tells such a frame from the next one of its number: seats of the one are not given back to the
+/// other.
 #[test]
-fn a_seat_of_a_found_frame_is_given_back_by_the_end_of_the_pass_only() {
-    let mut scanner = scanner(&Memory::default());
-    scanner.sight_shared(SHARED, D, 100);
+fn a_seat_of_a_frame_of_no_known_time_is_given_back_by_the_end_of_the_pass_only() {
+    let (mut scanner, key) = with_shared();
+    make(&mut scanner, key, 0, 100);
     let seats: Vec<Seat> = (0..10)
         .map(|_| scanner.take_seat(SHARED, None).expect("a seat"))
         .collect();
-    scanner.forget_shared(SHARED);
-    scanner.sight_shared(SHARED, D, 100);
+    make(&mut scanner, key, 0, 100);
     seats.into_iter().for_each(|seat| scanner.give_back(seat));
     assert_eq!(take_all(&mut scanner, None), COMMON - 100);
     scanner.end_pass(|_| Some(100));
@@ -203,7 +205,6 @@ enum Op {
         pages: u32,
     },
     EndPass,
-    Reload,
 }
 
 const PROCESSES: usize = 5;
@@ -221,7 +222,6 @@ fn op() -> impl Strategy<Value = Op> {
         1 => process.clone().prop_map(|process| Op::NewOwner { process }),
         2 => (process, 1..300u32).prop_map(|(process, pages)| Op::Break { process, pages }),
         2 => Just(Op::EndPass),
-        1 => Just(Op::Reload),
     ]
 }
 
@@ -315,7 +315,6 @@ impl Machine {
                 *entries = entries.saturating_sub(pages);
             }
             Op::EndPass => self.end_pass(),
-            Op::Reload => self.reload(),
         }
     }
 
@@ -366,16 +365,8 @@ impl Machine {
         self.scanner.end_pass(|_| Some(mappings));
         if mappings == 0 {
             let made_at = self.now();
-            self.scanner.forget_shared(SHARED);
-            assert!(self.scanner.merged(self.key, SHARED, D, 0));
-            self.scanner.made(SHARED, made_at, 0);
+            make(&mut self.scanner, self.key, made_at, 0);
         }
-    }
-
-    fn reload(&mut self) {
-        let mappings = self.mappings();
-        self.scanner = scanner(&Memory::default());
-        self.scanner.sight_shared(SHARED, D, mappings);
     }
 }
 

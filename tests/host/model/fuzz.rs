@@ -146,7 +146,7 @@ fn op([code, a, b, c]: [u8; RECORD]) -> Op {
             longest: a % 16,
             remembered_for: b % 16,
         },
-        11 => Op::Reload,
+        11 => Op::ForgetContents,
         12 => Op::Init,
         13 => Op::PromoteAfter(a),
         14 => Op::Flood(pick(&[3, 10, 50, 250], a)),

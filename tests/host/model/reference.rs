@@ -12,9 +12,7 @@ use engine::Domain;
 use engine::Frame;
 use engine::Glimpse;
 use engine::KsmStats;
-use engine::Sight;
 use engine::Target;
-use std::collections::hash_map::Entry::Vacant;
 use std::collections::HashMap as SeededMap;
 use std::hash::BuildHasherDefault;
 use std::hash::DefaultHasher;
@@ -90,17 +88,12 @@ struct Ambiguous {
 
 /// A shared frame.
 struct Shared {
-    /// What it was merged or adopted for.
+    /// What it was made for; `None`: nothing is merged into it.
     what: Option<What>,
     mappings: u32,
     /// Whether it takes no more sharers.
     retired: bool,
-    /// The domains in which mappings of it were met in this pass, while it was not adopted.
-    met_in: Vec<Domain>,
 }
-
-/// Every so many passes shared frames are watched in any case.
-const WATCH_EVERY: u64 = 16;
 
 /// The scanner.
 pub struct Reference {
@@ -109,9 +102,6 @@ pub struct Reference {
     stable: HashMap<What, Frame>,
     shared: HashMap<Frame, Shared>,
     ambiguous: HashMap<(Domain, Glimpse), Ambiguous>,
-    /// For how many passes, this one included, shared frames are watched.
-    watch: u64,
-    max_interval: u64,
     remembered_for: u64,
     pages_scanned: u64,
     full_scans: u64,
@@ -120,34 +110,37 @@ pub struct Reference {
 impl Reference {
     /// Makes a scanner that promotes after so many sightings, at least one.
     pub fn new(promote_after: u8) -> Self {
-        let mut reference = Reference {
+        Reference {
             promote_after: promote_after.into(),
             unstable: HashMap::default(),
             stable: HashMap::default(),
             shared: HashMap::default(),
             ambiguous: HashMap::default(),
-            watch: 0,
-            max_interval: 8,
             remembered_for: 1,
             pages_scanned: 0,
             full_scans: 0,
-        };
-        reference.watch_a_whole_pass();
-        reference
+        }
     }
 
     /// As `KsmScanner::init`.
     pub fn init(&mut self) {
-        self.unstable.clear();
-        self.stable.clear();
+        self.forget_contents();
         self.shared.clear();
-        self.ambiguous.clear();
-        self.watch_a_whole_pass();
     }
 
-    /// As `KsmScanner::is_watchful`.
-    pub fn is_watchful(&self) -> bool {
-        self.watch > 0
+    /// As `KsmScanner::forget_contents`.
+    pub fn forget_contents(&mut self) {
+        self.unstable.clear();
+        self.stable.clear();
+        self.ambiguous.clear();
+        for shared in self.shared.values_mut() {
+            (shared.what, shared.retired) = (None, false);
+        }
+    }
+
+    /// As `KsmScanner::pass_by`.
+    pub fn pass_by(&mut self, pages: u64) {
+        self.pages_scanned += pages;
     }
 
     /// What the page is known by now.
@@ -166,13 +159,6 @@ impl Reference {
         self.promote_after = sightings.max(1).into();
     }
 
-    /// As `KsmScanner::set_max_interval`.
-    pub fn set_max_interval(&mut self, passes: u8) {
-        let powers = [8, 4, 2, 1];
-        let lower = powers.into_iter().find(|&power| power <= passes.into());
-        self.max_interval = lower.unwrap_or(1);
-    }
-
     /// As `KsmScanner::remember_for`.
     pub fn remember_for(&mut self, passes: u8) {
         self.remembered_for = passes.clamp(1, 8).into();
@@ -181,12 +167,6 @@ impl Reference {
     /// The pass with which is forgotten what is seen now.
     fn until(&self) -> u64 {
         self.full_scans + self.remembered_for
-    }
-
-    /// Up to the next pass in which everything is due.
-    fn watch_a_whole_pass(&mut self) {
-        let whole = (self.full_scans + 1).next_multiple_of(self.max_interval);
-        self.watch = self.watch.max(whole - self.full_scans + 1);
     }
 
     /// As `KsmScanner::full_scans`.
@@ -246,28 +226,37 @@ impl Reference {
         }
     }
 
-    /// As `KsmScanner::merged`.
-    pub fn merged(&mut self, what: What, frame: Frame, mappings: u32, remembered: bool) {
-        if let Some(shared) = self.shared.get_mut(&frame) {
-            shared.mappings = mappings;
-        } else if remembered {
-            let is_taken = self.stable.contains_key(&what);
+    /// As `KsmScanner::announce`.
+    pub fn announce(&mut self, frame: Frame, remembered: bool) {
+        self.forget_shared(frame);
+        if remembered {
             let shared = Shared {
-                what: Some(what),
-                mappings,
-                retired: is_taken,
-                met_in: Vec::new(),
+                what: None,
+                mappings: 0,
+                retired: false,
             };
             self.shared.insert(frame, shared);
-            if is_taken {
-                self.watch_a_whole_pass();
-            } else {
-                self.unstable.remove(&what);
-                self.stable.insert(what, frame);
-            }
-        } else {
-            self.watch_a_whole_pass();
         }
+    }
+
+    /// As `KsmScanner::made`.
+    pub fn made(&mut self, what: What, frame: Frame, mappings: u32, remembered: bool) {
+        let is_stable = remembered && !self.stable.contains_key(&what);
+        if is_stable {
+            self.unstable.remove(&what);
+            self.stable.insert(what, frame);
+        }
+        let shared = Shared {
+            what: Some(what),
+            mappings,
+            retired: !is_stable,
+        };
+        self.shared.insert(frame, shared);
+    }
+
+    /// As `KsmScanner::merged`.
+    pub fn merged(&mut self, frame: Frame, mappings: u32) {
+        self.shared.get_mut(&frame).unwrap().mappings = mappings;
     }
 
     /// As `KsmScanner::differed`; `target` is what that has now.
@@ -304,19 +293,15 @@ impl Reference {
         if free {
             self.unstable.remove(&what);
             self.stable.insert(what, shared);
-        } else {
-            self.watch_a_whole_pass();
         }
         let shared = self.shared.get_mut(&shared).unwrap();
-        shared.what = free.then_some(what);
-        // What was met of it while it was in the stable set was not counted.
-        shared.met_in.clear();
+        (shared.what, shared.retired) = (Some(what), !free);
     }
 
     /// As `KsmScanner::refuted`.
     pub fn refuted(&mut self, what: What, frame: Frame) {
-        if let Some(&shared) = self.stable.get(&what) {
-            self.forget_shared(shared);
+        if let Some(shared) = self.stable.remove(&what) {
+            self.shared.get_mut(&shared).unwrap().what = None;
         }
         self.unstable
             .insert(what, Unstable::new(frame, self.until()));
@@ -326,83 +311,31 @@ impl Reference {
     pub fn retire(&mut self, what: What, frame: Frame) {
         if let Some(full) = self.stable.remove(&what) {
             self.shared.get_mut(&full).unwrap().retired = true;
-            self.watch_a_whole_pass();
             self.unstable
                 .insert(what, Unstable::new(frame, self.until()));
         }
     }
 
-    /// As `KsmScanner::forget_shared`.
-    pub fn forget_shared(&mut self, frame: Frame) {
+    fn forget_shared(&mut self, frame: Frame) {
         let what = self.shared.remove(&frame).and_then(|shared| shared.what);
         if let Some(what) = what.filter(|what| self.stable.get(what) == Some(&frame)) {
             self.stable.remove(&what);
         }
     }
 
-    /// As `KsmScanner::sight_shared`. `few`: half as many mappings as there may be, or fewer.
-    pub fn sight_shared(
-        &mut self,
-        frame: Frame,
-        domain: Domain,
-        mappings: u32,
-        few: bool,
-        remembered: bool,
-    ) -> Sight {
-        self.pages_scanned += 1;
-        if !remembered && !self.shared.contains_key(&frame) {
-            self.watch_a_whole_pass();
-        }
-        if !remembered || self.watch == 0 {
-            return Sight::Known;
-        }
-        let shared = self.shared.entry(frame).or_insert(Shared {
-            what: None,
-            mappings,
-            retired: false,
-            met_in: Vec::new(),
-        });
-        let is_ambiguous = |what: &What| match what {
-            (domain, Name::Sample(sample)) => self.ambiguous.contains_key(&(*domain, *sample)),
-            _ => false,
-        };
-        let returns = |what: &What| shared.retired && few && !is_ambiguous(what);
-        if let Some(what) = shared.what.filter(returns) {
-            if let Vacant(place) = self.stable.entry(what) {
-                place.insert(frame);
-                self.unstable.remove(&what);
-                shared.retired = false;
-            }
-        }
-        shared.met_in.push(domain);
-        let one_domain = shared.met_in.iter().all(|&other| other == domain);
-        if shared.what.is_none() && one_domain && shared.met_in.len() >= mappings as usize {
-            Sight::Adoptable
-        } else {
-            Sight::Known
-        }
-    }
-
-    /// As `KsmScanner::adopt`.
-    pub fn adopt(&mut self, frame: Frame, look: Look, remembered: bool) {
-        let what = self.name(look);
-        if remembered && !self.stable.contains_key(&what) {
-            self.unstable.remove(&what);
-            self.stable.insert(what, frame);
-            self.shared.get_mut(&frame).unwrap().what = Some(what);
-        }
-    }
-
     /// As `KsmScanner::unmerge_page`.
     pub fn unmerge_page(&mut self, frame: Frame) -> bool {
-        let Some(shared) = self.shared.get_mut(&frame) else {
+        let Some(shared) = self
+            .shared
+            .get_mut(&frame)
+            .filter(|known| known.mappings > 0)
+        else {
             return false;
         };
-        if shared.mappings > 1 {
-            shared.mappings -= 1;
-        } else {
+        shared.mappings -= 1;
+        if shared.mappings == 0 {
             self.forget_shared(frame);
-            self.watch_a_whole_pass();
+            self.announce(frame, true);
         }
         true
     }
@@ -418,7 +351,7 @@ impl Reference {
         }
     }
 
-    /// As `KsmScanner::end_pass`.
+    /// As `KsmScanner::end_pass`, without the frames that it takes back.
     pub fn end_pass(&mut self, mappings: impl Fn(Frame) -> Option<u32>) {
         let ended = self.full_scans;
         self.full_scans += 1;
@@ -439,13 +372,26 @@ impl Reference {
         for sample in self.ambiguous.values_mut() {
             sample.seen = 0;
         }
-        for shared in self.shared.values_mut() {
-            shared.met_in.clear();
-        }
-        self.watch = self.watch.saturating_sub(1);
-        let unsettled = |shared: &Shared| shared.what.is_none() || shared.retired;
-        if self.full_scans % WATCH_EVERY == 0 || self.shared.values().any(unsettled) {
-            self.watch = self.watch.max(1);
-        }
+    }
+
+    /// What a retired frame is to be taken back as, if it has no more than `most` mappings and its place is
+    /// free.
+    pub fn is_to_return(&self, frame: Frame, most: u32) -> Option<What> {
+        let is_ambiguous = |what: &What| match what {
+            (domain, Name::Sample(sample)) => self.ambiguous.contains_key(&(*domain, *sample)),
+            _ => false,
+        };
+        let shared = &self.shared[&frame];
+        let what = shared
+            .what
+            .filter(|_| shared.retired && shared.mappings <= most);
+        what.filter(|what| !is_ambiguous(what) && !self.stable.contains_key(what))
+    }
+
+    /// Takes a retired frame back.
+    pub fn reinstate(&mut self, frame: Frame, what: What) {
+        self.shared.get_mut(&frame).unwrap().retired = false;
+        self.unstable.remove(&what);
+        self.stable.insert(what, frame);
     }
 }

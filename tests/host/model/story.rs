@@ -101,9 +101,9 @@ pub enum Op {
     EndPass,
     /// The counts are brought up to date.
     Recount,
-    /// The module is unloaded and loaded again.
-    Reload,
-    /// The scanner forgets everything.
+    /// The scanner forgets all contents.
+    ForgetContents,
+    /// It forgets the shared frames, too.
     Init,
     /// The knob is set.
     PromoteAfter(u8),

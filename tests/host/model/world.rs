@@ -12,6 +12,7 @@ use crate::letters::ALPHABET;
 use crate::memory::Memory;
 use crate::reference::Answer;
 use crate::reference::Look;
+use crate::reference::Name;
 use crate::reference::Reference;
 use crate::reference::What;
 use crate::story::Op;
@@ -22,7 +23,6 @@ use engine::Domain;
 use engine::Frame;
 use engine::Key;
 use engine::KsmScanner;
-use engine::Sight;
 use engine::Target;
 use engine::Verdict;
 use std::cell::RefCell;
@@ -38,8 +38,6 @@ const FLOOD_FRAMES: u64 = 1 << 36;
 struct Mapping {
     frame: Frame,
     domain: Domain,
-    /// Whether the scanner met it in this pass, as one of a shared frame.
-    met: bool,
 }
 
 /// A page frame in use.
@@ -47,10 +45,8 @@ struct Mapping {
 struct Page {
     letter: Letter,
     shared: bool,
-    /// The domain that it was merged or adopted for by this scanner.
+    /// The domain that it was merged for, if the scanner knows of it.
     home: Option<Domain>,
-    /// Whether a mapping came or went in this pass.
-    changed: bool,
 }
 
 /// How often things happened, to see that the stories are about something.
@@ -70,12 +66,10 @@ pub struct Events {
     pub refuted_shared: u32,
     /// The page to merge with had the same sample, and another content.
     pub differed: u32,
-    /// A shared page that was found went into the stable set.
-    pub adopted: u32,
-    /// A shared page was met that is mapped in several domains.
-    pub mixed: u32,
     /// A shared page had all the sharers that it may have.
     pub retired: u32,
+    /// Such a page had lost half of them.
+    pub reinstated: u32,
     /// The engine was told of a broken mapping.
     pub unmerged: u32,
     /// The engine had no memory for something.
@@ -152,7 +146,7 @@ impl<'a> World<'a> {
             Op::Pass { outcome } => self.pass(outcome),
             Op::EndPass => self.end_pass(),
             Op::Recount => self.recount(),
-            Op::Reload => self.reload(),
+            Op::ForgetContents => self.forget_contents(),
             Op::Init => self.init(),
             Op::PromoteAfter(sightings) => self.set_promote_after(sightings),
             Op::MaxPageSharing(mappings) => self.engine.set_max_page_sharing(mappings),
@@ -165,7 +159,6 @@ impl<'a> World<'a> {
         }
         assert_eq!(self.engine.get_stats(), self.model.stats());
         assert_eq!(self.engine.full_scans(), self.model.full_scans());
-        assert_eq!(self.engine.is_watchful(), self.model.is_watchful());
     }
 
     /// What the engine could not remember.
@@ -230,8 +223,6 @@ impl<'a> World<'a> {
         };
         if self.mappings(frame) == 0 {
             self.pages.remove(&frame);
-        } else {
-            self.pages.get_mut(&frame).unwrap().changed = true;
         }
     }
 
@@ -246,12 +237,7 @@ impl<'a> World<'a> {
     }
 
     fn attach(&mut self, slot: usize, frame: Frame, domain: Domain) {
-        self.slots[slot] = Some(Mapping {
-            frame,
-            domain,
-            met: false,
-        });
-        self.pages.get_mut(&frame).unwrap().changed = true;
+        self.slots[slot] = Some(Mapping { frame, domain });
     }
 
     /// Takes the lowest free frame.
@@ -262,7 +248,6 @@ impl<'a> World<'a> {
             letter,
             shared: false,
             home: None,
-            changed: true,
         };
         self.pages.insert(frame, page);
         frame
@@ -285,7 +270,8 @@ impl<'a> World<'a> {
         };
         let page = self.pages[&frame];
         if page.shared {
-            return self.sight(slot);
+            self.engine.pass_by(1);
+            return self.model.pass_by(1);
         }
         let look = self.look(domain, page.letter);
         let what = self.model.name(look);
@@ -376,7 +362,9 @@ impl<'a> World<'a> {
             return self.merge_onto_fresh_frame(&[frame], candidate);
         }
         self.remap(frame, shared, what.0);
-        self.report_merged(key, shared, what);
+        let mappings = self.mappings(shared);
+        self.engine.merged(shared, mappings);
+        self.model.merged(shared, mappings);
     }
 
     fn refute(&mut self, candidate: Candidate, target: Target) {
@@ -421,18 +409,25 @@ impl<'a> World<'a> {
         (self.mappings_where(foreign) == 0 && page.shared == shared).then_some(page.letter)
     }
 
+    /// Makes a shared frame, unless the engine has no memory for one.
     fn merge_onto_fresh_frame(&mut self, frames: &[Frame], candidate: Candidate) {
         let Candidate {
             letter, key, what, ..
         } = candidate;
         let fresh = self.allocate(letter);
-        self.pages.get_mut(&fresh).unwrap().shared = true;
-        self.engine.forget_shared(fresh);
-        self.model.forget_shared(fresh);
+        let (is_announced, remembered) = self.ask(|engine| engine.announce(fresh, 1));
+        assert_eq!(is_announced, remembered);
+        self.model.announce(fresh, remembered);
+        if !is_announced {
+            self.pages.remove(&fresh);
+            return;
+        }
+        let page = self.pages.get_mut(&fresh).unwrap();
+        (page.shared, page.home) = (true, Some(what.0));
         for &frame in frames {
             self.remap(frame, fresh, what.0);
         }
-        self.report_merged(key, fresh, what);
+        self.report_made(key, fresh, what);
     }
 
     /// Maps `to` wherever this domain maps `from`.
@@ -445,81 +440,32 @@ impl<'a> World<'a> {
         }
     }
 
-    fn report_merged(&mut self, key: Key, frame: Frame, what: What) {
-        let mappings = self.mappings(frame);
+    fn report_made(&mut self, key: Key, frame: Frame, what: What) {
         let before = self.engine.target(key, what.0);
-        let (done, remembered) = self.ask(|engine| engine.merged(key, frame, what.0, mappings));
-        assert_eq!(done, remembered);
-        self.model.merged(what, frame, mappings, remembered);
-        if remembered {
-            self.pages.get_mut(&frame).unwrap().home = Some(what.0);
-            let keeps_its_place = matches!(before, Some(Target::Shared(_)));
-            let expected = if keeps_its_place {
-                before
-            } else {
-                Some(Target::Shared(frame))
-            };
-            assert_eq!(self.engine.target(key, what.0), expected);
-        }
-    }
-
-    /// Meets a mapping of a shared frame; each is met once in a pass.
-    fn sight(&mut self, slot: usize) {
-        let mapping = self.slots[slot].as_mut().unwrap();
-        if std::mem::replace(&mut mapping.met, true) {
-            return;
-        }
-        let Mapping { frame, domain, .. } = *mapping;
-        let mappings = self.mappings(frame);
-        let (sight, remembered) = self.ask(|e| e.sight_shared(frame, domain, mappings));
-        let few = mappings <= self.engine.max_page_sharing() / 2;
-        let expected = self
-            .model
-            .sight_shared(frame, domain, mappings, few, remembered);
-        assert_eq!(sight, expected);
-        match sight {
-            Sight::Adoptable => self.adopt(frame, domain),
-            Sight::Known => {
-                let foreign = |m: &Mapping| m.frame == frame && m.domain != domain;
-                let mixed = self.mappings_where(foreign) > 0;
-                self.events.borrow_mut().mixed += u32::from(mixed);
-            }
-        }
-    }
-
-    fn adopt(&mut self, frame: Frame, domain: Domain) {
-        let page = self.pages[&frame];
-        if !page.changed {
-            let elsewhere = |m: &Mapping| m.frame == frame && (m.domain != domain || !m.met);
-            assert_eq!(self.mappings_where(elsewhere), 0, "adopted too early");
-        }
-        let look = self.look(domain, page.letter);
-        let ((), remembered) = self.ask(|engine| engine.adopt(frame, domain, &page.letter.page()));
-        self.model.adopt(frame, look, remembered);
-        if remembered {
-            self.pages.get_mut(&frame).unwrap().home = Some(domain);
-            self.events.borrow_mut().adopted += 1;
+        let is_taken = matches!(before, Some(Target::Shared(_)));
+        let pages = self.mappings(frame);
+        let (is_stable, remembered) = self.ask(|engine| engine.made(key, frame, what.0, pages));
+        assert_eq!(is_stable, remembered && !is_taken);
+        self.model.made(what, frame, pages, remembered);
+        let target = self.engine.target(key, what.0);
+        if is_stable {
+            assert_eq!(target, Some(Target::Shared(frame)));
+        } else if is_taken {
+            assert_eq!(target, before);
         }
     }
 
     fn pass(&mut self, outcome: Outcome) {
-        let whole =
-            self.engine.is_watchful() && !self.slots.iter().flatten().any(|mapping| mapping.met);
-        let failures = self.engine.index_failures();
         for slot in 0..SLOTS {
             self.scan(slot, outcome);
         }
         self.end_pass();
-        if whole && self.engine.index_failures() == failures {
-            self.check_exact_counts();
-        }
     }
 
-    /// A whole pass for which there was memory has met every shared frame, so that all of them are
-    /// counted: also one that was forgotten when a write was reported, because a fork had gone
-    /// unnoticed.
+    /// Every shared frame is counted, whatever was not reported.
     fn check_exact_counts(&self) {
-        let shared = self.pages.iter().filter(|(_, page)| page.shared);
+        let is_known = |(_, page): &(&Frame, &Page)| page.shared && page.home.is_some();
+        let shared = self.pages.iter().filter(is_known);
         let mappings: Vec<u32> = shared.map(|(&frame, _)| self.mappings(frame)).collect();
         let sharing: u32 = mappings.iter().map(|count| count - 1).sum();
         let stats = self.engine.get_stats();
@@ -530,9 +476,37 @@ impl<'a> World<'a> {
 
     fn end_pass(&mut self) {
         let (pages, slots) = (&self.pages, &self.slots);
+        let counted = self.engine.index_failures();
         self.engine.end_pass(|frame| count(pages, slots, frame));
+        let failures = self.engine.index_failures() - counted;
         self.model.end_pass(|frame| count(pages, slots, frame));
-        self.begin_pass();
+        let order: Vec<Frame> = self.engine.shared_frames_after(None).collect();
+        let most = self.engine.max_page_sharing() / 2;
+        let mut refused = 0;
+        for frame in order {
+            let Some(what) = self.model.is_to_return(frame, most) else {
+                continue;
+            };
+            let key = self.key(what, pages[&frame].letter);
+            if self.engine.target(key, what.0) == Some(Target::Shared(frame)) {
+                self.model.reinstate(frame, what);
+                self.events.borrow_mut().reinstated += 1;
+            } else {
+                refused += 1;
+            }
+        }
+        assert_eq!(refused, failures, "only want of memory keeps a frame out");
+        self.check_exact_counts();
+    }
+
+    /// The engine's key of a content.
+    fn key(&self, what: What, letter: Letter) -> Key {
+        let keys = self.engine.keys().inspect(what.0, &letter.page());
+        let keys = keys.expect("a page of zeroes is not shared");
+        match what.1 {
+            Name::Sample(_) => keys.sample,
+            Name::Whole(..) => keys.whole,
+        }
     }
 
     fn recount(&mut self) {
@@ -541,36 +515,15 @@ impl<'a> World<'a> {
         self.model.recount(|frame| count(pages, slots, frame));
     }
 
-    fn begin_pass(&mut self) {
-        for mapping in self.slots.iter_mut().flatten() {
-            mapping.met = false;
-        }
-        for page in self.pages.values_mut() {
-            page.changed = false;
-        }
-    }
-
-    fn reload(&mut self) {
-        let Setting { hash, seed, .. } = self.setting;
-        let promote_after = self.engine.promote_after();
-        let max_page_sharing = self.engine.max_page_sharing();
-        self.engine = KsmScanner::with(self.memory.clone(), hash, !seed);
-        self.engine.set_max_page_sharing(max_page_sharing);
-        self.model = Reference::new(promote_after);
-        self.set_promote_after(promote_after);
-        self.forget_homes();
+    fn forget_contents(&mut self) {
+        self.engine.forget_contents();
+        self.model.forget_contents();
     }
 
     fn init(&mut self) {
         self.engine.init();
         self.model.init();
         assert_eq!(self.engine.index_bytes(), 0);
-        self.forget_homes();
-    }
-
-    /// The scanner is at the beginning of a pass, and no shared frame is its own.
-    fn forget_homes(&mut self) {
-        self.begin_pass();
         for page in self.pages.values_mut() {
             page.home = None;
         }
@@ -583,7 +536,6 @@ impl<'a> World<'a> {
 
     fn set_interval(&mut self, longest: u8, remembered_for: u8) {
         self.engine.set_max_interval(longest);
-        self.model.set_max_interval(longest);
         self.engine.remember_for(remembered_for);
         self.model.remember_for(remembered_for);
     }
