@@ -62,6 +62,7 @@ pub struct Flags(u64);
 impl Flags {
     const LRU: u32 = 5;
     const BUDDY: u32 = 10;
+    const ANON: u32 = 12;
     const HWPOISON: u32 = 19;
     const KSM: u32 = 21;
     const THP: u32 = 22;
@@ -74,6 +75,11 @@ impl Flags {
 
     fn has(self, bit: u32) -> bool {
         self.0 & (1 << bit) != 0
+    }
+
+    /// The frame holds anonymous memory, merged or not.
+    pub fn anonymous(self) -> bool {
+        self.has(Self::ANON)
     }
 
     /// The frame is a merged one.

@@ -4,7 +4,9 @@
 
 use std::fmt::Display;
 
+use crate::debugfs;
 use crate::expect;
+use crate::expect::FailureContext;
 use crate::pagemap::Frame;
 use crate::peer::Peer;
 use crate::Result;
@@ -23,7 +25,8 @@ pub fn expect_merged(all: &[Pages<'_>]) -> Result<Vec<Frame>> {
             peer.pid(),
             first.pid()
         );
-        expect_same(what, &frames, &peer.frames(other)?)?;
+        let refusals = || format!("refused so far: {:?}", debugfs::refusals().unwrap_or_default());
+        expect_same(what, &frames, &peer.frames(other)?).during(refusals)?;
     }
     for &frame in &frames {
         let flags = frame.flags()?;

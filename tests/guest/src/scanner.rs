@@ -24,7 +24,7 @@ use crate::Span;
 /// that is under way, and two whole ones.
 pub const ENOUGH_PASSES: u64 = 3;
 
-/// How often so many passes are made, where areas are locked all the time.
+/// How often so many passes are made, where something is locked or held all the time.
 const MOST_ROUNDS: u32 = 5;
 
 /// A `sleep_ms` that no test waits for: a scanner that pauses goes on only as a knob changes.
@@ -128,22 +128,25 @@ pub fn passes(count: u64) -> Result {
     Ok(())
 }
 
-/// Scans until everything is merged that can be, and stops. Once more where an area was left out, since
-/// it was locked whenever a pass came to it: by khugepaged, in a guest that is not served for a while.
+/// Scans until everything is merged that can be, and stops. Scans again where something was refused that may
+/// be granted the next time: in a guest that is not served for a while, an area may be locked whenever a pass
+/// comes to it, and a page held by compaction.
 pub fn merge() -> Result {
     for _ in 0..MOST_ROUNDS {
-        let before = areas_left_out();
+        let before = refused_for_now();
         scan(ENOUGH_PASSES)?;
-        if areas_left_out() == before {
+        if refused_for_now() == before {
             break;
         }
     }
     Ok(())
 }
 
-/// Areas that were left out of a pass so far; `None` where nobody is told.
-fn areas_left_out() -> Option<u64> {
-    debugfs::refusals().ok()?.remove("locked")
+/// How often something was refused so far that may be granted later; `None` where nobody is told.
+fn refused_for_now() -> Option<u64> {
+    const FOR_NOW: [&str; 3] = ["locked", "busy", "pinned"];
+    let refusals = debugfs::refusals().ok()?;
+    Some(FOR_NOW.iter().filter_map(|&reason| refusals.get(reason)).sum())
 }
 
 /// The settings most tests want: as fast as it can, all pages in each pass, merging at the second
