@@ -144,7 +144,8 @@ pub fn merge() -> Result {
 
 /// How often something was refused so far that may be granted later; `None` where nobody is told.
 fn refused_for_now() -> Option<u64> {
-    const FOR_NOW: [&str; 3] = ["locked", "busy", "pinned"];
+    // A twin that is pinned counts as gone.
+    const FOR_NOW: [&str; 4] = ["locked", "busy", "pinned", "target_gone"];
     let refusals = debugfs::refusals().ok()?;
     Some(FOR_NOW.iter().filter_map(|&reason| refusals.get(reason)).sum())
 }
