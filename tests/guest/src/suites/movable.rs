@@ -21,6 +21,7 @@ use libtest_mimic::Trial;
 
 mod compaction;
 mod counts;
+mod damon;
 mod group;
 mod huge;
 mod idle;
@@ -52,6 +53,7 @@ pub fn trials() -> Vec<Trial> {
         (no_swap, storm::TESTS),
         (no_huge_pages, huge::TESTS),
         (no_marks, idle::TESTS),
+        (no_damon, damon::TESTS),
     ] {
         trials.extend(lab::trials_unless(lacking, "movable", tests));
     }
@@ -105,6 +107,10 @@ fn no_huge_pages() -> Result<Option<String>> {
 
 fn no_marks() -> Result<Option<String>> {
     or_else(idle::lacking)
+}
+
+fn no_damon() -> Result<Option<String>> {
+    or_else(damon::lacking)
 }
 
 /// Shared pages stay in place for as long as this lives, those that are made then.

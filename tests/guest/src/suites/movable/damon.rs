@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! DAMON, which samples whether physical pages are used, sees each use of a shared page: by it
+//! `DAMON_RECLAIM` chooses pages to swap out.
+//!
+//! Reference: Documentation/admin-guide/mm/damon/usage.rst.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::thread;
+
+use guest::content::Ids;
+use guest::content::PAGE_SIZE;
+use guest::expect;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::pagemap::Frame;
+use guest::procfs;
+use guest::task;
+use guest::Context;
+use guest::Result;
+
+use super::group::Group;
+
+pub(super) const TESTS: &[Test] = &[("damon_sees_who_uses_shared_pages", used)];
+
+pub(super) const DIRECTORY: &str = "/sys/kernel/mm/damon/admin/kdamonds";
+/// The kernel's own monitor, which keeps others out.
+const STAT: &str = "/sys/module/damon_stat/parameters/enabled";
+
+const PAGES: u64 = 64;
+/// Every page of this distance is used, by one of the sharers.
+const USED_EVERY: usize = 4;
+/// Enough for all of a TLB to be flushed when they are unmapped.
+const FLUSHED: u64 = 64;
+
+/// DAMON watches some frames, for as long as this lives.
+struct Monitor;
+
+impl Monitor {
+    fn start(frames: &[Frame]) -> Result<Self> {
+        if Path::new(STAT).exists() {
+            procfs::write(STAT, "N")?;
+        }
+        write("nr_kdamonds", "1")?;
+        let monitor = Monitor;
+        write("0/contexts/nr_contexts", "1")?;
+        context("operations", "paddr")?;
+        context("monitoring_attrs/intervals/sample_us", "50000")?;
+        context("monitoring_attrs/intervals/aggr_us", "1000000")?;
+        context("monitoring_attrs/nr_regions/max", "1000")?;
+        context("targets/nr_targets", "1")?;
+        let count = frames.len().to_string();
+        context("targets/0/regions/nr_regions", &count)?;
+        for (index, frame) in frames.iter().enumerate() {
+            let start = frame.0 * PAGE_SIZE;
+            let end = start + PAGE_SIZE;
+            context(&format!("targets/0/regions/{index}/start"), &start.to_string())?;
+            context(&format!("targets/0/regions/{index}/end"), &end.to_string())?;
+        }
+        context("schemes/nr_schemes", "1")?;
+        context("schemes/0/action", "stat")?;
+        for of in ["sz", "nr_accesses", "age"] {
+            let most = u32::MAX.to_string();
+            context(&format!("schemes/0/access_pattern/{of}/max"), &most)?;
+        }
+        write("0/state", "on")?;
+        Ok(monitor)
+    }
+
+    /// How often each frame was seen to be used in the last round of samples.
+    fn accesses(&self) -> Result<BTreeMap<Frame, u64>> {
+        write("0/state", "update_schemes_tried_regions")?;
+        let regions = format!("{DIRECTORY}/0/contexts/0/schemes/0/tried_regions");
+        let mut accesses = BTreeMap::new();
+        for entry in std::fs::read_dir(&regions).context(|| regions.clone())? {
+            let path = entry.context(|| regions.clone())?.path();
+            if !path.is_dir() {
+                continue;
+            }
+            let number = |name: &str| procfs::number(&format!("{}/{name}", path.display()));
+            accesses.insert(Frame(number("start")? / PAGE_SIZE), number("nr_accesses")?);
+        }
+        Ok(accesses)
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        let _ = write("0/state", "off");
+        if write("nr_kdamonds", "0").is_err() {
+            eprintln!("DAMON could not be stopped");
+        }
+    }
+}
+
+fn write(file: &str, text: &str) -> Result {
+    procfs::write(&format!("{DIRECTORY}/{file}"), text)
+}
+
+fn context(file: &str, text: &str) -> Result {
+    write(&format!("0/contexts/0/{file}"), text)
+}
+
+/// Each sharer uses some pages all the time, and nobody the others.
+fn used(lab: &Lab) -> Result {
+    let group = Group::mixed(lab, PAGES)?;
+    // Pages wait in batches for their place on the lists.
+    procfs::write("/proc/sys/vm/drop_caches", "1")?;
+    let frames = group.expect_intact("at first")?;
+    let watched = apart(&frames);
+    let monitor = Monitor::start(&watched)?;
+    let mut wrong: Result<Vec<usize>> = Err("nothing was seen".into());
+    let seen = task::wait_until(task::PATIENCE, || {
+        wrong = accesses_while_used(&group, &monitor).and_then(|accesses| {
+            expect::eq("frames seen", watched.len(), accesses.len())?;
+            Ok(misjudged(&frames, &accesses))
+        });
+        wrong.as_ref().is_ok_and(Vec::is_empty)
+    });
+    expect::that(seen, || {
+        format!("pages that were taken for used or for unused and are not: {wrong:?} of {PAGES}")
+    })?;
+    drop(monitor);
+    group.expect_in_place("at last", &frames)
+}
+
+fn is_used(index: usize) -> bool {
+    index % USED_EVERY == 0
+}
+
+/// Frames in their order, none beside another: DAMON would join two that are used alike.
+fn apart(frames: &[Frame]) -> Vec<Frame> {
+    let sorted: BTreeSet<Frame> = frames.iter().copied().collect();
+    let mut apart: Vec<Frame> = Vec::new();
+    for frame in sorted {
+        if apart.last().is_none_or(|last| frame.0 > last.0 + 1) {
+            apart.push(frame);
+        }
+    }
+    apart
+}
+
+/// The pages that were seen to be used and are not, or the other way round.
+fn misjudged(frames: &[Frame], accesses: &BTreeMap<Frame, u64>) -> Vec<usize> {
+    let is_wrong = |&(index, frame): &(usize, &Frame)| {
+        let count = accesses.get(frame);
+        count.is_some_and(|&count| (count > 0) != is_used(index))
+    };
+    let wrong = frames.iter().enumerate().filter(is_wrong);
+    wrong.map(|(index, _)| index).collect()
+}
+
+/// What the monitor sees while those pages are used all the time, each by one of the sharers.
+fn accesses_while_used(group: &Group, monitor: &Monitor) -> Result<BTreeMap<Frame, u64>> {
+    thread::scope(|scope| {
+        let seen = scope.spawn(|| monitor.accesses());
+        while !seen.is_finished() {
+            use_once(group)?;
+        }
+        seen.join().map_err(|_| "the monitor's thread has failed")?
+    })
+}
+
+fn use_once(group: &Group) -> Result {
+    for (who, sharer) in group.sharers.iter().enumerate() {
+        // The processor forgets what it knows of the page tables: it would not note a use else.
+        let span = sharer.peer.anon(FLUSHED, Ids::each(1 << 30))?;
+        sharer.peer.unmap(span)?;
+        let used = (0..PAGES as usize).filter(|&index| is_used(index));
+        for index in used.skip(who).step_by(group.sharers.len()) {
+            sharer.peer.peek(sharer.page(index as u64).addr)?;
+        }
+    }
+    Ok(())
+}
+
+/// Says so where the kernel has no DAMON, or none that watches physical memory.
+pub(super) fn lacking() -> Option<String> {
+    (!Path::new(DIRECTORY).exists()).then(|| "the kernel has no DAMON".to_owned())
+}
