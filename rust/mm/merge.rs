@@ -2,58 +2,62 @@
 
 //! Replaces the mappings of a page by mappings of an equal shared page.
 //!
-//! All mappings of a page are found through the kernel's own rmap, under the folio lock and the
-//! anon_vma lock. No lock of any address space is held, so for every mapping, what if right now …
+//! All mappings of a page are found through the kernel's own rmap, under the folio lock and the anon_vma
+//! lock. No lock of any address space is held. So for every mapping: what if, at this moment, …
 //!
-//! - the process exits, unmaps or discards the page? Each takes the page table lock to remove the
-//!   entry: before us, and we do not find it; or after us, and it removes our new mapping. The
-//!   area and the mm stay until the anon_vma lock is dropped (`unlink_anon_vmas()` wants it). The
-//!   anon_vma itself is freed with the last of its areas: `folio_lock_anon_vma_read()` looks,
-//!   under RCU, whether the page is still mapped, which nothing else here tells.
-//! - the process forks? Copying an entry takes the lock of its page table too. A child's entry
-//!   that we miss keeps mapping the old page, which stays as long as it is mapped. One that we find
-//!   before fork has ended is left alone: see below.
-//! - `mremap()` moves the entry? As above: found at the old or the new place, or missed.
-//! - the page is swapped out or migrated? Both want the folio lock, which we hold.
-//! - a thread writes to the page? The entry is cleared and flushed before its bytes are compared,
-//!   and the page table lock held until it is set again: the write faults and waits, then copies
-//!   the shared page, or finds its own page as it was.
-//! - the kernel or a device writes to it (O_DIRECT, RDMA, ptrace)? Such a write has taken a
-//!   reference to the page. One taken under the page table lock, or before the entry was cleared,
-//!   is counted by [`LockedPage::is_pinned`] after the flush; one by `get_user_pages_fast()`
-//!   after that sees the entry cleared and is given back.
-//! - a thread sets memory tags (arm64)? It can only through an entry that the kernel has set for
-//!   an area with `PROT_MTE`, and there, under the page table lock, `set_ptes()` marks the page.
-//!   So a page without that mark, asked for after the flush, has no tags, and gets none until the
-//!   entry is set again. The entry that is set then may be one with tags, if `mprotect()` has just
-//!   come by: that marks the shared page, all of whose tags are 0, as those would be that the
-//!   process expects of a page new to `PROT_MTE`; whoever changes one copies the page first.
+//! - the process exits, unmaps or discards the page? Each of these takes the page table lock to remove the
+//!   entry. If it comes first, we find no entry; if it comes after us, it removes our new mapping. The VMA
+//!   and its mm stay until we drop the anon_vma lock, because `unlink_anon_vmas()` takes that lock for
+//!   writing. The anon_vma itself is freed with the last of its VMAs. `folio_lock_anon_vma_read()`
+//!   therefore checks, under RCU, that the page is still mapped; nothing else here guarantees that.
+//! - the process forks? Copying an entry takes its page table lock, too. If we miss the child's entry, it
+//!   keeps mapping the old page, which stays as long as it is mapped. If we find it before fork has ended,
+//!   we leave it alone: see below.
+//! - `mremap()` moves the entry? We find it at the old or at the new place, or we miss it, as with fork.
+//! - the page is swapped out or migrated? Both need the folio lock, which we hold.
+//! - a thread writes to the page? We clear and flush the entry before we compare the bytes, and hold the
+//!   page table lock until we set it again. The write faults and waits; then it copies the shared page, or
+//!   finds its own page unchanged.
+//! - the kernel or a device writes to it (O_DIRECT, RDMA, ptrace)? Such a writer has taken a reference to
+//!   the page. A reference taken under the page table lock, or before the entry was cleared, is counted by
+//!   [`LockedPage::is_pinned`] after the flush. `get_user_pages_fast()` takes none after that: it sees that
+//!   the entry was cleared, and drops the reference again.
+//! - a thread sets memory tags (arm64)? It needs an entry that the kernel has set for a VMA with
+//!   `PROT_MTE`. When the kernel sets such an entry, under the page table lock, `set_ptes()` marks the page
+//!   as tagged. So a page that has no such mark after the flush has no tags, and gets none until the entry
+//!   is set again. If `mprotect()` has just added `PROT_MTE`, the entry that we set allows tags, and
+//!   `set_ptes()` marks the shared page. All of its tags are 0, which is what the process expects of a page
+//!   that is new to `PROT_MTE`; a thread that changes a tag copies the page first.
 //!
 //! # A child in the middle of fork
 //!
-//! `anon_vma_fork()` links a child's area before its page tables are filled, so the rmap leads here
-//! while `dup_mmap()` still copies. Two things are not yet true of that child then:
+//! `anon_vma_fork()` links a child's VMA before its page tables are filled. So the rmap leads here while
+//! `dup_mmap()` is still copying. At that time two things that merging relies on are not yet true of the
+//! child:
 //!
-//! - Its cgroup is known. `cgroup_fork()` puts it into the root's, until `cgroup_post_fork()`. (Process
-//!   id and start time, by which `domain=process` tells address spaces apart, are its parent's.)
-//! - Nobody can write to the page through another entry. `copy_page_range()` protects the parent's
-//!   entries, but the parent's TLBs are flushed at the end of `dup_mmap()` only: until then a thread of the
-//!   parent may write to the page, whatever is done to the child's entry. If the parent's entry was not
-//!   cleared and flushed here, as that of an area that is left alone, the child would get a content that
-//!   the page may never have had.
+//! - Its cgroup is known. `cgroup_fork()` puts it into the root cgroup until `cgroup_post_fork()`. (The
+//!   process id and the start time, by which `domain=process` tells address spaces apart, are still the
+//!   parent's.)
+//! - Nobody can write to the page through another entry. `copy_page_range()` write-protects the parent's
+//!   entries, but the parent's TLBs are flushed only at the end of `dup_mmap()`. Until then a thread of the
+//!   parent may write to the page, whatever happens to the child's entry. If we replaced the child's entry
+//!   without clearing and flushing the parent's, because the parent's VMA is left alone, the child would
+//!   get a content that the page may never have had.
 //!
-//! So the memory of a task in the state `TASK_NEW` is nobody's ([`Owner::of`]). `sched_fork()` sets that
-//! state before `copy_mm()` makes the address space, whose owner is the child from `mm_init()` on, before
-//! any area is linked. `wake_up_new_task()` ends it, after both of the above, in the program order of the
-//! task that forks; its lock of `pi_lock` comes after the unlock of `css_set_lock`, so that whoever sees
-//! the new state (by an acquire) sees the cgroup. A fork that fails ends it too, by `TASK_DEAD`, but
-//! gives up the address space before. `vfork()` and threads copy nothing: such a child becomes the owner
-//! only when the others have left (`mm_update_next_owner()`), and its memory is nobody's until it runs.
+//! So the memory of a task in the state `TASK_NEW` has no owner here ([`Owner::of`]). `sched_fork()` sets
+//! that state before `copy_mm()` makes the address space. `mm_init()` makes the child the owner of the
+//! address space before any VMA is linked. `wake_up_new_task()` ends the state. The forking task runs it
+//! after both of the above, in program order; it takes `pi_lock` after `css_set_lock` was released, so that
+//! a reader who sees the new state (with an acquire) also sees the cgroup. A fork that fails ends the state
+//! by `TASK_DEAD`, but gives up the address space before. `vfork()` and threads copy nothing: such a child
+//! becomes the owner only when the others have left (`mm_update_next_owner()`), and until it runs its
+//! memory has no owner here.
 //!
-//! Nothing else reaches such a child. A gatherer finds an address space by a process id, which comes
-//! after `dup_mmap()`; then it asks for the owner, and passes by. So does `merge_now`. The VMA lock for
-//! [`super::neighbours`] can't be had of an area that is being copied, of neither process. Breaking pages
-//! apart needs no owner, and must not miss the child: [`crate::mm::process::Cursor`] shows it too.
+//! No other path reaches such a child. A gatherer finds an address space by a process id, which is assigned
+//! after `dup_mmap()`; then it asks for the owner, and skips an address space without one. So does
+//! `merge_now`. [`super::neighbours`] needs the VMA lock, which is not available for a VMA that is being
+//! copied, neither the parent's nor the child's. Unmerging needs no owner, and must not miss the child:
+//! [`crate::mm::process::Cursor`] returns it, too.
 
 use crate::mm::compare;
 use crate::mm::page::Kind;
@@ -87,7 +91,7 @@ use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::rcu;
 
-/// For whom pages are merged.
+/// The rules under which pages are merged, and the address space whose pages they are.
 pub(crate) struct Terms<'a> {
     /// The rules in force.
     pub(crate) policy: Policy,
@@ -95,7 +99,7 @@ pub(crate) struct Terms<'a> {
     pub(crate) domain: Domain,
     /// The address space whose pages are merged; a new shared page is charged to it.
     pub(crate) mm: &'a MmWithUser,
-    /// What it is known by where it takes seats; `None` while its last owner exits.
+    /// Identifies the address space in seats; `None` while its last owner exits.
     pub(crate) space: Option<Space>,
     /// How many page table entries may be made to map a shared page.
     pub(crate) max_page_sharing: u32,
@@ -104,7 +108,7 @@ pub(crate) struct Terms<'a> {
 }
 
 impl Terms<'_> {
-    /// The same terms for the pages of another address space.
+    /// The same terms for pages of another address space.
     pub(crate) fn in_space<'b>(&'b self, mm: &'b MmWithUser) -> Terms<'b> {
         Terms {
             mm,
@@ -113,15 +117,16 @@ impl Terms<'_> {
         }
     }
 
-    /// Merges `frame` and `twin`, if their content is as expected, into a new shared page; returns
-    /// that.
+    /// Merges `frame` and `twin` into a new shared page, and returns that page. Requires that the two are
+    /// equal and that `is_expected` accepts their content.
     pub(crate) fn share(
         &self,
         frame: Frame,
         twin: Frame,
         is_expected: impl FnOnce(&MappedPage<'_>) -> bool,
     ) -> Result<NewShared, Refusal> {
-        // Before there is a reference to the twin, which may be a part of the same large page.
+        // Checked before we take a reference to the twin, because the twin may be part of the same large
+        // page, which could not be split then.
         let page = self.single(frame, |page| self.expect_twin(twin, page))?;
         let twin = PageRef::candidate(twin).ok_or(Refusal::TargetGone)?;
         self.check_few(&page)?;
@@ -129,38 +134,38 @@ impl Terms<'_> {
         expect_same(&page.content(), &twin.content())?;
         let shared = self.new_shared(frame)?;
         shared.fill(&page)?;
-        // Of the copy, which nobody can change any more.
+        // Checks the copy, which nobody can change any more.
         if !is_expected(&shared.content()) {
             return Err(Refusal::Changed);
         }
-        // The twin first: its frame may have come to someone who is left alone, of whose pages
-        // nothing must tell, not even that another's became a shared one.
+        // The twin goes first. Its frame may belong to somebody else by now, whose memory is left alone and
+        // who must not be able to tell that a page of another process became a shared page.
         let locked = shared.try_lock()?;
         self.replace_by(&twin, &locked)
             .map_err(Refusal::of_target)?;
-        // If the page refuses, the twin is the only sharer until the next equal page comes.
+        // If the page refuses, the twin is the only sharer until another equal page comes.
         let _ = self.replace_by(&page, &locked);
         drop(locked);
         shared.settle();
         Ok(shared)
     }
 
-    /// Makes a new shared page for that on `frame`.
+    /// Makes a new shared page that is to replace the page on `frame`.
     pub(super) fn new_shared(&self, frame: Frame) -> Result<NewShared, Refusal> {
         let node = self.policy.node_of_page(frame);
         (self.make)(self.mm, node).map_err(|_| Refusal::NoMemory)
     }
 
-    /// The domain of the page on `frame`: what its key is for.
+    /// The domain of the page on `frame`, for which its key is made.
     pub(crate) fn domain_of_page(&self, frame: Frame) -> Domain {
         self.policy.domain_of_page(self.domain, frame)
     }
 
-    /// Merges `frame` into `shared`, a page of the domain of `frame`; returns that.
+    /// Merges `frame` into `shared`, a page of the same domain, and returns `shared`.
     pub(crate) fn join(&self, frame: Frame, shared: SharedPage) -> Result<SharedPage, Refusal> {
         let page = PageRef::candidate(frame).ok_or(Refusal::Gone)?;
         self.check_few(&page)?;
-        // All of its mappings, or none: who has them is not to be told apart by that.
+        // Replaces all mappings of the page or none: a partial result would tell who maps it.
         if page.mappings().saturating_add(shared.mappings()) > self.max_page_sharing {
             return Err(Refusal::Full);
         }
@@ -168,7 +173,7 @@ impl Terms<'_> {
         Ok(shared)
     }
 
-    /// Merges `frame`, if it is full of zeroes, into the kernel's zero page.
+    /// Merges `frame` into the kernel's zero page, if it is full of zeroes.
     pub(crate) fn join_zero(&self, frame: Frame) -> Result<(), Refusal> {
         let page = PageRef::candidate(frame).ok_or(Refusal::Gone)?;
         expect_zero(&page.content())?;
@@ -176,16 +181,16 @@ impl Terms<'_> {
         self.replace(&page, None)
     }
 
-    /// Finds where the page on `frame` is mapped, if these terms allow to merge it and it equals
-    /// `page`, a folio of its own; the twin is made one. An error tells nothing about a page that
-    /// they do not allow.
+    /// Finds a mapping of the page on `frame`, if these terms allow to merge it and if it equals `page`,
+    /// which is a folio of its own. Splits the twin out of a large page. An error tells nothing about a
+    /// page that the terms do not allow to merge.
     pub(super) fn find_twin(&self, frame: Frame, page: &PageRef) -> Result<Twin, Refusal> {
         let twin = PageRef::candidate(frame).ok_or(Refusal::TargetGone)?;
         let twin = twin.try_lock().ok_or(Refusal::Busy)?;
         let mut found = self.check_twin(&twin, page)?;
         if twin.is_large() {
             twin.split().map_err(|_| Refusal::Busy)?;
-            // The split may have unmapped what was found.
+            // The split may have unmapped the page where it was found.
             found = self.find_mapping(&twin)?;
         }
         if twin.is_pinned() {
@@ -194,8 +199,8 @@ impl Terms<'_> {
         Ok(found)
     }
 
-    /// Whether [`Self::find_twin`] will find one, as far as can be told before `page` is taken out
-    /// of a large page. A page may still be there that nothing maps any more, whose content has
+    /// Whether [`Self::find_twin`] is likely to succeed: checked before `page` is split out of a large
+    /// page. It may still fail, for example on an old page that nothing maps any more, whose content has
     /// just moved to `page`.
     pub(super) fn expect_twin(&self, frame: Frame, page: &PageRef) -> Result<(), Refusal> {
         let twin = PageRef::candidate(frame).ok_or(Refusal::TargetGone)?;
@@ -203,7 +208,7 @@ impl Terms<'_> {
         self.check_twin(&twin, page).map(drop)
     }
 
-    /// Looks at who maps `twin`, and only then at its bytes.
+    /// Checks first who maps `twin`, and reads its bytes only if these terms allow to merge it.
     fn check_twin(&self, twin: &LockedPage<'_>, page: &PageRef) -> Result<Twin, Refusal> {
         if twin.kind() != Kind::Anonymous {
             return Err(Refusal::TargetGone);
@@ -232,8 +237,8 @@ impl Terms<'_> {
         }
     }
 
-    /// Leaves pages alone that many processes share since a fork: two of them would be too many
-    /// mappings for one shared page. (A fork may add to them meanwhile, as to any shared page.)
+    /// Refuses pages that many processes share since a fork: two such pages would have too many mappings
+    /// for one shared page. (A fork may add mappings at the same time, as it may for any shared page.)
     fn check_few(&self, page: &PageRef) -> Result<(), Refusal> {
         if page.mappings() <= self.max_page_sharing / 2 {
             Ok(())
@@ -242,7 +247,7 @@ impl Terms<'_> {
         }
     }
 
-    /// Whether `shared` may have one mapping more.
+    /// Whether `shared` may get another mapping.
     fn check_room(&self, shared: &SharedPage) -> Result<(), Refusal> {
         if shared.mappings() < self.max_page_sharing {
             Ok(())
@@ -251,7 +256,7 @@ impl Terms<'_> {
         }
     }
 
-    /// Whether the rules let pages of `vma` be merged, on these terms.
+    /// Whether the policy allows to merge pages of `vma`, and puts them into the domain of these terms.
     pub(crate) fn allows(&self, vma: &StableVma<'_>) -> bool {
         let rcu = rcu::read_lock();
         Owner::of(vma.mm(), &rcu).is_some_and(|owner| {
@@ -259,8 +264,7 @@ impl Terms<'_> {
         })
     }
 
-    /// The page on `frame`, a folio of its own: taken out of a large one if `check` finds nothing that
-    /// speaks against replacing it.
+    /// The page on `frame`, as a folio of its own. Splits it out of a large page if `check` accepts it.
     pub(super) fn single(
         &self,
         frame: Frame,
@@ -278,8 +282,8 @@ impl Terms<'_> {
         Ok(page)
     }
 
-    /// Makes `page` a folio of its own, if it is part of a large one of which these terms allow to
-    /// replace a mapping: the page of somebody else, who has got the frame meanwhile, stays whole.
+    /// Splits `page` out of a large page, if these terms allow to replace one of the large page's mappings.
+    /// So a page of somebody else, who owns the frame by now, is not split.
     fn split(&self, page: &LockedPage<'_>) -> Result<(), Refusal> {
         if !page.is_large() {
             return Ok(());
@@ -291,9 +295,9 @@ impl Terms<'_> {
         page.split().map_err(|_| Refusal::Busy)
     }
 
-    /// Replaces what mappings of `page` it may by mappings of `shared`.
+    /// Replaces the mappings of `page` that may be replaced by mappings of `shared`.
     fn replace_by(&self, page: &PageRef, shared: &LockedShared<'_>) -> Result<(), Refusal> {
-        // A huge page is not split for what is different anyway.
+        // Does not split a huge page whose content differs anyway.
         if page.is_large() {
             expect_same(&page.content(), &shared.content())?;
         }
@@ -301,14 +305,18 @@ impl Terms<'_> {
         self.replace(&page, Some(shared))
     }
 
-    /// Replaces what mappings of `page` it may, by the zero page where there is no `shared`; an error where
-    /// that is none: why the last was not.
+    /// Replaces the mappings of `page` that may be replaced: by mappings of `shared`, or of the zero page
+    /// if there is no `shared`.
+    ///
+    /// # Errors
+    ///
+    /// If no mapping was replaced: why the last one was not.
     fn replace(
         &self,
         page: &LockedPage<'_>,
         shared: Option<&LockedShared<'_>>,
     ) -> Result<(), Refusal> {
-        // Its kind may have changed before it was locked.
+        // The kind may have changed before the page was locked.
         if page.kind() != Kind::Anonymous {
             return Err(Refusal::Gone);
         }
@@ -329,7 +337,7 @@ impl Terms<'_> {
         }
     }
 
-    /// Replaces the mapping of `page` at `addr` in `vma`, if it is there.
+    /// Replaces the mapping of `page` at `addr` in `vma`, if there is one.
     fn replace_in(
         &self,
         page: &LockedPage<'_>,
@@ -340,7 +348,7 @@ impl Terms<'_> {
         if !self.allows(vma) {
             return Err(Refusal::LeftAlone);
         }
-        // Before the page table lock, under which nothing can be allocated for it.
+        // Allocates now: nothing can be allocated for this under the page table lock.
         let base = Base::new(vma, u32::from(shared.is_some())).map_err(shared::refusal)?;
         let sharer = shared.map(|shared| shared.add(&base, addr)).transpose()?;
         let equal = sharer.as_ref().map_or(Equal::Zero, Equal::Shared);
@@ -356,12 +364,14 @@ impl Terms<'_> {
     }
 }
 
-/// What an address space is known by where it takes seats of shared frames.
+/// The identity of an address space in the seats of shared frames.
 pub(crate) fn space_of(mm: &Mm) -> Option<Space> {
     let rcu = rcu::read_lock();
     Owner::of(mm, &rcu).map(|owner| owner.space())
 }
 
+/// Checks that two pages are equal.
+///
 /// # Errors
 ///
 /// [`Refusal::Different`].
@@ -373,7 +383,8 @@ pub(super) fn expect_same(one: &MappedPage<'_>, other: &MappedPage<'_>) -> Resul
     }
 }
 
-/// As `memcmp_pages()` of arm64, for whom no two pages are equal if one has memory tags.
+/// Checks that a page has no memory tags. `memcmp_pages()` of arm64 does the same: no page with tags equals
+/// another.
 ///
 /// # Errors
 ///
@@ -386,6 +397,8 @@ fn expect_untagged(page: &PageRef) -> Result<(), Refusal> {
     }
 }
 
+/// Checks that a page is full of zeroes.
+///
 /// # Errors
 ///
 /// [`Refusal::Different`].
@@ -397,33 +410,33 @@ pub(super) fn expect_zero(content: &MappedPage<'_>) -> Result<(), Refusal> {
     }
 }
 
-/// A page for which a shared one is made because another equals it, and where it was found.
+/// A page that equals another one, for which a new shared page is made, and where it was found.
 pub(crate) struct Twin {
     /// The page.
     pub(crate) frame: Frame,
-    /// An address space that maps it, which may have exited.
+    /// An address space that maps it, and may have exited.
     pub(crate) mm: ARef<Mm>,
-    /// Where it does.
+    /// The address at which it is mapped.
     pub(crate) addr: usize,
 }
 
-/// What a page is replaced by.
+/// The replacement of a page.
 pub(super) enum Equal<'a> {
-    /// A shared page, of equal content.
+    /// A shared page of equal content.
     Shared(&'a Sharer<'a>),
-    /// A shared page that is new, and gets its content from the page: if that is as expected.
+    /// A new shared page, which gets the content of the page if the closure accepts that content.
     New(&'a Sharer<'a>, &'a dyn Fn(&MappedPage<'_>) -> bool),
     /// The zero page.
     Zero,
 }
 
 impl Equal<'_> {
-    /// Whether it must not be mapped in `vma`.
+    /// Whether this replacement must not be mapped in `vma`.
     pub(super) fn is_forbidden_in(&self, vma: &StableVma<'_>) -> bool {
         matches!(self, Equal::Zero) && vma.forbids_zero_page()
     }
 
-    /// Whether `content`, that of `page`, is as it has to be.
+    /// Whether `content`, the content of `page`, is what this replacement requires.
     fn check(&self, page: &PageRef, content: &StillPage<'_>) -> Result<(), Refusal> {
         match self {
             Equal::Shared(sharer) => expect_same(content, &sharer.shared().still_content()),
@@ -441,7 +454,7 @@ impl Equal<'_> {
     }
 }
 
-/// Replaces a mapping whose entry was cleared, or puts it back.
+/// Replaces a mapping whose entry was cleared, or restores it.
 pub(super) fn replace_entry(
     terms: &Terms<'_>,
     entry: &mut Entry<'_>,
@@ -459,8 +472,9 @@ pub(super) fn replace_entry(
     Ok(())
 }
 
-/// What decides, once nobody can write to the page through this entry: the page is referred to by
-/// page tables only, has no memory tags, equals its replacement in every byte, and can be made shared.
+/// Decides whether a page is merged, when nobody can write to it through this entry any more. Requires that
+/// only page tables refer to the page, that it has no memory tags, that it equals its replacement in every
+/// byte, and that it can be made shared.
 fn check(
     terms: &Terms<'_>,
     entry: &Entry<'_>,
@@ -480,10 +494,11 @@ fn check(
         terms.check_room(shared)?;
         expect_untagged(shared).map_err(Refusal::of_target)?;
     }
-    // SAFETY: Not pinned, as was just seen.
+    // SAFETY: `is_pinned` returned false above, with this entry cleared and flushed: nothing but page
+    // tables, the swap cache and our own reference refers to the page.
     let content = unsafe { entry.still_content(cleared) };
     equal.check(page, &content)?;
-    // Last, for it can't be undone.
+    // Last, because it can't be undone.
     if !entry.try_share(cleared) {
         return Err(Refusal::Pinned);
     }

@@ -2,14 +2,16 @@
 
 //! The shared page: a KSM page without a stable node.
 //!
-//! Mainline itself uses that state for a moment in `try_to_merge_one_page()`, and everything that
-//! handles KSM pages copes with it: a write always copies, a long-term pin unshares. Who maps it is known
-//! by its [set](crate::mm::sharers), which the kernel is led to where it would ask the stable node. So it is
-//! on an LRU list, as any anonymous page is, and moved and swapped as those are; unless the kernel allows no
-//! such redirect, or the administrator wants pages to stay on the frame that was drawn for them.
+//! Mainline uses that state for a moment, too, in `try_to_merge_one_page()`, so everything that handles KSM
+//! pages copes with it: a write always copies, a long-term pin unshares. The page's
+//! [set](crate::mm::sharers) records who maps it; the kernel is redirected to the set where it would use
+//! the stable node. So a shared page is on an LRU list, as any anonymous page is, and is migrated and
+//! swapped out like one. There are two exceptions: the kernel does not allow the redirect, or the
+//! administrator wants shared pages to stay on their frames.
 //!
-//! It is always on a frame drawn from the [pool](crate::mm::pool), never on a candidate's own: so nobody can
-//! prepare the frame on which others' data will end up (Flip Feng Shui).
+//! A shared page is always on a frame drawn from the [pool](crate::mm::pool), never on the frame of one of
+//! the merged pages. So nobody can choose the frame on which the data of others will end up (Flip Feng
+//! Shui).
 
 use crate::mm::page::LockedPage;
 use crate::mm::page::PageRef;
@@ -33,7 +35,7 @@ use kernel::prelude::*;
 use kernel::sync::atomic::Atomic;
 use kernel::sync::atomic::Relaxed;
 
-/// Whether new shared pages are to be movable, where they can be.
+/// Whether the administrator wants new shared pages to be movable, if the kernel can move them.
 static IS_WANTED: Atomic<bool> = Atomic::new(true);
 
 /// Whether there may be shared pages that the kernel can't move.
@@ -44,14 +46,14 @@ pub(crate) fn is_movable() -> bool {
     rmap_ksm::is_redirected() && IS_WANTED.load(Relaxed)
 }
 
-/// Has new shared pages be movable or not.
+/// Sets whether new shared pages are movable.
 ///
 /// # Errors
 ///
 /// `EOPNOTSUPP`: this kernel can't move them.
 pub(crate) fn set_movable(is_wanted: bool) -> Result {
     if is_wanted && !rmap_ksm::is_redirected() {
-        // The kernel crate of 7.2 has no name for it.
+        // The kernel crate of 7.2 does not define this error.
         return Err(Error::from_errno(-(bindings::EOPNOTSUPP as i32)));
     }
     IS_WANTED.store(is_wanted, Relaxed);
@@ -63,7 +65,7 @@ pub(crate) fn is_any_fixed() -> bool {
     IS_ANY_FIXED.load(Relaxed)
 }
 
-/// Takes note that there is no shared page left.
+/// Records that there is no shared page left.
 pub(super) fn note_none() {
     IS_ANY_FIXED.store(false, Relaxed);
 }
@@ -72,27 +74,29 @@ pub(super) fn note_none() {
 ///
 /// # Invariants
 ///
-/// The page is a KSM page without a stable node, of the set `id`, and stays a KSM page until it is freed:
-/// only ksmd sets stable nodes, and only of pages that it is just merging itself. As long as it is
-/// referenced it stays on its frame, if it is there still.
+/// The page is a KSM page without a stable node, and belongs to the set `id`. It stays a KSM page until it
+/// is freed: only ksmd sets stable nodes, and only of pages that it is merging itself. If it is still on
+/// its frame, it stays there while it is referenced.
 pub(crate) struct SharedPage {
     page: PageRef,
     id: SetId,
 }
 
 impl SharedPage {
-    /// Takes a reference to the shared page of this name, if there is one.
+    /// Takes a reference to the shared page with this name, if there is one.
     fn get(name: Frame) -> Option<Self> {
         let id = SetId::of_name(name);
-        // INVARIANT: Checked there, with the reference held.
+        // INVARIANT: `sharers::page` returns a page whose token is the one of this set, checked with the
+        // reference held.
         sharers::page(id).map(|page| SharedPage { page, id })
     }
 
-    /// As [`Self::get`], to merge into it.
+    /// As [`Self::get`], for a page that others are to be merged into.
     ///
     /// # Errors
     ///
-    /// [`Refusal::TargetGone`]: it has gone, or its memory has failed. [`Refusal::Busy`]: it is being moved.
+    /// [`Refusal::TargetGone`]: the page is gone, or its memory has failed. [`Refusal::Busy`]: it is being
+    /// moved.
     pub(crate) fn target(name: Frame) -> Result<Self, Refusal> {
         match Self::get(name) {
             Some(page) if page.is_poisoned() => Err(Refusal::TargetGone),
@@ -106,29 +110,30 @@ impl SharedPage {
     pub(crate) fn on(frame: Frame) -> Option<Self> {
         let page = PageRef::get(frame)?;
         let name = page.token().filter(|token| token.is_known())?.name()?;
-        // INVARIANT: Checked here, with the reference held.
+        // INVARIANT: The page's token was checked above, with the reference held.
         Some(SharedPage {
             page,
             id: SetId::of_name(name),
         })
     }
 
-    /// The name under which the engine knows it, which stays wherever it is moved.
+    /// The name by which the engine identifies the page; it does not change when the page is moved.
     pub(crate) fn name(&self) -> Frame {
         self.id.name()
     }
 
-    /// Locks it, to have more sharers.
+    /// Locks the page so that sharers can be added.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Busy`]: somebody has it locked, or has just moved it elsewhere.
+    /// [`Refusal::Busy`]: the folio is locked by somebody else, or has just been migrated away.
     pub(super) fn try_lock(&self) -> Result<LockedShared<'_>, Refusal> {
         let page = self.page.try_lock().ok_or(Refusal::Busy)?;
         let set: *const Set = sharers::of(&page).ok_or(Refusal::Busy)?;
-        // SAFETY: The set stays as long as the page is locked, which `page` says.
+        // SAFETY: `sharers::of` returned the set of the locked `page`. A set stays in use while its page is
+        // locked, and the lock lives as long as the result.
         let set = unsafe { &*set };
-        // INVARIANT: As was just seen.
+        // INVARIANT: `sharers::of` returned the set of this page, which is locked.
         Ok(LockedShared {
             shared: self,
             set,
@@ -138,8 +143,8 @@ impl SharedPage {
 
     /// The content, which nobody can change any more.
     pub(super) fn still_content(&self) -> StillPage<'_> {
-        // SAFETY: Whoever writes to a KSM page copies it first; this module has filled it before,
-        // being the only one who knew it.
+        // SAFETY: By the type invariant this is a KSM page, and a write to a KSM page copies it first. This
+        // module wrote its content before anybody else could find the page.
         unsafe { StillPage::new(self.content()) }
     }
 
@@ -147,10 +152,10 @@ impl SharedPage {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Failed`]: the memory of `original` can't be read, and this page is not to be used.
-    /// The kernel takes the frame out of use soon; it must not be read again before.
+    /// [`Refusal::Failed`]: the memory of `original` can't be read. This page must not be used then, and
+    /// `original` must not be read again: the kernel takes its frame out of use soon.
     pub(super) fn fill(&self, original: &PageRef) -> Result<(), Refusal> {
-        // SAFETY: Both pages are referenced.
+        // SAFETY: Each of the two `PageRef`s owns a reference to its page, so both pages exist.
         match unsafe { shim::ksm_v_copy_mc_highpage(self.as_ptr(), original.as_ptr()) } {
             0 => Ok(()),
             _ => Err(Refusal::Failed),
@@ -172,7 +177,7 @@ impl From<SharedPage> for PageRef {
     }
 }
 
-/// A shared page that is new: it goes with the last reference unless something comes to map it.
+/// A shared page that is new. It is freed with the last reference unless something maps it.
 pub(crate) struct NewShared {
     shared: SharedPage,
     is_movable: bool,
@@ -181,12 +186,12 @@ pub(crate) struct NewShared {
 }
 
 impl NewShared {
-    /// Makes a new shared page of `page`, drawn from the [pool](crate::mm::pool) and mapped nowhere yet, whose
-    /// content is to come.
+    /// Makes a new shared page of `page`, which was drawn from the [pool](crate::mm::pool) and is mapped
+    /// nowhere. The caller fills it later.
     ///
-    /// It is charged to the memory cgroup of `mm`, as any anonymous page of it. That may bring the group
-    /// above its limit, for a moment: until the page that it replaces is freed, which is charged likewise.
-    /// So nothing is reclaimed for it.
+    /// The page is charged to the memory cgroup of `mm`, as any anonymous page of `mm` is. The charge may
+    /// exceed the limit of the group until the replaced page is freed, which is charged there, too. So
+    /// nothing is reclaimed for it.
     ///
     /// # Errors
     ///
@@ -194,13 +199,15 @@ impl NewShared {
     pub(crate) fn new(mm: &MmWithUser, page: PageRef) -> Result<Self> {
         let folio = page.folio();
         let id = sharers::new(&page)?;
-        // INVARIANT: So it is made below; nobody knows it before.
+        // INVARIANT: The folio becomes a KSM folio without a stable node below; nobody else knows it
+        // before. `id` is its set.
         let new = NewShared {
             shared: SharedPage { page, id },
             is_movable: is_movable(),
             is_settled: Cell::new(false),
         };
-        // SAFETY: The folio is referenced and known to nobody else, the mm in use.
+        // SAFETY: `new` owns a reference to the folio, which nobody else knows, so its flags and its
+        // mapping may be written non-atomically. An `MmWithUser` is in use.
         unsafe {
             let _scope = NoKill::begin();
             to_result(shim::ksm_v_mem_cgroup_charge(
@@ -211,21 +218,22 @@ impl NewShared {
             shim::ksm_v_folio_mark_uptodate(folio);
             shim::ksm_v_folio_set_swapbacked(folio);
             shim::ksm_v_folio_set_raw_mapping(folio, shim::KSM_V_FOLIO_MAPPING_KSM);
-            // Its content is nowhere else: as `try_to_merge_one_page()` does.
+            // The content exists nowhere else, so the page must be dirty: as in `try_to_merge_one_page()`.
             bindings::folio_mark_dirty(folio);
         }
         Ok(new)
     }
 
-    /// Puts the page on an LRU list, now that it is mapped, as one that was just used. To be called once,
-    /// by its maker.
+    /// Puts the page on an LRU list as an active page. Must be called once, by the maker of the page, when
+    /// something maps it.
     pub(super) fn settle(&self) {
         self.is_settled.set(true);
         if !self.is_movable {
             IS_ANY_FIXED.store(true, Relaxed);
             return;
         }
-        // SAFETY: The folio is referenced, charged, and on no list yet: only this does that, once.
+        // SAFETY: The folio is referenced, charged, and on no list: only this function adds it, and is
+        // called once.
         unsafe {
             shim::ksm_v_folio_set_active(self.folio());
             shim::folio_add_lru(self.folio());
@@ -249,11 +257,11 @@ impl Drop for NewShared {
     }
 }
 
-/// A shared page whose folio lock is held, and which is where it is for certain.
+/// A shared page whose folio lock is held, and which is certainly on its frame.
 ///
 /// # Invariants
 ///
-/// `set` is that of the page, and stays as long as the page is locked.
+/// `set` is the set of the page, and stays in use while the page is locked.
 pub(super) struct LockedShared<'a> {
     shared: &'a SharedPage,
     set: &'a Set,
@@ -261,19 +269,21 @@ pub(super) struct LockedShared<'a> {
 }
 
 impl LockedShared<'_> {
-    /// Records that the area of `base` comes to map it at `addr`; so it does until this is dropped, and from
-    /// [`Sharer::keep`] on.
+    /// Records that the VMA of `base` maps the page at `addr`. The record is removed when the result is
+    /// dropped, unless [`Sharer::keep`] was called.
     ///
     /// # Errors
     ///
-    /// [`Refusal::NoMemory`]; [`Refusal::LeftAlone`]: it can't be recorded.
+    /// [`Refusal::NoMemory`]; [`Refusal::LeftAlone`]: the sharer can't be recorded.
     pub(super) fn add(&self, base: &Base<'_>, addr: usize) -> Result<Sharer<'_>, Refusal> {
-        // SAFETY: By the type invariant. Nobody else has the page locked, and this borrows no records.
+        // SAFETY: By the type invariant `set` is the set of this page, whose folio lock is held. Nothing
+        // here borrows records.
         let record = unsafe { sharers::add(self.set, base, addr) };
         let record = record.map_err(refusal)?;
-        // Its last sharer may have freed it lazily (`MADV_FREE`), so that reclaim would drop it for all. A
-        // page that is dirty is kept; and `madvise()` cleans none that is locked or mapped twice.
-        // SAFETY: The folio is referenced.
+        // The last sharer may have freed the page lazily (`MADV_FREE`), and then reclaim would drop it for
+        // all new sharers. Reclaim keeps a dirty page, and `madvise()` cleans no page that is locked or
+        // mapped twice.
+        // SAFETY: `self.shared` owns a reference to the folio.
         unsafe { bindings::folio_mark_dirty(self.folio()) };
         Ok(Sharer {
             shared: self,
@@ -290,7 +300,7 @@ impl Deref for LockedShared<'_> {
     }
 }
 
-/// Why a sharer can't be recorded.
+/// The refusal for an error of recording a sharer.
 pub(super) fn refusal(error: Error) -> Refusal {
     match error {
         ERANGE => Refusal::LeftAlone,
@@ -298,10 +308,10 @@ pub(super) fn refusal(error: Error) -> Refusal {
     }
 }
 
-/// A mapping that is about to be made of a shared page, and is recorded already.
+/// A mapping of a shared page that is about to be made, and is already recorded.
 pub(super) struct Sharer<'a> {
     shared: &'a LockedShared<'a>,
-    /// The record, where it is a new one and not kept yet.
+    /// The record, if it is new and not kept yet.
     record: Cell<Option<Record>>,
 }
 
@@ -311,7 +321,7 @@ impl Sharer<'_> {
         self.shared
     }
 
-    /// Takes note that the mapping has been made.
+    /// Keeps the record, because the mapping is made.
     pub(super) fn keep(&self) {
         self.record.set(None);
     }
@@ -320,23 +330,24 @@ impl Sharer<'_> {
 impl Drop for Sharer<'_> {
     fn drop(&mut self) {
         if let Some(record) = self.record.take() {
-            // SAFETY: As in `add`, which made the record.
+            // SAFETY: By the invariant of `LockedShared` the set is the one of this page, whose folio lock
+            // is still held. Nothing here borrows records.
             unsafe { sharers::take_back(self.shared.set, record) };
         }
     }
 }
 
-/// How many page table entries map the shared page of this name; `None` where there is none.
+/// The number of page table entries that map the shared page of this name; `None` if there is no such page.
 pub(crate) fn mappings(name: Frame) -> Option<u32> {
     SharedPage::get(name).map(|page| page.mappings())
 }
 
-/// As [`mappings`], and gives up what is known of a page that has gone; see [`sharers::count`].
+/// As [`mappings`], but gives up the set of a page that is gone; see [`sharers::count`].
 pub(crate) fn count(name: Frame) -> Option<u32> {
     sharers::count(SetId::of_name(name))
 }
 
-/// The frame of the shared page of this name; 0 where there is none.
+/// The frame of the shared page of this name; 0 if there is no such page.
 pub(crate) fn frame_of(name: Frame) -> Frame {
     SharedPage::get(name).map_or(Frame(0), |page| page.frame())
 }

@@ -1,36 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who shares a merged page: its *set*, by which the kernel finds all mappings of the page
-//! ([`crate::mm::rmap_ksm`]) when it moves, swaps or loses it.
+//! The sharers of a merged page: its *set*, from which the kernel finds all mappings of the page
+//! ([`crate::mm::rmap_ksm`]) when it moves the page, swaps it out, or loses it to a memory error.
 //!
 //! # Identity
 //!
-//! A merged page is known by the number of its set, not by its frame. The folio's `index`, which nothing
-//! else reads of a KSM folio, is a *token*: that number, and a generation by which sets that had the same
-//! number one after the other are told apart. Migration copies `index`, so the first walk over the new
-//! folio, which puts the entries back, finds the set and tells it the new frame.
+//! A merged page is identified by the number of its set, not by its frame. The folio's `index`, which
+//! nothing else reads of a KSM folio, holds a *token*: the set's number, and a generation that
+//! distinguishes sets which used the same number one after the other. Migration copies `index`. The first
+//! walk over the new folio, which restores the entries, therefore finds the set, and stores the new frame
+//! in it.
 //!
 //! # Sharers
 //!
-//! A sharer is a *record* of 8 bytes: the number of an anon_vma ([`anon_vmas`]) and the index of the page in
-//! it, as the kernel knows any anonymous page. So forks, splits and `mremap()` are followed: the walk finds
-//! whatever area is there now. One record stands for all processes that forked the mapping.
+//! A sharer is a *record* of 8 bytes: the number of an anon_vma ([`anon_vmas`]), and the index of the page
+//! in it. The kernel identifies any anonymous page by these two. So records follow forks, splits and
+//! `mremap()`: the walk finds the VMAs that are there now. One record stands for all processes that forked
+//! the mapping.
 //!
-//! Records change under the folio lock of the shared page only, which every walk holds too. A record is
-//! made before its entry is set. One too many does no harm; one that is missing while an entry maps the
-//! page makes migration fail, and one *removed* between `try_to_migrate()` and `remove_migration_ptes()`
-//! would lose the page: both are under one hold of the folio lock.
+//! Records change only under the folio lock of the shared page, which every walk holds, too. A record is
+//! added before its entry is set. A superfluous record does no harm. If a record is missing while an entry
+//! maps the page, migration fails. If a record were *removed* between `try_to_migrate()` and
+//! `remove_migration_ptes()`, the page would be lost; this can't happen, because both run under one hold of
+//! the folio lock.
 //!
 //! # Lifetime of a set
 //!
-//! A set is given up by [`count`], where nothing maps its page any more. With the folio lock held that is
-//! final: nobody but this module maps a KSM folio anew (`ksm_might_need_to_copy()` has a copy swapped in), and
-//! entries that are being migrated are so under the folio lock. Where the folio itself has gone, its frame
-//! is free, or has another token.
+//! [`count`] gives up a set when nothing maps its page any more. With the folio lock held that state is
+//! final: only this module adds mappings of such a KSM folio (a fault on a swap entry maps a copy, see
+//! `ksm_might_need_to_copy()`), and entries are replaced by migration entries only under the folio lock. If
+//! the folio itself is gone, its frame is free, or holds a folio with another token.
 //!
-//! Whoever has a folio with the token locked may use the set, if the set agrees about the frame: a folio
-//! that was just migrated away still looks alike. That [`GONE`] and a new frame are both written by an
-//! exchange decides between a walk that moves the set and someone who gives it up.
+//! A thread that holds the lock of a folio with the token may use the set, if the set names the folio's
+//! frame: a folio that was just migrated away still has the token. A walk that moves the set and a thread
+//! that gives it up both change the frame by an atomic exchange (to the new frame, or to [`GONE`]), so only
+//! one of them succeeds.
 
 use crate::mm::anon_vmas;
 use crate::mm::anon_vmas::Number;
@@ -60,43 +64,43 @@ use kernel::sync::rcu;
 use kernel::time::Instant;
 use kernel::time::Monotonic;
 
-/// Bits of an index in an anon_vma: areas at larger ones are left alone.
+/// Bits of an index in an anon_vma. Areas at larger indices are left alone.
 const INDEX_BITS: u32 = u64::BITS - NUMBER_BITS;
-/// Records that need no allocation.
+/// Number of records that are stored in the set itself, without an allocation.
 const FEW: usize = 2;
 /// The frame of a set that was given up.
 const GONE: u64 = u64::MAX;
 
-/// What [`crate::mm::shared`] knows a merged page by.
+/// The number of a set, by which [`crate::mm::shared`] identifies a merged page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SetId(u32);
 
 impl SetId {
-    /// The name under which the engine knows the page.
+    /// The name by which the engine identifies the page.
     pub(crate) fn name(self) -> Frame {
         Frame(self.0.into())
     }
 
     /// The set of this name.
     pub(crate) fn of_name(name: Frame) -> Self {
-        // Names are made above, of no more bits.
+        // No bits are lost: names are made by `name`, from 32 bits.
         SetId(name.0 as u32)
     }
 }
 
-/// What a folio says of its set.
+/// The value in a folio's `index` that identifies its set.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Token(u64);
 
 impl Token {
-    /// Generations are such that no index of an anonymous page is a token.
+    /// The smallest generation: generations are so large that no index of an anonymous page is a token.
     const GENERATION: u32 = 1 << 31;
 
     fn new(id: SetId, generation: u32) -> Self {
         Token((u64::from(generation) << u32::BITS) | u64::from(id.0))
     }
 
-    /// That of a folio with this index.
+    /// The token in a folio whose index is `index`.
     pub(super) fn of_index(index: u64) -> Self {
         Token(index)
     }
@@ -105,15 +109,17 @@ impl Token {
         SetId(self.0 as u32)
     }
 
-    /// Whether there is a set of this token.
+    /// Whether a set with this token is in use.
     pub(super) fn is_known(self) -> bool {
         let _rcu = rcu::read_lock();
         let set = load(self.id());
-        // SAFETY: In place, with the RCU read lock held.
+        // SAFETY: `load` returned a set in its chunk, and chunks are not freed while the RCU read lock is
+        // held.
         set.is_some_and(|set| unsafe { set.as_ref() }.token(self.id()) == self)
     }
 
-    /// The name of its set; `None` of what is no token. Of a page that is mapped, the set is there.
+    /// The name of the set; `None` if this is not a token. If the token is of a mapped page, the set is in
+    /// use.
     #[inline]
     pub(super) fn name(self) -> Option<Frame> {
         let is_token = self.0 >> u32::BITS >= u64::from(Self::GENERATION);
@@ -121,12 +127,12 @@ impl Token {
     }
 }
 
-/// A sharer of a page.
+/// A sharer of a page: an anon_vma, and an index in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Record(u64);
 
 impl Record {
-    /// In place of any record where nobody walks.
+    /// The record that pages get if the kernel does not walk records: see [`rmap_ksm::is_redirected`].
     const NONE: Record = Record(0);
 
     fn new(number: Number, index: u64) -> Self {
@@ -142,69 +148,71 @@ impl Record {
         (self.0 & ((1 << INDEX_BITS) - 1)) as usize
     }
 
-    /// The anon_vma: it stays as long as the record does.
+    /// The anon_vma, which stays at least as long as the record does.
     pub(super) fn anon_vma(self) -> Option<NonNull<bindings::anon_vma>> {
         anon_vmas::at(self.number())
     }
 
     fn is_unused(self) -> bool {
         let is_unused = |anon_vma: NonNull<bindings::anon_vma>| {
-            // SAFETY: Referenced, on behalf of the record.
+            // SAFETY: The record owns a count in `anon_vmas`, which keeps a reference to the anon_vma.
             unsafe { shim::ksm_v_anon_vma_is_unused(anon_vma.as_ptr()) }
         };
         self.anon_vma().is_some_and(is_unused)
     }
 }
 
-/// Few records in place, or where more of them are.
+/// The records themselves if they are few, or a pointer to them.
 #[derive(Clone, Copy)]
 union Records {
     few: [Record; FEW],
     many: *mut Record,
 }
 
-/// The sharers of one page, and where it is.
+/// The sharers of one page, and the page's frame.
 ///
 /// # Invariants
 ///
-/// `records` has `len` initialised records: in place up to [`FEW`], else in an allocation of as many as the
-/// next power of two. They are changed by who holds the lock of the folio on `frame` only.
+/// `records` holds `len` initialised records: in `few` if there are at most [`FEW`], else in an allocation
+/// with room for at least the next power of two. Only the holder of the lock of the folio on `frame`
+/// changes them.
 pub(super) struct Set {
-    /// Not 0 while it is in use.
+    /// 0 if the set is not in use.
     generation: Atomic<u32>,
-    /// Nothing was mapped yet where this is 0.
+    /// 0 until the page is mapped for the first time.
     len: Atomic<u32>,
     frame: Atomic<u64>,
     records: UnsafeCell<Records>,
 }
 
-/// How many sets there are: where that is not 0, the module is in use. It becomes that, and 0 again, under
-/// [`IN_USE`] only.
+/// The number of sets. While it is not 0, the module holds a reference to itself. Changes from and to 0 are
+/// made under [`IN_USE`] only.
 static SETS: Atomic<usize> = Atomic::new(0);
 
 kernel::sync::global_lock! {
-    // SAFETY: `init` initialises it, before which the module asks for nothing.
+    // SAFETY: `init` initialises it, and runs before anything else in the module uses sets.
     unsafe(uninit) static IN_USE: Mutex<()> = ();
 }
 
 kernel::sync::global_lock! {
-    // SAFETY: As above.
+    // SAFETY: `init` initialises it, and runs before anything else in the module uses sets.
     unsafe(uninit) static GIVING_UP: Mutex<()> = ();
 }
 
-/// Bytes of records that are not in place.
+/// Bytes of records that are in allocations.
 static BYTES: Atomic<usize> = Atomic::new(0);
 
 /// The generation of the next set.
 static GENERATION: Atomic<u32> = Atomic::new(0);
 
-/// Makes the sets ready.
+/// Initialises the sets.
 ///
 /// # Safety
 ///
-/// To be called once, before anything else of this file.
+/// Must be called once, before anything else of this file.
 pub(super) unsafe fn init() {
-    // SAFETY: Promised by the caller.
+    // SAFETY: The caller promises that this is the first and only call, so that nothing uses these statics
+    // yet.
     unsafe {
         IN_USE.init();
         GIVING_UP.init();
@@ -214,13 +222,13 @@ pub(super) unsafe fn init() {
     GENERATION.store(crate::mm::random() as u32, Relaxed);
 }
 
-/// How many sets there are: the module is in use as long as that is not 0.
+/// The number of sets. While it is not 0, the module is in use.
 pub(crate) fn sets() -> usize {
     SETS.load(Relaxed)
 }
 
-/// Changes the count without [`IN_USE`]; false, and nothing done, where it is `edge`: the one from which that
-/// would begin or end the use of the module.
+/// Changes the count without [`IN_USE`]. Returns false without a change if the count is `edge`, the value
+/// from which the change would begin or end the use of the module.
 fn change_sets(edge: usize, change: impl Fn(usize) -> usize) -> bool {
     let mut count = sets();
     while count != edge {
@@ -232,7 +240,7 @@ fn change_sets(edge: usize, change: impl Fn(usize) -> usize) -> bool {
     false
 }
 
-/// Memory of sets, of records and of what leads to them, in bytes.
+/// Memory of sets, records and the tables that lead to them, in bytes.
 pub(crate) fn bytes() -> usize {
     let of_records = BYTES.load(Relaxed);
     (set_table::bytes())
@@ -249,12 +257,12 @@ impl Set {
         self.generation.load(Acquire) != 0
     }
 
-    /// Of one that is not in use: the number of another such.
+    /// The link of a set that is not in use: the number of the next such set in the free list.
     pub(super) fn link(&self) -> u32 {
         self.frame.load(Relaxed) as u32
     }
 
-    /// Sets that.
+    /// Sets the link of a set that is not in use.
     pub(super) fn set_link(&self, number: u32) {
         self.frame.store(number.into(), Relaxed);
     }
@@ -267,10 +275,13 @@ impl Set {
     ///
     /// # Safety
     ///
-    /// The folio lock must be held for as long as they are borrowed, and none be changed meanwhile.
+    /// The folio lock must be held while the records are borrowed, and no record may be changed in that
+    /// time.
     pub(super) unsafe fn records(&self) -> &[Record] {
         let len = self.len();
-        // SAFETY: Nobody changes them, by the caller's promise and the type invariant.
+        // SAFETY: By the type invariant there are `len` initialised records, in place or in an allocation.
+        // The caller holds the folio lock and changes none while they are borrowed; nobody else may change
+        // them.
         unsafe {
             let records = self.records.get();
             let first = if len <= FEW {
@@ -286,11 +297,12 @@ impl Set {
     ///
     /// # Safety
     ///
-    /// The folio lock must be held, and no records be borrowed.
+    /// The folio lock must be held, and no records may be borrowed.
     unsafe fn push(&self, record: Record) -> Result {
         let len = self.len();
-        // SAFETY: As promised by the caller, nobody else uses the records. By the type invariant the
-        // allocation, if there is one, has room for the next power of two.
+        // SAFETY: The caller holds the folio lock and no borrow, so nobody else uses the records. By the
+        // type invariant an allocation has room for the next power of two; `grow` makes more room when
+        // `len` is one.
         unsafe {
             let records = self.records.get();
             if len < FEW {
@@ -306,22 +318,25 @@ impl Set {
                 (*records).many.add(len).write(record);
             }
         }
-        // INVARIANT: One more was just written.
+        // INVARIANT: The record at the old `len` was just written, and there is room for it as the type
+        // says.
         self.len.store(len as u32 + 1, Relaxed);
         Ok(())
     }
 
-    /// Removes the record of this number, and returns it; the last one takes its place.
+    /// Removes the record at `index` and returns it. The last record takes its place.
     ///
     /// # Safety
     ///
-    /// As for [`Self::push`].
+    /// The folio lock must be held, and no records may be borrowed.
     unsafe fn remove(&self, index: usize) -> Option<Record> {
-        // SAFETY: As promised by the caller.
+        // SAFETY: The caller holds the folio lock; nothing changes records before this borrow ends.
         let records = unsafe { self.records() };
         let (&gone, &last) = (records.get(index)?, records.last()?);
         let left = records.len() - 1;
-        // SAFETY: As above. Where few are left they are moved into place, and the allocation is freed.
+        // SAFETY: The caller holds the folio lock, and the borrow above has ended. `index` is less than the
+        // number of records. If exactly `FEW` are left, they are moved from the allocation into the set,
+        // and the allocation is freed, which nothing uses any more.
         unsafe {
             let records = self.records.get();
             if left > FEW {
@@ -343,25 +358,27 @@ impl Set {
                     .write(last);
             }
         }
-        // INVARIANT: One fewer is left, where it belongs.
+        // INVARIANT: `left` records remain: in place up to `FEW`, else in the allocation.
         self.len.store(left as u32, Relaxed);
         Some(gone)
     }
 }
 
-/// Bytes that are allocated for so many records, more than [`FEW`].
+/// Bytes of the allocation for `len` records, if these are more than [`FEW`].
 fn room(len: usize) -> usize {
     len.next_power_of_two() * size_of::<Record>()
 }
 
-/// Has room for more than `len` records, a power of two that is reached.
+/// Returns an allocation with room for more than `len` records. `len` is a power of two that was reached.
 ///
 /// # Safety
 ///
-/// `records` has `len` of them, as [`Set`] says.
+/// `records` must hold `len` records, as the invariant of [`Set`] says.
 unsafe fn grow(records: &Records, len: usize) -> Result<*mut Record> {
     let size = room(len + 1);
-    // SAFETY: As promised by the caller: in place, or in an allocation of `len`.
+    // SAFETY: The caller promises `len` records: in `few` if `len` is `FEW`, else in the allocation `many`,
+    // which came from `krealloc()`. The new allocation has room for `FEW` records, which are copied out of
+    // `few`.
     unsafe {
         let old = if len == FEW {
             core::ptr::null_mut()
@@ -384,20 +401,20 @@ unsafe fn grow(records: &Records, len: usize) -> Result<*mut Record> {
 
 #[inline]
 fn load(id: SetId) -> Option<NonNull<Set>> {
-    // SAFETY: The caller holds the RCU read lock, or knows of a set that is in use.
+    // SAFETY: The callers hold the RCU read lock, or know of a set that is in use. Either keeps the chunk.
     set_table::at(id.0).filter(|set| unsafe { set.as_ref() }.is_used())
 }
 
 /// The token and the frame of a set.
 fn look_up(id: SetId) -> Option<(Token, Frame)> {
     let _rcu = rcu::read_lock();
-    // SAFETY: In place, with the RCU read lock held.
+    // SAFETY: `load` returned a set in its chunk, and chunks are not freed while the RCU read lock is held.
     let set = unsafe { load(id)?.as_ref() };
     Some((set.token(id), Frame(set.frame.load(Acquire))))
 }
 
-/// Makes the set of a shared page that is new, on `page`, known to nobody else. It is to be given up by
-/// [`give_up_new`] where the page gets no sharer.
+/// Makes the set of `page`, a new shared page that nobody else knows. If the page gets no sharer, the
+/// caller must give up the set by [`give_up_new`].
 ///
 /// # Errors
 ///
@@ -411,7 +428,8 @@ fn make(page: &PageRef) -> Result<SetId> {
     let id = SetId(set_table::take()?);
     let generation = GENERATION.fetch_add(1, Relaxed) | Token::GENERATION;
     let set = set_table::at(id.0).ok_or(ENOMEM)?;
-    // SAFETY: In place, as its number was taken, for which nobody else uses it.
+    // SAFETY: `take` returned the number of a set in its chunk, which stays while a set is in use, as
+    // `SETS` counts this one already. Nobody else uses the set before its generation is stored.
     let set = unsafe { set.as_ref() };
     set.len.store(0, Relaxed);
     set.frame.store(page.frame().0, Relaxed);
@@ -420,18 +438,20 @@ fn make(page: &PageRef) -> Result<SetId> {
     Ok(id)
 }
 
-/// The module is in use from the first set on, so that a merged page never lacks what finds its sharers.
+/// Counts a set. The first set also takes a reference to the module, so that while a page is merged, the
+/// code that finds its sharers stays.
 fn enter() -> Result {
     if change_sets(0, |count| count + 1) {
         return Ok(());
     }
     let _transition = IN_USE.lock();
     if sets() == 0 {
-        // SAFETY: Called by a thread of the module, which is loaded.
+        // SAFETY: This thread runs code of the module, so `THIS_MODULE` is valid.
         if !unsafe { shim::ksm_v_try_module_get() } {
             return Err(ENODEV);
         }
-        // SAFETY: May be called at any time until the module is unloaded, which is in use now.
+        // SAFETY: The work item is static; it may be queued until the module is unloaded, and the reference
+        // just taken prevents that.
         unsafe { shim::ksm_v_tidy_later(TIDY_MS) };
     }
     SETS.fetch_add(1, Full);
@@ -445,14 +465,14 @@ fn leave() {
     let _transition = IN_USE.lock();
     if SETS.fetch_sub(1, Full) == 1 {
         crate::mm::shared::note_none();
-        // SAFETY: The reference is the one that `enter` took. This thread keeps the module in place: who
-        // unloads it waits for its threads.
+        // SAFETY: The reference is the one that `enter` took. The module's code stays until this thread has
+        // left it: module exit waits for the threads of the module.
         unsafe { shim::ksm_v_module_put() };
     }
 }
 
-/// The merged page of a set, wherever it is now; `None` where it has gone. A page that has just been moved
-/// away may be returned: [`of`] tells.
+/// The merged page of a set, wherever it is now; `None` if it is gone. The page may just have been migrated
+/// away: [`of`] checks that under the folio lock.
 pub(super) fn page(id: SetId) -> Option<PageRef> {
     let mut last = None;
     loop {
@@ -463,37 +483,42 @@ pub(super) fn page(id: SetId) -> Option<PageRef> {
         if let Some(page) = PageRef::get(frame).filter(|page| page.token() == Some(token)) {
             return Some(page);
         }
-        // Where it was moved: the set hears of the new frame before the old one is freed.
-        // SAFETY: May be called at any time.
+        // The page may have been migrated: the set is told its new frame before the old one is freed, so
+        // look again.
+        // SAFETY: This is only a barrier, which may be issued at any time.
         unsafe { shim::ksm_v_smp_rmb() };
         last = Some(frame);
     }
 }
 
-/// The set of a page that is locked; `None` where the page is not, or no longer, on that frame.
+/// The set of a locked page; `None` if the page is not on the set's frame, or no longer.
 pub(super) fn of<'a>(page: &'a LockedPage<'_>) -> Option<&'a Set> {
     let token = page.token()?;
     let _rcu = rcu::read_lock();
-    // SAFETY: In place, with the RCU read lock held. And with the folio locked that is on the set's frame,
-    // nobody gives it up: see the module.
+    // SAFETY: `load` returned a set in its chunk, and chunks are not freed while the RCU read lock is held.
+    // Beyond that, the folio lock keeps the set in use, if the folio is on the set's frame (checked below):
+    // a set is given up only under that lock, or when no folio with its token is on its frame. See the
+    // module documentation.
     let set = unsafe { load(token.id())?.as_ref() };
     let is_its = set.token(token.id()) == token && set.frame.load(Acquire) == page.frame().0;
     is_its.then_some(set)
 }
 
-/// As [`of`], of a folio that the kernel walks over; which may be the first that tells of a new frame.
+/// As [`of`], for a folio that the kernel walks. This walk may be the first after a migration: then it
+/// stores the new frame in the set.
 ///
 /// # Safety
 ///
-/// `folio`, a KSM folio without a stable node, must be referenced and locked for `'a`.
+/// `folio` must be a KSM folio without a stable node, and must be referenced and locked for `'a`.
 pub(super) unsafe fn of_walked<'a>(folio: NonNull<bindings::folio>) -> Option<&'a Set> {
-    // SAFETY: Promised by the caller.
+    // SAFETY: The caller keeps a reference to the folio, so that its index and its frame may be read.
     let (token, frame) = unsafe {
         let index = shim::ksm_v_folio_index(folio.as_ptr()) as u64;
         (Token(index), frame_of_folio(folio))
     };
     let _rcu = rcu::read_lock();
-    // SAFETY: As for `of`.
+    // SAFETY: `load` returned a set in its chunk, and chunks are not freed while the RCU read lock is held.
+    // Beyond that, the caller's folio lock keeps the set in use if the folio is on its frame, as in `of`.
     let set = unsafe { load(token.id())?.as_ref() };
     if set.token(token.id()) != token {
         return None;
@@ -502,8 +527,8 @@ pub(super) unsafe fn of_walked<'a>(folio: NonNull<bindings::folio>) -> Option<&'
     if known == frame.0 {
         return Some(set);
     }
-    // Who migrates has the old folio locked, and no entry maps it any more. Else it is this folio that is
-    // the old one, which nothing maps.
+    // A migration holds the lock of the old folio, too, and no entry maps that any more. If an entry does
+    // map the folio on the known frame, `folio` is the old one, which nothing maps.
     if known == GONE || is_mapped(Frame(known)) {
         return None;
     }
@@ -511,25 +536,25 @@ pub(super) unsafe fn of_walked<'a>(folio: NonNull<bindings::folio>) -> Option<&'
     moved.is_ok().then_some(set)
 }
 
-/// Whether some entry maps the folio on `frame`.
+/// Whether an entry maps the folio on `frame`.
 fn is_mapped(frame: Frame) -> bool {
     PageRef::get(frame).is_some_and(|page| page.mappings() > 0)
 }
 
-/// The anon_vma of an area, for some more sharers.
+/// The anon_vma of a VMA, reserved for some new sharers.
 pub(super) struct Base<'a> {
     vma: &'a StableVma<'a>,
     number: Number,
-    /// For how many.
+    /// The number of sharers that are still reserved.
     left: Cell<u32>,
 }
 
 impl<'a> Base<'a> {
-    /// That of `vma`, for so many sharers at the most.
+    /// Reserves the anon_vma of `vma` for at most `sharers` new sharers.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`, `ENOSPC`: too many are known.
+    /// `ENOMEM`; `ENOSPC`: too many anon_vmas are known.
     pub(super) fn new(vma: &'a StableVma<'a>, sharers: u32) -> Result<Self> {
         let is_recorded = rmap_ksm::is_redirected() && sharers > 0;
         Ok(Base {
@@ -545,7 +570,7 @@ impl<'a> Base<'a> {
 
     /// The record of the sharer at `addr`.
     fn record(&self, addr: usize) -> Result<Record> {
-        // SAFETY: The area is in place.
+        // SAFETY: By the invariant of `StableVma` the VMA is not freed.
         let index = unsafe { shim::ksm_v_anon_index(self.vma.as_ptr(), addr) } as u64;
         if index >> INDEX_BITS != 0 {
             return Err(ERANGE);
@@ -562,27 +587,28 @@ impl Drop for Base<'_> {
     }
 }
 
-/// Records a sharer of a page that is locked and has `set`. Returns `None` where it is recorded already.
+/// Records a sharer of a locked page whose set is `set`. Returns `None` if it is recorded already.
 ///
 /// # Errors
 ///
-/// `ENOMEM`, `ENOSPC`; `ERANGE`: its index is too large.
+/// `ENOMEM`, `ENOSPC`; `ERANGE`: the index is too large.
 ///
 /// # Safety
 ///
-/// `set` must be that of a page whose folio lock the caller holds, and no record of it be borrowed.
+/// `set` must be the set of a page whose folio lock the caller holds, and no record of it may be borrowed.
 pub(super) unsafe fn add(set: &Set, base: &Base<'_>, addr: usize) -> Result<Option<Record>> {
     if !rmap_ksm::is_redirected() {
         if set.len() > 0 {
             return Ok(None);
         }
-        // One says that the page has been mapped.
-        // SAFETY: Promised by the caller.
+        // A single record says that the page has been mapped.
+        // SAFETY: The caller holds the folio lock and borrows no record.
         return unsafe { set.push(Record::NONE) }.map(|()| Some(Record::NONE));
     }
     let record = base.record(addr)?;
     let left = base.left.get().checked_sub(1).ok_or(ENOSPC)?;
-    // SAFETY: Promised by the caller.
+    // SAFETY: The caller holds the folio lock and borrows no record. The borrow in the condition ends
+    // before the push.
     unsafe {
         if is_recent(set.records(), record) {
             return Ok(None);
@@ -593,7 +619,7 @@ pub(super) unsafe fn add(set: &Set, base: &Base<'_>, addr: usize) -> Result<Opti
     Ok(Some(record))
 }
 
-/// Whether a record is among the last few: where a page was written to and merged again.
+/// Whether `record` is among the last few, as when a page was written to and merged again.
 fn is_recent(records: &[Record], record: Record) -> bool {
     const RECENT: usize = 8;
     records
@@ -603,13 +629,10 @@ fn is_recent(records: &[Record], record: Record) -> bool {
         .any(|&other| other == record)
 }
 
-/// Takes a record back that [`add`] has just made.
-///
-/// # Safety
-///
-/// As for [`add`].
+/// Removes a record that [`add`] has just added.
 pub(super) unsafe fn take_back(set: &Set, record: Record) {
-    // SAFETY: Promised by the caller.
+    // SAFETY: The caller holds the folio lock and borrows no record. The borrow of `set.records()` ends
+    // before `remove` is called.
     unsafe {
         let position = set.records().iter().rposition(|&other| other == record);
         if let Some(record) = position.and_then(|position| set.remove(position)) {
@@ -624,22 +647,23 @@ fn forget(record: Record) {
     }
 }
 
-/// Gives up a set whose page never got a sharer: does nothing where it did.
+/// Gives up a set whose page never got a sharer. Does nothing if it got one.
 pub(super) fn give_up_new(id: SetId) {
     let _alone = GIVING_UP.lock();
     let Some(set) = load(id) else {
         return;
     };
-    // SAFETY: Sets are given up under this mutex only.
+    // SAFETY: The set is in use, which keeps its chunk: sets are given up under this mutex only.
     if unsafe { set.as_ref() }.len() == 0 {
-        // SAFETY: Nobody else knows the page.
+        // SAFETY: The page has no sharer, and only its maker knows it, who gives it up here: the engine
+        // offers it to no other thread before it is merged into.
         unsafe { free(id, set) };
     }
 }
 
-/// How many page table entries map the merged page of a set; `None` where it has gone. Gives the set up
-/// then, and otherwise drops records that are surely stale. While the page is moved, which is not to be
-/// waited for, it counts as mapped once.
+/// The number of page table entries that map the merged page of a set; `None` if the page is gone, and then
+/// the set is given up. Otherwise drops records that are certainly stale. A page that is being migrated
+/// counts as mapped once, because the caller must not wait for that.
 pub(crate) fn count(id: SetId) -> Option<u32> {
     if let Some((mappings, records)) = mapped(id) {
         if records > mappings as usize {
@@ -659,7 +683,7 @@ pub(crate) fn count(id: SetId) -> Option<u32> {
     let (Some(set), 0) = (of(&locked), locked.mappings()) else {
         return Some(1);
     };
-    // A new one, which its maker gives up where nothing comes to map it.
+    // The page is new: its maker gives it up if nothing maps it.
     if set.len() == 0 {
         return Some(1);
     }
@@ -668,65 +692,73 @@ pub(crate) fn count(id: SetId) -> Option<u32> {
     }
     page.set_token_index(0);
     let set = NonNull::from(set);
-    // SAFETY: Nothing maps the page or will, and nobody finds the set by it any more.
+    // SAFETY: The folio is locked and unmapped, which is final (see the module documentation). Its token
+    // was cleared, so nobody finds the set by the page. `GONE` keeps a walk from moving the set.
     unsafe { free(id, set) };
     None
 }
 
-/// By how many entries the page of a set is mapped, and how many records it has; `None` where that is to be
-/// looked at more closely.
+/// The number of entries that map the page of a set, and the number of its records; `None` if nothing maps
+/// it, or if that can't be told without a reference.
 fn mapped(id: SetId) -> Option<(u32, usize)> {
     let (mappings, records) = peek(id)?;
     (mappings > 0).then_some((mappings, records))
 }
 
-/// Whether the page of a set can't be referenced just now since it is being moved, or swapped out.
+/// Whether the page of a set exists, although no reference to it could be taken: it is being migrated or
+/// swapped out.
 pub(super) fn is_on_the_move(id: SetId) -> bool {
     peek(id).is_some()
 }
 
-/// What [`mapped`] does, without a reference; `None` where the page has gone.
+/// As [`mapped`], but also for pages that nothing maps. Takes no reference to the page; `None` if it is
+/// gone.
 fn peek(id: SetId) -> Option<(u32, usize)> {
     let _rcu = rcu::read_lock();
-    // SAFETY: The RCU read lock is held, which keeps the set in place.
+    // SAFETY: `load` returned a set in its chunk, and chunks are not freed while the RCU read lock is held.
     let set = unsafe { load(id)?.as_ref() };
     let (frame, token) = (set.frame.load(Relaxed), set.token(id));
-    // SAFETY: Any frame number may be asked for.
+    // SAFETY: The function accepts any frame number; it checks that the frame is online.
     let mappings = unsafe { shim::ksm_v_merged_mapcount(frame as usize, token.0 as usize) };
     Some((u32::try_from(mappings).ok()?, set.len()))
 }
 
-/// Gives up a set whose page has gone, unless that is in the memory of a device.
+/// Gives up a set whose page is gone, unless the page was migrated to the memory of a device.
 fn give_up_gone(id: SetId) -> Option<u32> {
     let pointer = {
         let _rcu = rcu::read_lock();
         load(id)?
     };
-    // SAFETY: It is in use: sets are given up under the mutex that the caller holds.
+    // SAFETY: The set is in use, which keeps its chunk: sets are given up under the mutex that the caller
+    // holds.
     let set = unsafe { pointer.as_ref() };
-    // A new one, whose page its maker is making.
+    // The page is new, and its maker has not finished it.
     if set.len() == 0 {
         return Some(1);
     }
     let frame = &set.frame;
     let known = frame.load(Acquire);
-    // SAFETY: Any frame number may be asked for.
+    // SAFETY: The function accepts any frame number; it checks that the frame is device memory.
     if unsafe { shim::ksm_v_pfn_is_device(known as usize) } {
         return Some(1);
     }
     if page(id).is_some() || frame.cmpxchg(known, GONE, Full).is_err() {
         return Some(1);
     }
-    // SAFETY: There is no folio with its token on its frame, and it has not moved since that was seen.
+    // SAFETY: `page` got no reference to a folio with the set's token on its frame, and the exchange shows
+    // that the page was not moved since. `GONE` keeps a later walk from finding the set.
     unsafe { free(id, pointer) };
     None
 }
 
+/// Frees a set.
+///
 /// # Safety
 ///
-/// `set` has `id`, was not freed yet, and nobody finds it by a page.
+/// `set` must have the number `id`, must not be freed yet, and nobody may find it by a page any more.
 unsafe fn free(id: SetId, set: NonNull<Set>) {
-    // SAFETY: Promised by the caller.
+    // SAFETY: The caller promises that the set is not freed yet, and that nobody else finds it: so nobody
+    // changes or borrows its records, and the folio lock, which would protect them, is not needed.
     unsafe {
         let set = set.as_ref();
         set.generation.store(0, Release);
@@ -738,7 +770,7 @@ unsafe fn free(id: SetId, set: NonNull<Set>) {
     leave();
 }
 
-/// Drops records of a page that has more of them than mappings.
+/// Drops records of a page that has more records than mappings.
 fn drop_stale(page: &PageRef, mappings: usize) {
     let is_too_many = |set: &Set| set.len() > mappings;
     drop_records(page, is_too_many, |page, record| {
@@ -746,19 +778,21 @@ fn drop_stale(page: &PageRef, mappings: usize) {
     });
 }
 
-/// Drops records of a page for which `is_stale`, but for the last one, if `is_to_look` says so.
+/// Drops the records of a page that `is_stale` accepts, except for the last one. Does so only if
+/// `is_to_look` accepts the set.
 fn drop_records(
     page: &PageRef,
     is_to_look: impl Fn(&Set) -> bool,
     is_stale: impl Fn(&LockedPage<'_>, Record) -> bool,
 ) {
-    // Most pages have nothing to drop: not locked for that.
+    // Most pages have nothing to drop, so check that before locking the folio.
     let Some(token) = page.token() else {
         return;
     };
     let is_due = {
         let _rcu = rcu::read_lock();
-        // SAFETY: In place, with the RCU read lock held.
+        // SAFETY: `load` returned a set in its chunk, and chunks are not freed while the RCU read lock is
+        // held.
         load(token.id()).is_some_and(|set| is_to_look(unsafe { set.as_ref() }))
     };
     if !is_due || !rmap_ksm::is_redirected() {
@@ -771,16 +805,16 @@ fn drop_records(
         return;
     };
     for index in (0..set.len()).rev() {
-        // SAFETY: The folio is locked.
+        // SAFETY: The folio is locked, and the record is copied, so that the borrow ends with this line.
         let record = unsafe { set.records() }.get(index).copied();
         if set.len() > 1 && record.is_some_and(|record| is_stale(&locked, record)) {
-            // SAFETY: As above.
+            // SAFETY: The folio is locked, and no record is borrowed.
             unsafe { set.remove(index) }.into_iter().for_each(forget);
         }
     }
 }
 
-/// Whether an entry maps the page where a record says so; true where that can't be told.
+/// Whether an entry maps the page where `record` says; true if that can't be told.
 fn is_mapped_by(page: &LockedPage<'_>, record: Record) -> bool {
     let mut is_mapped = false;
     let looked = rmap_ksm::each_area(record, true, &mut |vma, addr| {
@@ -794,13 +828,13 @@ fn is_mapped_by(page: &LockedPage<'_>, record: Record) -> bool {
     is_mapped || !looked
 }
 
-/// Passes until stale records are looked for everywhere.
+/// Number of passes between two sweeps.
 const SWEEP_EVERY: u32 = 16;
 
-/// Passes that have ended.
+/// Number of passes that have ended.
 static PASSES: Atomic<u32> = Atomic::new(0);
 
-/// Ends a pass: [sweeps](sweep) now and then.
+/// Ends a pass, and [sweeps](sweep) after every [`SWEEP_EVERY`] passes.
 pub(crate) fn end_pass() {
     let passes = PASSES.fetch_add(1, Relaxed);
     if passes % SWEEP_EVERY == SWEEP_EVERY - 1 {
@@ -808,14 +842,15 @@ pub(crate) fn end_pass() {
     }
 }
 
-/// How long after the last pass, or the last look, it is seen which shared pages have gone, in milliseconds,
-/// at the least: when nothing is scanned, nobody else does, and the module would stay in use.
+/// Shortest time, in milliseconds, between the last pass or sweep and the next sweep from the work item. If
+/// nothing is scanned, only the work item notices that shared pages are gone; without it the module would
+/// stay in use.
 const TIDY_MS: u32 = 10_000;
-/// One part of so many of the time is spent on that, at the most.
+/// The work item spends at most one part in `TIDY_SHARE` of the time sweeping.
 const TIDY_SHARE: u32 = 100;
 
-/// Sweeps, unless a pass has ended meanwhile. Returns after how many milliseconds to call it again; 0 where
-/// there is nothing left.
+/// Sweeps, unless a pass has ended since the last call. Returns the number of milliseconds after which to
+/// call it again; 0 if no set is left.
 #[no_mangle]
 extern "C" fn ksm_v_tidy() -> u32 {
     static SEEN: Atomic<u32> = Atomic::new(0);
@@ -834,8 +869,8 @@ extern "C" fn ksm_v_tidy() -> u32 {
         .clamp(TIDY_MS, 10 * 60 * 1000)
 }
 
-/// Counts all sets, gives up those whose pages have gone, and what no process uses any more: records of
-/// exited processes, and anon_vmas without records. May sleep.
+/// Counts all sets and gives up those whose pages are gone. Drops records of exited processes, and
+/// anon_vmas without records. May sleep.
 pub(crate) fn sweep() {
     for number in 1..=set_table::last() {
         let set = SetId(number);
@@ -853,7 +888,7 @@ pub(crate) fn sweep() {
     }
 }
 
-/// Frees all memory, at the end. No merged page may be left.
+/// Frees all memory when the module is unloaded. No merged page may be left.
 pub(super) fn end() {
     sweep();
     anon_vmas::end();
