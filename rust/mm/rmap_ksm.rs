@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel calls in place of `rmap_walk_ksm()` for merged pages, and what is called in place of some
-//! other functions walks by (`rust/shim/redirect.c`): so the kernel can move them, swap them out, see whether
-//! they are used, and tell their sharers of failed memory.
+//! Walks the mappings of merged pages for the kernel. The kernel calls this module instead of
+//! `rmap_walk_ksm()`, and instead of some other functions that look for mappings (`rust/shim/redirect.c`).
+//! So it can move merged pages, swap them out, see whether they are used, and tell their sharers about
+//! failed memory.
 //!
-//! A walk takes the lock of one anon_vma after the other, as `rmap_walk_ksm()` does, and nothing else: it may
-//! run while memory is reclaimed.
+//! A walk takes the lock of one anon_vma after the other, as `rmap_walk_ksm()` does, and no other lock, so
+//! it may run during reclaim.
 //!
 //! C header: [`include/linux/rmap.h`](srctree/include/linux/rmap.h)
 
@@ -21,31 +22,32 @@ use kernel::prelude::*;
 use kernel::sync::atomic::Atomic;
 use kernel::sync::atomic::Relaxed;
 
-/// Whether the kernel calls this module for merged pages.
+/// Whether the kernel calls this module to find the mappings of merged pages.
 static IS_REDIRECTED: Atomic<bool> = Atomic::new(false);
 
-/// Whether the kernel finds the sharers of merged pages. Does not change while there are any.
+/// Whether the kernel finds the sharers of merged pages. Does not change while there are any merged pages.
 #[inline]
 pub(crate) fn is_redirected() -> bool {
     IS_REDIRECTED.load(Relaxed)
 }
 
-/// The redirects. Dropping them ends them: there must be no merged page then.
+/// The redirects. They end when this is dropped; there must be no merged page then.
 pub(crate) struct Redirects;
 
 impl Redirects {
-    /// Makes ready what merged pages need, and has the kernel call this module for them, where it can. To be
-    /// called once, before anything is merged.
+    /// Initialises the sets, and redirects the kernel's functions to this module, if the kernel allows
+    /// that. Must be called once, before anything is merged.
     pub(crate) fn begin() -> Self {
-        // SAFETY: Called once, by the `init` of the module.
+        // SAFETY: The `init` of the module calls this function once, before anything uses the sets.
         unsafe { sharers::init() };
-        // SAFETY: Called once, with all in place that a walk uses.
+        // SAFETY: The `init` of the module calls this function once. The sets, which walks use, are
+        // initialised.
         let error = unsafe { shim::ksm_v_redirect_begin() };
         IS_REDIRECTED.store(error == 0, Relaxed);
         if error == Error::to_errno(EBUSY) {
-            pr_warn!("merged pages stay where they are: another module redirects rmap_walk_ksm() or a like function (a livepatch?)\n");
+            pr_warn!("merged pages stay where they are: another module redirects rmap_walk_ksm() or a similar function (a livepatch?)\n");
         } else if error != 0 {
-            pr_warn!("merged pages stay where they are: this kernel does not allow what moving them needs ({error})\n");
+            pr_warn!("merged pages stay where they are: this kernel does not support moving them ({error})\n");
         }
         Redirects
     }
@@ -53,10 +55,10 @@ impl Redirects {
 
 impl Drop for Redirects {
     fn drop(&mut self) {
-        // SAFETY: There is no set left, for which it would be called later again.
+        // SAFETY: The work item is static. No set is left, so nothing queues it again after this.
         unsafe { shim::ksm_v_tidy_end() };
         if is_redirected() {
-            // SAFETY: They were begun, and end here once.
+            // SAFETY: `begin` has made the redirects, and only this ends them.
             unsafe { shim::ksm_v_redirect_end() };
         }
         sharers::end();
@@ -68,7 +70,8 @@ impl Drop for Redirects {
 ///
 /// # Safety
 ///
-/// `folio` is a KSM folio without a stable node, referenced and locked. `control` is valid.
+/// `folio` must be a KSM folio without a stable node, referenced and locked. `control` must be valid, and
+/// used by nobody else.
 #[no_mangle]
 unsafe extern "C" fn ksm_v_walk_sharers(
     folio: *mut bindings::folio,
@@ -77,17 +80,19 @@ unsafe extern "C" fn ksm_v_walk_sharers(
     let Some(folio) = NonNull::new(folio) else {
         return;
     };
-    // SAFETY: Promised by the caller; for as long as this function runs.
+    // SAFETY: The caller promises that the folio is referenced and locked while this function runs; the set
+    // is not used for longer.
     let Some(set) = (unsafe { sharers::of_walked(folio) }) else {
         return;
     };
-    // SAFETY: As above; nobody else uses the control.
+    // SAFETY: The caller promises that the control is valid and that nobody else uses it.
     let control = unsafe { &mut *control };
-    // SAFETY: The folio is locked.
+    // SAFETY: The folio lock is held while the records are borrowed, and the walk changes none.
     for &record in unsafe { set.records() } {
         let mut is_done = false;
         let looked = each_area(record, control.try_lock, &mut |vma, addr| {
-            // SAFETY: As above: this is what the functions of the control expect.
+            // SAFETY: The caller's promises about the folio and the control still hold. `each_area` holds
+            // the lock of the anon_vma in which `vma` is linked, as the functions of the control expect.
             is_done = unsafe { show(folio, control, vma, addr) };
             if is_done {
                 ControlFlow::Break(())
@@ -102,11 +107,11 @@ unsafe extern "C" fn ksm_v_walk_sharers(
     }
 }
 
-/// Shows one area; returns whether that was enough.
+/// Shows one VMA to `control`. Returns true if the walk is done.
 ///
 /// # Safety
 ///
-/// As for [`ksm_v_walk_sharers`].
+/// As for [`ksm_v_walk_sharers`]. The lock of an anon_vma in which `vma` is linked must be held.
 unsafe fn show(
     folio: NonNull<bindings::folio>,
     control: &shim::rmap_walk_control,
@@ -114,7 +119,8 @@ unsafe fn show(
     addr: usize,
 ) -> bool {
     let (folio, arg) = (folio.as_ptr(), control.arg);
-    // SAFETY: Promised by the caller; the lock of the anon_vma is held.
+    // SAFETY: The caller promises a locked folio, a valid control, and the lock of the anon_vma. This is
+    // what `rmap_walk_ksm()` guarantees to these functions.
     unsafe {
         if (control.invalid_vma).is_some_and(|is_invalid| is_invalid(vma.as_ptr(), arg)) {
             return false;
@@ -124,9 +130,9 @@ unsafe fn show(
     }
 }
 
-/// Shows `visit` each area that may map the page of a record, which must stay meanwhile, with the address at
-/// which it would, under the anon_vma lock. Returns false where that lock was not to be had at once, and
-/// `try_lock`.
+/// Calls `visit` for each VMA that may map the page of `record`, with the address at which it would, under
+/// the anon_vma lock. The record must not be removed while this runs. Returns false if `try_lock` is set
+/// and the lock is not available at once.
 pub(super) fn each_area<F>(record: Record, try_lock: bool, visit: &mut F) -> bool
 where
     F: FnMut(&StableVma<'_>, usize) -> ControlFlow<()>,
@@ -136,7 +142,7 @@ where
     };
     let (anon_vma, index) = (anon_vma.as_ptr(), record.index());
     cond_resched();
-    // SAFETY: The anon_vma is referenced, on behalf of the record.
+    // SAFETY: The record owns a count in `anon_vmas`, which keeps a reference to the anon_vma.
     unsafe {
         if !shim::ksm_v_anon_vma_trylock_read(anon_vma) {
             if try_lock {
@@ -145,14 +151,15 @@ where
             shim::ksm_v_anon_vma_lock_read(anon_vma);
         }
     }
-    // SAFETY: The lock is held, under which the tree stays as it is.
+    // SAFETY: The anon_vma lock is held, under which its tree does not change.
     let mut chain = unsafe { shim::ksm_v_anon_vma_first(anon_vma, index) };
     while !chain.is_null() {
-        // SAFETY: As above.
+        // SAFETY: The anon_vma lock is held, so the chain entry is in the tree and valid.
         let vma = NonNull::new(unsafe { shim::ksm_v_anon_vma_chain_vma(chain) });
         if let Some(vma) = vma {
             cond_resched();
-            // SAFETY: As above: it is linked in the anon_vma.
+            // SAFETY: The VMA is linked in the anon_vma, whose lock is held until `visit` has returned. So
+            // it is not freed, and one of the locks of `StableVma` is held.
             let (addr, vma) = unsafe {
                 let addr = shim::ksm_v_anon_address(vma.as_ptr(), index);
                 (addr, StableVma::from_raw(vma))
@@ -161,10 +168,10 @@ where
                 break;
             }
         }
-        // SAFETY: As above.
+        // SAFETY: The anon_vma lock is still held, so `chain` is still in the tree.
         chain = unsafe { shim::ksm_v_anon_vma_next(chain, index) };
     }
-    // SAFETY: The lock was taken above.
+    // SAFETY: The lock was taken above, and is released once.
     unsafe { shim::ksm_v_anon_vma_unlock_read(anon_vma) };
     true
 }
