@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Replaces pages that are mapped near each other, once each, all with one flush of the TLBs.
+//! Replaces pages that are mapped near each other, and once each, with a single flush of the TLBs.
 //!
-//! What each page is to be replaced by is made ready first ([`Neighbour`]), with no lock of the address
-//! space held. Then the VMA lock is taken, so there is no need for the rmap: a page whose only mapping
-//! is in this page table has no other. For each of them, what if right now …
+//! First the replacement of each page is prepared ([`Neighbour`]), with no lock of the address space held.
+//! Then the VMA lock is taken. The rmap is not needed: a page whose only mapping is in this page table has
+//! no other mapping. For each page: what if, at this moment, …
 //!
-//! - the process unmaps, moves, changes or forks the area? Each wants the VMA lock for writing. It
-//!   exits? The address space stays as it is until we drop our reference.
-//! - it discards the page, which the VMA lock allows? That takes the page table lock: before us,
-//!   and the entry does not map the page any more; or after us, and it removes our new mapping.
-//! - another process comes to map the page, out of the swap cache? That wants the folio lock.
-//! - a thread writes to the page, or the kernel or a device does? As for [`super::merge`]: all
-//!   entries are cleared first, then flushed at once, and only then looked at; the page table lock
-//!   is held until each is set again.
+//! - the process unmaps, moves, changes or forks the VMA? Each of these takes the VMA lock for writing, and
+//!   so waits for us. It exits? The address space stays until we drop our reference.
+//! - it discards the page, for which the VMA lock for reading suffices? That takes the page table lock. If
+//!   it comes first, the entry no longer maps the page; if it comes after us, it removes our new mapping.
+//! - another process maps the page out of the swap cache? That takes the folio lock, which we hold.
+//! - a thread writes to the page, or the kernel or a device does? As in [`super::merge`]: all entries are
+//!   cleared first, then flushed together, and only then are the contents compared. The page table lock is
+//!   held until each entry is set again.
 
 use crate::mm::merge::expect_same;
 use crate::mm::merge::expect_zero;
@@ -44,27 +44,27 @@ use engine::Frame;
 use engine::PAGE_SIZE;
 use kernel::prelude::*;
 
-/// Pages that are replaced under one page table lock: few, so that no fault waits long for it.
+/// Most pages that are replaced under one page table lock: few, so that no fault waits long for it.
 pub(crate) const MOST: usize = 32;
-/// After so many of them it is seen whether a fault waits for the lock: the others are left as they
-/// are then, until the next pass.
+/// Number of pages after which we check whether a fault waits for the lock; if so, the others are left as
+/// they are until the next pass.
 const PATIENCE: usize = 8;
-/// Bytes between two of them, at most: secondary MMUs forget what is in between, too.
+/// Most bytes between two of the pages: secondary MMUs drop what is in between, too.
 const LONGEST_GAP: usize = 16 * PAGE_SIZE;
-/// Bytes that a page table maps, at least.
+/// Fewest bytes that a page table maps.
 const TABLE_SIZE: usize = PAGE_SIZE * PAGE_SIZE / core::mem::size_of::<u64>();
 
-/// What a page is to be replaced by.
+/// The replacement of a page.
 enum By {
     /// A shared page.
     Shared(SharedPage),
-    /// A shared page that is to have its content, and its twin as another sharer.
+    /// A new shared page, which gets the page's content, and the twin, which becomes another sharer.
     New(NewShared, Twin),
     /// The zero page.
     Zero,
 }
 
-/// A page that seems to be mapped once, at `addr`, and is to be replaced.
+/// A page to be replaced. It seems to be mapped once, at `addr`.
 pub(crate) struct Neighbour {
     addr: usize,
     page: PageRef,
@@ -73,19 +73,20 @@ pub(crate) struct Neighbour {
 
 impl Neighbour {
     /// The page on `frame`, which was seen at `addr`, to be replaced by the zero page. No lock of the
-    /// address space is to be held: a large page may be split, memory allocated and charged.
+    /// address space may be held, because a large page may be split, and memory may be allocated and
+    /// charged.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Gone`]; [`Refusal::Involved`]: it has to be replaced by itself;
-    /// [`Refusal::Different`], [`Refusal::Busy`]: it stays in a large page.
+    /// [`Refusal::Gone`]; [`Refusal::Involved`]: the page must be replaced on its own.
+    /// [`Refusal::Different`], [`Refusal::Busy`]: it was not split out of its large page.
     pub(crate) fn by_zero(addr: usize, frame: Frame, terms: &Terms<'_>) -> Result<Self, Refusal> {
         let page = simple(terms, frame, |page| expect_zero(&page.content()))?;
         let by = By::Zero;
         Ok(Neighbour { addr, page, by })
     }
 
-    /// As [`Self::by_zero`], by the shared page `shared`, of the domain of the page.
+    /// As [`Self::by_zero`], but the page is to be replaced by `shared`, a shared page of the same domain.
     pub(crate) fn by_shared(
         addr: usize,
         frame: Frame,
@@ -99,12 +100,12 @@ impl Neighbour {
         Ok(Neighbour { addr, page, by })
     }
 
-    /// As [`Self::by_zero`], by a new shared page, which gets the content of the page and is for
-    /// `twin` too. The twin itself is left as it is.
+    /// As [`Self::by_zero`], but the page is to be replaced by a new shared page, which gets the page's
+    /// content, and which `twin` is to be merged into later. The twin itself is not changed here.
     ///
     /// # Errors
     ///
-    /// In addition those of a twin that can't be merged; [`Refusal::NoMemory`].
+    /// In addition, the errors for a twin that can't be merged; [`Refusal::NoMemory`].
     pub(crate) fn by_new(
         addr: usize,
         frame: Frame,
@@ -118,7 +119,7 @@ impl Neighbour {
         Ok(Neighbour { addr, page, by })
     }
 
-    /// What the page has been, or is to be, replaced by: nothing, for the zero page.
+    /// The shared page that has replaced, or is to replace, the page; `None` for the zero page.
     pub(crate) fn shared(&self) -> Option<&SharedPage> {
         match &self.by {
             By::Shared(shared) => Some(shared),
@@ -127,12 +128,12 @@ impl Neighbour {
         }
     }
 
-    /// Whether that is new.
+    /// Whether the shared page is new.
     pub(crate) fn is_new(&self) -> bool {
         matches!(self.by, By::New(..))
     }
 
-    /// The page, and for which other page a new one was made, where it is new.
+    /// The page, and the twin if the shared page is new.
     pub(crate) fn into_parts(self) -> (PageRef, Option<Twin>) {
         let twin = match self.by {
             By::New(_, twin) => Some(twin),
@@ -142,7 +143,7 @@ impl Neighbour {
     }
 }
 
-/// The page on `frame`, as [`Terms::single`] gives it, if it has one mapping.
+/// The page on `frame`, as [`Terms::single`] returns it, if it has one mapping.
 fn simple(
     terms: &Terms<'_>,
     frame: Frame,
@@ -156,16 +157,16 @@ fn simple(
     }
 }
 
-/// Whether a page at `addr`, above `last`, can be replaced together with one there.
+/// Whether a page at `addr`, above `last`, can be replaced together with one at `last`.
 pub(crate) fn are_near(last: usize, addr: usize) -> bool {
     last < addr && addr - last <= LONGEST_GAP && last / TABLE_SIZE == addr / TABLE_SIZE
 }
 
-/// Replaces neighbours, in the order of their addresses and near each other, and at most [`MOST`];
-/// returns how each of them fared.
+/// Replaces neighbours, and returns the result for each of them. They must be in the order of their
+/// addresses, near each other, and at most [`MOST`].
 ///
-/// `vma` is one that the terms allow, and holds all of the addresses. `is_expected` says whether
-/// the content of a new shared page is what was expected, by its number in the list.
+/// `vma` must be allowed by the terms, and contain all of the addresses. `is_expected` gets the index of a
+/// neighbour, and says whether the content of its new shared page is what the caller expects.
 pub(crate) fn replace_all(
     terms: &Terms<'_>,
     vma: &VmaReadGuard<'_>,
@@ -208,12 +209,12 @@ pub(crate) fn replace_all(
     results
 }
 
-/// The shared pages by which neighbours are to be replaced, locked: each by the first of the neighbours that
-/// are to get it.
+/// The shared pages that are to replace neighbours, locked. Each is stored at the index of the first
+/// neighbour that it replaces.
 struct Targets<'a>([Option<LockedShared<'a>>; MOST]);
 
 impl<'a> Targets<'a> {
-    /// Locks what it can, and says in `results` of which it could not.
+    /// Locks the shared pages. Stores an error in `results` for each that could not be locked.
     fn lock(neighbours: &'a [Neighbour], results: &mut [Result<(), Refusal>; MOST]) -> Self {
         let mut targets = Targets([const { None }; MOST]);
         for (index, (neighbour, result)) in neighbours.iter().zip(results).enumerate() {
@@ -226,7 +227,7 @@ impl<'a> Targets<'a> {
                         *place = Some(locked);
                     }
                 }
-                // Perhaps for a neighbour before this one.
+                // An earlier neighbour may have locked the same shared page.
                 Err(refusal) if targets.find(shared).is_none() => *result = Err(refusal),
                 Err(_) => (),
             }
@@ -239,8 +240,8 @@ impl<'a> Targets<'a> {
         locked.find(|locked| locked.name() == shared.name())
     }
 
-    /// Records the neighbours as sharers of what they are to be replaced by, before the page table lock is
-    /// taken, under which nothing can be allocated for that. Says in `results` of which it could not.
+    /// Records the neighbours as sharers, before the page table lock is taken: nothing can be allocated
+    /// under it. Stores an error in `results` for each neighbour that could not be recorded.
     fn record(
         &self,
         vma: &VmaReadGuard<'_>,
@@ -268,7 +269,7 @@ impl<'a> Targets<'a> {
     }
 }
 
-/// Neighbours that are being replaced.
+/// Neighbours that are being replaced, and what is needed for that.
 struct Run<'a> {
     terms: &'a Terms<'a>,
     vma: &'a VmaReadGuard<'a>,
@@ -318,9 +319,11 @@ impl Run<'_> {
         }
     }
 
-    /// The entry that maps a neighbour, and is the only one that does. None of a page that is
-    /// pinned: clearing it would be in vain, as will be found for certain once it is cleared. An error
-    /// without a refusal: that is known already.
+    /// The entry that maps a neighbour, and is the only one that does.
+    ///
+    /// Refuses a page that seems to be pinned, because clearing its entry would be in vain; the check that
+    /// counts follows once the entry is cleared. `Err(None)`: the result of this neighbour is already
+    /// known.
     fn entry<'t>(
         &'t self,
         table: &'t LockedTable<'_>,
@@ -358,7 +361,7 @@ impl Run<'_> {
             (By::Shared(_), Some(sharer)) => Equal::Shared(sharer),
             (By::New(..), Some(sharer)) => Equal::New(sharer, &is_expected),
             (By::Zero, _) => Equal::Zero,
-            // There is no entry of such: see `entry`.
+            // Not reached: `entry` returns no entry for such a neighbour.
             (_, None) => return Err(Refusal::Gone),
         };
         replace_entry(self.terms, entry, old, &equal)

@@ -19,23 +19,23 @@ use engine::Frame;
 use kernel::bindings;
 use kernel::prelude::*;
 
-/// What kind of page a frame holds, as far as merging cares.
+/// The kind of page that a frame holds, as far as merging is concerned.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// An anonymous page that is not merged.
+    /// An anonymous page that was not merged.
     Anonymous,
-    /// Merged by this module: a KSM page without a stable node. ksmd makes one for a moment, too.
+    /// A KSM page without a stable node: merged by this module, or by ksmd for a moment.
     Merged,
-    /// Anything else: page cache, hugetlb, device memory, a page merged by ksmd.
+    /// Any other page: page cache, hugetlb, device memory, or a page merged by ksmd.
     Other,
 }
 
-/// The NUMA node of a frame; `None` where its memory is offline.
+/// The NUMA node of a frame; `None` if its memory is offline.
 pub(super) fn node_of(frame: Frame) -> Option<i32> {
     let pfn = usize::try_from(frame.0).ok()?;
-    // SAFETY: Any frame number may be asked for.
+    // SAFETY: The function accepts any frame number, and returns null if it is not online.
     let page = NonNull::new(unsafe { shim::ksm_v_pfn_to_online_page(pfn) })?;
-    // SAFETY: An online page has a `struct page`.
+    // SAFETY: The frame is online, so its `struct page` exists.
     Some(unsafe { shim::ksm_v_page_to_nid(page.as_ptr()) })
 }
 
@@ -43,46 +43,48 @@ pub(super) fn node_of(frame: Frame) -> Option<i32> {
 ///
 /// # Invariants
 ///
-/// `page` belongs to `folio`, to which this owns one reference. So nobody else can split that folio:
-/// who does has to have the only such reference ([`LockedPage::split`]).
+/// `page` belongs to `folio`, to which this owns one reference. So nobody else can split the folio:
+/// splitting requires that there is no other such reference ([`LockedPage::split`]).
 pub(crate) struct PageRef {
     page: NonNull<bindings::page>,
     folio: Cell<NonNull<bindings::folio>>,
 }
 
-// SAFETY: A reference to a folio may be dropped by any thread.
+// SAFETY: Any thread may drop a reference to a folio, and a `PageRef` has no other tie to its thread.
 unsafe impl Send for PageRef {}
 
 impl PageRef {
-    /// Takes a reference to the page of frame `frame`, if one is in use there.
+    /// Takes a reference to the page of frame `frame`, if the frame is in use.
     ///
-    /// Nothing keeps a frame number from being reused: what was known of the page has to be
-    /// looked at anew.
+    /// The frame may have been reused at any time. The caller must check again what it knew about the page.
     pub(crate) fn get(frame: Frame) -> Option<Self> {
         let pfn = usize::try_from(frame.0).ok()?;
-        // SAFETY: Any frame number may be asked for.
+        // SAFETY: The function accepts any frame number, and returns null if it is not online.
         let page = NonNull::new(unsafe { shim::ksm_v_pfn_to_online_page(pfn) })?;
-        // SAFETY: An online page has a `struct page`, and so a folio.
+        // SAFETY: The frame is online, so its `struct page` exists, and `page_folio()` returns the folio
+        // that it belongs to or belonged to.
         let folio = unsafe { shim::ksm_v_page_folio(page.as_ptr()) };
-        // SAFETY: As above; fails where the folio is free.
+        // SAFETY: The folio's `struct page` is online. `folio_try_get()` fails if the folio is free.
         if !unsafe { shim::ksm_v_folio_try_get(folio) } {
             return None;
         }
-        // SAFETY: As above.
+        // SAFETY: The frame is online, so its `struct page` exists.
         if unsafe { shim::ksm_v_page_folio(page.as_ptr()) } != folio {
-            // Freed, split or joined before the reference was taken.
+            // The folio was freed, split or made part of a larger one before the reference was taken.
+            // SAFETY: The reference was just taken, and is given up once.
             // SAFETY: The reference was just taken.
             unsafe { shim::ksm_v_folio_put(folio) };
             return None;
         }
-        // INVARIANT: With the reference held, the page can't leave the folio.
+        // INVARIANT: A reference to the folio was taken, and the page belonged to the folio afterwards. It
+        // can't leave the folio while the reference is held.
         NonNull::new(folio).map(|folio| PageRef {
             page,
             folio: Cell::new(folio),
         })
     }
 
-    /// As [`Self::get`], if the page could be merged.
+    /// As [`Self::get`], but only for a page that could be merged.
     pub(crate) fn candidate(frame: Frame) -> Option<Self> {
         Self::get(frame).filter(|page| {
             page.kind() == Kind::Anonymous && !page.is_poisoned() && !page.is_tagged()
@@ -93,19 +95,19 @@ impl PageRef {
     ///
     /// # Safety
     ///
-    /// The caller gives up its reference to `folio`.
+    /// The caller must own a reference to `folio`, and gives it up.
     pub(super) unsafe fn from_new(folio: NonNull<bindings::folio>) -> Self {
-        // SAFETY: A folio has a first page.
+        // SAFETY: The caller owns a reference to the folio, and a folio has a first page.
         let page = unsafe { shim::ksm_v_folio_page(folio.as_ptr(), 0) };
         // INVARIANT: The caller's reference becomes this one's.
         PageRef {
-            // SAFETY: Part of a valid folio.
+            // SAFETY: The first page of a valid folio is not null.
             page: unsafe { NonNull::new_unchecked(page) },
             folio: Cell::new(folio),
         }
     }
 
-    /// Gives up some references: with less effort than one by one, where the pages are freed by that.
+    /// Drops up to `N` references together, which is cheaper if the pages are freed by that.
     pub(crate) fn put_all<const N: usize>(pages: impl Iterator<Item = PageRef>) {
         let mut given_up = [core::ptr::null_mut(); N];
         let mut count = 0;
@@ -113,71 +115,75 @@ impl PageRef {
             *place = ManuallyDrop::new(page).as_ptr();
             count += 1;
         }
-        // SAFETY: By the type invariants one reference each is owned, and is not dropped otherwise.
+        // SAFETY: By the type invariant each of the first `count` elements stands for an owned reference.
+        // `ManuallyDrop` keeps them from being dropped a second time.
         unsafe { shim::ksm_v_release_pages(given_up.as_mut_ptr(), count) };
     }
 
     /// The frame number.
     pub(crate) fn frame(&self) -> Frame {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the page is referenced.
         unsafe { frame_of(self.page) }
     }
 
     /// What kind of page it is now.
     pub(crate) fn kind(&self) -> Kind {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the folio is referenced.
         unsafe { kind_of(self.folio.get()) }
     }
 
-    /// What a merged page says of its set; `None` of any other page.
+    /// The token of a merged page, which identifies its set; `None` for any other page.
     pub(super) fn token(&self) -> Option<Token> {
         if self.kind() != Kind::Merged {
             return None;
         }
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the folio is referenced.
         Some(unsafe { token_of(self.folio.get()) })
     }
 
-    /// Has it say another token from now on. Only for a merged page, or one that is becoming such.
+    /// Sets the index of the folio, and so its token. Only for a merged page, or for one that is becoming a
+    /// merged page.
     pub(super) fn set_token_index(&self, index: u64) {
-        // SAFETY: By the type invariant. Nothing reads the index of a KSM folio.
+        // SAFETY: By the type invariant the folio is referenced. The kernel does not read the index of a
+        // KSM folio.
         unsafe { shim::ksm_v_folio_set_index(self.folio(), index as usize) };
     }
 
-    /// Whether its memory has failed: reading it may bring the machine down.
+    /// Whether the page's memory has failed. Reading it may crash the machine.
     pub(crate) fn is_poisoned(&self) -> bool {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the page is referenced.
         unsafe { shim::ksm_v_page_hwpoison(self.as_ptr()) }
     }
 
-    /// Whether it has memory tags, which are not among its bytes.
+    /// Whether the page has memory tags, which are not among its bytes.
     pub(crate) fn is_tagged(&self) -> bool {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the page is referenced.
         unsafe { is_tagged(self.page) }
     }
 
-    /// Whether it is part of a folio of several pages.
+    /// Whether the page is part of a folio of several pages.
     pub(crate) fn is_large(&self) -> bool {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the folio is referenced.
         unsafe { shim::ksm_v_folio_test_large(self.folio()) }
     }
 
-    /// How many page table entries map its folio.
+    /// The number of page table entries that map the folio.
     pub(crate) fn mappings(&self) -> u32 {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the folio is referenced.
         unsafe { mappings_of(self.folio.get()) }
     }
 
-    /// Makes the content readable.
+    /// The content of the page, to be read.
     #[inline]
     pub(crate) fn content(&self) -> MappedPage<'_> {
-        // SAFETY: By the type invariant, for as long as this is borrowed.
+        // SAFETY: By the type invariant the page is referenced while `self` is borrowed. All memory is in
+        // the linear mapping, see below.
         unsafe { MappedPage::at(shim::ksm_v_page_address(self.as_ptr()).cast()) }
     }
 
-    /// Locks the folio if nobody else has; never waits.
+    /// Locks the folio if nobody else holds its lock. Never waits.
     pub(crate) fn try_lock(&self) -> Option<LockedPage<'_>> {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the folio is referenced.
         if unsafe { shim::ksm_v_folio_trylock(self.folio()) } {
             // INVARIANT: The lock was just taken.
             Some(LockedPage { page: self })
@@ -191,7 +197,7 @@ impl PageRef {
         self.page.as_ptr()
     }
 
-    /// The folio it belongs to now.
+    /// The folio that the page belongs to now.
     pub(super) fn folio(&self) -> *mut bindings::folio {
         self.folio.get().as_ptr()
     }
@@ -200,7 +206,7 @@ impl PageRef {
 impl Drop for PageRef {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: By the type invariant this reference is owned.
+        // SAFETY: By the type invariant this owns the reference, which nothing else drops.
         unsafe { shim::ksm_v_folio_put(self.folio()) };
     }
 }
@@ -211,59 +217,61 @@ impl Drop for PageRef {
 ///
 /// `page` must be referenced, or mapped by a page table whose lock is held.
 pub(super) unsafe fn frame_of(page: NonNull<bindings::page>) -> Frame {
-    // SAFETY: Promised by the caller.
+    // SAFETY: The caller promises that the page is referenced or mapped, so its `struct page` is valid.
     Frame(unsafe { shim::ksm_v_page_to_pfn(page.as_ptr()) } as u64)
 }
 
-/// The frame number of a folio of one page.
+/// The frame number of a folio's first page.
 ///
 /// # Safety
 ///
 /// `folio` must be referenced.
 pub(super) unsafe fn frame_of_folio(folio: NonNull<bindings::folio>) -> Frame {
-    // SAFETY: A folio has a first page, which is referenced with it.
+    // SAFETY: The caller promises that the folio is referenced. Its first page is not null, and is
+    // referenced with it.
     unsafe {
         let page = shim::ksm_v_folio_page(folio.as_ptr(), 0);
         frame_of(NonNull::new_unchecked(page))
     }
 }
 
-/// What `folio`, a merged page, says of its set.
+/// The token of `folio`, a merged page.
 ///
 /// # Safety
 ///
-/// As [`frame_of`].
+/// `folio` must be referenced, or mapped by a page table whose lock is held.
 unsafe fn token_of(folio: NonNull<bindings::folio>) -> Token {
-    // SAFETY: Promised by the caller.
+    // SAFETY: The caller promises that the folio is referenced or mapped, so it is valid.
     Token::of_index(unsafe { shim::ksm_v_folio_index(folio.as_ptr()) } as u64)
 }
 
-/// Whether `page` has memory tags: only arm64 has such, and the kernel keeps account of the pages.
+/// Whether `page` has memory tags. Only arm64 has such tags; the kernel marks the pages that have them.
 ///
-/// It does from when a page table first maps the page for a process that wants tags, until it is freed.
+/// A page is marked when it is first mapped for a process that wants tags, and stays marked until it is
+/// freed.
 ///
 /// # Safety
 ///
-/// As [`frame_of`].
+/// `page` must be referenced, or mapped by a page table whose lock is held.
 #[inline]
 pub(super) unsafe fn is_tagged(page: NonNull<bindings::page>) -> bool {
-    // SAFETY: Promised by the caller.
+    // SAFETY: The caller promises that the page is referenced or mapped, so its `struct page` is valid.
     cfg!(CONFIG_ARM64_MTE) && unsafe { shim::ksm_v_page_mte_tagged(page.as_ptr()) }
 }
 
-/// How many page table entries map `folio`.
+/// The number of page table entries that map `folio`.
 ///
 /// # Safety
 ///
-/// As [`frame_of`].
+/// `folio` must be referenced, or mapped by a page table whose lock is held.
 unsafe fn mappings_of(folio: NonNull<bindings::folio>) -> u32 {
-    // SAFETY: Promised by the caller.
+    // SAFETY: The caller promises that the folio is referenced or mapped, so it is valid.
     let count = unsafe { shim::ksm_v_folio_mapcount(folio.as_ptr()) };
     u32::try_from(count).unwrap_or(0)
 }
 
-/// What kind of page a folio with this `mapping` holds, as page tables of a process see it:
-/// [`kind_of`] is stricter.
+/// The kind of page that a folio with this `mapping` holds, if a page table of a process maps it. Other
+/// folios need [`kind_of`], which checks more.
 #[inline]
 pub(super) fn kind_of_mapping(mapping: usize) -> Kind {
     if mapping == shim::KSM_V_FOLIO_MAPPING_KSM {
@@ -275,13 +283,13 @@ pub(super) fn kind_of_mapping(mapping: usize) -> Kind {
     }
 }
 
-/// What kind of page `folio` holds.
+/// The kind of page that `folio` holds.
 ///
 /// # Safety
 ///
 /// `folio` must be referenced, or mapped by a page table whose lock is held.
 pub(super) unsafe fn kind_of(folio: NonNull<bindings::folio>) -> Kind {
-    // SAFETY: Promised by the caller.
+    // SAFETY: The caller promises that the folio is referenced or mapped, so it is valid.
     unsafe {
         if shim::ksm_v_folio_test_hugetlb(folio.as_ptr())
             || shim::ksm_v_folio_is_zone_device(folio.as_ptr())
@@ -293,7 +301,7 @@ pub(super) unsafe fn kind_of(folio: NonNull<bindings::folio>) -> Kind {
     }
 }
 
-/// A page whose folio lock is held: its kind and its place in the swap cache can't change, and
+/// A page whose folio lock is held. Its kind can't change, it can't enter or leave the swap cache, and
 /// nobody else can split it.
 ///
 /// # Invariants
@@ -304,11 +312,11 @@ pub(crate) struct LockedPage<'a> {
 }
 
 impl LockedPage<'_> {
-    /// Makes the page a folio of its own, if it is part of a large one.
+    /// Makes the page a folio of its own, if it is part of a large folio.
     ///
     /// # Errors
     ///
-    /// `EBUSY`, `EAGAIN`: someone else has a reference to the folio, or it is under writeback.
+    /// `EBUSY`, `EAGAIN`: somebody else has a reference to the folio, or it is under writeback.
     pub(super) fn split(&self) -> Result {
         if !self.is_large() {
             return Ok(());
@@ -316,20 +324,22 @@ impl LockedPage<'_> {
         // SAFETY: By the type invariants the folio is referenced and locked. The reference and the lock
         // move to the page's new folio.
         kernel::error::to_result(unsafe { shim::ksm_v_split_huge_page(self.as_ptr()) })?;
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant of `PageRef` the page is still referenced.
         let folio = NonNull::new(unsafe { shim::ksm_v_page_folio(self.as_ptr()) });
-        // INVARIANT: The reference is to this folio now.
+        // INVARIANT: The reference is now to this folio, and the page belongs to it.
         folio.into_iter().for_each(|folio| self.folio.set(folio));
         Ok(())
     }
 
-    /// Whether anything but its mappings, the swap cache and the owner of this refers to the page.
+    /// Whether anything else refers to the page than its mappings, the swap cache and this reference.
     ///
-    /// As `write_protect_page()` in `mm/ksm.c`. To be asked while the mapping is cleared and
-    /// flushed: that still counts, and nobody finds the page by it any more.
+    /// As in `write_protect_page()` in `mm/ksm.c`. Must be called while the mapping is cleared and flushed:
+    /// the mapping and its reference still count then, and nobody finds the page through the entry any
+    /// more.
     pub(super) fn is_pinned(&self) -> bool {
         let folio = self.folio();
-        // SAFETY: The folio is referenced, and its lock keeps it in or out of the swap cache.
+        // SAFETY: By the type invariants the folio is referenced and locked. The lock keeps it in the swap
+        // cache or out of it.
         unsafe {
             let swapcache = i32::from(shim::ksm_v_folio_test_swapcache(folio));
             let expected = shim::ksm_v_folio_mapcount(folio)
@@ -342,8 +352,8 @@ impl LockedPage<'_> {
     /// Frees the swap slot of a page that nothing maps any more.
     pub(super) fn free_swap_if_unmapped(&self) {
         if self.mappings() == 0 {
-            // SAFETY: By the type invariants the folio is referenced and locked. Does nothing
-            // where it has no swap slot, or one that is still needed.
+            // SAFETY: By the type invariants the folio is referenced and locked. The function does nothing
+            // if there is no swap slot, or if the slot is still needed.
             unsafe { shim::folio_free_swap(self.folio()) };
         }
     }
@@ -359,32 +369,33 @@ impl Deref for LockedPage<'_> {
 
 impl Drop for LockedPage<'_> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the lock is held.
+        // SAFETY: By the type invariant the lock is held, and it is released once.
         unsafe { bindings::folio_unlock(self.page.folio()) };
     }
 }
 
-/// The content of a page, which its owner may be writing to.
+/// The content of a page. Its owner may be writing to it at the same time.
 ///
 /// # Invariants
 ///
-/// `words` points to the page, in the kernel's linear mapping, for as long as this exists.
+/// `words` points to the page in the kernel's linear mapping. The page is valid as long as this exists.
 pub(crate) struct MappedPage<'a> {
     words: *const u64,
     _page: PhantomData<&'a PageRef>,
 }
 
-// All memory is in the linear mapping: there is nothing to map for a moment, and to unmap.
+// All memory is in the linear mapping, so no page has to be mapped temporarily.
 const _: () = assert!(!cfg!(CONFIG_HIGHMEM));
 
 impl MappedPage<'_> {
     /// # Safety
     ///
-    /// There is a page, in the linear mapping, that is referenced for as long as this exists, or mapped
-    /// by a page table whose lock is held.
+    /// `words` must point to a page in the linear mapping. While this exists, the page must be referenced,
+    /// or mapped by a page table whose lock is held.
     #[inline]
     pub(super) unsafe fn at(words: *const u64) -> Self {
-        // INVARIANT: Promised by the caller.
+        // INVARIANT: The caller promises that `words` points to a page that is valid as long as this
+        // exists.
         MappedPage {
             words,
             _page: PhantomData,
@@ -397,21 +408,21 @@ impl MappedPage<'_> {
         self.words.cast()
     }
 
-    /// Whether all of it can be read, as far as the architecture can tell. To be asked before words are
-    /// read that are many: a load from memory that has failed ends the machine.
+    /// Whether all of the page can be read, as far as the architecture can tell. Must be called before a
+    /// read of many words: a load from failed memory crashes the machine.
     #[inline]
     pub(crate) fn is_readable(&self) -> bool {
         compare::is_readable(self)
     }
 
-    /// The same page, to read a few words of: what fails is read as some number.
+    /// The same page, to read a few words. A word whose memory has failed reads as an arbitrary number.
     #[inline]
     pub(super) fn sample(&self) -> SampledPage<'_> {
         SampledPage(self)
     }
 }
 
-/// A page of which a few words are read, whether its memory has failed or not.
+/// A page of which a few words are read, even if its memory has failed.
 pub(super) struct SampledPage<'a>(&'a MappedPage<'a>);
 
 impl Content for SampledPage<'_> {
@@ -420,7 +431,7 @@ impl Content for SampledPage<'_> {
         if index >= WORDS {
             return 0;
         }
-        // SAFETY: Within the page, by the invariant of its type.
+        // SAFETY: By the invariant of `MappedPage` the page is valid, and `index` is within it.
         unsafe { compare::read(self.0.words, index) }
     }
 }
@@ -431,7 +442,8 @@ impl Content for MappedPage<'_> {
         if index >= WORDS {
             return 0;
         }
-        // SAFETY: Within the page, by the type invariant. Volatile: user space may write to it.
+        // SAFETY: By the type invariant the page is valid, and `index` is within it. The read is volatile
+        // because user space may be writing.
         unsafe { self.words.add(index).read_volatile() }
     }
 
@@ -441,19 +453,19 @@ impl Content for MappedPage<'_> {
     }
 }
 
-/// The content of a page that nobody writes to: what is found of it stays true.
+/// The content of a page that nobody writes to. What was read from it stays true.
 ///
 /// # Invariants
 ///
-/// Nobody writes to the page for as long as this exists.
+/// Nobody writes to the page while this exists.
 pub(crate) struct StillPage<'a>(MappedPage<'a>);
 
 impl<'a> StillPage<'a> {
     /// # Safety
     ///
-    /// Nobody may write to the page for as long as this exists.
+    /// Nobody may write to the page while this exists.
     pub(super) unsafe fn new(page: MappedPage<'a>) -> Self {
-        // INVARIANT: Promised by the caller.
+        // INVARIANT: The caller promises that nobody writes to the page while this exists.
         StillPage(page)
     }
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Walks the page tables of an area and shows the anonymous pages that are mapped there.
+//! Walks the page tables of a VMA and shows the anonymous pages that are mapped there.
 //!
 //! C header: [`include/linux/pagewalk.h`](srctree/include/linux/pagewalk.h)
 //!
-//! The caller holds the VMA lock (or the mmap lock), so that no page table of the area is freed;
-//! entries are read under the page table lock.
+//! The caller holds the VMA lock (or the mmap lock), so that no page table of the VMA is freed. Entries are
+//! read under the page table lock.
 
 use crate::mm::page::is_tagged;
 use crate::mm::page::kind_of_mapping;
@@ -30,7 +30,7 @@ use kernel::bindings;
 use kernel::ffi::c_int;
 use kernel::ffi::c_ulong;
 
-/// Which lock of the address space the caller holds.
+/// The lock of the address space that the caller holds.
 #[derive(Clone, Copy)]
 pub(crate) enum Held {
     /// The VMA lock.
@@ -39,49 +39,52 @@ pub(crate) enum Held {
     MmapLock,
 }
 
-/// A page table entry that maps a page which the walker knows about.
+/// A page table entry that maps an anonymous page, merged or not.
 ///
-/// Valid while it is shown: the page table lock is held.
+/// Valid while the visitor is called with it, because the page table lock is held.
 pub(crate) struct Mapped<'a> {
     what: &'a shim::ksm_v_mapped,
-    /// What kind of page it maps.
+    /// The kind of page that the entry maps.
     pub(crate) kind: Kind,
 }
 
 impl Mapped<'_> {
-    /// Frame number of the page.
+    /// The frame number of the page.
     pub(crate) fn frame(&self) -> Frame {
         Frame(self.what.pfn as u64)
     }
 
-    /// Whether it has memory tags, which are not among its bytes.
+    /// Whether the page has memory tags, which are not among its bytes.
     pub(crate) fn is_tagged(&self) -> bool {
-        // SAFETY: The page is mapped, and the page table lock held, so that its folio stays.
+        // SAFETY: `show` makes a `Mapped` only for an entry that maps a page, so `page` is not null. The
+        // page table lock is held while `self` is shown, so the page and its folio stay.
         unsafe { is_tagged(NonNull::new_unchecked(self.what.page)) }
     }
 
-    /// Whether its memory has failed.
+    /// Whether the page's memory has failed.
     pub(crate) fn is_poisoned(&self) -> bool {
         self.what.poisoned
     }
 
-    /// Takes a sample of the page, in the domain of this salt; `None` where its memory has failed.
+    /// Takes a sample of the page, with the salt of a domain; `None` if the page's memory has failed.
     ///
-    /// No reference is needed: who frees the page takes the page table lock to unmap it first.
+    /// No reference is needed: before anyone frees the page, its entry is removed under the page table
+    /// lock.
     #[inline]
     pub(crate) fn glimpse(&self, keys: &Keys, salt: Salt) -> Option<Glimpse> {
         if self.what.poisoned {
             return None;
         }
-        // SAFETY: As above.
+        // SAFETY: `words` points to the page in the linear mapping. The page table lock is held while
+        // `self` is shown, so the page stays.
         let content = unsafe { MappedPage::at(self.what.words.cast()) };
         Some(keys.glimpse(salt, &content.sample()))
     }
 }
 
-/// A page table entry that maps the zero page in place of a page that was merged with it.
+/// A page table entry that maps the zero page instead of a page that was merged with it.
 ///
-/// Valid while it is shown: the page table lock is held.
+/// Valid while the visitor is called with it, because the page table lock is held.
 pub(crate) struct MergedZero {
     entry: *mut bindings::pte_t,
     pte: bindings::pte_t,
@@ -90,15 +93,15 @@ pub(crate) struct MergedZero {
 }
 
 impl MergedZero {
-    /// The address that is mapped.
+    /// The address of the entry.
     pub(crate) fn addr(&self) -> usize {
         self.addr
     }
 
-    /// Makes it an ordinary mapping of the zero page, of which the kernel keeps no count.
+    /// Makes the entry an ordinary mapping of the zero page, which the kernel does not count.
     pub(crate) fn unmark(self) {
-        // SAFETY: The page table lock is held. The entry is read-only before and after, so that no
-        // TLB needs to hear of it.
+        // SAFETY: The walk holds the page table lock while the visitor is called with `self`, so the entry
+        // is still `pte`. It is read-only before and after, so that no TLB has to be flushed.
         unsafe {
             shim::ksm_v_ksm_might_unmap_zero_page(self.mm, self.pte);
             let plain = shim::ksm_v_pte_mkclean(self.pte);
@@ -107,21 +110,21 @@ impl MergedZero {
     }
 }
 
-/// Entries of a page table whose pages are not shown.
+/// Counts of page table entries that were not shown.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Others {
-    /// Nothing is present.
+    /// Entries with nothing present.
     pub(crate) absent: u64,
-    /// Something is present: a page of a file, the zero page.
+    /// Entries that map something else: a page of a file, the zero page.
     pub(crate) present: u64,
 }
 
-/// What is done with the entries of an area.
+/// Handles the entries of a VMA.
 ///
-/// Called with a page table lock held, unless it says otherwise: must not sleep.
+/// Unless a method says otherwise, it is called with a page table lock held, and must not sleep.
 pub(crate) trait Visitor {
-    /// Comes to a part of a page table, `range`; false: it is passed over. Called again where a walk
-    /// goes on within the part; with no page table lock held.
+    /// Begins a part of a page table, `range`; returns false to skip it. Called again if a walk resumes
+    /// within the part. Called with no page table lock held.
     fn part(&mut self, _range: &Range<usize>, _population: impl Fn() -> Population) -> bool {
         true
     }
@@ -129,26 +132,27 @@ pub(crate) trait Visitor {
     /// An anonymous page is mapped at `addr`. `Break` ends the walk before the next entry.
     fn page(&mut self, addr: usize, mapped: Mapped<'_>) -> ControlFlow<()>;
 
-    /// A page that was merged with the zero page is mapped. `Break` as above.
+    /// An entry maps the zero page instead of a page that was merged with it. `Break` ends the walk before
+    /// the next entry.
     fn merged_zero(&mut self, _zero: MergedZero) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 
-    /// So many entries were read, besides those whose pages were shown: told for a part of a page table,
-    /// after them. `Break` as above.
+    /// Counts entries that were read but not shown. Called after some entries of a page table were shown.
+    /// `Break` ends the walk.
     fn others(&mut self, _entries: Others) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 
-    /// A page table has been read to its end. `Break` ends the walk before the next one.
+    /// A page table was read to its end. `Break` ends the walk before the next one.
     fn table_done(&mut self) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 }
 
-/// Shows the entries of `range`, which lies within `vma`, to `visitor`.
+/// Shows the entries of `range`, which must lie within `vma`, to `visitor`.
 ///
-/// Returns the address at which to go on: the end of the range unless the visitor broke off.
+/// Returns the address at which to resume: the end of the range, unless the visitor ended the walk.
 pub(crate) fn walk<V: Visitor>(
     vma: &StableVma<'_>,
     held: Held,
@@ -164,8 +168,8 @@ pub(crate) fn walk<V: Visitor>(
         Held::VmaLock => &Walk::<V>::UNDER_VMA_LOCK,
         Held::MmapLock => &Walk::<V>::UNDER_MMAP_LOCK,
     };
-    // SAFETY: The area is in place and the lock that `ops` names is held, by the caller's
-    // `StableVma`; the callback takes `walk` as what it is.
+    // SAFETY: The caller's `StableVma` keeps the VMA in place, and the caller holds the lock that `held`
+    // names, which `ops` asserts. The callback casts its private data back to `Walk<V>`, which `walk` is.
     let result = unsafe {
         shim::walk_page_range_vma(
             vma.as_ptr(),
@@ -182,8 +186,8 @@ pub(crate) fn walk<V: Visitor>(
     }
 }
 
-/// Shows the page table that maps `range`, which must lie within one, to `visit`, locked; not if
-/// there is none.
+/// Calls `visit` with the page table that maps `range`, locked. The range must lie within one page table.
+/// Does not call it if there is no page table.
 pub(super) fn with_table<F>(vma: &VmaReadGuard<'_>, range: Range<usize>, visit: F)
 where
     F: FnOnce(&LockedTable<'_>),
@@ -192,10 +196,11 @@ where
     let ops = shim::mm_walk_ops {
         pmd_entry: Some(table_entry::<F>),
         walk_lock: shim::page_walk_lock_PGWALK_VMA_RDLOCK_VERIFY,
-        // SAFETY: All further fields are optional callbacks: none.
+        // SAFETY: All other fields are optional callbacks, for which zero means none.
         ..unsafe { core::mem::zeroed() }
     };
-    // SAFETY: The VMA lock is held; the callback takes `visit` as what it is.
+    // SAFETY: The `VmaReadGuard` holds the VMA lock. The callback casts its private data back to
+    // `Option<F>`, which `visit` is.
     unsafe {
         shim::walk_page_range_vma(
             vma.as_ptr(),
@@ -209,7 +214,7 @@ where
 
 /// # Safety
 ///
-/// Called by `walk_page_range_vma()` as called by [`with_table`].
+/// Must be called by `walk_page_range_vma()`, which [`with_table`] called.
 unsafe extern "C" fn table_entry<F>(
     pmd: *mut bindings::pmd_t,
     addr: c_ulong,
@@ -219,61 +224,66 @@ unsafe extern "C" fn table_entry<F>(
 where
     F: FnOnce(&LockedTable<'_>),
 {
-    // SAFETY: `private` is what `with_table` passed, and nobody else uses it meanwhile.
+    // SAFETY: `private` is the pointer that `with_table` passed, and nobody else uses it during the walk.
+    // The walk is valid during this call.
     let (visit, vma) = unsafe { (&mut *(*walk).private.cast::<Option<F>>(), (*walk).vma) };
     let (Some(visit), Some(vma)) = (visit.take(), NonNull::new(vma)) else {
         return GO_ON;
     };
-    // SAFETY: The area is the one of `with_table`, whose lock is held.
+    // SAFETY: The VMA is the one of `with_table`, whose VMA lock is held until the walk returns.
     let vma = unsafe { StableVma::from_raw(vma) };
-    // SAFETY: As above; the range is of one page table.
+    // SAFETY: `pmd` is the entry for `addr..next`, which is within one page table, and the VMA lock keeps
+    // page tables from being freed.
     if let Some(table) = unsafe { LockedTable::lock(&vma, pmd, addr..next) } {
         visit(&table);
     }
     GO_ON
 }
 
-/// Entries that are shown under one page table lock, at the most.
+/// Most entries that are shown under one page table lock.
 const CHUNK: usize = 32;
-/// After so many of them it is seen whether a fault waits for the lock, which gets it then.
+/// Number of entries after which the walk checks whether a fault waits for the lock; if so, it drops the
+/// lock.
 const PATIENCE: usize = 8;
 
-/// Makes `walk_page_range_vma()` return.
+/// Makes `walk_page_range_vma()` stop and return this value.
 const STOP: c_int = 1;
-/// Makes it go on with the next page table.
+/// Makes `walk_page_range_vma()` continue with the next page table.
 const GO_ON: c_int = 0;
 
-/// Which pages are mapped in `range`, as of some moment; none where all is being changed.
+/// The pages that are mapped in `range`, at some moment. Empty if the page table is being replaced.
 ///
 /// # Safety
 ///
-/// `pmd` is the entry for `range` in `vma`, and the lock of [`walk`] is held.
+/// `pmd` must be the entry for `range` in `vma`, and the lock that [`walk`] requires must be held.
 unsafe fn population(
     pmd: *mut bindings::pmd_t,
     range: Range<usize>,
     vma: *mut bindings::vm_area_struct,
 ) -> Population {
-    // SAFETY: Promised by the caller.
+    // SAFETY: The caller promises that `pmd` is an entry of `vma`, and holds a lock that keeps its page
+    // tables.
     if let Some(huge) = unsafe { LockedHuge::lock(vma, pmd) } {
         return huge.population(&range);
     }
     let Some(vma) = NonNull::new(vma) else {
         return Population::default();
     };
-    // SAFETY: Promised by the caller.
+    // SAFETY: The caller holds the VMA lock or the mmap lock, which keeps the VMA in place.
     let area = unsafe { StableVma::from_raw(vma) };
-    // SAFETY: As above; the range is of one page table.
+    // SAFETY: The caller promises that `pmd` is the entry for `range`, which is within one page table, and
+    // holds a lock that keeps page tables from being freed.
     let table = unsafe { LockedTable::lock(&area, pmd, range) };
     table.map_or_else(Population::default, |table| table.population())
 }
 
-/// Up to where entries were shown: `Break` where the visitor broke off.
+/// The address up to which entries were shown: `Break` if the visitor ended the walk.
 type Shown = ControlFlow<usize, usize>;
 
 struct Walk<'a, V: Visitor> {
     visitor: &'a mut V,
     resume: usize,
-    /// Entries that were read and not told of yet.
+    /// Entries that were read and not counted by the visitor yet.
     others: Others,
 }
 
@@ -286,23 +296,24 @@ impl<V: Visitor> Walk<'_, V> {
         shim::mm_walk_ops {
             pmd_entry: Some(Self::pmd_entry),
             walk_lock: lock,
-            // SAFETY: All further fields are optional callbacks: none.
+            // SAFETY: All other fields are optional callbacks, for which zero means none.
             ..unsafe { core::mem::zeroed() }
         }
     }
 
     /// # Safety
     ///
-    /// Called by `walk_page_range_vma()` as called by [`walk`].
+    /// Must be called by `walk_page_range_vma()`, which [`walk`] called.
     unsafe extern "C" fn pmd_entry(
         pmd: *mut bindings::pmd_t,
         addr: c_ulong,
         next: c_ulong,
         walk: *mut shim::mm_walk,
     ) -> c_int {
-        // SAFETY: `private` is what `walk` above passed, and nobody else uses it meanwhile.
+        // SAFETY: `private` is the pointer that `walk` passed, and nobody else uses it during the walk. The
+        // walk is valid during this call.
         let (this, vma) = unsafe { (&mut *(*walk).private.cast::<Self>(), (*walk).vma) };
-        // SAFETY: The area is the one of `walk` above.
+        // SAFETY: `pmd` is the entry for `addr..next` in `vma`, and the caller of `walk` holds its lock.
         let population = || unsafe { population(pmd, addr..next, vma) };
         let mut start = addr;
         if !this.visitor.part(&(addr..next), population) {
@@ -310,7 +321,8 @@ impl<V: Visitor> Walk<'_, V> {
         }
         while start < next {
             let chunk = start..next.min(start.saturating_add(CHUNK * PAGE_SIZE));
-            // SAFETY: As above.
+            // SAFETY: `pmd` is the entry for `addr..next`, which contains the chunk, in `vma`. The caller
+            // of `walk` holds its lock.
             let shown = unsafe {
                 match this.huge(pmd, chunk.clone(), vma) {
                     Some(shown) => shown,
@@ -332,34 +344,40 @@ impl<V: Visitor> Walk<'_, V> {
         GO_ON
     }
 
-    /// Shows the parts of a transparent huge page; `None` where there is none.
+    /// Shows the pages of a transparent huge page; `None` if there is none.
     ///
     /// # Safety
     ///
-    /// `pmd` is the entry for `range` in `vma`, and the lock of [`walk`] is held.
+    /// `pmd` must be the entry for `range` in `vma`, and the lock that [`walk`] requires must be held.
     unsafe fn huge(
         &mut self,
         pmd: *mut bindings::pmd_t,
         range: Range<usize>,
         vma: *mut bindings::vm_area_struct,
     ) -> Option<Shown> {
-        // SAFETY: Promised by the caller.
+        // SAFETY: The caller promises that `pmd` is an entry of `vma`, and holds a lock that keeps its page
+        // tables.
         let huge = unsafe { LockedHuge::lock(vma, pmd) }?;
         let Some(head) = huge.head() else {
             return Some(ControlFlow::Continue(range.end));
         };
-        // SAFETY: It is mapped there, and locked.
+        // SAFETY: `head` is the first page of the huge page that `pmd` maps, and `huge` holds the lock of
+        // the entry.
         Some(unsafe { self.huge_parts(head, range) })
     }
 
+    /// Shows the pages of a huge page in `range`.
+    ///
     /// # Safety
     ///
-    /// The huge page with the first page `head` is mapped at the block around `range`, and locked.
+    /// The huge page whose first page is `head` must be mapped at the block that contains `range`, and the
+    /// lock of its entry must be held.
     unsafe fn huge_parts(&mut self, head: NonNull<bindings::page>, range: Range<usize>) -> Shown {
         for addr in range.clone().step_by(PAGE_SIZE) {
             let part = addr / PAGE_SIZE % shim::KSM_V_HPAGE_PMD_NR;
             let mut mapped = MaybeUninit::uninit();
-            // SAFETY: The huge page has that many parts; it is mapped, and the lock is held.
+            // SAFETY: `part` is less than the number of pages in a huge page. The caller promises that the
+            // huge page is mapped and locked. The function initialises `mapped`.
             let flow = unsafe {
                 shim::ksm_v_nth_page_mapped(head.as_ptr(), part, mapped.as_mut_ptr());
                 self.show(addr, mapped.assume_init_ref())
@@ -371,11 +389,11 @@ impl<V: Visitor> Walk<'_, V> {
         ControlFlow::Continue(range.end)
     }
 
-    /// Shows the entries of a page table, up to where someone else wants its lock.
+    /// Shows the entries of a page table, until another thread waits for its lock.
     ///
     /// # Safety
     ///
-    /// As [`Self::huge`].
+    /// As for [`Self::huge`].
     unsafe fn table(
         &mut self,
         pmd: *mut bindings::pmd_t,
@@ -386,13 +404,14 @@ impl<V: Visitor> Walk<'_, V> {
         let Some(area) = NonNull::new(vma) else {
             return ControlFlow::Continue(end);
         };
-        // SAFETY: Promised by the caller.
+        // SAFETY: The caller holds the VMA lock or the mmap lock, which keeps the VMA in place.
         let area = unsafe { StableVma::from_raw(area) };
-        // SAFETY: As above; the range is of one page table.
+        // SAFETY: The caller promises that `pmd` is the entry for `range`, which is within one page table,
+        // and holds a lock that keeps page tables from being freed.
         let Some(table) = (unsafe { LockedTable::lock(&area, pmd, range) }) else {
             return ControlFlow::Continue(end);
         };
-        // SAFETY: As above; the page table is locked.
+        // SAFETY: `table` is locked, and is a page table of `vma`, whose lock the caller holds.
         let read = unsafe { self.entries(&table, vma) };
         let others = core::mem::take(&mut self.others);
         if self.visitor.others(others).is_break() {
@@ -402,9 +421,11 @@ impl<V: Visitor> Walk<'_, V> {
         read
     }
 
+    /// Shows the entries of a locked page table.
+    ///
     /// # Safety
     ///
-    /// As [`Self::huge`]; the page table is one of `vma`.
+    /// As for [`Self::huge`]. `table` must be a page table of `vma`.
     unsafe fn entries(
         &mut self,
         table: &LockedTable<'_>,
@@ -416,7 +437,7 @@ impl<V: Visitor> Walk<'_, V> {
                 return ControlFlow::Continue(addr);
             }
             end = addr.wrapping_add(PAGE_SIZE);
-            // SAFETY: The page table is locked.
+            // SAFETY: `table` is locked, and `entry` is its entry for `addr`.
             if unsafe { self.entry(addr, entry, vma) }.is_break() {
                 return ControlFlow::Break(end);
             }
@@ -424,9 +445,11 @@ impl<V: Visitor> Walk<'_, V> {
         ControlFlow::Continue(end)
     }
 
+    /// Shows an entry.
+    ///
     /// # Safety
     ///
-    /// `entry` is the entry for `addr` in `vma`, and the page table lock is held.
+    /// `entry` must be the entry for `addr` in `vma`, and its page table lock must be held.
     unsafe fn entry(
         &mut self,
         addr: usize,
@@ -434,35 +457,38 @@ impl<V: Visitor> Walk<'_, V> {
         vma: *mut bindings::vm_area_struct,
     ) -> ControlFlow<()> {
         let mut mapped = MaybeUninit::<shim::ksm_v_mapped>::uninit();
-        // SAFETY: Promised by the caller.
+        // SAFETY: The caller promises that `entry` is the entry for `addr` in `vma`, and that its page
+        // table is locked.
         if !unsafe { shim::ksm_v_ptep_mapped(entry, vma, addr, mapped.as_mut_ptr()) } {
             self.others.absent = self.others.absent.wrapping_add(1);
             return ControlFlow::Continue(());
         }
-        // SAFETY: The function has said what the entry maps, if only that it is no normal page.
+        // SAFETY: The function has initialised `page`, to null if the entry maps no normal page.
         if unsafe { (*mapped.as_ptr()).page.is_null() } {
             self.others.present = self.others.present.wrapping_add(1);
-            // SAFETY: Promised by the caller.
+            // SAFETY: The caller's promises still hold, and the function returned true, so something is
+            // present.
             return unsafe { self.special(addr, entry, vma) };
         }
-        // SAFETY: As above: it is a normal page, and so the rest has been said, too.
+        // SAFETY: The page is not null, so the function has initialised all other fields, too.
         self.show(addr, unsafe { mapped.assume_init_ref() })
     }
 
-    /// Shows what is mapped that is no normal page.
+    /// Shows an entry that maps something else than a normal page.
     ///
     /// # Safety
     ///
-    /// As [`Self::entry`]; something is present.
+    /// As for [`Self::entry`]; and something must be present.
     unsafe fn special(
         &mut self,
         addr: usize,
         entry: *mut bindings::pte_t,
         vma: *mut bindings::vm_area_struct,
     ) -> ControlFlow<()> {
-        // SAFETY: Promised by the caller.
+        // SAFETY: The caller promises that `entry` is an entry of `vma`, whose page table is locked. So
+        // `vma` is in place.
         let (pte, mm) = unsafe { (shim::ksm_v_ptep_get(entry), (*vma).vm_mm) };
-        // SAFETY: Looks at the value only.
+        // SAFETY: The function only looks at the value.
         if !unsafe { shim::ksm_v_is_ksm_zero_pte(pte) } {
             return ControlFlow::Continue(());
         }
