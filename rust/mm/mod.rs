@@ -2,29 +2,30 @@
 
 //! Safe access to what merging needs of the kernel's memory management.
 //!
-//! One type for each right held. Data flows one way: [`process`] finds address spaces, [`vma`]
-//! their areas, [`walk`] the pages that are mapped there; [`page`] is a page by its frame number;
-//! [`merge`] replaces all mappings of one by another, found through the kernel's [`rmap`], and
-//! [`neighbours`] many pages at once that have one mapping each; [`unmerge`] breaks them apart
-//! again, where there is [`room`] for the copies, and [`breaks`] tells where the kernel does. Shared pages come out of a [`pool`]. [`policy`]
-//! says what may be merged with what, [`refusal`] why something was not; [`movers`] are address spaces
-//! that move pages themselves.
+//! There is one type for each right held. Data flows one way: [`process`] finds address spaces, [`vma`] their
+//! VMAs, and [`walk`] the pages that are mapped there. [`page`] is a page identified by its frame number.
+//! [`merge`] replaces all mappings of a page, which it finds through the kernel's [`rmap`], by mappings of a
+//! [`shared`] page. [`neighbours`] replaces many pages at once that have one mapping each. [`unmerge`] breaks
+//! merged pages apart again, if there is [`room`] for the copies; [`breaks`] traces those that the kernel breaks
+//! apart. Shared pages are allocated from a [`pool`]; [`sharers`] records who maps them, and [`rmap_ksm`] walks
+//! these records for the kernel. [`policy`] decides what may be merged with what, and [`refusal`] says why a page
+//! was not merged. [`movers`] are address spaces that move pages themselves.
 //!
 //! # Lock order
 //!
 //! ```text
 //! VMA lock, for reading                   (never waited for; walk, unmerge, neighbours; not in merge)
-//!   folio locks of pages to replace       (trylock)
-//!     anon_vma lock, for reading          (trylock; merge, neighbours), or by the kernel for
-//!                                         writing (where a large page is split)
-//!       mmu notifiers                     (non-blocking; by the kernel blocking, where it splits)
+//!   folio locks                           (trylock)
+//!     anon_vma lock, for reading          (trylock; merge, neighbours), or taken by the kernel for
+//!                                         writing (when it splits a large page)
+//!       mmu notifiers                     (non-blocking; blocking when the kernel splits)
 //!         page table lock
-//!   mutexes of state, sets and pool       (crate::commons; that of the sets under that of the state)
+//!   mutexes of state, sets and pool       (crate::commons; lock order: state, then sets)
 //!   lock of the known movers              (a spinlock, within RCU; nothing is locked under it)
 //! ```
 //!
-//! What may happen to a mapping meanwhile, and which lock forbids it, is said in [`merge`] and in
-//! [`neighbours`].
+//! [`merge`] and [`neighbours`] explain what may happen to a mapping at the same time, and which lock prevents
+//! it.
 
 mod anon_vmas;
 mod breaks;
@@ -54,26 +55,26 @@ pub(crate) mod zero;
 
 use kernel::ffi::c_ulong;
 
-/// Less than one of so many pages is available: memory is short.
+/// Memory is short if less than one in this many pages is available.
 const SHORT: u64 = 8;
 
-/// Percent of the last ten seconds in which some task waited for memory: it is short.
+/// Memory is short if some task waited for memory during this percentage of the last ten seconds.
 const WAITED: c_ulong = 10;
 
-/// Whether tasks wait for memory, or little of it can be had without swapping.
+/// Whether tasks wait for memory, or little memory is available without swapping.
 pub(crate) fn is_memory_short() -> bool {
     is_waited_for() || is_little_available()
 }
 
-/// As `/proc/pressure/memory` has it, where the kernel counts that.
+/// As reported by `/proc/pressure/memory`, if the kernel counts that.
 fn is_waited_for() -> bool {
-    // SAFETY: May be called at any time.
+    // SAFETY: The function only reads counters, and may be called at any time.
     unsafe { crate::shim::ksm_v_memory_pressure() >= WAITED }
 }
 
-/// As `MemAvailable` of `/proc/meminfo` has it.
+/// As reported by `MemAvailable` in `/proc/meminfo`.
 fn is_little_available() -> bool {
-    // SAFETY: May be called at any time.
+    // SAFETY: Both functions only read counters, and may be called at any time.
     let (available, total) = unsafe {
         (
             crate::shim::si_mem_available(),
@@ -83,23 +84,25 @@ fn is_little_available() -> bool {
     u64::try_from(available).unwrap_or(0) < total as u64 / SHORT
 }
 
-/// Empties the per-CPU batches of the LRU: their pages carry a reference that looks like a pin.
-/// May sleep, and waits for workers on all CPUs.
+/// Drains the LRU batches of all CPUs: pages in a batch carry a reference that looks like a pin. May sleep,
+/// and waits for workers on all CPUs.
 pub(crate) fn drain_lru() {
-    // SAFETY: Called by a thread that may sleep, with no lock held.
+    // SAFETY: The callers may sleep, and hold no lock.
     unsafe { crate::shim::lru_add_drain_all() };
 }
 
-/// Empties those of this CPU: a page that waits there is not freed with its last mapping, nor moved.
+/// Drains the LRU batches of this CPU: a page in a batch is not freed with its last mapping, and can't be
+/// migrated.
 pub(crate) fn drain_own_lru() {
     if rmap_ksm::is_redirected() {
-        // SAFETY: May be called by any thread; the function was found then.
+        // SAFETY: Any thread may call this function. It was found, because the redirects need it and are in
+        // place.
         unsafe { crate::shim::ksm_v_lru_add_drain() };
     }
 }
 
-/// A number that nobody can guess.
+/// A number that nobody can predict.
 pub(crate) fn random() -> u64 {
-    // SAFETY: May be called at any time; waits for nothing.
+    // SAFETY: The function may be called at any time, and does not wait.
     unsafe { kernel::bindings::get_random_u64() }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All mappings of a page, by the kernel's own rmap.
+//! Finds all mappings of a page by the kernel's own rmap.
 //!
 //! C header: [`include/linux/rmap.h`](srctree/include/linux/rmap.h)
 
@@ -13,10 +13,10 @@ use kernel::bindings;
 use kernel::ffi::c_ulong;
 use kernel::ffi::c_void;
 
-/// Shows `visit` each area that may map `page`, with the address at which it would, under the
-/// anon_vma lock. May sleep, and so may `visit`.
+/// Calls `visit` for each VMA that may map `page`, with the address at which it would, under the anon_vma
+/// lock. May sleep, and so may `visit`.
 ///
-/// Returns false where that lock was not to be had: nobody waits for it.
+/// Returns false if the anon_vma lock is not available at once: it is never waited for.
 pub(super) fn each_mapping<F>(page: &LockedPage<'_>, visit: &mut F) -> bool
 where
     F: FnMut(&StableVma<'_>, usize) -> ControlFlow<()>,
@@ -27,22 +27,23 @@ where
         contended: false,
         rmap_one: Some(rmap_one::<F>),
         done: None,
-        // The folio lock and a reference do not keep the anon_vma: the last process that maps the
-        // page may exit at any moment. This one takes it only where the page is mapped.
+        // The folio lock and a reference do not keep the anon_vma, because the last process that maps the
+        // page may exit at any moment. This function takes the lock only if the page is still mapped.
         anon_lock: Some(shim::folio_lock_anon_vma_read),
         invalid_vma: None,
     };
-    // SAFETY: The folio is referenced and locked; `rmap_one` takes `arg` as what it is.
+    // SAFETY: `LockedPage` keeps the folio referenced and locked. `rmap_one` casts `arg` back to `F`, which
+    // `visit` is.
     unsafe { shim::rmap_walk(page.folio(), &mut control) };
     !control.contended
 }
 
-/// Shows `visit` one area; returns whether to go on.
+/// Calls `visit` for one VMA; returns whether to continue.
 ///
 /// # Safety
 ///
-/// Called by `rmap_walk()` as called by [`each_mapping`]: with the folio locked and the lock of an
-/// anon_vma held in which `vma` is linked.
+/// Must be called by `rmap_walk()`, which [`each_mapping`] called: the folio is locked, and the lock of an
+/// anon_vma is held in which `vma` is linked.
 unsafe extern "C" fn rmap_one<F>(
     _folio: *mut bindings::folio,
     vma: *mut bindings::vm_area_struct,
@@ -52,11 +53,11 @@ unsafe extern "C" fn rmap_one<F>(
 where
     F: FnMut(&StableVma<'_>, usize) -> ControlFlow<()>,
 {
-    // SAFETY: `arg` is what `each_mapping` passed, and nobody else uses it meanwhile.
+    // SAFETY: `arg` is the pointer that `each_mapping` passed, and nobody else uses it during the walk.
     let visit = unsafe { &mut *arg.cast::<F>() };
     let Some(vma) = NonNull::new(vma) else {
         return true;
     };
-    // SAFETY: The anon_vma lock is held.
+    // SAFETY: The lock of an anon_vma in which `vma` is linked is held until this function returns.
     visit(&unsafe { StableVma::from_raw(vma) }, addr).is_continue()
 }

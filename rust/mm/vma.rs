@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The areas of an address space.
+//! The VMAs of an address space.
 //!
 //! C headers: [`include/linux/mmap_lock.h`](srctree/include/linux/mmap_lock.h),
 //! [`include/linux/mm.h`](srctree/include/linux/mm.h)
@@ -20,14 +20,15 @@ use kernel::prelude::*;
 use kernel::sync::rcu;
 use kernel::types::NotThreadSafe;
 
-/// An area that can't go away or move, for `'a`.
+/// A VMA that is not freed or moved during `'a`.
 ///
-/// Weaker than [`kernel::mm::virt::VmaRef`]: under the anon_vma lock alone, flags may change.
+/// Weaker than [`kernel::mm::virt::VmaRef`]: under the anon_vma lock alone, its flags may change.
 ///
 /// # Invariants
 ///
-/// For `'a`, the VMA lock or the mmap lock or the lock of an anon_vma in which the area is linked
-/// is held. Each keeps `unlink_anon_vmas()` and `vm_area_free()` away, and so also the mm.
+/// For `'a`, one of three locks is held: the VMA lock, the mmap lock, or the lock of an anon_vma in which
+/// the VMA is linked. Each of them blocks `unlink_anon_vmas()` and `vm_area_free()`, and thereby keeps the
+/// mm, too.
 pub(crate) struct StableVma<'a> {
     vma: NonNull<bindings::vm_area_struct>,
     _lock: PhantomData<&'a ()>,
@@ -36,9 +37,9 @@ pub(crate) struct StableVma<'a> {
 impl<'a> StableVma<'a> {
     /// # Safety
     ///
-    /// One of the locks of the type's invariant must be held for `'a`.
+    /// One of the locks in the type's invariant must be held for `'a`.
     pub(super) unsafe fn from_raw(vma: NonNull<bindings::vm_area_struct>) -> Self {
-        // INVARIANT: Promised by the caller.
+        // INVARIANT: The caller promises that one of the locks is held for `'a`.
         StableVma {
             vma,
             _lock: PhantomData,
@@ -49,84 +50,85 @@ impl<'a> StableVma<'a> {
         self.vma.as_ptr()
     }
 
-    /// The address space it belongs to.
+    /// The address space that the VMA belongs to.
     pub(crate) fn mm(&self) -> &'a Mm {
-        // SAFETY: By the type invariant the area is in place, and with it the mm.
+        // SAFETY: By the type invariant the VMA is in place for `'a`, and with it the mm.
         unsafe { Mm::from_raw((*self.as_ptr()).vm_mm) }
     }
 
     /// The `VM_…` flags.
     pub(crate) fn flags(&self) -> vm_flags_t {
-        // SAFETY: By the type invariant. Read once; may be changing under the anon_vma lock.
+        // SAFETY: By the type invariant the VMA is in place. The flags are read once, because they may be
+        // changing if only the anon_vma lock is held.
         unsafe { shim::ksm_v_vma_flags(self.as_ptr()) }
     }
 
-    /// I/O, PFN maps, mixed maps, and those that must not be expanded; or DAX.
+    /// Whether the VMA is for I/O, PFN maps or mixed maps, must not be expanded, or is for DAX.
     pub(crate) fn is_special(&self) -> bool {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the VMA is in place.
         unsafe {
             shim::ksm_v_vma_is_special(self.as_ptr()) || shim::ksm_v_vma_is_dax(self.as_ptr())
         }
     }
 
-    /// Whether it ever held an anonymous page.
+    /// Whether the VMA has ever mapped an anonymous page.
     pub(crate) fn has_anon_vma(&self) -> bool {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the VMA is in place.
         unsafe { shim::ksm_v_vma_has_anon_vma(self.as_ptr()) }
     }
 
-    /// Whether faults in it are handled by user space.
+    /// Whether user space handles faults in the VMA.
     pub(crate) fn has_userfaultfd(&self) -> bool {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the VMA is in place.
         unsafe { shim::ksm_v_userfaultfd_armed(self.as_ptr()) }
     }
 
-    /// Whether merged pages must not be replaced by the zero page in its address space: where the
-    /// kernel forbids it, or moves such a mapping without telling anybody (`move_zeropage_pte()`).
+    /// Whether merged pages of this address space must not be replaced by the zero page: because the kernel
+    /// forbids it, or because it would move such a mapping without the mark (`move_zeropage_pte()`).
     pub(crate) fn forbids_zero_page(&self) -> bool {
-        // SAFETY: By the type invariant the mm is in place.
+        // SAFETY: By the type invariant the VMA is in place, and with it the mm.
         let is_forbidden = unsafe { shim::ksm_v_mm_forbids_zeropage(self.mm().as_raw()) };
         is_forbidden || movers::includes(self.mm())
     }
 
-    /// The protection that a new read-only mapping gets.
+    /// The protection of new read-only mappings.
     pub(super) fn page_prot(&self) -> bindings::pgprot_t {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant the VMA is in place.
         unsafe { shim::ksm_v_vma_page_prot(self.as_ptr()) }
     }
 }
 
-/// An area whose VMA lock is held for reading: its page tables stay, its bounds and flags too.
+/// A VMA whose VMA lock is held for reading. Its page tables stay, and its bounds and flags do not change.
 ///
 /// # Invariants
 ///
-/// The VMA lock is held for reading, by this thread.
+/// This thread holds the VMA lock for reading.
 pub(crate) struct VmaReadGuard<'a> {
     vma: StableVma<'a>,
     _nts: NotThreadSafe,
 }
 
-/// The next area of an address space.
+/// The next VMA of an address space.
 pub(crate) enum NextArea<'a> {
-    /// It is locked for the caller.
+    /// The VMA, locked for the caller.
     Locked(VmaReadGuard<'a>),
-    /// Its process is changing it, for as long as it likes: the walk can go on at its end.
+    /// The process is changing the VMA, for an unknown time. The walk can resume at its end.
     Busy {
-        /// First address behind it.
+        /// First address after the VMA.
         end: usize,
     },
-    /// There is no further one.
+    /// There is no further VMA.
     None,
 }
 
 impl<'a> VmaReadGuard<'a> {
-    /// How often an area is looked up again that changed while it was looked up.
+    /// Number of lookups of a VMA that changes during each of them.
     const LOOKUPS: u32 = 3;
 
-    /// Locks the first area that ends above `addr`. Never sleeps: a process may hold its locks for
-    /// ever, with the help of a file system that does not answer (FUSE).
+    /// Locks the first VMA that ends above `addr`. Never sleeps: a process may hold its locks forever, if a
+    /// file system does not answer (FUSE).
     ///
-    /// What is mapped between `addr` and the area meanwhile may be missed.
+    /// May miss a VMA that is mapped between `addr` and the result at the same time.
     pub(crate) fn next(mm: &'a MmWithUser, addr: usize) -> NextArea<'a> {
         let mut busy = None;
         for _ in 0..Self::LOOKUPS {
@@ -146,16 +148,17 @@ impl<'a> VmaReadGuard<'a> {
         busy.map_or(NextArea::None, |range| NextArea::Busy { end: range.end })
     }
 
-    /// Finds the first area that ends above `addr`, and locks it under RCU.
+    /// Finds the first VMA that ends above `addr`, and locks it under RCU.
     ///
     /// # Errors
     ///
-    /// Where it was, if it can't be locked just now.
+    /// The range of the VMA, if it can't be locked at once.
     fn try_next(mm: &'a MmWithUser, addr: usize) -> Result<Option<Self>, Range<usize>> {
         let mut other = core::ptr::null_mut();
         let mut iterator = MaybeUninit::<shim::vma_iterator>::uninit();
         let rcu = rcu::read_lock();
-        // SAFETY: Initialises the iterator; `mm` is in use, and its tree may be read under RCU.
+        // SAFETY: The first call initialises the iterator. `mm` is in use, and the RCU read lock is held,
+        // under which its tree may be read.
         let (vma, range) = unsafe {
             shim::ksm_v_vma_iter_init(iterator.as_mut_ptr(), mm.as_raw(), addr);
             let mas = &mut iterator.assume_init_mut().mas;
@@ -165,21 +168,22 @@ impl<'a> VmaReadGuard<'a> {
         let Some(vma) = NonNull::new(vma.cast::<bindings::vm_area_struct>()) else {
             return Ok(None);
         };
-        // SAFETY: Found under RCU, which still is held: its memory is that of some area
-        // (SLAB_TYPESAFE_BY_RCU), which is all that the function asks for.
+        // SAFETY: The VMA was found under RCU, which is still held. So its memory is that of some VMA
+        // (SLAB_TYPESAFE_BY_RCU), which is all that the function requires.
         let is_locked =
             unsafe { shim::ksm_v_vma_start_read(mm.as_raw(), vma.as_ptr(), &mut other) };
         drop(rcu);
         if let Some(other) = NonNull::new(other) {
-            // SAFETY: The function took a reference for us.
+            // SAFETY: The function took this reference to `other` for the caller.
             unsafe { bindings::mmdrop(other.as_ptr()) };
         }
         if !is_locked {
             return Err(range);
         }
-        // SAFETY: The VMA lock of an area of `mm` was just taken.
+        // SAFETY: The function has just locked the VMA for this thread, after it checked that it belongs to
+        // `mm`.
         let guard = unsafe { Self::from_locked(vma) };
-        // The area may have been shrunk, or its memory used for another one, before it was locked.
+        // Before it was locked, the VMA may have been shrunk, or its memory reused for another VMA.
         if guard.end() > addr && guard.start() < range.end {
             Ok(Some(guard))
         } else {
@@ -187,28 +191,32 @@ impl<'a> VmaReadGuard<'a> {
         }
     }
 
-    /// As [`Self::next`], with the help of the mmap lock; `None` where that is not to be had at once.
+    /// As [`Self::next`], but finds the VMA under the mmap lock; `None` if that lock is not available at
+    /// once, or if the VMA has too many readers.
     fn next_under_mmap_lock(mm: &'a MmWithUser, addr: usize) -> Option<NextArea<'a>> {
         let _lock = mm.mmap_read_trylock()?;
-        // SAFETY: The mmap lock is held.
+        // SAFETY: The mmap lock is held for reading, as `find_vma()` requires.
         let Some(vma) = NonNull::new(unsafe { bindings::find_vma(mm.as_raw(), addr) }) else {
             return Some(NextArea::None);
         };
-        // SAFETY: As above. False only if too many others have the area locked.
+        // SAFETY: The mmap lock is held, so the VMA is in place. The function fails only if the VMA has too
+        // many readers.
         if !unsafe { shim::ksm_v_vma_start_read_locked(vma.as_ptr()) } {
             return None;
         }
-        // SAFETY: The VMA lock of an area of `mm` was just taken.
+        // SAFETY: The VMA lock was just taken by this thread, of a VMA of `mm`.
         Some(NextArea::Locked(unsafe { Self::from_locked(vma) }))
     }
 
     /// # Safety
     ///
-    /// This thread has just locked `vma`, an area of an address space in use for `'a`, for reading.
+    /// This thread must have just locked `vma` for reading. `vma` must belong to an address space that is
+    /// in use for `'a`.
     unsafe fn from_locked(vma: NonNull<bindings::vm_area_struct>) -> Self {
         VmaReadGuard {
-            // SAFETY: Promised by the caller.
-            // INVARIANT: As above.
+            // SAFETY: The caller promises that the VMA lock is held; the guard keeps it until it is
+            // dropped.
+            // INVARIANT: The caller promises that this thread holds the VMA lock.
             vma: unsafe { StableVma::from_raw(vma) },
             _nts: NotThreadSafe,
         }
@@ -219,20 +227,20 @@ impl<'a> VmaReadGuard<'a> {
         self.area().start()
     }
 
-    /// First address behind it.
+    /// First address after the VMA.
     pub(crate) fn end(&self) -> usize {
         self.area().end()
     }
 
-    /// Whether pages are moved into it by userfaultfd (`UFFDIO_MOVE`).
+    /// Whether userfaultfd may move pages into the VMA (`UFFDIO_MOVE`).
     pub(super) fn is_moved_to(&self) -> bool {
-        // SAFETY: By the type invariant the VMA lock is held, without which no area gets or loses its
+        // SAFETY: By the type invariant the VMA lock is held, without which no VMA gets or loses a
         // userfaultfd.
         unsafe { shim::ksm_v_vma_is_moved_to(self.as_ptr()) }
     }
 
     fn area(&self) -> &kernel::mm::virt::VmaRef {
-        // SAFETY: By the type invariant the VMA lock is held.
+        // SAFETY: By the type invariant the VMA lock is held for reading, as `VmaRef` requires.
         unsafe { kernel::mm::virt::VmaRef::from_raw(self.as_ptr()) }
     }
 }
@@ -247,7 +255,7 @@ impl<'a> Deref for VmaReadGuard<'a> {
 
 impl Drop for VmaReadGuard<'_> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant this thread holds the VMA lock, and it is released once.
         unsafe { bindings::vma_end_read(self.as_ptr()) };
     }
 }
