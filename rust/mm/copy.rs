@@ -2,20 +2,21 @@
 
 //! Gives a process its own copy of a merged page, as `wp_page_copy()` in `mm/memory.c` does.
 //!
-//! Not by a fault (`break_ksm()` in `mm/ksm.c`): if the process discards the page just before, a fault reads
-//! what the area is of, and its file system may be one that does not answer (FUSE); or it is one
-//! for user space to handle (userfaultfd), which fails. Nothing here waits for anybody.
+//! Does not use a fault (`break_ksm()` in `mm/ksm.c`). If the process discards the page just before, a
+//! fault reads the file that the VMA maps, and its file system may not answer (FUSE). Or user space has to
+//! handle the fault (userfaultfd), and it fails. Nothing here waits for another process.
 //!
-//! The VMA lock is held for reading: the area stays as it is, and so do its page tables. What if right now
-//! the process …
+//! The VMA lock is held for reading, so the VMA and its page tables stay. What if, at this moment, the
+//! process …
 //!
-//! - writes to the page, or discards it? Each takes the page table lock to change the entry: before us, and
-//!   the entry does not map the merged page any more; or after us, and it is about the copy.
-//! - gets another merged page there, on the same frame? The reference to the merged page keeps its frame.
-//!   Of a merged page the content does not change.
-//! - pins the page? A merged page is never exclusive, so what wants to stay with it has unshared it before.
-//! - reads through a device (secondary MMU)? That has been told to forget the page, and waits until the entry
-//!   is set.
+//! - writes to the page, or discards it? Both take the page table lock to change the entry. If they come
+//!   first, the entry no longer maps the merged page; if they come after us, they work on the copy.
+//! - gets another merged page there, on the same frame? We hold a reference to the merged page, so its
+//!   frame is not reused, and the content of a merged page does not change.
+//! - pins the page? A merged page is never exclusive, so a long-term pin unshares it first, and pins the
+//!   copy.
+//! - reads through a device (secondary MMU)? The secondary MMU has dropped the page, and waits until the
+//!   entry is set.
 //!
 //! C headers: [`include/linux/rmap.h`](srctree/include/linux/rmap.h),
 //! [`include/linux/gfp.h`](srctree/include/linux/gfp.h)
@@ -32,29 +33,29 @@ use engine::Frame;
 use engine::PAGE_SIZE;
 use kernel::prelude::*;
 
-/// What an entry of a page table maps that is to become a process's own page.
+/// What a page table entry maps now, instead of a page of the process's own.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Merged {
     /// The shared page on this frame.
     On(Frame),
-    /// The zero page, in place of a page that was merged with it.
+    /// The zero page, which replaced a page that was merged with it.
     Zero,
 }
 
-/// What came of it.
+/// The result of a copy.
 pub(super) enum Copied {
     /// The process has a page of its own.
     Done,
-    /// Nothing: it has discarded or replaced the page meanwhile.
+    /// Nothing changed: the process has discarded or replaced the page.
     Gone,
-    /// Nothing: a secondary MMU can't forget the page at once.
+    /// Nothing changed: a secondary MMU can't drop the page at once.
     Busy,
-    /// Nothing: the memory of the page has failed.
+    /// Nothing changed: the memory of the page has failed.
     MemoryFailed,
 }
 
-/// Gives the process of `vma` its own copy of `merged`, which was seen at `addr`. Takes no more memory than
-/// [`crate::mm::room::Room`] was asked for. May sleep, for a moment.
+/// Gives the process of `vma` its own copy of `merged`, which was seen at `addr`. Uses no more memory than
+/// [`crate::mm::room::Room`] was asked for. May sleep, but only briefly.
 ///
 /// # Errors
 ///
@@ -69,12 +70,13 @@ pub(super) fn copy(vma: &VmaReadGuard<'_>, addr: usize, merged: Merged) -> Resul
     };
     let copy = new_page(vma, addr, merged)?;
     if let Some(original) = &original {
-        // SAFETY: Both pages are referenced, and the new one is nobody else's.
+        // SAFETY: `copy` and `original` own references to their pages, and nobody else knows the new page.
         if unsafe { shim::ksm_v_copy_mc_highpage(copy.as_ptr(), original.as_ptr()) } != 0 {
             return Ok(Copied::MemoryFailed);
         }
     }
-    // SAFETY: As above. Whoever finds the page by the entry finds its content, too.
+    // SAFETY: The new folio is referenced and nobody else knows it. Its content is complete before an entry
+    // maps it.
     unsafe { shim::ksm_v_folio_mark_uptodate(copy.folio()) };
     let range = addr..addr.saturating_add(PAGE_SIZE);
     let Some(invalidation) = Invalidation::try_start(vma, range.clone()) else {
@@ -91,19 +93,19 @@ pub(super) fn copy(vma: &VmaReadGuard<'_>, addr: usize, merged: Merged) -> Resul
     })
 }
 
-/// Allocates a page by the memory policy of the area, charged to its process.
+/// Allocates a page by the memory policy of the VMA, and charges it to the process.
 fn new_page(vma: &VmaReadGuard<'_>, addr: usize, merged: Merged) -> Result<PageRef> {
     let gfp = match merged {
         Merged::Zero => shim::KSM_V_GFP_ASK_ZEROED,
         Merged::On(_) => shim::KSM_V_GFP_ASK,
     };
     let _scope = NoKill::begin();
-    // SAFETY: The VMA lock is held, and the address is in the area.
+    // SAFETY: The VMA lock is held, so the VMA is in place, and the address is in it.
     let folio = unsafe { shim::ksm_v_vma_alloc_folio(gfp, vma.as_ptr(), addr) };
     let folio = NonNull::new(folio).ok_or(ENOMEM)?;
-    // SAFETY: The folio was just allocated, and is nobody else's.
+    // SAFETY: The folio was just allocated, and its reference is given to the `PageRef`.
     let page = unsafe { PageRef::from_new(folio) };
-    // SAFETY: As above; the mm is in use.
+    // SAFETY: The folio is new and referenced. The mm stays while its VMA is locked.
     let charged = unsafe { shim::ksm_v_mem_cgroup_charge(folio.as_ptr(), vma.mm().as_raw(), gfp) };
     if charged == 0 {
         Ok(page)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Breaks merged pages apart again: each process gets a [`copy`] of each page.
+//! Breaks merged pages apart: each process gets its own [`copy`] of each page.
 //!
-//! Runs in the context of whoever wants it, under the VMA lock of one area at a time. Never waits for a
-//! lock of an address space, nor for a file system, and has nobody killed: see [`crate::mm::vma`],
+//! Runs in the context of the caller, under the VMA lock of one VMA at a time. Never waits for a lock of an
+//! address space or for a file system, and never has a process killed: see [`crate::mm::vma`],
 //! [`crate::mm::copy`] and [`crate::mm::room`].
 
 use crate::mm::copy::copy;
@@ -29,17 +29,17 @@ use engine::PAGE_SIZE;
 use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 
-/// Frames with failed memory that a run copes with.
+/// Most frames with failed memory that a run can handle.
 const MOST_FAILED: usize = 1024;
 
-/// Which merged pages to break.
+/// Selects the merged pages to break apart.
 #[derive(Clone)]
 pub(crate) enum Which {
-    /// All, those that were merged with the zero page too.
+    /// All, including those that were merged with the zero page.
     All,
     /// Those whose shared page is on one of these frames.
     On(Range<u64>),
-    /// Those in areas whose owner did not ask for merging.
+    /// Those in VMAs that were not registered for merging.
     NotRegistered,
 }
 
@@ -51,24 +51,24 @@ impl Which {
         }
     }
 
-    /// Whether such may be in an area.
+    /// Whether a VMA may contain such pages.
     fn concerns(&self, vma: &VmaReadGuard<'_>) -> bool {
         let is_registered = vma.flags() & shim::KSM_V_VM_MERGEABLE != 0;
         vma.has_anon_vma() && !(matches!(self, Which::NotRegistered) && is_registered)
     }
 }
 
-/// What came of a visit of one or more address spaces.
+/// The result of a visit to one or more address spaces.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Outcome {
     /// Pages that were broken apart.
     pub(crate) broken: u64,
-    /// Mappings that stay since the page can't be copied: its memory has failed, mostly.
+    /// Mappings that stay because the page can't be copied, mostly because its memory has failed.
     pub(crate) uncopied: u64,
-    /// Areas that were not looked into, since their processes are changing them; and pages that a
-    /// secondary MMU could not forget at once.
+    /// VMAs that were skipped because their processes are changing them, and pages that a secondary MMU
+    /// could not drop at once.
     pub(crate) busy: u64,
-    /// Address spaces that were left since their cgroups have no room for copies.
+    /// Address spaces that were left because their cgroups have no room for copies.
     pub(crate) crowded: u64,
 }
 
@@ -78,7 +78,7 @@ impl Outcome {
         self.uncopied > 0 || self.busy > 0 || self.crowded > 0
     }
 
-    /// Adds what came of another visit.
+    /// Adds the result of another visit.
     pub(crate) fn add(&mut self, other: &Outcome) {
         let Outcome {
             broken,
@@ -93,21 +93,21 @@ impl Outcome {
     }
 }
 
-/// Breaks pages of one address space after the other.
+/// Breaks apart the merged pages of one address space after the other.
 pub(crate) struct Unmerger {
     which: Which,
     room: Room,
-    /// For how many more copies in this address space there is room.
+    /// Number of copies in this address space for which there is still room.
     allowance: usize,
-    /// Frames whose memory has failed: not to be read again.
+    /// Frames whose memory has failed; they must not be read again.
     failed: KVVec<Frame>,
 }
 
-/// Breaks merged pages of one address space.
+/// Breaks apart the merged pages of one address space.
 ///
 /// # Errors
 ///
-/// Those of [`Unmerger::unmerge`]. `EAGAIN`: some are left.
+/// The errors of [`Unmerger::unmerge`]. `EAGAIN`: some merged pages are left.
 pub(crate) fn unmerge(mm: &MmWithUser, which: Which) -> Result {
     if Unmerger::new(which)?.unmerge(mm)?.is_partial() {
         return Err(EAGAIN);
@@ -115,16 +115,18 @@ pub(crate) fn unmerge(mm: &MmWithUser, which: Which) -> Result {
     Ok(())
 }
 
-/// How to go on in an address space.
+/// How to continue in an address space.
 enum Step {
     /// At this address.
     At(usize),
-    /// At this address, once there is room for copies.
+    /// At this address, after asking for room for copies.
     Ask(usize),
     End,
 }
 
 impl Unmerger {
+    /// Makes an `Unmerger` for the pages that `which` selects.
+    ///
     /// # Errors
     ///
     /// `ENOMEM`.
@@ -137,17 +139,17 @@ impl Unmerger {
         })
     }
 
-    /// Frames whose memory has failed: not copied, or not asked for.
+    /// Frames whose memory has failed: a copy failed, or none was tried because the page is marked as poisoned.
     pub(crate) fn failed(&self) -> &[Frame] {
         &self.failed
     }
 
-    /// Breaks merged pages that `mm` maps, and says what came of it.
+    /// Breaks apart the merged pages that `mm` maps, and returns what was done.
     ///
     /// # Errors
     ///
     /// `ENOMEM`: the host has no memory for the copies. `ERESTARTSYS`: the caller has a signal pending.
-    /// `EIO`: too much memory has failed.
+    /// `EIO`: the memory of too many frames has failed.
     pub(crate) fn unmerge(&mut self, mm: &MmWithUser) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         self.allowance = 0;
@@ -183,7 +185,7 @@ impl Unmerger {
         }
     }
 
-    /// Breaks some merged pages in the first area that ends above `addr`.
+    /// Breaks apart some merged pages in the first VMA that ends above `addr`.
     fn unmerge_some(
         &mut self,
         mm: &MmWithUser,
@@ -203,7 +205,7 @@ impl Unmerger {
         }
     }
 
-    /// Breaks merged pages in an area, from `addr` on, while there is room.
+    /// Breaks apart the merged pages in a VMA, from `addr` on, while there is room.
     fn unmerge_area(
         &mut self,
         vma: &VmaReadGuard<'_>,
@@ -235,8 +237,8 @@ impl Unmerger {
         Ok(Step::At(range.end))
     }
 
-    /// The first address in `range` at which a page to break is mapped, and which. Counts those that
-    /// can't be copied.
+    /// The first address in `range` at which a page to break apart is mapped, and the page. Counts pages
+    /// that can't be copied.
     fn find(
         &mut self,
         vma: &VmaReadGuard<'_>,
@@ -255,12 +257,12 @@ impl Unmerger {
     }
 }
 
-/// Stops at the first page to break.
+/// Stops the walk at the first page to break apart.
 struct Finder<'a> {
     which: &'a Which,
     failed: &'a mut KVVec<Frame>,
     found: Option<(usize, Merged)>,
-    /// Mappings passed by whose pages can't be copied.
+    /// Mappings that were skipped because their pages can't be copied.
     uncopied: u64,
 }
 
@@ -272,7 +274,7 @@ impl Visitor for Finder<'_> {
         }
         let is_known = self.failed.contains(&frame);
         if mapped.is_poisoned() && !is_known {
-            // Where there is no room it is passed by all the same.
+            // If the list is full, the page is skipped all the same.
             let _ = self.failed.push_within_capacity(frame);
         }
         if mapped.is_poisoned() || is_known {

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The kernel's count of zero pages that stand for merged ones, kept right.
+//! Keeps the kernel's count of zero pages that replace merged pages correct.
 //!
-//! A mapping of the zero page that stands for a merged page is marked by its dirty bit
-//! (`is_ksm_zero_pte()` in `include/linux/ksm.h`). The kernel counts such mappings for each
-//! address space and in all, and takes them off both counts when one is unmapped. But `fork()`
-//! adds the child's to the sum only if the process is registered with mainline KSM
-//! (`ksm_fork()`); ours mostly are not. So the sum is taken over the address spaces here, the
-//! kernel's own is corrected to it, and when the module goes, marks that the kernel could not
-//! account for go too: what remains are ordinary mappings of the zero page.
+//! A mapping of the zero page that replaces a merged page is marked by its dirty bit (`is_ksm_zero_pte()`
+//! in `include/linux/ksm.h`). The kernel counts such mappings for each address space and in total, and
+//! decrements both counts when one is unmapped. But `fork()` adds the child's mappings to the total only if
+//! the process is registered with mainline KSM (`ksm_fork()`), and most of the processes here are not. So
+//! this module computes the total from the address spaces, and corrects the kernel's total. When the module
+//! is unloaded, it removes the marks that the kernel could not account for; ordinary mappings of the zero
+//! page remain.
 
 use crate::mm::process::is_registered;
 use crate::mm::process::Cursor;
@@ -28,29 +28,29 @@ use kernel::bindings;
 use kernel::mm::Mm;
 use kernel::mm::MmWithUser;
 
-/// Mappings of the zero page in place of a merged page, in all processes; ksmd's included. Asks all
-/// of them.
+/// The number of mappings of the zero page that replace merged pages, in all processes, including those
+/// made by ksmd. Visits all address spaces.
 pub(crate) fn count() -> u64 {
     u64::try_from(sum()).unwrap_or(0)
 }
 
-/// As [`count`], as the kernel has it since it was corrected last: in constant time.
+/// The kernel's total, which was right when it was last corrected. Takes constant time.
 pub(crate) fn recent_count() -> u64 {
-    // SAFETY: The module is loaded, so the symbol was found.
+    // SAFETY: The module is loaded, so its imports were resolved, and the symbol was found.
     let count = unsafe { shim::ksm_v_ksm_zero_pages_read() };
     u64::try_from(count).unwrap_or(0)
 }
 
-/// Corrects the kernel's own sum. What changes meanwhile is corrected the next time.
+/// Corrects the kernel's total. Changes during this function are corrected the next time.
 pub(crate) fn correct_sum() {
-    // SAFETY: The module is loaded, so the symbol was found.
+    // SAFETY: The module is loaded, so its imports were resolved, and the symbol was found.
     unsafe {
         let error = sum().wrapping_sub(shim::ksm_v_ksm_zero_pages_read());
         shim::ksm_v_ksm_zero_pages_add(error);
     }
 }
 
-/// The marks that only this module keeps account of; they end with it.
+/// The marks that only this module accounts for. Dropping this removes them.
 pub(crate) struct Marks;
 
 impl Drop for Marks {
@@ -59,12 +59,12 @@ impl Drop for Marks {
     }
 }
 
-/// Takes the marks off all mappings whose process mainline KSM does not know.
+/// Removes the marks from all mappings of processes that mainline KSM does not know.
 fn unmark_all() {
     correct_sum();
     let mut cursor = Cursor::default();
     while let Some(mm) = cursor.next() {
-        // Of what is registered `ksm_fork()` keeps account.
+        // `ksm_fork()` accounts for processes that are registered.
         if marks_of(&mm) == 0 || is_registered(&mm) {
             continue;
         }
@@ -74,7 +74,7 @@ fn unmark_all() {
     }
 }
 
-/// Takes the marks off the mappings of an address space.
+/// Removes the marks from the mappings of an address space.
 pub(super) fn unmark(mm: &MmWithUser) {
     let mut addr = 0;
     loop {
@@ -85,19 +85,20 @@ pub(super) fn unmark(mm: &MmWithUser) {
                     walk(&vma, Held::VmaLock, vma.start()..vma.end(), &mut Unmarker);
                 }
             }
-            // Its marks stay, which is harmless.
+            // The marks of this VMA stay, which is harmless.
             NextArea::Busy { end } => addr = end,
             NextArea::None => return,
         }
     }
 }
 
-/// Takes all marks off an address space into which no further ones come, and off its count those that
-/// the kernel has lost. Returns false where the address space is being changed just now.
+/// Removes all marks from an address space that gets no further marks, and subtracts from its count those
+/// that the kernel has lost. Returns false if the mmap lock is not available at once.
 ///
-/// The mmap lock keeps mappings from being moved to where the walk has been: none is missed, so what is
-/// left of the count then is of no mapping. Others take off that count only what they take off an entry,
-/// under its page table lock. Not so where ksmd may be merging.
+/// The mmap lock keeps mappings from being moved to where the walk has already been, so the walk misses
+/// none, and what remains of the count belongs to no mapping. Others subtract from that count only when
+/// they remove a mark from an entry, under its page table lock. This does not hold if ksmd may be merging
+/// in the address space.
 pub(super) fn settle(mm: &MmWithUser) -> bool {
     if marks_of(mm) == 0 {
         return true;
@@ -106,9 +107,9 @@ pub(super) fn settle(mm: &MmWithUser) -> bool {
         return false;
     };
     let mut addr = 0;
-    // SAFETY: The mmap lock is held.
+    // SAFETY: The mmap lock is held for reading, as `find_vma()` requires.
     while let Some(vma) = NonNull::new(unsafe { bindings::find_vma(mm.as_raw(), addr) }) {
-        // SAFETY: As above: the area stays until the lock is dropped.
+        // SAFETY: The mmap lock is held until this function returns, so the VMA stays.
         let (area, range) = unsafe {
             let area = kernel::mm::virt::VmaRef::from_raw(vma.as_ptr());
             (StableVma::from_raw(vma), area.start()..area.end())
@@ -121,7 +122,7 @@ pub(super) fn settle(mm: &MmWithUser) -> bool {
     }
     let lost = marks_of(mm);
     if lost > 0 && !is_registered(mm) {
-        // SAFETY: The mm is in use.
+        // SAFETY: An `MmWithUser` is in use, so its counter exists.
         unsafe { shim::ksm_v_mm_ksm_zero_pages_sub(mm.as_raw(), lost) };
     }
     true
@@ -137,7 +138,7 @@ fn sum() -> isize {
 }
 
 fn marks_of(mm: &Mm) -> isize {
-    // SAFETY: The mm is referenced.
+    // SAFETY: The reference to an `Mm` shows that the mm is referenced.
     unsafe { shim::ksm_v_mm_ksm_zero_pages(mm.as_raw()) }
 }
 
