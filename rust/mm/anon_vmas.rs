@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The `anon_vma`s of the sharers of merged pages, by number.
+//! The table of `anon_vma`s that the sharers of merged pages use, by number.
 //!
-//! Each is referenced once, however many sharers name it, so that its number leads to it without a lock.
-//! A lookup by address, which merging needs, takes a mutex under which nothing is reclaimed: whoever
-//! merges may hold the lock of an anon_vma.
+//! The table holds one reference to each anon_vma, however many sharers name it, so that its number leads
+//! to it without a lock. Merging looks an anon_vma up by address, under a mutex. Nothing is reclaimed under
+//! that mutex, because a merging thread may hold the lock of an anon_vma, which reclaim takes, too.
 //!
 //! C header: [`include/linux/rmap.h`](srctree/include/linux/rmap.h)
 
@@ -22,25 +22,25 @@ use kernel::prelude::*;
 pub(super) const NUMBER_BITS: u32 = 24;
 const MOST: u32 = (1 << NUMBER_BITS) - 1;
 
-/// Anon_vmas that are given up under the mutex at a time.
+/// Most anon_vmas that are removed in one hold of the mutex.
 const BATCH: usize = 64;
 
-/// The number of an anon_vma: never 0.
+/// The number of an anon_vma: 0 only if there is none.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Number(pub(super) u32);
 
 impl Number {
-    /// No anon_vma's.
+    /// The number that no anon_vma has.
     pub(super) const NONE: Number = Number(0);
 }
 
-/// An anon_vma that is referenced.
+/// An anon_vma in the table, with a reference.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Known {
-    /// [`tag`] of its address; 0 for a vacant slot.
+    /// The [`tag`] of its address; 0 for a vacant slot.
     tag: u64,
     number: u32,
-    /// How many sharers name it. Where none does, [`sweep`] gives it up.
+    /// The number of sharers that name it. If it is 0, [`sweep`] removes the anon_vma.
     sharers: u32,
 }
 
@@ -55,28 +55,28 @@ impl Entry for Known {
 }
 
 kernel::sync::global_lock! {
-    // SAFETY: `init` initialises it, before which the module asks for nothing.
+    // SAFETY: `init` initialises it, and runs before anything else in the module uses the table.
     unsafe(uninit) static KNOWN: Mutex<Table<Known, KernelStorage<false>>> = Table::new();
 }
 
-/// Makes the module's anon_vmas ready.
+/// Initialises the table of anon_vmas.
 ///
 /// # Safety
 ///
-/// To be called once, before anything else of this file.
+/// Must be called once, before anything else of this file.
 pub(super) unsafe fn init() {
-    // SAFETY: Promised by the caller.
+    // SAFETY: The caller promises that this is the first and only call, so that nothing uses the lock yet.
     unsafe { KNOWN.init() };
 }
 
-/// The address, spread over all bits: no other address has the same.
+/// The address, spread over all bits. Different addresses have different tags.
 fn tag(anon_vma: NonNull<bindings::anon_vma>) -> u64 {
     mix(anon_vma.as_ptr() as u64)
 }
 
-/// Memory of what is known of them, in bytes.
+/// Memory of the table, in bytes.
 pub(super) fn bytes() -> usize {
-    // That of an entry of an xarray, which has 64 of them in 576 bytes.
+    // The share of an entry in an xarray node, which has 64 slots in 576 bytes.
     let entry = 9usize;
     let known = KNOWN.lock();
     known
@@ -84,13 +84,13 @@ pub(super) fn bytes() -> usize {
         .saturating_add(known.len().saturating_mul(entry))
 }
 
-/// The number of the anon_vma of `vma`, for so many more sharers, until [`put`].
+/// Returns the number of the anon_vma of `vma`, and counts `sharers` more sharers until [`put`].
 ///
 /// # Errors
 ///
-/// `ENOMEM`; `ENOSPC`: there are too many; `ENOENT`: the area has none.
+/// `ENOMEM`; `ENOSPC`: there are too many anon_vmas or sharers; `ENOENT`: the VMA has no anon_vma.
 pub(super) fn get(vma: &StableVma<'_>, sharers: u32) -> Result<Number> {
-    // SAFETY: The area is in place.
+    // SAFETY: By the invariant of `StableVma` the VMA is in place.
     let anon_vma = unsafe { shim::ksm_v_vma_anon_vma(vma.as_ptr()) };
     let anon_vma = NonNull::new(anon_vma).ok_or(ENOENT)?;
     let mut known = KNOWN.lock();
@@ -108,12 +108,13 @@ pub(super) fn get(vma: &StableVma<'_>, sharers: u32) -> Result<Number> {
         release(number);
         return Err(ENOMEM);
     }
-    // SAFETY: The area is in place, and keeps its anon_vma.
+    // SAFETY: By the invariant of `StableVma` a lock is held that blocks `unlink_anon_vmas()`, so the VMA
+    // keeps its anon_vma, and the anon_vma still has a reference.
     unsafe { shim::ksm_v_get_anon_vma(anon_vma.as_ptr()) };
     Ok(Number(number))
 }
 
-/// Takes note that so many sharers fewer name `number`.
+/// Counts `sharers` fewer sharers for `number`.
 pub(super) fn put(number: Number, sharers: u32) {
     let Some(anon_vma) = at(number) else {
         return;
@@ -123,14 +124,15 @@ pub(super) fn put(number: Number, sharers: u32) {
     }
 }
 
-/// The anon_vma of this number: it stays as long as a sharer names it.
+/// The anon_vma with this number. It stays as long as a sharer names it.
 pub(super) fn at(number: Number) -> Option<NonNull<bindings::anon_vma>> {
-    // SAFETY: The array is initialised, and has pointers to anon_vmas only.
+    // SAFETY: The xarray is a static that is initialised at compile time, and holds only pointers to
+    // anon_vmas.
     let anon_vma = unsafe { bindings::xa_load(shim::ksm_v_xa_anon_vmas(), number.0 as usize) };
     NonNull::new(anon_vma.cast())
 }
 
-/// Gives up anon_vmas that no sharer names. May sleep.
+/// Removes anon_vmas that no sharer names. May sleep.
 pub(super) fn sweep() {
     let mut unused = [None; BATCH];
     loop {
@@ -147,10 +149,11 @@ pub(super) fn sweep() {
             false
         });
         let is_full = room.next().is_none();
-        // Without the mutex: this waits for others who hold the lock of an anon_vma, and who may wait
-        // for the mutex.
+        // Not under the mutex: this may wait for a thread that holds the lock of an anon_vma and waits for
+        // the mutex.
         for anon_vma in unused.iter_mut().filter_map(Option::take) {
-            // SAFETY: The reference is the one that `get` took.
+            // SAFETY: The anon_vma was removed from the table, so this is the reference that `get` took,
+            // given up once.
             unsafe { shim::ksm_v_put_anon_vma(anon_vma.as_ptr()) };
         }
         if !is_full {
@@ -160,17 +163,18 @@ pub(super) fn sweep() {
     KNOWN.lock().shrink(&KernelStorage);
 }
 
-/// Frees all memory, at the end: a static is not dropped when the module is unloaded. No sharer may be left.
+/// Frees all memory, because a static is not dropped when the module is unloaded. No sharer may be left.
 pub(super) fn end() {
     sweep();
     KNOWN.lock().clear();
-    // SAFETY: The array is initialised, and nobody uses it any more.
+    // SAFETY: The xarray is a static that is initialised at compile time, and nobody uses it any more.
     unsafe { bindings::xa_destroy(shim::ksm_v_xa_anon_vmas()) };
 }
 
 fn allocate(anon_vma: NonNull<bindings::anon_vma>) -> Result<u32> {
     let mut number = 0;
-    // SAFETY: The array is initialised.
+    // SAFETY: The xarray is a static that is initialised at compile time, and `number` lives until the call
+    // returns.
     let error = unsafe {
         shim::ksm_v_xa_alloc(
             shim::ksm_v_xa_anon_vmas(),
@@ -185,6 +189,6 @@ fn allocate(anon_vma: NonNull<bindings::anon_vma>) -> Result<u32> {
 }
 
 fn release(number: u32) {
-    // SAFETY: The array is initialised.
+    // SAFETY: The xarray is a static that is initialised at compile time.
     unsafe { bindings::xa_erase(shim::ksm_v_xa_anon_vmas(), number as usize) };
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Spare frames, from which those of shared pages are drawn at random.
+//! Spare frames, from which the frames of shared pages are drawn at random.
 //!
-//! The kernel hands out the frame that was freed last. Whoever frees a frame in which Rowhammer
-//! flips a bit could therefore be quite sure that the next shared page is on it (Flip Feng Shui;
-//! Razavi et al., USENIX Security 2016). Here it is one of [`SPARE`], and nobody can tell which:
-//! the way out that VUsion took (Oliverio et al., SOSP 2017), with a smaller pool.
+//! The kernel allocates the frame that was freed last. So an attacker who frees a frame in which Rowhammer
+//! flips a bit could be quite sure that the next shared page is placed on it (Flip Feng Shui; Razavi et
+//! al., USENIX Security 2016). Here the frame is one of [`SPARE`], and nobody can tell which. VUsion does
+//! the same (Oliverio et al., SOSP 2017), with a larger pool.
 
 use crate::mm::page::PageRef;
 use crate::mm::random;
@@ -21,13 +21,13 @@ use kernel::time::Monotonic;
 
 /// Frames in a full pool: 1 MiB. A power of two, so that a draw is fair.
 const SPARE: usize = 256;
-/// Frames below which nothing is drawn: with too few, one could tell.
+/// Fewest frames in the pool for a draw: with fewer frames, the result could be guessed.
 const FEWEST: usize = SPARE / 2;
-/// Frames of a barred range that an allocation may meet before it gives up.
+/// Most frames of a barred range that an allocation gets before it gives up.
 const BARRED_TRIES: usize = 64;
 
-/// How long frames stay barred: time enough to try again to take their memory offline. Merging may
-/// come to rest meanwhile, as what was just freed there is what the kernel hands out first.
+/// Time for which frames stay barred: long enough for another attempt to take their memory offline. Merging
+/// may stop in that time, because the kernel allocates first what was just freed there.
 const BARRED_FOR: Delta = Delta::from_millis(10_000);
 
 /// The pool. Empty until the first draw.
@@ -36,10 +36,10 @@ pub(crate) struct Pool {
     barred: Barred,
 }
 
-/// Spare frames of one node, or of any.
+/// Spare frames of one node, or of any node.
 struct Spares {
     node: Option<i32>,
-    /// Allocated, and known to nobody else.
+    /// Allocated pages that nobody else knows.
     pages: KVec<PageRef>,
 }
 
@@ -54,7 +54,7 @@ impl Spares {
             let Some(page) = allocate_allowed(self.node, barred) else {
                 return;
             };
-            // There is room: the capacity is that of a full pool.
+            // The push can't fail: the capacity is that of a full pool.
             let _ = self.pages.push_within_capacity(page);
         }
     }
@@ -63,7 +63,7 @@ impl Spares {
         if self.pages.len() < FEWEST {
             return None;
         }
-        // The last one takes the place of the one that is drawn.
+        // The last page takes the place of the page that is drawn.
         let index = random() as usize % self.pages.len();
         let last = self.pages.pop()?;
         Some(match self.pages.get_mut(index) {
@@ -88,11 +88,11 @@ impl Pool {
         })
     }
 
-    /// Takes a frame of this node (`None`: of any) out of the pool, at random. Nobody else knows it.
+    /// Draws a frame of this node (`None`: of any node) at random. Nobody else knows it.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`: there is no memory to fill the pool, at least by half.
+    /// `ENOMEM`: there is no memory to fill at least half of the pool.
     pub(crate) fn draw(&mut self, node: Option<i32>) -> Result<PageRef> {
         if !self.spares.iter().any(|spares| spares.node == node) {
             self.spares.push(Spares::new(node)?, GFP_KERNEL)?;
@@ -103,15 +103,15 @@ impl Pool {
         spares.draw().ok_or(ENOMEM)
     }
 
-    /// Gives all spare frames back.
+    /// Frees all spare frames.
     pub(crate) fn clear(&mut self) {
         for spares in self.spares.iter_mut() {
             spares.pages.clear();
         }
     }
 
-    /// Gives the spare frames of `frames` back, and takes none of them for a while: their memory
-    /// is to go offline.
+    /// Frees the spare frames in `frames`, and takes none of them for a while, because their memory is to
+    /// go offline.
     pub(crate) fn bar(&mut self, frames: Range<u64>) {
         for spares in self.spares.iter_mut() {
             spares
@@ -127,7 +127,7 @@ impl Pool {
 
 /// Allocates a frame that is not barred.
 fn allocate_allowed(node: Option<i32>, barred: &Barred) -> Option<PageRef> {
-    // Kept meanwhile, or the next allocation would bring them again.
+    // Kept until this returns, so that the next allocation does not return them again.
     let mut unwanted = KVec::new();
     loop {
         let page = allocate(node)?;
@@ -141,7 +141,7 @@ fn allocate_allowed(node: Option<i32>, barred: &Barred) -> Option<PageRef> {
     }
 }
 
-/// Frames that are not to be taken.
+/// Frames that must not be taken.
 struct Barred {
     frames: Range<u64>,
     since: Instant<Monotonic>,
@@ -155,27 +155,27 @@ impl Barred {
         }
     }
 
-    /// Not for ever: memory that could not go offline after all, or is online again, is as good
-    /// as any.
+    /// Whether `frame` is barred. The bar expires: memory that could not go offline, or is online again,
+    /// may be used again.
     fn includes(&self, frame: Frame) -> bool {
         self.frames.contains(&frame.0) && self.since.elapsed() < BARRED_FOR
     }
 }
 
-/// Allocates a page: out of a movable block, where shared pages are.
+/// Allocates a page. If shared pages are movable, it is taken from a movable block.
 fn allocate(node: Option<i32>) -> Option<PageRef> {
     let gfp = if is_movable() {
         shim::KSM_V_GFP_SHARED | shim::KSM_V_GFP_MOVABLE
     } else {
         shim::KSM_V_GFP_SHARED
     };
-    // SAFETY: The scanner thread may sleep; a page was met on the node.
+    // SAFETY: The scanner thread may sleep. The node exists, because a page was found on it.
     let folio = unsafe {
         match node {
             None => shim::ksm_v_folio_alloc(gfp, 0),
             Some(node) => shim::ksm_v_folio_alloc_node(gfp | shim::KSM_V_GFP_THISNODE, 0, node),
         }
     };
-    // SAFETY: Just allocated, and its reference is given up.
+    // SAFETY: The folio was just allocated, and its reference is given to the `PageRef`.
     NonNull::new(folio).map(|folio| unsafe { PageRef::from_new(folio) })
 }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Room for copies: asks for memory before it is taken, so that nobody is killed for want of it.
+//! Room for copies: asks for memory before it is taken, so that no process is killed because of the copies.
 //!
 //! C headers: [`include/linux/memcontrol.h`](srctree/include/linux/memcontrol.h),
 //! [`include/linux/sched/mm.h`](srctree/include/linux/sched/mm.h)
 //!
-//! A copy that finds no memory ends in an OOM killer: the host's, or that of the process's cgroup.
-//! So as many pages as some copies take, and a few more, are allocated and charged in a way that
-//! reclaims but never kills (`__GFP_NORETRY`), and freed again. The copies are then taken in a [`NoKill`]
-//! scope, in which neither killer can be called: what others took meanwhile is made up for by the
-//! page allocator's reserves, and by a cgroup that exceeds its limit by at most [`Room::PAGES`].
+//! A copy that finds no memory would invoke an OOM killer: the host's, or the one of the process's cgroup.
+//! So this first allocates and charges as many pages as some copies need, and a few more, in a way that
+//! reclaims but never kills (`__GFP_NORETRY`), and frees them again. The copies are then allocated in a
+//! [`NoKill`] scope, in which neither killer can be invoked. If others took the memory in between, the page
+//! allocator uses its reserves, and the cgroup exceeds its limit by at most [`Room::PAGES`].
 
 use crate::mm::page::PageRef;
 use crate::shim;
@@ -19,27 +19,29 @@ use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 use kernel::types::NotThreadSafe;
 
-/// Who has no memory.
+/// Where memory is lacking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lack {
     /// The host.
     Host,
-    /// The memory cgroup of the process, or one above it.
+    /// The memory cgroup of the process, or one of its ancestors.
     Cgroup,
 }
 
-/// Pages that are asked for.
+/// Asks for room for copies.
 pub(crate) struct Room {
-    /// Empty between two calls of [`Room::ask`].
+    /// The pages allocated by a call of [`Room::ask`]; empty between calls.
     pages: KVec<PageRef>,
 }
 
 impl Room {
-    /// Pages that a successful [`Room::ask`] finds room for.
+    /// Number of pages that there is room for after a successful [`Room::ask`].
     pub(crate) const PAGES: usize = 64;
-    /// Pages that it leaves to the others in a cgroup.
+    /// Number of further pages that must be available, for other processes in the cgroup.
     const SLACK: usize = 64;
 
+    /// Makes a `Room`, with memory for its list of pages.
+    ///
     /// # Errors
     ///
     /// `ENOMEM`.
@@ -49,12 +51,12 @@ impl Room {
         })
     }
 
-    /// Asks for room for [`Self::PAGES`] further pages of `mm`. May sleep, and reclaims. Called with no
-    /// lock held.
+    /// Asks for room for [`Self::PAGES`] further pages of `mm`. May sleep, and reclaims memory. The caller
+    /// must hold no lock.
     ///
     /// # Errors
     ///
-    /// Who has none. Nobody was killed.
+    /// Where memory is lacking. No process was killed.
     pub(crate) fn ask(&mut self, mm: &MmWithUser) -> Result<(), Lack> {
         let result = self.take(mm);
         self.pages.clear();
@@ -67,34 +69,34 @@ impl Room {
         }
         let unthrottled = Unthrottled::begin();
         for _ in 0..Self::PAGES + Self::SLACK {
-            // SAFETY: May be called by who may sleep.
+            // SAFETY: The caller of `ask` may sleep, as this allocation requires.
             let folio = unsafe { shim::ksm_v_folio_alloc(shim::KSM_V_GFP_ASK, 0) };
             let folio = NonNull::new(folio).ok_or(Lack::Host)?;
-            // SAFETY: The folio was just allocated, and is nobody else's.
+            // SAFETY: The folio was just allocated, and its reference is given to the `PageRef`.
             let page = unsafe { PageRef::from_new(folio) };
             unthrottled.renew();
-            // SAFETY: As above; the mm is in use.
+            // SAFETY: The folio is new and referenced. An `MmWithUser` is in use.
             let charged = unsafe {
                 shim::ksm_v_mem_cgroup_charge(folio.as_ptr(), mm.as_raw(), shim::KSM_V_GFP_ASK)
             };
             if charged != 0 {
                 return Err(Lack::Cgroup);
             }
-            // There is room.
+            // The push can't fail: `new` reserved room for all pages.
             let _ = self.pages.push_within_capacity(page);
         }
         Ok(())
     }
 }
 
-/// Whether the host has memory left for others than those who get copies now: without a margin, the
-/// next one who allocates would be killed in our place. Swap space counts as memory.
+/// Whether the host has memory left for processes that get no copies. Without a margin, the next process
+/// that allocates would be killed instead. Swap space counts as memory.
 fn has_host_margin() -> bool {
-    /// One of so many pages of all memory.
+    /// The margin is one page in this many pages of memory, but at least `LEAST`.
     const PART: u64 = 64;
     /// 16 MiB.
     const LEAST: u64 = 4096;
-    // SAFETY: May be called at any time.
+    // SAFETY: All three functions only read counters, and may be called at any time.
     let (available, swap, total) = unsafe {
         (
             shim::si_mem_available(),
@@ -108,8 +110,8 @@ fn has_host_margin() -> bool {
         .saturating_add(Room::PAGES as u64)
 }
 
-/// A scope in which this thread's charges don't have it wait: by `memory.high` a group throttles its
-/// own tasks, of which the thread is none.
+/// A scope in which charges do not throttle this thread. With `memory.high` a cgroup throttles its own
+/// tasks, but this thread is not one of them.
 struct Unthrottled {
     before: c_uint,
     _nts: NotThreadSafe,
@@ -117,7 +119,7 @@ struct Unthrottled {
 
 impl Unthrottled {
     fn begin() -> Self {
-        // SAFETY: Of the calling task.
+        // SAFETY: The function reads a field of the calling task.
         let before = unsafe { shim::ksm_v_memcg_nr_pages_over_high() };
         Unthrottled {
             before,
@@ -125,22 +127,24 @@ impl Unthrottled {
         }
     }
 
-    /// To be called before each charge: a charge waits only after several others.
+    /// Resets the counter that throttles. Must be called before each charge: a charge waits only after
+    /// several others.
     fn renew(&self) {
-        // SAFETY: Of the calling task.
+        // SAFETY: The function writes a field of the calling task, which no other task uses.
         unsafe { shim::ksm_v_memcg_set_nr_pages_over_high(0) };
     }
 }
 
 impl Drop for Unthrottled {
     fn drop(&mut self) {
-        // SAFETY: Of the calling task.
+        // SAFETY: The scope is not sent to another thread, so this restores the field of the task that
+        // `begin` read.
         unsafe { shim::ksm_v_memcg_set_nr_pages_over_high(self.before) };
     }
 }
 
-/// A scope in which an allocation by this thread neither reclaims nor calls an OOM killer: the page
-/// allocator takes from its reserves or fails, a memory cgroup lets itself be charged.
+/// A scope in which allocations of this thread neither reclaim nor invoke an OOM killer. The page allocator
+/// uses its reserves or fails; a memory cgroup accepts any charge.
 pub(crate) struct NoKill {
     flags: c_uint,
     _unthrottled: Unthrottled,
@@ -148,10 +152,11 @@ pub(crate) struct NoKill {
 }
 
 impl NoKill {
-    /// Begins the scope. It is to be short, and to take no more than [`Room`] was asked for.
+    /// Begins the scope. It must be short, and must not allocate more than [`Room`] was asked for.
     pub(crate) fn begin() -> Self {
         NoKill {
-            // SAFETY: Of the calling task; undone in `drop`, by the same task.
+            // SAFETY: The function changes flags of the calling task. `drop` restores them, in the same
+            // task.
             flags: unsafe { shim::ksm_v_memalloc_noreclaim_save() },
             _unthrottled: Unthrottled::begin(),
             _nts: NotThreadSafe,
@@ -161,7 +166,8 @@ impl NoKill {
 
 impl Drop for NoKill {
     fn drop(&mut self) {
-        // SAFETY: The flags are those of `begin`, of the same task.
+        // SAFETY: The flags are those that `begin` saved. The scope is not sent to another thread, so the
+        // task is the same.
         unsafe { shim::ksm_v_memalloc_noreclaim_restore(self.flags) };
     }
 }

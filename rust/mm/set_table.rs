@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The [sets](crate::mm::sharers) of sharers, by number: at addresses that stay, found by three loads and
-//! without a lock.
+//! The table of the [sets](crate::mm::sharers) of sharers, by number. Sets do not move, and are found by
+//! three loads, without a lock.
 //!
-//! A chunk is a page of sets, a directory a page of pointers to chunks. Sets that are free are linked by number.
-//! Chunks are kept until there is no set at all: whoever looks one up holds an RCU read lock.
+//! A chunk is a page of sets; a directory is a page of pointers to chunks. Free sets are linked by their
+//! numbers. Chunks are kept until there is no set at all. Lookups hold an RCU read lock, or know that a set
+//! is in use.
 
 use crate::mm::sharers::Set;
 use crate::shim;
@@ -17,43 +18,45 @@ use kernel::sync::atomic::Acquire;
 use kernel::sync::atomic::Atomic;
 use kernel::sync::atomic::Release;
 
-/// Sets in a chunk.
+/// Number of sets in a chunk.
 const CHUNK: usize = PAGE_SIZE / size_of::<Set>();
 const _: () = assert!(size_of::<Set>() == 32);
-/// Pointers in a directory.
+/// Number of pointers in a directory.
 const DIRECTORY: usize = PAGE_SIZE / size_of::<usize>();
-/// Directories: for the sets of 1 TiB of memory that is all shared and all different.
+/// Number of directories: enough for 1 TiB of shared pages that all differ.
 const DIRECTORIES: usize = 4096;
 const MOST: usize = CHUNK * DIRECTORY * DIRECTORIES;
 
-/// A pointer to a page of pointers, or to a chunk; 0 where there is none.
+/// A pointer to a directory or to a chunk; 0 if there is none.
 type Pointer = Atomic<usize>;
 
 static ROOT: [Pointer; DIRECTORIES] = [const { Atomic::new(0) }; DIRECTORIES];
 
-/// Which numbers are free.
+/// The numbers that are free.
 pub(super) struct Free {
-    /// The last one that was freed; 0: none. Each leads to the one before.
+    /// The number that was freed last, or 0. Each free set links to the one that was freed before.
     last: u32,
-    /// Those from this one on were never in use.
+    /// The first number that was never used. All larger numbers were never used, either.
     fresh: u32,
 }
 
 kernel::sync::global_lock! {
-    // SAFETY: `init` initialises it, before which the module asks for nothing.
+    // SAFETY: `init` initialises it, and runs before anything else in the module uses the table.
     unsafe(uninit) static FREE: Mutex<Free> = Free { last: 0, fresh: 1 };
 }
 
+/// Initialises the table.
+///
 /// # Safety
 ///
-/// To be called once, before anything else of this file.
+/// Must be called once, before anything else of this file.
 pub(super) unsafe fn init() {
-    // SAFETY: Promised by the caller.
+    // SAFETY: The caller promises that this is the first and only call, so that nothing uses the lock yet.
     unsafe { FREE.init() };
 }
 
-/// The place of a number: which may be free, but has been in use. It stays for as long as an RCU read lock
-/// is held, or some set is in use.
+/// The place of the set with this number. The number may be free; `None` if its chunk was never allocated.
+/// The place stays while an RCU read lock is held, or while some set is in use.
 #[inline]
 pub(super) fn at(number: u32) -> Option<NonNull<Set>> {
     let number = number as usize;
@@ -61,13 +64,14 @@ pub(super) fn at(number: u32) -> Option<NonNull<Set>> {
     if directory.is_null() {
         return None;
     }
-    // SAFETY: A directory has so many pointers.
+    // SAFETY: A directory has `DIRECTORY` pointers. The callers hold the RCU read lock, or know of a set
+    // that is in use; either keeps the directory.
     let chunk = unsafe { &*directory.add(number / CHUNK % DIRECTORY) }.load(Acquire) as *mut Set;
-    // SAFETY: A chunk has so many sets.
+    // SAFETY: A chunk has `CHUNK` sets.
     NonNull::new(chunk).map(|chunk| unsafe { chunk.add(number % CHUNK) })
 }
 
-/// Takes a number that is free. May sleep.
+/// Takes a free number. A set must be counted already, so that the table stays. May sleep.
 ///
 /// # Errors
 ///
@@ -76,7 +80,8 @@ pub(super) fn take() -> Result<u32> {
     let mut free = FREE.lock();
     let number = free.last;
     if let Some(set) = at(number).filter(|_| number != 0) {
-        // SAFETY: The place is free, so that its link is that of this list.
+        // SAFETY: The chunk stays, because a set is counted already. The set is free, so its link belongs
+        // to this list.
         free.last = unsafe { set.as_ref() }.link();
         return Ok(number);
     }
@@ -86,34 +91,34 @@ pub(super) fn take() -> Result<u32> {
     let number = free.fresh as usize;
     let directory = ROOT.get(number / CHUNK / DIRECTORY).ok_or(ENOMEM)?;
     let directory = page_at(directory)? as *const Pointer;
-    // SAFETY: A directory has so many pointers, and stays: numbers are in use, or about to be.
+    // SAFETY: A directory has `DIRECTORY` pointers, and stays, because a set is counted already.
     page_at(unsafe { &*directory.add(number / CHUNK % DIRECTORY) })?;
     free.fresh += 1;
     Ok(number as u32)
 }
 
-/// Gives a number back.
+/// Returns a number to the table.
 pub(super) fn give_back(number: u32) {
     let mut free = FREE.lock();
     if let Some(set) = at(number) {
-        // SAFETY: In place, as the number was in use.
+        // SAFETY: The number was in use until now, and its set is still counted, so the chunk stays.
         unsafe { set.as_ref() }.set_link(free.last);
         free.last = number;
     }
 }
 
-/// The number behind which none was ever in use.
+/// The largest number that was ever used.
 pub(super) fn last() -> u32 {
     FREE.lock().fresh - 1
 }
 
-/// Bytes of the table.
+/// Memory of the table, in bytes.
 pub(super) fn bytes() -> usize {
     let chunks = (FREE.lock().fresh as usize - 1).div_ceil(CHUNK);
     (chunks + chunks.div_ceil(DIRECTORY)) * PAGE_SIZE
 }
 
-/// Frees all memory. No number may be in use, and none be taken meanwhile. May sleep.
+/// Frees all memory. No number may be in use, and none may be taken at the same time. May sleep.
 pub(super) fn clear() {
     let mut free = FREE.lock();
     if free.fresh == 1 {
@@ -127,28 +132,30 @@ pub(super) fn clear() {
             pointer.store(0, Release);
         }
     }
-    // SAFETY: This thread may sleep. Nobody finds them any more who begins to look now.
+    // SAFETY: This thread may sleep. The pointers were cleared, so a lookup that begins now does not find
+    // the directories.
     unsafe { bindings::synchronize_rcu() };
     for directory in directories {
         let pointers = directory as *const Pointer;
         for index in 0..DIRECTORY {
-            // SAFETY: A directory has so many pointers.
+            // SAFETY: A directory has `DIRECTORY` pointers, and is not freed yet.
             let chunk = unsafe { &*pointers.add(index) }.load(Acquire);
-            // SAFETY: As allocated by `page_at`, or NULL.
+            // SAFETY: The chunk was allocated by `page_at`, or is null. No lookup uses it after
+            // `synchronize_rcu()`.
             unsafe { bindings::kvfree(chunk as *const c_void) };
         }
-        // SAFETY: As above.
+        // SAFETY: The directory was allocated by `page_at`. No lookup uses it after `synchronize_rcu()`.
         unsafe { bindings::kvfree(directory as *const c_void) };
     }
 }
 
-/// The page that a pointer leads to, which is allocated if there is none: zeroes.
+/// The page that a pointer leads to. Allocates a page of zeroes if there is none.
 fn page_at(pointer: &Pointer) -> Result<usize> {
     let page = pointer.load(Acquire);
     if page != 0 {
         return Ok(page);
     }
-    // SAFETY: No lock is held under which this must not reclaim.
+    // SAFETY: The callers may sleep, and hold no lock that reclaim takes, too.
     let page = unsafe { shim::ksm_v_kvmalloc(PAGE_SIZE, shim::KSM_V_GFP_TABLE) };
     if page.is_null() {
         return Err(ENOMEM);

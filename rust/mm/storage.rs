@@ -19,51 +19,52 @@ use kernel::bindings;
 use kernel::bindings::gfp_t;
 use kernel::ffi::c_void;
 
-/// Allocates blocks of any size, and rather none than an out-of-memory kill.
+/// Allocates blocks of any size. An allocation fails rather than invoke the OOM killer.
 ///
-/// Larger ones are exactly as many pages as they need, out of the kernel's linear mapping where
-/// there are some in a row (`kmalloc()` would round up to a power of two, and tell nobody).
+/// A block that is larger than a page has exactly as many pages as it needs, in the kernel's linear mapping
+/// if there are enough contiguous pages. (`kmalloc()` would round up to a power of two without reporting
+/// it.)
 ///
-/// May reclaim, unless it is told not to: for tables that grow under locks which reclaim takes, too.
+/// May reclaim, unless `MAY_RECLAIM` is false: for tables that grow under locks which reclaim takes, too.
 pub(crate) struct KernelStorage<const MAY_RECLAIM: bool = true>;
 
-/// What tables consist of.
+/// A type of which tables consist.
 ///
 /// # Safety
 ///
 /// If `IS_ZERO`, bytes that are all zero must be the default value.
 unsafe trait Element: Copy + Default {
-    /// Whether a block of zeroes needs not be written to: by default the kernel zeroes what it
-    /// allocates, asked or not (`init_on_alloc`).
+    /// Whether the default value is all zeroes, so that a block of zeroes need not be written again. The
+    /// kernel zeroes all allocations by default anyway (`init_on_alloc`).
     const IS_ZERO: bool;
 }
 
-// SAFETY: Words, of which the default is derived.
+// SAFETY: The type consists of integers, and its default is derived, so the default is all zeroes.
 unsafe impl Element for IndexEntry {
     const IS_ZERO: bool = true;
 }
 
-// SAFETY: Numbers, of which the default is derived.
+// SAFETY: The type consists of integers, and its default is derived, so the default is all zeroes.
 unsafe impl Element for Record {
     const IS_ZERO: bool = true;
 }
 
-// SAFETY: As above.
+// SAFETY: The type consists of integers, and its default is derived, so the default is all zeroes.
 unsafe impl Element for Retired {
     const IS_ZERO: bool = true;
 }
 
-// SAFETY: As above.
+// SAFETY: The type consists of integers, and its default is derived, so the default is all zeroes.
 unsafe impl Element for OwnSeats {
     const IS_ZERO: bool = true;
 }
 
-// SAFETY: Nothing is promised: how an enum with fields is laid out is not specified.
+// SAFETY: `IS_ZERO` is false, so nothing is promised: the layout of an enum with fields is unspecified.
 unsafe impl Element for SharedFrame {
     const IS_ZERO: bool = false;
 }
 
-// SAFETY: Numbers, of which the default is derived.
+// SAFETY: The type consists of integers, and its default is derived, so the default is all zeroes.
 unsafe impl Element for Known {
     const IS_ZERO: bool = true;
 }
@@ -82,11 +83,12 @@ impl<T: Element, const MAY_RECLAIM: bool> Storage<T> for KernelStorage<MAY_RECLA
         let ptr = ptr.cast::<T>();
         let unwritten = if T::IS_ZERO { 0 } else { len };
         for index in 0..unwritten {
-            // SAFETY: The allocation holds `len` values, and is aligned as any type needs.
+            // SAFETY: The allocation holds `len` values, and is aligned to at least 8 bytes, as the
+            // elements require.
             unsafe { ptr.add(index).write(T::default()) };
         }
-        // INVARIANT: There are `len` values in an allocation of that size: just written, or zeroes
-        // that are values by the contract of the trait.
+        // INVARIANT: The allocation holds `len` values, which were just written, or are zeroes, which are
+        // values by the contract of `Element`.
         Some(Block { ptr, len, is_exact })
     }
 
@@ -99,11 +101,11 @@ impl<T: Element, const MAY_RECLAIM: bool> Storage<T> for KernelStorage<MAY_RECLA
         if !block.is_exact || len > block.len || new == 0 {
             return;
         }
-        // INVARIANT: `alloc_pages_exact()` has split what it took into pages that are freed one by one:
-        // with the last ones gone, it is an allocation of so many values as are left.
+        // INVARIANT: `alloc_pages_exact()` has split its allocation into pages that can be freed
+        // separately. Without the last pages it is an allocation of the remaining `len` values.
         block.len = len;
         if new < old {
-            // SAFETY: The pages are part of the allocation, and hold no value any more.
+            // SAFETY: The pages are the last ones of the allocation, and hold none of the remaining values.
             unsafe {
                 let tail = block.ptr.as_ptr().cast::<c_void>().byte_add(new);
                 shim::ksm_v_free_pages_exact(tail, old - new);
@@ -112,16 +114,17 @@ impl<T: Element, const MAY_RECLAIM: bool> Storage<T> for KernelStorage<MAY_RECLA
     }
 }
 
-/// Bytes of the pages that so many values take.
+/// Size of the pages that `len` values occupy, in bytes.
 fn pages_of<T>(len: usize) -> usize {
     len.saturating_mul(size_of::<T>())
         .next_multiple_of(PAGE_SIZE)
 }
 
-/// Allocates so many bytes of zeroes, and says whether by `alloc_pages_exact()`, or else by
-/// `kvmalloc()`.
+/// Allocates `size` bytes of zeroes. Also returns whether they came from `alloc_pages_exact()`; otherwise
+/// they came from `kvmalloc()`.
 fn allocate(size: usize, gfp: gfp_t) -> Option<(NonNull<c_void>, bool)> {
-    // SAFETY: May sleep, where `gfp` says so: the scanner holds no spin lock while its tables grow.
+    // SAFETY: The callers may sleep if `gfp` allows that: the scanner holds no spin lock while its tables
+    // grow.
     unsafe {
         if size > PAGE_SIZE {
             let pages = shim::ksm_v_alloc_pages_exact(size, gfp);
@@ -137,23 +140,24 @@ fn allocate(size: usize, gfp: gfp_t) -> Option<(NonNull<c_void>, bool)> {
 ///
 /// # Invariants
 ///
-/// `ptr` is an allocation by [`allocate`], owned by this, of `len` initialised values; `is_exact`
-/// is what that said of it.
+/// `ptr` is an allocation by [`allocate`], which this owns, of `len` initialised values. `is_exact` says
+/// whether it came from `alloc_pages_exact()`.
 pub(crate) struct Block<T> {
     ptr: NonNull<T>,
     len: usize,
     is_exact: bool,
 }
 
-// SAFETY: A block owns its values.
+// SAFETY: A block owns its values, and has no tie to a thread.
 unsafe impl<T: Send> Send for Block<T> {}
-// SAFETY: As above.
+// SAFETY: A shared reference to a block only gives shared references to its values.
 unsafe impl<T: Sync> Sync for Block<T> {}
 
 impl<T> AsRef<[T]> for Block<T> {
     #[inline]
     fn as_ref(&self) -> &[T] {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant `ptr` holds `len` initialised values, which are borrowed with
+        // `self`.
         unsafe { core::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
     }
 }
@@ -161,7 +165,8 @@ impl<T> AsRef<[T]> for Block<T> {
 impl<T> AsMut<[T]> for Block<T> {
     #[inline]
     fn as_mut(&mut self) -> &mut [T] {
-        // SAFETY: By the type invariant.
+        // SAFETY: By the type invariant `ptr` holds `len` initialised values, which are borrowed mutably
+        // with `self`.
         unsafe { core::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
     }
 }
@@ -169,7 +174,8 @@ impl<T> AsMut<[T]> for Block<T> {
 impl<T> Drop for Block<T> {
     fn drop(&mut self) {
         let ptr = self.ptr.as_ptr().cast();
-        // SAFETY: By the type invariant; the values are `Copy`, so there is nothing to drop.
+        // SAFETY: By the type invariant this owns the allocation, and `is_exact` says which function frees
+        // it. The values are `Copy`, so none has to be dropped.
         unsafe {
             if self.is_exact {
                 shim::ksm_v_free_pages_exact(ptr, self.len * size_of::<T>());
