@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whole pages read and compared.
+//! Reads and compares whole pages.
 //!
-//! On x86, 32 bytes at a time where the processor can: a quarter of the instructions that words take, most
-//! of them under the page table lock, where it is decided whether pages are equal. And by instructions
-//! whose machine checks the kernel recovers from: memory that has failed unnoticed, of which hosts with
-//! much memory have some, must not end the machine because a scanner comes by.
+//! On x86, it reads 32 bytes at a time if the processor can. That takes a quarter of the instructions that
+//! words take, and most comparisons run under the page table lock. It uses instructions whose machine
+//! checks the kernel recovers from: hosts with much memory have some memory that has failed unnoticed, and
+//! reading it must not crash the machine.
 //!
 //! C headers: [`arch/x86/include/asm/fpu/api.h`](srctree/arch/x86/include/asm/fpu/api.h),
 //! [`arch/x86/include/asm/extable.h`](srctree/arch/x86/include/asm/extable.h)
@@ -16,20 +16,21 @@ use crate::shim;
 #[cfg(not(CONFIG_X86_64))]
 use engine::content;
 
-/// Whether two pages are equal, byte for byte. One whose memory fails equals none.
+/// Whether two pages are equal, byte for byte. A page whose memory fails equals no page.
 #[cfg(CONFIG_X86_64)]
 #[inline]
 pub(super) fn same(one: &MappedPage<'_>, other: &MappedPage<'_>) -> bool {
-    // SAFETY: Called by threads only; by their invariants both pages are there. They may be written to
-    // meanwhile.
+    // SAFETY: Only threads call this, so vector registers may be used. By the invariant of `MappedPage`
+    // both pages are valid. The function tolerates concurrent writes.
     unsafe { shim::ksm_v_pages_same(one.as_ptr(), other.as_ptr()) }
 }
 
-/// Whether every byte of a page is zero; false where its memory fails.
+/// Whether every byte of a page is zero; false if its memory fails.
 #[cfg(CONFIG_X86_64)]
 #[inline]
 pub(super) fn is_zero(page: &MappedPage<'_>) -> bool {
-    // SAFETY: As in `same`.
+    // SAFETY: Only threads call this, so vector registers may be used. By the invariant of `MappedPage` the
+    // page is valid. The function tolerates concurrent writes.
     unsafe { shim::ksm_v_page_is_zero(page.as_ptr()) }
 }
 
@@ -51,7 +52,8 @@ pub(super) fn is_zero(page: &MappedPage<'_>) -> bool {
 #[inline]
 pub(super) fn is_readable(page: &MappedPage<'_>) -> bool {
     #[cfg(CONFIG_X86_MCE)]
-    // SAFETY: By its invariant the page is there.
+    // SAFETY: By the invariant of `MappedPage` the page is valid; the function recovers if its memory
+    // fails.
     let is_readable = unsafe { shim::ksm_v_page_is_readable(page.as_ptr()) };
     #[cfg(not(CONFIG_X86_MCE))]
     let is_readable = {
@@ -61,17 +63,17 @@ pub(super) fn is_readable(page: &MappedPage<'_>) -> bool {
     is_readable
 }
 
-/// Reads the word at `index`; some number where its memory fails.
+/// Reads the word at `index`; returns an arbitrary number if its memory fails.
 ///
 /// # Safety
 ///
-/// There must be a word, though its memory may have failed; it may be written to meanwhile.
+/// There must be a word at `index`. Its memory may have failed, and it may be written to at the same time.
 #[cfg(CONFIG_X86_MCE)]
 #[inline]
 pub(super) unsafe fn read(words: *const u64, index: usize) -> u64 {
     let value;
-    // SAFETY: A load, as the caller promises. A machine check or a fault goes on behind it, as the
-    // exception table of this module says.
+    // SAFETY: The instruction loads one word, which the caller promises to exist. After a machine check or
+    // a fault, execution continues at the label behind the load, as this module's exception table says.
     unsafe {
         core::arch::asm!(
             "2: mov {value}, qword ptr [{words} + 8 * {index}]",
@@ -97,10 +99,11 @@ pub(super) unsafe fn read(words: *const u64, index: usize) -> u64 {
 ///
 /// # Safety
 ///
-/// As above.
+/// There must be a word at `index`. It may be written to at the same time.
 #[cfg(not(CONFIG_X86_MCE))]
 #[inline]
 pub(super) unsafe fn read(words: *const u64, index: usize) -> u64 {
-    // SAFETY: Promised by the caller. Volatile: it may be written to.
+    // SAFETY: The caller promises that there is a word at `index`. The read is volatile because of
+    // concurrent writes.
     unsafe { words.add(index).read_volatile() }
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whose memory an address space is, and whether others of that user may learn of it.
+//! Decides by the owner's credentials whether memory may be merged, and divides users into domains.
 //!
-//! The rule is `__ptrace_may_access()`'s: who may attach to a process may read all of its memory
-//! anyway. `Documentation/security.md` has it as a table.
+//! The rule is the one of `__ptrace_may_access()`: a user who may attach to a process may read all of its
+//! memory anyway. `Documentation/security.md` has the rule as a table.
 //!
-//! Registering is no excuse from it. `PR_SET_MEMORY_MERGE` needs no privilege and survives exec,
-//! so whoever starts a set-user-ID program can register that program's memory.
+//! Registering for merging is no exception. `PR_SET_MEMORY_MERGE` needs no privilege and survives exec, so
+//! any user who starts a set-user-ID program can register that program's memory.
 //!
 //! C headers: [`include/linux/cred.h`](srctree/include/linux/cred.h),
 //! [`include/linux/user_namespace.h`](srctree/include/linux/user_namespace.h)
@@ -24,11 +24,11 @@ use kernel::sync::rcu;
 /// The superuser of the initial user namespace.
 const ROOT: u32 = 0;
 
-/// The objective credentials of a task: those by which others are kept from it.
+/// The objective credentials of a task, which decide what other tasks may do to it.
 ///
 /// # Invariants
 ///
-/// `cred` is a task's, found under the RCU read lock that lives for `'a`.
+/// `cred` belongs to a task, and was found under the RCU read lock, which is held for `'a`.
 #[derive(Clone, Copy)]
 pub(super) struct Credentials<'a> {
     cred: NonNull<bindings::cred>,
@@ -36,13 +36,14 @@ pub(super) struct Credentials<'a> {
 }
 
 impl<'a> Credentials<'a> {
-    /// Takes over what `__task_cred()` returned.
+    /// Wraps the result of `__task_cred()`.
     ///
     /// # Safety
     ///
-    /// `cred` was read from a task under the RCU read lock, which is held for `'a`.
+    /// `cred` must have been read from a task under the RCU read lock, which must be held for `'a`.
     pub(super) unsafe fn from_raw(cred: NonNull<bindings::cred>) -> Self {
-        // INVARIANT: By this function's requirements.
+        // INVARIANT: The caller promises that `cred` was read from a task under the RCU read lock, held for
+        // `'a`.
         Credentials {
             cred,
             _rcu: PhantomData,
@@ -50,12 +51,13 @@ impl<'a> Credentials<'a> {
     }
 
     fn get(&self) -> &'a bindings::cred {
-        // SAFETY: By the type invariant: credentials of a task do not change, and are freed by RCU.
-        // Their counts, which do change, are not read.
+        // SAFETY: By the type invariant the RCU read lock keeps the credentials from being freed. A task's
+        // credentials do not change, except for their reference counts, which are not read.
         unsafe { self.cred.as_ref() }
     }
 
-    /// Whether some of the ids are another user's or another group's: the task may act as several.
+    /// Whether the effective, saved or file system ids differ from the real ids, so that the task may act
+    /// as several users or groups.
     fn are_mixed(&self) -> bool {
         let cred = self.get();
         let users = [cred.euid, cred.suid, cred.fsuid].map(|id| id.val);
@@ -63,21 +65,21 @@ impl<'a> Credentials<'a> {
         users != [cred.uid.val; 3] || groups != [cred.gid.val; 3]
     }
 
-    /// The real user id and the real group id, as the kernel's own numbers.
+    /// The real user id and the real group id, as the kernel's internal numbers.
     fn user_and_group(&self) -> u64 {
         let cred = self.get();
         (u64::from(cred.gid.val) << u32::BITS) | u64::from(cred.uid.val)
     }
 
-    /// Whether the task has capabilities that other tasks of its user and group may lack: not where
-    /// the user is root of its user namespace, or has created that.
+    /// Whether the task has capabilities that other tasks of its user and group may lack. False if the user
+    /// is root in its user namespace, or has created that namespace.
     fn exceed_the_users(&self) -> bool {
         let cred = self.get();
         let uid = cred.uid.val;
         if cred.cap_permitted.val == 0 || uid == ROOT {
             return false;
         }
-        // SAFETY: Credentials hold a reference to their user namespace.
+        // SAFETY: Credentials hold a reference to their user namespace, so it is valid.
         let (root, owner) = unsafe {
             (
                 shim::ksm_v_user_ns_root(cred.user_ns),
@@ -87,10 +89,10 @@ impl<'a> Credentials<'a> {
         uid != root && uid != owner
     }
 
-    /// What divides users: user, group, and the capabilities that exceed theirs.
+    /// The domain of the user: user, group, and capabilities that exceed those of the user.
     ///
-    /// The address of the namespace keeps users from making one with a domain of their choice. It
-    /// may be reused, but not before every task of the old namespace is gone.
+    /// The address of the user namespace is included, so that no user can create a namespace with a chosen
+    /// domain. The address may be reused, but only after all tasks of the old namespace are gone.
     pub(super) fn domain(&self) -> Domain {
         let user_and_group = self.user_and_group();
         Domain(if self.exceed_the_users() {
@@ -103,15 +105,15 @@ impl<'a> Credentials<'a> {
     }
 }
 
-/// Whether memory of `owner` may be merged, as far as its credentials and its dumpability say.
+/// Whether memory of `owner` may be merged, by its credentials and its dumpability.
 pub(super) fn admit(owner: &Owner<'_>, is_registered: bool) -> bool {
     let credentials = owner.credentials();
     if credentials.are_mixed() {
         return false;
     }
-    // A task that gives up privileges becomes undumpable before its credentials change, in
-    // commit_creds(). Pairs with the barrier there, as the one of __ptrace_may_access() does.
-    // SAFETY: May be called anywhere.
+    // A task that gives up privileges becomes undumpable before its credentials change, in commit_creds().
+    // This barrier pairs with the one there, as the barrier in __ptrace_may_access() does.
+    // SAFETY: This is only a barrier, which may be issued at any time.
     unsafe { shim::ksm_v_smp_rmb() };
     if owner.is_dumpable() {
         return true;
@@ -119,24 +121,24 @@ pub(super) fn admit(owner: &Owner<'_>, is_registered: bool) -> bool {
     is_registered && !credentials.exceed_the_users() && is_registered_by_its_own(owner.mm())
 }
 
-/// Whether the program that `mm` executes can be taken to have agreed to its registration, or whoever
-/// started it to have had the right to all of its memory: not where executing it gave privileges, and
-/// not where the program's file is kept from some.
+/// Whether the program that `mm` executes may have registered its memory itself, or was started by a user
+/// with a right to all of its memory. False if the exec gave privileges, or if some users may not read the
+/// program's file.
 fn is_registered_by_its_own(mm: &Mm) -> bool {
     !gained_privileges_by_exec(mm) && is_program_readable_by_all(mm)
 }
 
-/// Whether the last exec, of this process or of one that forked it, was a privileged one
+/// Whether the last exec, of this process or of a process that forked it, was a privileged one
 /// (`bprm->secureexec`). Dropping all privileges later does not change that.
 ///
-/// True also where nothing tells: during an exec, and of programs for 32 bits, whose vector is laid
-/// out differently. Only the process itself can change the vector (`PR_SET_MM`).
+/// Also true if that can't be told: during an exec, and for 32-bit programs, whose auxiliary vector has
+/// another layout. Only the process itself can change the vector (`PR_SET_MM`).
 fn gained_privileges_by_exec(mm: &Mm) -> bool {
-    // SAFETY: The mm is referenced.
+    // SAFETY: The reference to an `Mm` shows that the mm is referenced, and the vector is part of it.
     let vector = unsafe { shim::ksm_v_mm_saved_auxv(mm.as_raw()) };
     let word = |index| {
-        // SAFETY: The index is below the length. `PR_SET_MM` may write meanwhile: as for
-        // /proc/PID/auxv, any mixture of old and new words will do.
+        // SAFETY: The index is less than the length of the vector. `PR_SET_MM` may write at the same time;
+        // any mixture of old and new words is acceptable, as for /proc/PID/auxv.
         unsafe { vector.add(index).read_volatile() }
     };
     let mut entries = (0..shim::KSM_V_AT_VECTOR_SIZE / 2).map(|entry| {
@@ -146,14 +148,15 @@ fn gained_privileges_by_exec(mm: &Mm) -> bool {
     entries.find(|&(kind, _)| kind == shim::KSM_V_AT_SECURE) != Some((shim::KSM_V_AT_SECURE, 0))
 }
 
-/// Whether everybody may read the file of the program. A process whose program its user can't read is
-/// not dumpable, and its memory holds what is not to be read.
+/// Whether all users may read the program's file. A process whose user can't read its program is not
+/// dumpable, because its memory contains the program.
 fn is_program_readable_by_all(mm: &Mm) -> bool {
-    // SAFETY: The mm is referenced.
+    // SAFETY: The reference to an `Mm` shows that the mm is referenced.
     let Some(file) = NonNull::new(unsafe { shim::get_mm_exe_file(mm.as_raw()) }) else {
         return false;
     };
-    // SAFETY: The file was just referenced; the reference is given up here.
+    // SAFETY: `get_mm_exe_file()` returned a reference to the file, which is given up here after the last
+    // use.
     let mode = unsafe {
         let mode = shim::ksm_v_file_mode(file.as_ptr());
         bindings::fput(file.as_ptr());

@@ -72,7 +72,6 @@ impl PageRef {
         if unsafe { shim::ksm_v_page_folio(page.as_ptr()) } != folio {
             // The folio was freed, split or made part of a larger one before the reference was taken.
             // SAFETY: The reference was just taken, and is given up once.
-            // SAFETY: The reference was just taken.
             unsafe { shim::ksm_v_folio_put(folio) };
             return None;
         }
