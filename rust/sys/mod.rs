@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kernel services that the `kernel` crate does not wrap: small, generic, nothing of merging.
+//! Kernel services that the `kernel` crate does not wrap. Small and generic; nothing here is about merging.
 
 pub(crate) mod debugfs;
 pub(crate) mod entry_probe;

@@ -27,11 +27,11 @@ pub(crate) struct Attribute<T: 'static> {
     store: Option<fn(&T, &[u8]) -> Result>,
 }
 
-// SAFETY: The name is a string literal, the rest are values.
+// SAFETY: The name points to a string literal, and all other fields are plain values that do not change.
 unsafe impl<T> Sync for Attribute<T> {}
 
 impl<T> Attribute<T> {
-    /// A file that everybody may read.
+    /// A file that all users may read.
     pub(crate) const fn read_only(
         name: &'static CStr,
         show: fn(&T, &mut Text<'_>) -> Result,
@@ -42,7 +42,7 @@ impl<T> Attribute<T> {
             attr: bindings::attribute {
                 name: as_char_ptr_in_const_context(name),
                 mode: 0o444,
-                // SAFETY: All further fields (of lockdep) are valid as zeroes.
+                // SAFETY: The remaining fields, which lockdep adds, are valid as zeroes.
                 ..unsafe { core::mem::zeroed() }
             },
             show,
@@ -50,7 +50,7 @@ impl<T> Attribute<T> {
         }
     }
 
-    /// A file that everybody may read, and root with `CAP_SYS_ADMIN` may write.
+    /// A file that all users may read, and root with `CAP_SYS_ADMIN` may write.
     pub(crate) const fn read_write(
         name: &'static CStr,
         show: fn(&T, &mut Text<'_>) -> Result,
@@ -62,7 +62,7 @@ impl<T> Attribute<T> {
         attribute
     }
 
-    /// A file that nobody may read, and root with `CAP_SYS_ADMIN` may write.
+    /// A file that no user may read, and root with `CAP_SYS_ADMIN` may write.
     pub(crate) const fn write_only(name: &'static CStr, store: fn(&T, &[u8]) -> Result) -> Self {
         let mut attribute = Self::read_write(name, |_, _| Err(EACCES), store);
         attribute.attr.mode = 0o200;
@@ -70,7 +70,7 @@ impl<T> Attribute<T> {
     }
 }
 
-/// What a file's reader will get: at most a page of text.
+/// The text that the reader of a file gets, at most a page.
 pub(crate) struct Text<'a> {
     buffer: &'a mut [u8],
     len: usize,
@@ -93,7 +93,7 @@ impl Write for Text<'_> {
     }
 }
 
-/// The kobject and what its files are about. Pinned: sysfs points to it.
+/// The kobject and the state of its files. Pinned, because sysfs points to it.
 #[pin_data]
 struct Node<T> {
     #[pin]
@@ -103,31 +103,31 @@ struct Node<T> {
     state: T,
 }
 
-/// What a directory is made of.
+/// The contents of a directory.
 pub(crate) struct Listing<T: 'static> {
     pub(crate) name: &'static CStr,
     pub(crate) files: &'static [Attribute<T>],
-    /// What the files are about.
+    /// The state of the files.
     pub(crate) state: T,
 }
 
-/// A directory in sysfs, and one in it.
+/// A directory in sysfs, and a directory in it.
 pub(crate) struct Tree<T: Send + Sync + 'static, U: Send + Sync + 'static> {
-    // Dropped in this order.
+    // Fields are dropped in this order: the inner directory first.
     _inner: Directory<U>,
     _outer: Directory<T>,
 }
 
 impl<T: Send + Sync + 'static, U: Send + Sync + 'static> Tree<T, U> {
-    /// Makes the directory `outer` in `/sys/kernel/mm`, and `inner` in that.
+    /// Makes the directory `outer` in `/sys/kernel/mm`, and `inner` in `outer`.
     ///
     /// # Errors
     ///
-    /// `EEXIST` where something has such a name; `ENOMEM`.
+    /// `EEXIST` if a name is taken; `ENOMEM`.
     pub(crate) fn under_mm(imports: Imports, outer: Listing<T>, inner: Listing<U>) -> Result<Self> {
-        // SAFETY: `/sys/kernel/mm` is never removed.
+        // SAFETY: `/sys/kernel/mm` is never removed, so its kobject outlives the directory.
         let outer = unsafe { Directory::new(imports.mm_kobj(), outer)? };
-        // SAFETY: The outer directory is dropped after the inner one.
+        // SAFETY: The outer directory is dropped after the inner one, so its kobject outlives it.
         let inner = unsafe { Directory::new(outer.node.kobj.get(), inner)? };
         Ok(Tree {
             _inner: inner,
@@ -136,18 +136,18 @@ impl<T: Send + Sync + 'static, U: Send + Sync + 'static> Tree<T, U> {
     }
 }
 
-/// A directory in sysfs. Dropping it removes it, after the last reader and writer has left.
+/// A directory in sysfs. Dropping it waits for readers and writers, and removes the directory.
 ///
 /// # Invariants
 ///
-/// The kobject of `node` was added and is not released yet.
+/// The kobject of `node` was initialised by `kobject_init_and_add()`, and is not released yet.
 struct Directory<T: Send + Sync + 'static> {
     node: Pin<KBox<Node<T>>>,
 }
 
-// SAFETY: A kobject may be removed from any thread.
+// SAFETY: Any thread may remove a kobject, and `T` is `Send`.
 unsafe impl<T: Send + Sync> Send for Directory<T> {}
-// SAFETY: Only `state` can be reached through a shared reference.
+// SAFETY: A shared reference gives access to `state` only, and `T` is `Sync`.
 unsafe impl<T: Send + Sync> Sync for Directory<T> {}
 
 impl<T: Send + Sync + 'static> Directory<T> {
@@ -159,12 +159,12 @@ impl<T: Send + Sync + 'static> Directory<T> {
     ///
     /// # Errors
     ///
-    /// `EEXIST` where something has this name; `ENOMEM`.
+    /// `EEXIST` if the name is taken; `ENOMEM`.
     unsafe fn new(parent: *mut bindings::kobject, listing: Listing<T>) -> Result<Self> {
         let Listing { name, files, state } = listing;
         let node = KBox::pin_init(
             pin_init!(Node {
-                // A kobject begins its life as zeroes.
+                // `kobject_init()` requires a zeroed kobject.
                 kobj <- pin_init::init_zeroed(),
                 released <- Completion::new(),
                 state,
@@ -172,8 +172,8 @@ impl<T: Send + Sync + 'static> Directory<T> {
             GFP_KERNEL,
         )?;
         let kobj = node.kobj.get();
-        // SAFETY: The kobject is zeroed and pinned, its type is static, the name is formatted by
-        // "%s", and the caller promises that the parent lives.
+        // SAFETY: The kobject is zeroed and pinned, and its type is static. "%s" takes the name, a C
+        // string. The caller promises that the parent outlives the directory.
         let added = to_result(unsafe {
             bindings::kobject_init_and_add(
                 kobj,
@@ -183,11 +183,12 @@ impl<T: Send + Sync + 'static> Directory<T> {
                 name.as_char_ptr(),
             )
         });
-        // INVARIANT: It was added, or (on error) only initialised: removal copes with either.
+        // INVARIANT: The call above has initialised the kobject, even if it failed to add it. `drop`
+        // handles both cases.
         let directory = Directory { node };
         added?;
         for attribute in files {
-            // SAFETY: The kobject was added; the attribute is static.
+            // SAFETY: The kobject was added, and the attribute is static.
             to_result(unsafe {
                 bindings::sysfs_create_file_ns(kobj, &attribute.attr, core::ptr::null())
             })?;
@@ -209,42 +210,44 @@ impl<T: Send + Sync + 'static> Directory<T> {
         get_ownership: None,
     };
 
-    /// The node around `kobj`.
+    /// The node that contains `kobj`.
     ///
     /// # Safety
     ///
     /// `kobj` must be the kobject of a `Node<T>` that lives for `'a`.
     unsafe fn node<'a>(kobj: *mut bindings::kobject) -> &'a Node<T> {
-        // SAFETY: Promised by the caller; `Opaque` is transparent.
+        // SAFETY: The caller promises that `kobj` is the kobject of a `Node<T>` that lives for `'a`.
+        // `Opaque` is transparent, so both have the same address.
         unsafe { &*kobj.byte_sub(offset_of!(Node<T>, kobj)).cast() }
     }
 
     /// # Safety
     ///
-    /// Called by sysfs, with a kobject of [`Self::TYPE`], an attribute of its table, and a buffer
+    /// Must be called by sysfs, with a kobject of [`Self::TYPE`], an attribute of its table, and a buffer
     /// of a page.
     unsafe extern "C" fn show(
         kobj: *mut bindings::kobject,
         attr: *mut bindings::attribute,
         buffer: *mut c_char,
     ) -> isize {
-        // SAFETY: While a file is read, sysfs keeps the kobject from being removed.
+        // SAFETY: `kobj` is of `TYPE`, so it is in a `Node<T>`. While a file is read, sysfs keeps the
+        // kobject from being removed.
         let node = unsafe { Self::node(kobj) };
-        // SAFETY: Every attribute of the directory is the first field of an `Attribute<T>`.
+        // SAFETY: Every attribute of the directory is the first field of a static `Attribute<T>`.
         let attribute = unsafe { &*attr.cast_const().cast::<Attribute<T>>() };
-        // SAFETY: sysfs passes a buffer of one page, which it zeroed.
+        // SAFETY: sysfs passes a buffer of one page, which it has zeroed.
         let buffer = unsafe { core::slice::from_raw_parts_mut(buffer, kernel::page::PAGE_SIZE) };
         let mut text = Text { buffer, len: 0 };
         from_result(|| {
             (attribute.show)(&node.state, &mut text)?;
-            // No overflow: `len` is at most a page.
+            // The cast does not overflow, because `len` is at most a page.
             Ok(text.len as isize)
         })
     }
 
     /// # Safety
     ///
-    /// Called by sysfs, with a kobject of [`Self::TYPE`], an attribute of its table, and `count`
+    /// Must be called by sysfs, with a kobject of [`Self::TYPE`], an attribute of its table, and `count`
     /// bytes of text.
     unsafe extern "C" fn store(
         kobj: *mut bindings::kobject,
@@ -252,39 +255,42 @@ impl<T: Send + Sync + 'static> Directory<T> {
         text: *const c_char,
         count: usize,
     ) -> isize {
-        // SAFETY: As in `show`.
+        // SAFETY: `kobj` is of `TYPE`, so it is in a `Node<T>`. While a file is written, sysfs keeps the
+        // kobject from being removed.
         let node = unsafe { Self::node(kobj) };
-        // SAFETY: As in `show`.
+        // SAFETY: Every attribute of the directory is the first field of a static `Attribute<T>`.
         let attribute = unsafe { &*attr.cast_const().cast::<Attribute<T>>() };
-        // SAFETY: sysfs passes `count` bytes, at most a page.
+        // SAFETY: sysfs passes `count` initialised bytes, at most a page, and does not change them during
+        // the call.
         let text = unsafe { core::slice::from_raw_parts(text, count) };
         from_result(|| {
             check_privilege()?;
             attribute.store.ok_or(EACCES)?(&node.state, text)?;
-            // No overflow: `count` is at most a page.
+            // The cast does not overflow, because `count` is at most a page.
             Ok(count as isize)
         })
     }
 
     /// # Safety
     ///
-    /// Called by the driver core when the last reference to a kobject of [`Self::TYPE`] is gone.
+    /// Must be called by the driver core, when the last reference to a kobject of [`Self::TYPE`] is gone.
     unsafe extern "C" fn release(kobj: *mut bindings::kobject) {
-        // SAFETY: `drop` keeps the node until this has been waited for.
+        // SAFETY: `kobj` is of `TYPE`, so it is in a `Node<T>`. `drop` frees the node only after it has
+        // waited for this.
         unsafe { Self::node(kobj) }.released.complete_all();
     }
 }
 
-/// Whether the calling process may change what concerns all users' memory.
+/// Whether the calling process may change settings that concern the memory of all users.
 ///
-/// The mode of a file is checked when it is opened; who opens it may hand it to anybody, and root
-/// may have given up its capabilities.
+/// The mode of a file is checked only when the file is opened. Its opener may pass it to any process, and
+/// root may have given up its capabilities.
 ///
 /// # Errors
 ///
 /// `EPERM`: the writer does not have `CAP_SYS_ADMIN` in the initial user namespace.
 fn check_privilege() -> Result {
-    // SAFETY: Called by a process, of itself.
+    // SAFETY: A process calls this about itself, which is always allowed.
     if unsafe { bindings::capable(bindings::CAP_SYS_ADMIN as c_int) } {
         Ok(())
     } else {
@@ -292,23 +298,24 @@ fn check_privilege() -> Result {
     }
 }
 
-/// As [`check_privilege`], of who only wants to know more: a refusal is no news to an audit.
+/// As [`check_privilege`], for a reader who may get more details: a refusal is not reported to the audit
+/// log.
 pub(crate) fn is_privileged() -> bool {
     let capability = bindings::CAP_SYS_ADMIN as c_int;
-    // SAFETY: Called by a process, of itself; the initial user namespace is always there.
+    // SAFETY: A process calls this about itself. The initial user namespace always exists.
     unsafe { bindings::ns_capable_noaudit(&raw mut bindings::init_user_ns, capability) }
 }
 
 impl<T: Send + Sync + 'static> Drop for Directory<T> {
     fn drop(&mut self) {
         let kobj = self.node.kobj.get();
-        // SAFETY: By the type invariant the kobject is not released; this drops the reference
-        // that `kobject_init_and_add` made.
+        // SAFETY: By the type invariant the kobject was initialised and is not released. This drops the
+        // reference that `kobject_init_and_add()` made.
         unsafe {
             bindings::kobject_del(kobj);
             bindings::kobject_put(kobj);
         }
-        // With CONFIG_DEBUG_KOBJECT_RELEASE that takes a while.
+        // With CONFIG_DEBUG_KOBJECT_RELEASE the release is delayed.
         self.node.released.wait_for_completion();
     }
 }
