@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-/* <linux/rmap.h>: who may map an anonymous page, by anon_vma and index. */
+/* <linux/rmap.h>: finds the VMAs that may map an anonymous page, by its anon_vma and index. */
 #include <linux/pagemap.h>
 #include "shim.h"
 
@@ -11,7 +11,7 @@ struct anon_vma *ksm_v_vma_anon_vma(const struct vm_area_struct *vma)
 
 void ksm_v_get_anon_vma(struct anon_vma *anon_vma)
 {
-	/* Of the body of get_anon_vma(), which is not for modules. */
+	/* The body of get_anon_vma(), which modules can't call. */
 	atomic_inc(&anon_vma->refcount);
 }
 
@@ -40,7 +40,7 @@ struct vm_area_struct *ksm_v_anon_vma_chain_vma(const struct anon_vma_chain *cha
 	return chain->vma;
 }
 
-/* Anonymous memory shared the index of files, and the tree's functions had other names, before 7.3. */
+/* Before 7.3, anonymous memory used the index of files, and the tree's functions had other names. */
 #ifdef anon_rmap_tree_foreach
 #define first(anon_vma, index) anon_rmap_tree_iter_first(anon_vma, index, index)
 #define next(chain, index) anon_rmap_tree_iter_next(chain, index, index)
@@ -63,7 +63,7 @@ unsigned long ksm_v_anon_address(const struct vm_area_struct *vma, pgoff_t index
 	return vma->vm_start + ((index - first_index(vma)) << PAGE_SHIFT);
 }
 
-/* What is for the redirects only, and needs functions that are imported for them. */
+/* Functions for the redirects only; they call functions that are imported for the redirects. */
 #ifdef CONFIG_DYNAMIC_FTRACE_WITH_ARGS
 void ksm_v_put_anon_vma(struct anon_vma *anon_vma)
 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-/* <linux/debugfs.h>: there may be none, in which case nothing is made. */
+/* <linux/debugfs.h>: without debugfs these functions do nothing. */
 #include "shim.h"
 #include <linux/debugfs.h>
 

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Functions and data which the kernel declares in its headers but may not
- * export to modules. What it does export (with patches/mm-export.patch, say) is
- * linked: Kbuild looks up each name below in Module.symvers and defines
- * KSM_V_EXPORTED_name.
+ * export to modules. Symbols that it does export (with patches/mm-export.patch,
+ * for example) are linked: Kbuild looks up each name below in Module.symvers and
+ * defines KSM_V_EXPORTED_name.
  *
- * Each other function is the module's own definition of the declared name: one
- * jump, patched at load (a static call) into a direct jump to the kernel's
- * function. So inline functions of the kernel's headers that need one work as
- * they are, prototypes are checked by the compiler, and nothing is ever called
+ * For each other function the module defines the declared name itself, as a
+ * single jump, which is patched at load (a static call) into a direct jump to the
+ * kernel's function. So inline functions of the kernel's headers that call such a
+ * function work unchanged, the compiler checks prototypes, and nothing is called
  * through a pointer: kernels with CONFIG_X86_KERNEL_IBT seal functions whose
- * address nobody takes, and an indirect call to one is fatal. (Where an architecture
- * has no static calls, as arm64 without CONFIG_CFI, <linux/static_call.h> makes each
- * a call through a pointer.)
+ * address the kernel does not take, and an indirect call to one is fatal. (If an
+ * architecture has no static calls, as arm64 without CONFIG_CFI,
+ * <linux/static_call.h> makes each of them a call through a pointer.)
  */
 
 #include <linux/kallsyms.h>
@@ -23,9 +23,9 @@
 #include <linux/psi.h>
 
 /*
- * X(name, return type, parameters, arguments), in the order of use:
- * which page table entries to look at, how to find all mappings of a frame,
- * how to replace one, and what belongs to an anonymous page.
+ * X(name, return type, parameters, arguments), in the order of use: to select
+ * page table entries, to find all mappings of a frame, to replace a mapping, and
+ * to account for an anonymous page.
  */
 #define KSM_V_IMPORTS(X)								\
 	X(task_exec_state_get_dumpable, enum task_dumpable,				\
@@ -88,7 +88,7 @@
 #define KSM_V_HUGE_IMPORTS(X)
 #endif
 
-/* What set_ptes() calls for entries that allow memory tags. */
+/* set_ptes() calls this for entries that allow memory tags. */
 #ifdef CONFIG_ARM64_MTE
 #define KSM_V_TAG_IMPORTS(X)								\
 	X(mte_sync_tags, void, (pte_t pte, unsigned int nr_pages), (pte, nr_pages))
@@ -96,7 +96,7 @@
 #define KSM_V_TAG_IMPORTS(X)
 #endif
 
-/* What the redirects of redirect.c need: without them merged pages stay where they are. */
+/* Imports for the redirects of redirect.c. Without these, merged pages can't be moved. */
 #ifdef CONFIG_DYNAMIC_FTRACE_WITH_ARGS
 #ifdef anon_rmap_tree_foreach
 #define KSM_V_TREE_IMPORTS(R)								\
@@ -134,7 +134,7 @@
 #define KSM_V_ALL_IMPORTS(X) \
 	KSM_V_IMPORTS(X) KSM_V_NOTIFIER_IMPORTS(X) KSM_V_HUGE_IMPORTS(X) KSM_V_TAG_IMPORTS(X)
 
-/* macro_0 of what is not exported, macro_1 of what is. */
+/* Expands macro_0 for a symbol that is not exported, macro_1 for one that is. */
 #define KSM_V_BY_EXPORT(macro, name, ...) \
 	CONCATENATE(macro, __is_defined(KSM_V_EXPORTED_##name))(name, ##__VA_ARGS__)
 
@@ -175,7 +175,7 @@ static const struct ksm_v_import redirect_imports[] = {
 
 #if defined(CONFIG_MMU_NOTIFIER) && defined(CONFIG_LOCKDEP) && \
 	!defined(KSM_V_EXPORTED___mmu_notifier_invalidate_range_start_map)
-/* What mmu_notifier_invalidate_range_start() tells lockdep; here, of a class of its own. */
+/* mmu_notifier_invalidate_range_start() reports this map to lockdep. Ours is a class of its own. */
 struct lockdep_map __mmu_notifier_invalidate_range_start_map = {
 	.name = "mmu_notifier_invalidate_range_start"
 };
@@ -183,7 +183,7 @@ struct lockdep_map __mmu_notifier_invalidate_range_start_map = {
 
 DEFINE_STATIC_CALL_NULL(ksm_v_kallsyms, kallsyms_lookup_name);
 
-/* Data: D(name, type). Read through the pointers only: not all can be linked. */
+/* Data: D(name, type). Always read through the pointers, because not all symbols can be linked. */
 #define KSM_V_DATA(D)			\
 	D(mm_kobj, struct kobject *)	\
 	D(ksm_zero_pages, atomic_long_t)
@@ -194,7 +194,7 @@ DEFINE_STATIC_CALL_NULL(ksm_v_kallsyms, kallsyms_lookup_name);
 
 KSM_V_DATA(KSM_V_POINTER)
 
-/* As above, of what merging goes without where it is not there. */
+/* Optional data: merging works without it. */
 #ifdef CONFIG_PSI
 #define KSM_V_OPTIONAL_DATA(D)		\
 	D(psi_system, struct psi_group)
@@ -238,7 +238,7 @@ const struct psi_group *ksm_v_psi_system(void)
 }
 #endif
 
-/* Finds kallsyms_lookup_name(), itself not exported, by putting a probe on it. */
+/* Finds kallsyms_lookup_name(), which is not exported, by a probe on it. */
 #ifdef CONFIG_KPROBES
 static int resolve_lookup(void)
 {
@@ -256,14 +256,14 @@ static int resolve_lookup(void)
 #else
 static int resolve_lookup(void)
 {
-	pr_err("ksm_v: this kernel has no kprobes, and does not export all that merging needs\n");
+	pr_err("ksm_v: this kernel has no kprobes, and does not export all symbols that merging needs\n");
 	return -ENOENT;
 }
 #endif
 
 /*
- * Address of a kernel symbol, or NULL. The names of modules are looked up too, and
- * this one defines functions of the same names.
+ * The address of a kernel symbol, or NULL. The lookup also finds symbols of modules,
+ * and this module defines functions of the same names: these are ignored.
  */
 void *ksm_v_lookup(const char *name)
 {
@@ -272,7 +272,7 @@ void *ksm_v_lookup(const char *name)
 	return within_module(addr, THIS_MODULE) ? NULL : (void *)addr;
 }
 
-/* As above; complains by name where there is none. */
+/* As ksm_v_lookup(), but logs the name if there is no such symbol. */
 static void *find(const char *name)
 {
 	void *addr = ksm_v_lookup(name);
@@ -307,7 +307,7 @@ static int resolve_data(void)
 	return 0;
 }
 
-/* Makes every import usable. Returns -ENOENT, having named it, if one is missing. */
+/* Makes every import usable. Logs the name and returns -ENOENT if one is missing. */
 int ksm_v_imports_resolve(void)
 {
 	if (!ARRAY_SIZE(imports) && !ARRAY_SIZE(data))
@@ -316,10 +316,10 @@ int ksm_v_imports_resolve(void)
 	       resolve_data();
 }
 
-/* As above, of what is for the redirects. To be called after it; complains about nothing. */
+/* Makes the imports for the redirects usable. Must be called after the function above; logs nothing. */
 int ksm_v_redirect_imports_resolve(void)
 {
-	/* A kernel that exports all that merging needs has not been asked yet. */
+	/* If the kernel exports everything else, kallsyms_lookup_name() was not looked up yet. */
 	if (IS_ENABLED(CONFIG_KPROBES) && !static_call_query(ksm_v_kallsyms))
 		resolve_lookup();
 	if (!static_call_query(ksm_v_kallsyms))

@@ -17,7 +17,7 @@ void ksm_v_ksm_map_zero_page(struct mm_struct *mm)
 
 void ksm_v_ksm_might_unmap_zero_page(struct mm_struct *mm, pte_t pte)
 {
-	/* The body of ksm_might_unmap_zero_page(), likewise. */
+	/* The body of ksm_might_unmap_zero_page(), whose counter is not exported. */
 	if (is_ksm_zero_pte(pte)) {
 		atomic_long_dec(ksm_v_ksm_zero_pages());
 		atomic_long_dec(&mm->ksm_zero_pages);

@@ -3,7 +3,7 @@
 /* <linux/mmap_lock.h> */
 #include "shim.h"
 
-/* Names that 7.2 does not have. */
+/* Names that 7.2 does not define. */
 #ifndef VM_REFCNT_LIMIT
 #define VM_REFCNT_LIMIT VMA_REF_LIMIT
 #endif
@@ -14,12 +14,12 @@
 
 /*
  * vma_start_read() of mm/mmap_lock.c, which is static; the comments there say why each check is
- * needed. Its callers (lock_vma_under_rcu(), lock_next_vma()) look an area that is detached up again
- * and again, until it has left the tree: with mmap(MAP_FIXED), not before the old area's ->close() and
- * the new one's ->mmap() have returned, and in a FUSE file system these wait for a daemon.
+ * needed. Its callers can't be used: lock_vma_under_rcu() and lock_next_vma() look up a detached VMA
+ * again and again, until it has left the tree. With mmap(MAP_FIXED) that is not before the old VMA's
+ * ->close() and the new VMA's ->mmap() have returned, and in a FUSE file system these wait for a daemon.
  *
- * Called under RCU. True: locked. If false, *other is NULL or an address space to be dropped by
- * mmdrop() once RCU is unlocked.
+ * Must be called under RCU. Returns true if the VMA was locked. If false, *other is NULL, or an address
+ * space that the caller must drop by mmdrop() after it has unlocked RCU.
  */
 bool ksm_v_vma_start_read(struct mm_struct *mm, struct vm_area_struct *vma,
 			  struct mm_struct **other)
@@ -34,7 +34,7 @@ bool ksm_v_vma_start_read(struct mm_struct *mm, struct vm_area_struct *vma,
 	__vma_lockdep_acquire_read(vma);
 	if (vma->vm_mm == mm && vma->vm_lock_seq != raw_read_seqcount(&mm->mm_lock_seq))
 		return true;
-	/* It may be another address space's by now, whose vma_refcount_put() wakes up a writer. */
+	/* The VMA may belong to another address space now, and vma_refcount_put() wakes its writer. */
 	*other = vma->vm_mm;
 	mmgrab(*other);
 	vma_refcount_put(vma);

@@ -20,13 +20,13 @@ void ksm_v_mmu_notifier_invalidate_range_end(struct mmu_notifier_range *range)
 }
 
 #ifdef CONFIG_MMU_NOTIFIER
-/* The beginning of struct mmu_notifier_subscriptions, which is private to mm/mmu_notifier.c. */
+/* The first fields of struct mmu_notifier_subscriptions, which is private to mm/mmu_notifier.c. */
 struct subscriptions {
 	struct hlist_head list;
 	bool has_itree;
 };
 
-/* The mm is referenced, which keeps its subscriptions. */
+/* The caller must hold a reference to the mm, which keeps its subscriptions. */
 bool ksm_v_mm_has_interval_notifiers(struct mm_struct *mm)
 {
 	struct subscriptions *subscriptions = (void *)smp_load_acquire(&mm->notifier_subscriptions);

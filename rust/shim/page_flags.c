@@ -48,15 +48,15 @@ void ksm_v_folio_set_index(struct folio *folio, pgoff_t index)
 }
 
 /*
- * By how many entries the merged page with this index on @pfn is mapped; -1 where there is no such page. Takes
- * no reference: what is there may have changed when this returns.
+ * The number of entries that map the merged page with this index on @pfn; -1 if there is no such page. Takes no
+ * reference, so the page may be gone when this returns.
  */
 int ksm_v_merged_mapcount(unsigned long pfn, pgoff_t index)
 {
 	const struct page *page = pfn_to_online_page(pfn);
 	const struct folio *folio = (const struct folio *)page;
 
-	/* Not page_folio(): a merged page is a folio of its own, and of another one nothing is asked. */
+	/* Not page_folio(): a merged page is a folio of its own, and any other folio gets -1. */
 	if (!page || (unsigned long)READ_ONCE(folio->mapping) != FOLIO_MAPPING_KSM ||
 	    READ_ONCE(folio->index) != index)
 		return -1;
@@ -93,7 +93,7 @@ bool ksm_v_page_hwpoison(const struct page *page)
 	return PageHWPoison(page);
 }
 
-/* Whether it may have memory tags other than none; for each page that a process mapped with tags. */
+/* Whether the page may have memory tags. True for each page that a process has mapped with tags. */
 bool ksm_v_page_mte_tagged(const struct page *page)
 {
 #ifdef CONFIG_ARM64_MTE

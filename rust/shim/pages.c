@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
 /*
- * <asm/fpu/api.h>, <asm/extable.h>: whole pages, read by instructions whose failure the kernel recovers
- * from. Where memory fails that they read (a machine check), the handler goes on at the label that the
- * exception table has for the instruction: such a page equals nothing.
+ * <asm/fpu/api.h>, <asm/extable.h>: reads whole pages by instructions from whose failure the kernel recovers.
+ * If the memory that they read fails (a machine check), the handler continues at the label that the exception
+ * table gives for the instruction. Such a page equals no other page.
  *
- * 32 bytes at a time, where the processor has AVX2. Rust for the kernel has no vector registers, and the
- * compilers must not use them by themselves, hence the assembly; no registers are named as clobbered, as
- * in lib/raid/raid6: what is in them is nobody's between kernel_fpu_begin() and kernel_fpu_end().
+ * 32 bytes are read at a time if the processor has AVX2. Rust in the kernel can't use vector registers, and the
+ * compilers must not use them on their own, so this is in assembly. Vector registers are not declared as
+ * clobbered, as in lib/raid/raid6: between kernel_fpu_begin() and kernel_fpu_end() they hold nothing to preserve.
  */
 #include "shim.h"
 
@@ -18,7 +18,7 @@
 #ifdef CONFIG_X86_MCE
 #include <asm/asm.h>
 
-/* The instruction at this label may fail: it is `other` then. */
+/* If the instruction at this label fails, execution continues at `other`. */
 #define SAFE(from) _ASM_EXTABLE_TYPE(from, %l[other], EX_TYPE_DEFAULT_MCE_SAFE)
 #else
 #define SAFE(from)
@@ -26,7 +26,7 @@
 #define SAFE4 SAFE(1b) SAFE(2b) SAFE(3b) SAFE(4b)
 #define SAFE8 SAFE4 SAFE(5b) SAFE(6b) SAFE(7b) SAFE(8b)
 
-/* Bytes that are looked at before a branch: in vectors, and in words. */
+/* Bytes that are read before a branch, with vectors and with words. */
 #define ROW 128
 #define SHORT_ROW 32
 
@@ -77,7 +77,7 @@ other:
 	return true;
 }
 
-/* Returns to the state in which vectors of 16 bytes are fast, and says that registers may be saved whole. */
+/* Clears the upper halves of the vector registers, so that 16-byte vectors are fast again, and ends their use. */
 static __always_inline void vectors_end(void)
 {
 	asm volatile("vzeroupper");
@@ -178,7 +178,7 @@ bool ksm_v_page_is_zero(const void *a)
 #define LINE 64
 #define LINES 8
 
-/* Memory fails by the line of the caches: reads a byte of each. */
+/* Memory fails in units of a cache line, so a byte of each line is read. */
 static __always_inline bool lines_fail(const u8 *line)
 {
 	asm goto("1: testb	$0, 0x000(%[line])\n\t"

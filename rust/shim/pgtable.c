@@ -3,7 +3,7 @@
 /* <linux/mm.h>, <linux/pgtable.h> */
 #include "shim.h"
 
-/* Which pages a row of entries maps: other pages, in whatever order, give another number. */
+/* A hash of the pages that a row of entries maps. It does not depend on their order. */
 u32 ksm_v_ptes_digest(pte_t *first, unsigned long entries, u32 *pages)
 {
 	u64 sum = 0;
@@ -53,7 +53,7 @@ static void describe(struct page *page, struct ksm_v_mapped *mapped)
 	mapped->poisoned = PageHWPoison(page);
 }
 
-/* Returns false where nothing is present. */
+/* Returns false if the entry is not present. */
 bool ksm_v_ptep_mapped(pte_t *ptep, struct vm_area_struct *vma, unsigned long addr,
 		       struct ksm_v_mapped *mapped)
 {
@@ -62,7 +62,7 @@ bool ksm_v_ptep_mapped(pte_t *ptep, struct vm_area_struct *vma, unsigned long ad
 
 	if (!pte_present(pte))
 		return false;
-	/* As vm_normal_page(), which is not inline. */
+	/* The fast path of vm_normal_page(), which is not inline. */
 	if (IS_ENABLED(CONFIG_ARCH_HAS_PTE_SPECIAL) && likely(!pte_special(pte)))
 		page = pte_page(pte);
 	else
@@ -73,7 +73,7 @@ bool ksm_v_ptep_mapped(pte_t *ptep, struct vm_area_struct *vma, unsigned long ad
 	return true;
 }
 
-/* A part of a huge page that is mapped. */
+/* Describes a page of a mapped huge page. */
 void ksm_v_nth_page_mapped(struct page *head, unsigned long n, struct ksm_v_mapped *mapped)
 {
 	describe(head + n, mapped);
@@ -121,8 +121,8 @@ pte_t ksm_v_mk_pte(const struct page *page, pgprot_t prot)
 pte_t ksm_v_mk_ksm_zero_pte(unsigned long addr, pgprot_t prot)
 {
 	/*
-	 * As replace_page() in mm/ksm.c: is_ksm_zero_pte() knows it by the dirty bit. But nobody has
-	 * written to it, which pte_mkdirty() would note in the soft-dirty bit.
+	 * As replace_page() in mm/ksm.c: is_ksm_zero_pte() recognises the entry by its dirty bit.
+	 * pte_mkdirty() also sets the soft-dirty bit, which is cleared here, because nobody has written.
 	 */
 	pte_t pte = pte_mkspecial(pfn_pte(page_to_pfn(ZERO_PAGE(addr)), prot));
 
@@ -130,12 +130,12 @@ pte_t ksm_v_mk_ksm_zero_pte(unsigned long addr, pgprot_t prot)
 }
 
 /*
- * As wp_page_copy() for an unsharing fault: read-only, and what the kernel notes in the entry stays: soft-dirty,
- * userfaultfd's mark, and that the next access is to fault (NUMA hint, or userfaultfd).
+ * As wp_page_copy() for an unsharing fault: the new entry is read-only, and keeps the marks of the old one:
+ * soft-dirty, the mark of userfaultfd, and that the next access faults (NUMA hint, or userfaultfd).
  */
 pte_t ksm_v_mk_copied_pte(pte_t old, const struct page *copy, pgprot_t prot)
 {
-	/* pte_modify() wants cc_mask on x86, which is not exported. */
+	/* Not pte_modify(), which needs cc_mask on x86, which is not exported. */
 	pgprot_t now = pte_protnone(old) ? vm_get_page_prot(VM_NONE) : prot;
 	pte_t pte = pte_sw_mkyoung(mk_pte(copy, now));
 

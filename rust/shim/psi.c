@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-/* <linux/psi.h>: for how long tasks wait for memory. */
+/* <linux/psi.h>: how long tasks wait for memory. */
 
 #include "shim.h"
 #include <linux/psi.h>
@@ -8,7 +8,7 @@
 
 /*
  * The percentage of the last ten seconds in which some task waited for memory, as
- * /proc/pressure/memory has it; 0 where the kernel does not count that.
+ * reported by /proc/pressure/memory; 0 if the kernel does not count that.
  */
 unsigned long ksm_v_memory_pressure(void)
 {

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the Rust code calls of the kernel and can't reach by itself: inline
- * functions and macros as one-to-one functions, one .c file per C header, and
- * constants. Names are the kernel's with the prefix ksm_v_. No logic here, but
- * for what is asked of every entry of every page table, or in each pass of every
- * merged page, in one call (pgtable.c, page_flags.c), for what
- * reads whole pages (pages.c), for one static function of the kernel (mmap_lock.c), and for
- * what runs in place of functions of the kernel (redirect.c).
+ * Parts of the kernel that the Rust code uses but can't call directly: inline
+ * functions and macros, each as a function of one .c file per C header, and
+ * constants. Names are the kernel's with the prefix ksm_v_. There is no logic
+ * here, with four exceptions: functions that are called for every page table
+ * entry, or for every merged page in each pass, and combine several calls
+ * (pgtable.c, page_flags.c); functions that read whole pages (pages.c); one static
+ * function of the kernel (mmap_lock.c); and functions that run in place of the
+ * kernel's (redirect.c).
  *
  * Rust declarations are generated from this header (see Kbuild), so that every
  * type is checked against the kernel the module is built for. Functions which
@@ -61,17 +62,17 @@
 #ifdef __BINDGEN__
 /* Constants, for the generated declarations only. */
 
-/* <linux/gfp.h>: a merged page that can't be moved must not be allocated out of a movable block. */
+/* <linux/gfp.h>: a merged page that can't be moved must not be allocated from a movable block. */
 const gfp_t KSM_V_GFP_SHARED = GFP_HIGHUSER | __GFP_NORETRY | __GFP_NOWARN;
 const gfp_t KSM_V_GFP_MOVABLE = __GFP_MOVABLE;
 const gfp_t KSM_V_GFP_THISNODE = __GFP_THISNODE;
-/* Asks for a page as a fault does, but has nobody killed for it. */
+/* Allocates a page as a fault does, but never invokes the OOM killer. */
 const gfp_t KSM_V_GFP_ASK = GFP_HIGHUSER_MOVABLE | __GFP_NORETRY | __GFP_NOWARN;
 const gfp_t KSM_V_GFP_ASK_ZEROED = GFP_HIGHUSER_MOVABLE | __GFP_ZERO | __GFP_NORETRY | __GFP_NOWARN;
-/* Tables do without rather than have anything killed for them. */
+/* Allocations for tables fail rather than invoke the OOM killer. */
 const gfp_t KSM_V_GFP_TABLE = GFP_KERNEL | __GFP_ZERO | __GFP_NORETRY | __GFP_NOWARN;
 
-/* Under locks which reclaim takes, too. */
+/* For tables that grow under locks which reclaim takes, too. */
 const gfp_t KSM_V_GFP_NOWAIT_TABLE = GFP_NOWAIT | __GFP_ZERO | __GFP_NOWARN;
 
 /* <linux/auxvec.h>, <linux/mm_types.h> */
@@ -104,7 +105,7 @@ const u32 KSM_V_EX_TYPE_DEFAULT_MCE_SAFE = EX_TYPE_DEFAULT_MCE_SAFE;
 const u32 KSM_V_EXTABLE_SIZE = EXTABLE_SIZE;
 #endif
 
-/* <linux/huge_mm.h>: there is no such number where there are no huge pages. */
+/* <linux/huge_mm.h>: HPAGE_PMD_NR is not defined without huge pages. */
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 const unsigned long KSM_V_HPAGE_PMD_NR = HPAGE_PMD_NR;
 #else
@@ -121,7 +122,7 @@ const unsigned long KSM_V_FOLIO_MAPPING_FLAGS = FOLIO_MAPPING_FLAGS;
 /* imports.c */
 int ksm_v_imports_resolve(void);
 int ksm_v_redirect_imports_resolve(void);
-/* NULL where the kernel has no such symbol. */
+/* NULL if the kernel has no such symbol. */
 void *ksm_v_lookup(const char *name);
 struct kobject *ksm_v_mm_kobj(void);
 atomic_long_t *ksm_v_ksm_zero_pages(void);
@@ -149,7 +150,7 @@ void ksm_v_debugfs_remove(struct dentry *dentry);
 umode_t ksm_v_file_mode(const struct file *file);
 
 /* <linux/highmem.h> */
-/* Not 0 where the memory of @from has failed: the kernel has been told then. */
+/* Nonzero if the memory of @from has failed; the kernel was informed. */
 int ksm_v_copy_mc_highpage(struct page *to, struct page *from);
 
 /* <linux/huge_mm.h> */
@@ -221,7 +222,7 @@ u64 ksm_v_ktime_get_boottime_ns(void);
 
 /* <linux/memory_hotplug.h> */
 struct page *ksm_v_pfn_to_online_page(unsigned long pfn);
-/* <linux/memremap.h>: whether it is a page of a device, which is there now. */
+/* <linux/memremap.h>: whether the frame belongs to the memory of a device that is present. */
 bool ksm_v_pfn_is_device(unsigned long pfn);
 
 /* <linux/mmap_lock.h> */
@@ -255,9 +256,9 @@ void ksm_v_folio_mark_uptodate(struct folio *folio);
 void ksm_v_folio_set_swapbacked(struct folio *folio);
 
 /* <linux/pgtable.h> */
-/* What an entry of a page table maps: all that rust/mm/walk.rs wants to know of each. */
+/* What a page table entry maps, as far as rust/mm/walk.rs needs it. */
 struct ksm_v_mapped {
-	/* NULL for what is not a normal page, as vm_normal_page() says: the zero page, say. */
+	/* NULL if vm_normal_page() returns no page, as for the zero page; nothing else is set then. */
 	struct page *page;
 	struct folio *folio;
 	unsigned long pfn;
@@ -287,7 +288,7 @@ void ksm_v_set_pte_at(struct mm_struct *mm, unsigned long addr, pte_t *ptep, pte
 bool ksm_v_pmd_trans_huge(pmd_t *pmd);
 struct page *ksm_v_pmd_page(pmd_t *pmd);
 
-/* <linux/module.h>: of this module. */
+/* <linux/module.h>: references to this module. */
 bool ksm_v_try_module_get(void);
 void ksm_v_module_put(void);
 
@@ -296,7 +297,7 @@ struct pid *ksm_v_find_ge_pid(int nr);
 int ksm_v_pid_nr(struct pid *pid);
 
 /* <linux/ptrace.h> */
-/* 0 where the kernel can't tell. */
+/* 0 if the kernel can't read arguments. */
 unsigned long ksm_v_regs_get_kernel_argument(struct pt_regs *regs, unsigned int n);
 
 /* <linux/rmap.h> */
@@ -310,12 +311,12 @@ struct anon_vma *ksm_v_vma_anon_vma(const struct vm_area_struct *vma);
 void ksm_v_get_anon_vma(struct anon_vma *anon_vma);
 /* May sleep. */
 void ksm_v_put_anon_vma(struct anon_vma *anon_vma);
-/* Whether no area belongs to it, and none will. */
+/* Whether no VMA is linked in the tree of the anon_vma now. Reads it without the lock. */
 bool ksm_v_anon_vma_is_unused(const struct anon_vma *anon_vma);
 bool ksm_v_anon_vma_trylock_read(struct anon_vma *anon_vma);
 void ksm_v_anon_vma_lock_read(struct anon_vma *anon_vma);
 void ksm_v_anon_vma_unlock_read(struct anon_vma *anon_vma);
-/* The areas that may map a page at this index, with the anon_vma lock held. */
+/* The VMAs that may map a page at this index. The anon_vma lock must be held. */
 struct anon_vma_chain *ksm_v_anon_vma_first(struct anon_vma *anon_vma, pgoff_t index);
 struct anon_vma_chain *ksm_v_anon_vma_next(struct anon_vma_chain *chain, pgoff_t index);
 struct vm_area_struct *ksm_v_anon_vma_chain_vma(const struct anon_vma_chain *chain);
@@ -336,10 +337,10 @@ void add_to_kill_ksm(struct task_struct *tsk, const struct page *p, struct vm_ar
 #endif
 
 /* redirect.c */
-/* Has the kernel call what finds the sharers of merged pages. */
+/* Redirects the kernel's functions, so that they find the sharers of merged pages. */
 int ksm_v_redirect_begin(void);
 void ksm_v_redirect_end(void);
-/* Empties the LRU batches of this CPU. Only while functions are redirected. */
+/* Drains the LRU batches of this CPU. Must be called only while functions are redirected. */
 void ksm_v_lru_add_drain(void);
 /* rust/mm/rmap_ksm.rs */
 void ksm_v_walk_sharers(struct folio *folio, struct rmap_walk_control *rwc);
@@ -386,12 +387,12 @@ void ksm_v_flush_tlb_ptes(struct vm_area_struct *vma, unsigned long start, unsig
 
 /* <linux/userfaultfd_k.h> */
 bool ksm_v_userfaultfd_armed(struct vm_area_struct *vma);
-/* Of a userfaultfd: the address space in which it may move pages (UFFDIO_MOVE); NULL if it may not. */
+/* The address space in which this userfaultfd may move pages (UFFDIO_MOVE); NULL if it may not. */
 struct mm_struct *ksm_v_userfaultfd_mover(const struct file *file);
-/* With the VMA lock or the mmap lock held. */
+/* The VMA lock or the mmap lock must be held. */
 bool ksm_v_vma_is_moved_to(const struct vm_area_struct *vma);
 
-/* Of whole pages. Not to be called by interrupts. */
+/* pages.c: functions that read whole pages. Must not be called in an interrupt. */
 #ifdef CONFIG_X86_64
 bool ksm_v_pages_same(const void *a, const void *b);
 bool ksm_v_page_is_zero(const void *a);
@@ -403,7 +404,7 @@ bool ksm_v_page_is_readable(const void *page);
 /* <linux/workqueue.h> */
 void ksm_v_init_work(struct work_struct *work, work_func_t func);
 bool ksm_v_queue_work(struct workqueue_struct *wq, struct work_struct *work);
-/* Has ksm_v_tidy() called after so many milliseconds, and again after as many as it returns, unless 0. */
+/* Calls ksm_v_tidy() after @ms milliseconds, and again after as many as it returns, until that is 0. */
 void ksm_v_tidy_later(u32 ms);
 void ksm_v_tidy_end(void);
 /* rust/mm/sharers.rs */

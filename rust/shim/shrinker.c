@@ -3,7 +3,7 @@
 /* <linux/shrinker.h> */
 #include "shim.h"
 
-/* As rust/sys/shrinker.rs has it. */
+/* rust/sys/shrinker.rs defines the same value. */
 static_assert(SHRINK_STOP == ULONG_MAX);
 
 struct shrinker *ksm_v_shrinker_new(const char *name, ksm_v_shrink_fn *count,
@@ -15,7 +15,7 @@ struct shrinker *ksm_v_shrinker_new(const char *name, ksm_v_shrink_fn *count,
 		return NULL;
 	shrinker->count_objects = count;
 	shrinker->scan_objects = scan;
-	/* As few as are asked for: each of them is large. */
+	/* No more objects than needed, because each of them is large. */
 	shrinker->batch = 1;
 	shrinker->private_data = data;
 	shrinker_register(shrinker);

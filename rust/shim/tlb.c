@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 /*
- * <asm/tlb.h>, whose inline functions flush by what x86 hides from modules. None of those is
- * called here.
+ * <asm/tlb.h>. Some of its inline functions use declarations that x86 hides from modules, so
+ * MODULE is undefined. Those functions are not called here.
  */
 #undef MODULE
 #include <linux/mm.h>
@@ -10,8 +10,8 @@
 #include "shim.h"
 
 /*
- * Flushes entries that were cleared in this range. The page table lock is held since then, so that
- * nobody has to be told (mm_tlb_flush_pending()) that this is still to come.
+ * Flushes entries that were cleared in this range. The caller has held the page table lock since it
+ * cleared them, so no mm_tlb_flush_pending() is needed to tell others that the flush is still to come.
  */
 void ksm_v_flush_tlb_ptes(struct vm_area_struct *vma, unsigned long start, unsigned long end)
 {

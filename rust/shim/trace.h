@@ -15,7 +15,7 @@
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
 
-/* Why a page was not merged: as `Refusal` in rust/mm/merge.rs, which says what each means. */
+/* Why a page was not merged: the same as `Refusal` in rust/mm/refusal.rs, which explains each reason. */
 #define KSM_V_REFUSALS(EM, LAST)			\
 	EM(KSM_V_REFUSED_GONE, "gone")			\
 	EM(KSM_V_REFUSED_TARGET_GONE, "target_gone")	\
@@ -31,19 +31,19 @@
 	EM(KSM_V_REFUSED_FAILED, "failed")		\
 	LAST(KSM_V_REFUSED_LOCKED, "locked")
 
-/* Why the governor chose a share: as `Cause` in rust/engine/pace.rs. */
+/* Why the governor chose a share: the same as `Cause` in rust/engine/pace.rs. */
 #define KSM_V_PACE_CAUSES(EM, LAST)			\
 	EM(KSM_V_PACE_RICH, "rich")			\
 	EM(KSM_V_PACE_SHORT, "short")			\
 	EM(KSM_V_PACE_STEADY, "steady")			\
 	LAST(KSM_V_PACE_POOR, "poor")
 
-/* Why the kernel broke a merged page apart: a write, or a pin or the module that wants a copy. */
+/* Why a merged page was broken apart: a write; or a copy without a write, for a pin or by the module. */
 #define KSM_V_BREAK_CAUSES(EM, LAST)			\
 	EM(KSM_V_BREAK_WRITE, "write")			\
 	LAST(KSM_V_BREAK_UNSHARE, "unshare")
 
-/* Who had pages unmerged: a write of 2 to run, or memory that is to go offline. */
+/* Why pages were unmerged: 2 was written to run, or memory goes offline. */
 #define KSM_V_UNMERGE_CAUSES(EM, LAST)			\
 	EM(KSM_V_UNMERGE_RUN, "run")			\
 	LAST(KSM_V_UNMERGE_OFFLINE, "offline")
@@ -69,13 +69,13 @@ enum ksm_v_unmerge_cause {
 	KSM_V_UNMERGE_CAUSES(KSM_V_ENUMERATOR, KSM_V_ENUMERATOR)
 };
 
-/* In rust/mm/breaks.rs: called when the first one traces ksm_v_break, and when the last one has. */
+/* In rust/mm/breaks.rs: called when the first user begins to trace ksm_v_break, and when the last one ends. */
 int ksm_v_break_reg(void);
 void ksm_v_break_unreg(void);
 
 const char *ksm_v_refusal_name(enum ksm_v_refusal refusal);
 
-/* The process that an address space belongs to, by its id in the initial namespace; or 0. */
+/* The id, in the initial namespace, of the process that owns an address space; or 0. */
 static inline pid_t ksm_v_owner_tgid(struct mm_struct *mm)
 {
 	struct task_struct *owner;
@@ -95,7 +95,7 @@ static inline pid_t ksm_v_owner_tgid(struct mm_struct *mm)
 
 #include <linux/tracepoint.h>
 
-/* Tools find the numbers in the formats, not the names of these. */
+/* Exports the values of the enumerators: without this, tools would find only their names in the formats. */
 #define KSM_V_DEFINE_ENUM(value, name) TRACE_DEFINE_ENUM(value);
 
 KSM_V_REFUSALS(KSM_V_DEFINE_ENUM, KSM_V_DEFINE_ENUM)
@@ -291,7 +291,7 @@ TRACE_EVENT(ksm_v_pace,
 
 #endif
 
-/* Found by the -I that Kbuild gives trace.c. */
+/* The -I that Kbuild passes for trace.c makes this path work. */
 #undef TRACE_INCLUDE_PATH
 #define TRACE_INCLUDE_PATH .
 #undef TRACE_INCLUDE_FILE

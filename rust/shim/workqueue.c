@@ -14,7 +14,7 @@ bool ksm_v_queue_work(struct workqueue_struct *wq, struct work_struct *work)
 }
 
 static void tidy(struct work_struct *work);
-/* Deferrable: no CPU is woken for it. */
+/* Deferrable, so that it does not wake an idle CPU. */
 static DECLARE_DEFERRABLE_WORK(tidy_work, tidy);
 
 void ksm_v_tidy_later(u32 ms)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-/* <linux/xarray.h>: numbers things from 1 on. */
+/* <linux/xarray.h>: assigns numbers, from 1 on. */
 #include <linux/xarray.h>
 #include "shim.h"
 
