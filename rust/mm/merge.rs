@@ -101,7 +101,7 @@ pub(crate) struct Terms<'a> {
     pub(crate) mm: &'a MmWithUser,
     /// Identifies the address space in seats; `None` while its last owner exits.
     pub(crate) space: Option<Space>,
-    /// How many page table entries may be made to map a shared page.
+    /// Most page table entries that this module makes map a shared page.
     pub(crate) max_page_sharing: u32,
     /// Makes a new shared page for this address space, on this node (`None`: on any).
     pub(crate) make: &'a dyn Fn(&MmWithUser, Option<i32>) -> Result<NewShared>,

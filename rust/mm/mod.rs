@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Safe access to what merging needs of the kernel's memory management.
+//! Safe access to the kernel's memory management, as far as merging needs it.
 //!
 //! There is one type for each right held. Data flows one way: [`process`] finds address spaces, [`vma`] their
 //! VMAs, and [`walk`] the pages that are mapped there. [`page`] is a page identified by its frame number.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A page by its frame number: references, content, the folio lock.
+//! A page, identified by its frame number: references, content, the folio lock.
 //!
 //! C headers: [`include/linux/mm.h`](srctree/include/linux/mm.h),
 //! [`include/linux/page-flags.h`](srctree/include/linux/page-flags.h)
@@ -98,7 +98,7 @@ impl PageRef {
     pub(super) unsafe fn from_new(folio: NonNull<bindings::folio>) -> Self {
         // SAFETY: The caller owns a reference to the folio, and a folio has a first page.
         let page = unsafe { shim::ksm_v_folio_page(folio.as_ptr(), 0) };
-        // INVARIANT: The caller's reference becomes this one's.
+        // INVARIANT: The caller gives its reference to this `PageRef`, and the page is the first of the folio.
         PageRef {
             // SAFETY: The first page of a valid folio is not null.
             page: unsafe { NonNull::new_unchecked(page) },
@@ -125,7 +125,7 @@ impl PageRef {
         unsafe { frame_of(self.page) }
     }
 
-    /// What kind of page it is now.
+    /// The current kind of the page.
     pub(crate) fn kind(&self) -> Kind {
         // SAFETY: By the type invariant the folio is referenced.
         unsafe { kind_of(self.folio.get()) }
@@ -421,7 +421,7 @@ impl MappedPage<'_> {
     }
 }
 
-/// A page of which a few words are read, even if its memory has failed.
+/// A page from which a few words are read, even if its memory has failed.
 pub(super) struct SampledPage<'a>(&'a MappedPage<'a>);
 
 impl Content for SampledPage<'_> {
@@ -452,7 +452,7 @@ impl Content for MappedPage<'_> {
     }
 }
 
-/// The content of a page that nobody writes to. What was read from it stays true.
+/// The content of a page that nobody writes to, so that a comparison stays valid.
 ///
 /// # Invariants
 ///

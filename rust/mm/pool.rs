@@ -54,7 +54,7 @@ impl Spares {
             let Some(page) = allocate_allowed(self.node, barred) else {
                 return;
             };
-            // The push can't fail: the capacity is that of a full pool.
+            // The push can't fail: the capacity is the size of a full pool.
             let _ = self.pages.push_within_capacity(page);
         }
     }

@@ -102,7 +102,7 @@ fn address_space(pid: NonNull<bindings::pid>, _rcu: &rcu::Guard) -> Option<ARef<
     }
 }
 
-/// The address space of a task that was found under RCU.
+/// The address space of a task that was found under the RCU read lock, which the caller still holds.
 fn address_space_of_task(task: NonNull<bindings::task_struct>) -> Option<ARef<Mm>> {
     let task = task.as_ptr();
     // SAFETY: The callers found the task under the RCU read lock and still hold it, so the task is not

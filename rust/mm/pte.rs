@@ -332,7 +332,7 @@ impl Drop for Mapping<'_> {
     }
 }
 
-/// Which pages are mapped in a part of a page table.
+/// A summary of the pages that are mapped in a part of a page table.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Population {
     /// A hash of the pages: other pages give another digest, except for rare collisions.
@@ -365,7 +365,8 @@ impl LockedHuge {
     ) -> Option<Self> {
         // SAFETY: The caller promises that `pmd` is an entry of `vma`, whose page tables stay.
         let lock = NonNull::new(unsafe { shim::ksm_v_pmd_trans_huge_lock(pmd, vma) })?;
-        // INVARIANT: `pmd_trans_huge_lock()` returned the lock it took: the entry is that of a huge page.
+        // INVARIANT: `pmd_trans_huge_lock()` returned the lock it took: the entry maps a huge page, or is its
+        // migration entry.
         Some(LockedHuge { pmd, lock })
     }
 

@@ -67,7 +67,7 @@ pub(super) fn at(number: u32) -> Option<NonNull<Set>> {
     // SAFETY: A directory has `DIRECTORY` pointers. The callers hold the RCU read lock, or know of a set
     // that is in use; either keeps the directory.
     let chunk = unsafe { &*directory.add(number / CHUNK % DIRECTORY) }.load(Acquire) as *mut Set;
-    // SAFETY: A chunk has `CHUNK` sets.
+    // SAFETY: A chunk has `CHUNK` sets, so the result lies within it.
     NonNull::new(chunk).map(|chunk| unsafe { chunk.add(number % CHUNK) })
 }
 

@@ -117,7 +117,7 @@ impl SharedPage {
         })
     }
 
-    /// The name by which the engine identifies the page; it does not change when the page is moved.
+    /// The name that identifies the page in the engine. It does not change when the page is moved.
     pub(crate) fn name(&self) -> Frame {
         self.id.name()
     }
@@ -283,7 +283,7 @@ impl LockedShared<'_> {
         // The last sharer may have freed the page lazily (`MADV_FREE`), and then reclaim would drop it for
         // all new sharers. Reclaim keeps a dirty page, and `madvise()` cleans no page that is locked or
         // mapped twice.
-        // SAFETY: `self.shared` owns a reference to the folio.
+        // SAFETY: `self.shared` owns a reference to the folio, so the folio is valid.
         unsafe { bindings::folio_mark_dirty(self.folio()) };
         Ok(Sharer {
             shared: self,

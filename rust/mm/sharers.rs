@@ -71,12 +71,12 @@ const FEW: usize = 2;
 /// The frame of a set that was given up.
 const GONE: u64 = u64::MAX;
 
-/// The number of a set, by which [`crate::mm::shared`] identifies a merged page.
+/// The number of a set, which identifies a merged page in [`crate::mm::shared`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SetId(u32);
 
 impl SetId {
-    /// The name by which the engine identifies the page.
+    /// The name that identifies the page in the engine.
     pub(crate) fn name(self) -> Frame {
         Frame(self.0.into())
     }
@@ -630,6 +630,10 @@ fn is_recent(records: &[Record], record: Record) -> bool {
 }
 
 /// Removes a record that [`add`] has just added.
+///
+/// # Safety
+///
+/// As for [`add`].
 pub(super) unsafe fn take_back(set: &Set, record: Record) {
     // SAFETY: The caller holds the folio lock and borrows no record. The borrow of `set.records()` ends
     // before `remove` is called.

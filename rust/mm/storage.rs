@@ -28,7 +28,7 @@ use kernel::ffi::c_void;
 /// May reclaim, unless `MAY_RECLAIM` is false: for tables that grow under locks which reclaim takes, too.
 pub(crate) struct KernelStorage<const MAY_RECLAIM: bool = true>;
 
-/// A type of which tables consist.
+/// An element of the engine's tables.
 ///
 /// # Safety
 ///

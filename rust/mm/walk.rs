@@ -488,7 +488,7 @@ impl<V: Visitor> Walk<'_, V> {
         // SAFETY: The caller promises that `entry` is an entry of `vma`, whose page table is locked. So
         // `vma` is in place.
         let (pte, mm) = unsafe { (shim::ksm_v_ptep_get(entry), (*vma).vm_mm) };
-        // SAFETY: The function only looks at the value.
+        // SAFETY: The function only looks at the value, and accesses no memory.
         if !unsafe { shim::ksm_v_is_ksm_zero_pte(pte) } {
             return ControlFlow::Continue(());
         }

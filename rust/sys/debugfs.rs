@@ -58,7 +58,7 @@ pub(crate) struct Directory<T: Send + Sync + 'static> {
 
 // SAFETY: Any thread may remove a directory, and `Arc<T>` is `Send`.
 unsafe impl<T: Send + Sync> Send for Directory<T> {}
-// SAFETY: A shared reference gives access to nothing.
+// SAFETY: There are no methods on `&self`, so a shared reference gives access to nothing.
 unsafe impl<T: Send + Sync> Sync for Directory<T> {}
 
 impl<T: Send + Sync + 'static> Directory<T> {

@@ -137,7 +137,7 @@ pub(crate) struct EntryProbe<W: Watcher + 'static> {
 
 // SAFETY: Any thread may remove a probe. A `Watcher` is `Send`.
 unsafe impl<W: Watcher> Send for EntryProbe<W> {}
-// SAFETY: A shared reference gives access to nothing.
+// SAFETY: There are no methods on `&self`, so a shared reference gives access to nothing.
 unsafe impl<W: Watcher> Sync for EntryProbe<W> {}
 
 impl<W: Watcher + 'static> EntryProbe<W> {

@@ -121,7 +121,7 @@ impl<T: Body> Drop for Kthread<T> {
 unsafe extern "C" fn entry<T: Body>(data: *mut c_void) -> c_int {
     // SAFETY: The caller promises that `data` came from `Arc::<T>::into_raw`, and gives up that reference.
     let body = unsafe { Arc::<T>::from_raw(data.cast_const().cast()) };
-    // SAFETY: A kernel thread calls this about itself.
+    // SAFETY: The calling thread is a kernel thread, and makes only itself freezable.
     unsafe { bindings::set_freezable() };
     body.run();
     0
@@ -152,7 +152,7 @@ fn cpu_ns(task: &Task) -> u64 {
 /// Lets other threads run if they want to, and reports a quiescent state of Tasks RCU. The caller must be
 /// allowed to sleep: it may hold mutexes and the like, but no spinlock and no RCU read lock.
 pub(crate) fn cond_resched() {
-    // SAFETY: The callers may sleep.
+    // SAFETY: The callers may sleep, and hold no spinlock or RCU read lock.
     unsafe { shim::ksm_v_cond_resched_tasks_rcu_qs() };
 }
 
