@@ -208,7 +208,8 @@ impl<S: Storage<SharedFrame>> Shared<S> {
 
     /// The first retired frame behind `last`, in the order of [`Self::frames_after`].
     pub(crate) fn next_retired(&self, last: Option<Frame>) -> Option<SharedFrame> {
-        // Adapters of iterators would get a symbol that is too long for objtool.
+        // The symbol of `find()` is too long for objtool here.
+        #[allow(clippy::manual_find)]
         for &entry in self.entries_after(last) {
             if entry.standing == Standing::Retired {
                 return Some(entry);

@@ -746,11 +746,14 @@ fn give_up_gone(id: SetId) -> Option<u32> {
     if unsafe { shim::ksm_v_pfn_is_device(known as usize) } {
         return Some(1);
     }
-    if page(id).is_some() || frame.cmpxchg(known, GONE, Full).is_err() {
+    // Migration freezes the references of a folio in the swap cache for a moment: it is there, and can't be
+    // referenced.
+    let is_there = page(id).is_some() || is_on_the_move(id);
+    if is_there || frame.cmpxchg(known, GONE, Full).is_err() {
         return Some(1);
     }
-    // SAFETY: `page` got no reference to a folio with the set's token on its frame, and the exchange shows
-    // that the page was not moved since. `GONE` keeps a later walk from finding the set.
+    // SAFETY: No folio with the set's token is on its frame, and the exchange shows that the page was not
+    // moved since that was seen. `GONE` keeps a later walk from finding the set.
     unsafe { free(id, pointer) };
     None
 }

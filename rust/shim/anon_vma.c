@@ -15,9 +15,19 @@ void ksm_v_get_anon_vma(struct anon_vma *anon_vma)
 	atomic_inc(&anon_vma->refcount);
 }
 
-bool ksm_v_anon_vma_is_unused(const struct anon_vma *anon_vma)
+/*
+ * Whether no area belongs to @anon_vma. None will then: it would be linked by an area that belongs to it. Looks
+ * under the lock, since an area that is being changed leaves the tree for a moment (vma_prepare()).
+ */
+bool ksm_v_anon_vma_is_unused(struct anon_vma *anon_vma)
 {
-	return !READ_ONCE(anon_vma->rb_root.rb_root.rb_node);
+	bool is_unused;
+
+	if (!down_read_trylock(&anon_vma->root->rwsem))
+		return false;
+	is_unused = RB_EMPTY_ROOT(&anon_vma->rb_root.rb_root);
+	up_read(&anon_vma->root->rwsem);
+	return is_unused;
 }
 
 bool ksm_v_anon_vma_trylock_read(struct anon_vma *anon_vma)

@@ -311,8 +311,8 @@ struct anon_vma *ksm_v_vma_anon_vma(const struct vm_area_struct *vma);
 void ksm_v_get_anon_vma(struct anon_vma *anon_vma);
 /* May sleep. */
 void ksm_v_put_anon_vma(struct anon_vma *anon_vma);
-/* Whether no VMA is linked in the tree of the anon_vma now. Reads it without the lock. */
-bool ksm_v_anon_vma_is_unused(const struct anon_vma *anon_vma);
+/* Whether no VMA is linked in the tree of the anon_vma, for certain. Tries to take the lock. */
+bool ksm_v_anon_vma_is_unused(struct anon_vma *anon_vma);
 bool ksm_v_anon_vma_trylock_read(struct anon_vma *anon_vma);
 void ksm_v_anon_vma_lock_read(struct anon_vma *anon_vma);
 void ksm_v_anon_vma_unlock_read(struct anon_vma *anon_vma);
