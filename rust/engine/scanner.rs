@@ -37,7 +37,7 @@ use crate::verdict::Target;
 use crate::verdict::Verdict;
 use core::mem::size_of;
 
-/// Where a scanner's tables are allocated.
+/// The memory that a scanner's tables are allocated from.
 pub trait ScannerStorage:
     Storage<IndexEntry> + Storage<SharedFrame> + Storage<Retired> + Storage<OwnSeats>
 {
@@ -51,20 +51,93 @@ impl<S> ScannerStorage for S where
 /// The scanner: the stable set, the unstable set, the knobs and the counts.
 ///
 /// The owner serialises all calls.
+///
+/// # Examples
+///
+/// ```
+/// use engine::{KsmScanner, Storage, PAGE_SIZE};
+///
+/// /// The heap. A block of it can't be truncated, so `truncate()` is never called.
+/// #[derive(Default)]
+/// struct Heap;
+///
+/// impl<T: Clone + Default> Storage<T> for Heap {
+///     type Block = Vec<T>;
+///
+///     fn allocate(&self, len: usize) -> Option<Vec<T>> {
+///         Some(vec![T::default(); len])
+///     }
+///
+///     fn can_truncate(&self, _block: &Vec<T>) -> bool {
+///         false
+///     }
+///
+///     fn truncate(&self, _block: &mut Vec<T>, _len: usize) {}
+/// }
+///
+/// let mut scanner = KsmScanner::<Heap>::new();
+/// let content = [7; PAGE_SIZE];
+///
+/// // A content is merged at its third sighting.
+/// assert!(!scanner.scan_page(1, &content));
+/// assert!(!scanner.scan_page(2, &content));
+/// assert!(scanner.scan_page(3, &content));
+///
+/// // Later pages with this content merge at once.
+/// assert!(scanner.scan_page(4, &content));
+/// let stats = scanner.get_stats();
+/// assert_eq!((stats.pages_shared, stats.pages_sharing), (1, 2));
+/// ```
+///
+/// An owner whose merges can fail asks first, and reports the result:
+///
+/// ```
+/// # use engine::{Storage, PAGE_SIZE};
+/// # #[derive(Default)]
+/// # struct Heap;
+/// # impl<T: Clone + Default> Storage<T> for Heap {
+/// #     type Block = Vec<T>;
+/// #     fn allocate(&self, len: usize) -> Option<Vec<T>> {
+/// #         Some(vec![T::default(); len])
+/// #     }
+/// #     fn can_truncate(&self, _block: &Vec<T>) -> bool {
+/// #         false
+/// #     }
+/// #     fn truncate(&self, _block: &mut Vec<T>, _len: usize) {}
+/// # }
+/// use engine::{Domain, Frame, HashKind, KsmScanner, Target, Verdict};
+///
+/// let mut scanner = KsmScanner::with(Heap, HashKind::Wide, 0x1234);
+/// scanner.set_promote_after(2);
+/// let (domain, content) = (Domain(1000), [7; PAGE_SIZE]);
+///
+/// assert_eq!(scanner.scan(Frame(1), domain, &content), Verdict::Wait);
+/// let Verdict::Merge(key) = scanner.scan(Frame(2), domain, &content) else {
+///     panic!("the second sighting merges");
+/// };
+/// assert_eq!(scanner.target(key, domain), Some(Target::Twin(Frame(1))));
+///
+/// // The owner copies the content to frame 9, which both pages now map.
+/// assert!(scanner.announce(Frame(9), 0));
+/// assert!(scanner.made(key, Frame(9), domain, 2));
+/// assert_eq!(scanner.target(key, domain), Some(Target::Shared(Frame(9))));
+/// ```
+///
+/// The owner serialises all calls.
 pub struct KsmScanner<S: ScannerStorage> {
     storage: S,
     keys: Keys,
     enabled: bool,
     knobs: Knobs,
-    /// For how many more passes a content is remembered that is seen now.
+    /// Number of further passes for which a content seen now is remembered.
     remembered_for: u8,
     index: Table<IndexEntry, S>,
     unstable: u64,
     /// Contents of the unstable set that were at rest when the last pass ended.
     at_rest: u64,
-    /// What had several shared frames then.
+    /// Contents with several shared frames when the last pass ended.
     last_copies: Copies,
-    /// The part of the index that is forgotten next, if memory is short.
+    /// The index segment that [`Self::forget_some`] thins out next.
     next_forgotten: usize,
     shared: Shared<S>,
     seats: Seats<S>,
@@ -89,19 +162,20 @@ impl<S: ScannerStorage + Default> Default for KsmScanner<S> {
     }
 }
 
-/// The documented API, continued: what needs no default storage.
+/// The documented API, continued: methods that need no default storage.
 impl<S: ScannerStorage> KsmScanner<S> {
     /// Forgets all contents and shared frames, as if none had been seen.
     ///
-    /// The knobs and the totals since the start stay. Shared frames that still exist are not counted
-    /// any more.
+    /// The knobs and the totals since the start are kept. Shared frames that still exist are no longer
+    /// counted.
     pub fn init(&mut self) {
         self.forget_contents();
         self.shared = Shared::new();
         self.seats = Seats::new();
     }
 
-    /// Forgets all contents. Shared frames that still exist are counted, and nothing is merged into them.
+    /// Forgets all contents. Shared frames that still exist stay counted, but nothing is merged into
+    /// them.
     pub fn forget_contents(&mut self) {
         self.index.clear();
         self.unstable = 0;
@@ -111,12 +185,12 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.shared.shrink(&self.storage);
     }
 
-    /// Sets how many pages a cycle looks at; 0 means 1.
+    /// Sets the number of pages scanned per cycle; 0 means 1.
     pub fn set_scan_rate(&mut self, pages_per_cycle: u32) {
         self.knobs.set_scan_rate(pages_per_cycle);
     }
 
-    /// Pages a cycle looks at.
+    /// Pages scanned per cycle.
     pub fn scan_rate(&self) -> u32 {
         self.knobs.scan_rate
     }
@@ -131,7 +205,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.knobs.sleep_ms
     }
 
-    /// Lets the owner scan.
+    /// Allows the owner to scan.
     pub fn enable(&mut self) {
         self.enabled = true;
     }
@@ -141,7 +215,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.enabled = false;
     }
 
-    /// Whether the owner is to scan.
+    /// Whether the owner may scan.
     pub fn is_enabled(&self) -> bool {
         self.enabled
     }
@@ -159,19 +233,20 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// Looks at a page of the only domain; true: it is merged, the caller remaps it copy-on-write.
+    /// Scans a page of the only domain; returns true if the page is merged, and the caller then remaps
+    /// it copy-on-write.
     ///
-    /// The documented one-call form, in which merging can't fail. An owner whose merges can, or
-    /// who has several domains, calls [`KsmScanner::scan`] and [`KsmScanner::merged`].
+    /// This is the documented one-call form, in which merging can't fail. An owner whose merges can
+    /// fail, or which has several domains, calls [`KsmScanner::scan`] and [`KsmScanner::merged`].
     pub fn scan_page<C: Content + ?Sized>(&mut self, frame: u64, content: &C) -> bool {
         let (frame, domain) = (Frame(frame), Domain::default());
         self.pages_scanned = self.pages_scanned.wrapping_add(1);
-        // The caller compares no bytes, so that a sample is not enough.
+        // A sample is not enough: the caller compares no bytes.
         let key = self.keys.of_whole(domain, Key::default(), content);
         if content.is_zero() || !matches!(self.sighting(key, frame), Glance::Merge(_)) {
             return false;
         }
-        // A shared frame of this content itself, still mapped where it was first seen.
+        // The page is the shared frame of this content, still mapped where it was first seen.
         if self.shared.get(frame).is_some_and(|known| known.key == key) {
             return false;
         }
@@ -182,8 +257,8 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// Takes note that one more page maps `shared`, which has the content of `key`; false where
-    /// it has all the sharers that it may have.
+    /// Counts one more page that maps `shared`, the shared frame of `key`. Returns false if `shared`
+    /// has `max_page_sharing` mappings already; it is then retired.
     fn share_one_more(&mut self, key: Key, shared: Frame, page: Frame) -> bool {
         let mappings = self.shared.get(shared).map_or(0, |entry| entry.mappings);
         if mappings >= self.knobs.max_page_sharing {
@@ -194,10 +269,10 @@ impl<S: ScannerStorage> KsmScanner<S> {
             .update(shared, |entry| entry.mappings = mappings.saturating_add(1))
     }
 
-    /// Notes that a mapping of a shared frame was broken by a write.
+    /// Counts a mapping of a shared frame that a write has broken.
     ///
-    /// Returns false where `frame` is no shared frame. The last mapping takes the frame along; should a
-    /// fork have made another, which nobody tells of, a recount finds that.
+    /// Returns false if `frame` is no shared frame. The frame is freed with its last mapping. A fork
+    /// may have added a mapping without telling the engine; the next recount finds it.
     pub fn unmerge_page(&mut self, frame: u64) -> bool {
         let frame = Frame(frame);
         let Some(&known) = self.shared.get(frame).filter(|entry| entry.mappings > 0) else {
@@ -212,10 +287,9 @@ impl<S: ScannerStorage> KsmScanner<S> {
     }
 }
 
-/// What goes beyond the documented API: domains, merges that fail, passes.
+/// Methods beyond the documented API: domains, merges that can fail, passes.
 impl<S: ScannerStorage> KsmScanner<S> {
-    /// Makes a disabled scanner that hashes with `hash`; whoever does not know `seed` can't tell
-    /// what its keys are.
+    /// Makes a disabled scanner that hashes with `hash`. Its keys can't be predicted without `seed`.
     pub fn with(storage: S, hash: HashKind, seed: u64) -> Self {
         let knobs = Knobs::default();
         KsmScanner {
@@ -238,32 +312,32 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// Sets how often an unknown content must be seen before it is merged; 0 means 1.
+    /// Sets the number of sightings after which an unknown content is merged; 0 means 1.
     pub fn set_promote_after(&mut self, sightings: u8) {
         self.knobs.set_promote_after(sightings);
     }
 
-    /// Sightings before an unknown content is merged.
+    /// Number of sightings after which an unknown content is merged.
     pub fn promote_after(&self) -> u8 {
         self.knobs.promote_after
     }
 
-    /// Sets how many page table entries may be made to map a shared frame, as
+    /// Sets the number of page table entries that merges may map to one shared frame, see
     /// [`Knobs::set_max_page_sharing`].
     ///
-    /// A content with more sharers gets further frames. Frames that have more already keep them,
-    /// and a fork may add to any: the kernel asks nobody then.
+    /// A content with more sharers gets further frames. Frames above a lowered limit keep their
+    /// mappings, and a fork may add mappings to any frame without asking the engine.
     pub fn set_max_page_sharing(&mut self, mappings: u32) {
         self.knobs.set_max_page_sharing(mappings);
     }
 
-    /// How many page table entries may be made to map a shared frame.
+    /// Number of page table entries that merges may map to one shared frame.
     pub fn max_page_sharing(&self) -> u32 {
         self.knobs.max_page_sharing
     }
 
-    /// Sets within how many passes each page is looked at, at the latest; 1: in every pass. What is
-    /// no power of two, or above [`LONGEST_INTERVAL`], becomes the next lower one, 0 becomes 1.
+    /// Sets the longest interval between two visits of a page, in passes; 1 visits every page in every
+    /// pass. The value is rounded down to a power of two and clamped to 1..=[`LONGEST_INTERVAL`].
     pub fn set_max_interval(&mut self, passes: u8) {
         self.knobs.set_max_interval(passes);
     }
@@ -273,7 +347,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.knobs = knobs;
     }
 
-    /// Within how many passes each page is looked at, at the latest.
+    /// Longest interval between two visits of a page, in passes.
     pub fn max_interval(&self) -> u8 {
         self.knobs.max_interval
     }
@@ -289,20 +363,20 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.index.bytes().saturating_add(of_frames) as u64
     }
 
-    /// Contents that are unshared and were the same in two passes, as of the end of the last one:
-    /// what mainline calls `pages_unshared`.
+    /// Unshared contents that were seen unchanged in two passes, as of the end of the last pass:
+    /// mainline's `pages_unshared`.
     pub fn at_rest(&self) -> u64 {
         self.at_rest
     }
 
-    /// Which contents have several shared frames. Looks at all of them.
+    /// Counts the contents with several shared frames. Walks all shared frames.
     pub fn copies(&self) -> Copies {
         let mut retired = Table::<Retired, S>::new();
         let mut last = None;
         while let Some(frame) = self.shared.next_retired(last) {
             let key = frame.key;
             let make = || Retired::first(key);
-            // Where there is no memory for it, the content is not counted.
+            // Without memory for an entry, the content is not counted.
             if let Ok(Some(known)) = retired.get_or_insert(&self.storage, key.hash(), make) {
                 known.frames = known.frames.saturating_add(1);
             }
@@ -317,38 +391,38 @@ impl<S: ScannerStorage> KsmScanner<S> {
         copies
     }
 
-    /// Which contents had several shared frames when the last pass ended.
+    /// The counts of [`Self::copies`] when the last pass ended.
     pub fn last_copies(&self) -> Copies {
         self.last_copies
     }
 
-    /// Pages that were passed over, in regions that were not due.
+    /// Pages skipped because their regions were not due.
     pub fn pages_skipped(&self) -> u64 {
         self.pages_skipped
     }
 
-    /// Takes note of pages that were passed over.
+    /// Counts skipped pages.
     pub fn skip(&mut self, pages: u64) {
         self.pages_skipped = self.pages_skipped.wrapping_add(pages);
     }
 
-    /// Sets for how many more passes contents are remembered that are seen from now on: until the
-    /// next visit of the region where they are.
+    /// Sets the number of further passes for which contents seen from now on are remembered: until the
+    /// next visit of their region.
     pub fn remember_for(&mut self, passes: u8) {
         self.remembered_for = passes.clamp(1, LONGEST_INTERVAL);
     }
 
-    /// Contents and frames that could not be remembered for want of memory.
+    /// Contents and frames that were not remembered because an allocation failed.
     pub fn index_failures(&self) -> u64 {
         self.index_failures
     }
 
-    /// How contents get their keys.
+    /// The scheme by which contents get their keys.
     pub fn keys(&self) -> &Keys {
         &self.keys
     }
 
-    /// Looks at a page that is not shared and says what to do with it.
+    /// Scans an unshared page and returns what to do with it.
     pub fn scan<C: Content + ?Sized>(
         &mut self,
         frame: Frame,
@@ -363,7 +437,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// Says what to do with a page that is not shared, by a sample of it: enough for most.
+    /// Decides from a sample what to do with an unshared page; most pages need no more.
     #[inline]
     pub fn glance(&mut self, frame: Frame, glimpse: Glimpse) -> Glance {
         self.pages_scanned = self.pages_scanned.wrapping_add(1);
@@ -373,7 +447,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.sighting(glimpse.key(), frame)
     }
 
-    /// Says what to do with a page of which the sample was not enough.
+    /// Decides from the whole content what to do with a page whose sample was not enough.
     pub fn look<C: Content + ?Sized>(
         &mut self,
         frame: Frame,
@@ -386,7 +460,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// As [`Self::look`], of what [`Keys::inspect`] said.
+    /// Like [`Self::look`], but takes the result of [`Keys::inspect`].
     pub fn settle(&mut self, frame: Frame, inspected: Inspected) -> Verdict {
         let Inspected { sample, whole } = inspected;
         let key = if self.see_ambiguous(sample) {
@@ -401,15 +475,17 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// Counts mappings of shared frames that were met, and pages that can't be merged.
+    /// Counts pages that were scanned without a decision: mappings of shared frames, and pages that
+    /// can't be merged.
     pub fn pass_by(&mut self, mappings: u64) {
         self.pages_scanned = self.pages_scanned.wrapping_add(mappings);
     }
 
-    /// With what to merge a page of `domain` of this key now; `None` where that has gone since.
+    /// Returns what a page of `domain` with `key` should be merged with now; `None` if it has gone
+    /// since.
     ///
-    /// Keys of two domains may collide, so a shared frame is asked whose it is. A twin can't be: whoever
-    /// merges with it looks at who maps it.
+    /// Keys of two domains may collide, so the domain of a shared frame is compared. The domain of a
+    /// twin is not recorded: before merging with a twin, the caller checks who maps it.
     pub fn target(&self, key: Key, domain: Domain) -> Option<Target> {
         self.known(key).filter(|known| match *known {
             Target::Shared(frame) => self.is_in(frame, domain),
@@ -417,13 +493,13 @@ impl<S: ScannerStorage> KsmScanner<S> {
         })
     }
 
-    /// Whether `frame` is known as a shared one of `domain`.
+    /// Whether `frame` is a known shared frame of `domain`.
     fn is_in(&self, frame: Frame, domain: Domain) -> bool {
         let known = self.shared.get(frame);
         known.is_some_and(|known| known.domain == domain)
     }
 
-    /// What the index has for `key`, of whatever domain.
+    /// Looks up `key` in the index, without comparing domains.
     fn known(&self, key: Key) -> Option<Target> {
         let entry = self.index.get(key.hash())?;
         match entry.state() {
@@ -433,11 +509,11 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// Makes a shared frame known that is about to be made, at `made_at` or later: nanoseconds since boot, 0
-    /// where that is not known, and the frame then counts as older than every address space. Replaces
-    /// what was known of a frame that had this number before.
+    /// Announces a shared frame before it is created. `made_at` is a time, in nanoseconds since boot,
+    /// before which the frame did not exist; with 0, the frame counts as older than every address
+    /// space. Replaces the entry of a former shared frame with this number.
     ///
-    /// Returns false where there is no memory for it: it must not be made then.
+    /// Returns false if there is no memory for the entry: the shared frame must not be created then.
     pub fn announce(&mut self, frame: Frame, made_at: u64) -> bool {
         self.forget_shared(frame);
         let mut entry = SharedFrame::new(frame);
@@ -447,12 +523,12 @@ impl<S: ScannerStorage> KsmScanner<S> {
         inserted.is_ok()
     }
 
-    /// Adds a shared frame that was [announced](Self::announce) to the stable set. Its content has `key`, and
-    /// `pages` pages of `domain` are merged into it.
+    /// Adds a shared frame that was [announced](Self::announce) to the stable set under `key`, the key
+    /// of its content. `pages` pages of `domain` are merged into it.
     ///
-    /// The caller has asked [`Keys::is_of`] about the content: under another key it would not be found,
-    /// and equal pages would get a second frame. Where another frame has got the key meanwhile, or there
-    /// is no memory, this one is retired; returns false then.
+    /// The caller has checked with [`Keys::is_of`] that the content has this key: under another key the
+    /// frame would not be found, and equal pages would get a second frame. If the key has got another
+    /// frame meanwhile, or there is no memory, the frame is retired and false is returned.
     pub fn made(&mut self, key: Key, frame: Frame, domain: Domain, pages: u32) -> bool {
         let is_stable = !self.is_taken(key) && self.replace(key, frame, State::Stable);
         self.shared.update(frame, |entry| {
@@ -468,28 +544,28 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }) && is_stable
     }
 
-    /// Counts the mappings of the shared frame `frame`, which pages were merged into.
+    /// Sets the number of mappings of the shared frame `frame` after pages were merged into it.
     pub fn merged(&mut self, frame: Frame, mappings: u32) {
         self.shared.update(frame, |entry| entry.mappings = mappings);
     }
 
-    /// Takes a seat of the shared frame `frame` for a page of `space`, or for one that may be mapped
-    /// in several address spaces (`None`): to be called before it is merged into the frame, and so for
-    /// every page that is. `None`: the frame is full for that page.
+    /// Takes a seat of the shared frame `frame` for a page of `space`; `None` stands for a page that
+    /// may be mapped in several address spaces. Every page takes a seat before it is merged into the
+    /// frame. Returns `None` if the frame has no seat for this page.
     pub fn take_seat(&mut self, frame: Frame, space: Option<Space>) -> Option<Seat> {
         let entry = self.shared.get_mut(frame)?;
         self.seats.take(&self.storage, entry, space)
     }
 
-    /// Gives back the seat of a page that was not merged.
+    /// Returns the seat of a page that was not merged.
     pub fn give_back(&mut self, seat: Seat) {
         if let Some(entry) = self.shared.get_mut(seat.frame()) {
             self.seats.give_back(entry, seat);
         }
     }
 
-    /// Notes that the frame which the index has for `key` does not hold its content (any more), or can't be
-    /// read, and that `frame` does.
+    /// Records that the index entry of `key` is wrong: its frame does not hold this content (any more)
+    /// or can't be read. `frame` holds it and replaces the entry.
     pub fn refuted(&mut self, key: Key, frame: Frame) {
         if let Some(Target::Shared(shared)) = self.known(key) {
             self.set_standing(shared, Standing::Closed);
@@ -497,8 +573,8 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.sight_anew(key, frame);
     }
 
-    /// Takes note that `frame`, which has `key`, does not equal its target, a frame of `domain`
-    /// with this content.
+    /// Records that the page on `frame`, which has `key`, differs from its target. The target is a
+    /// frame of `domain` with this `content`.
     pub fn differed<C: Content + ?Sized>(
         &mut self,
         key: Key,
@@ -522,8 +598,8 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// Takes note that the shared frame of `key` takes no more sharers, and that `page`, which
-    /// has its content, is therefore unshared. The next of that content get a further frame.
+    /// Retires the shared frame of `key`, which takes no more sharers. `page`, which has this content,
+    /// becomes the unshared entry of `key`, so that the next equal pages get a further shared frame.
     pub fn retire(&mut self, key: Key, page: Frame) {
         if let Some(Target::Shared(full)) = self.known(key) {
             self.set_standing(full, Standing::Retired);
@@ -537,15 +613,15 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// Forgets a shared frame that is gone.
+    /// Forgets a shared frame that has been freed.
     fn forget_shared(&mut self, frame: Frame) {
         if let Some(gone) = self.shared.remove(frame) {
             forget_stable_entry(&mut self.index, &gone);
         }
     }
 
-    /// Takes retired frames into the stable set again that have lost half of their sharers, unless
-    /// another has their place.
+    /// Returns retired frames to the stable set if at most half of their mappings and common seats are
+    /// in use, unless their key has another shared frame there or is an ambiguous sample.
     fn reinstate_retired(&mut self) {
         let most = self.knobs.max_page_sharing / 2;
         let mut last = None;
@@ -560,9 +636,10 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// Ends a pass: forgets the contents that were not seen in it, and recounts.
+    /// Ends a pass: forgets the contents that had to be seen again by its end and were not, and
+    /// recounts the shared frames.
     ///
-    /// `mappings` says how many page table entries map a frame, `None` where it is no shared
+    /// `mappings` returns the number of page table entries that map a frame; `None` if it is no shared
     /// frame any more.
     pub fn end_pass(&mut self, mappings: impl FnMut(Frame) -> Option<u32>) {
         self.recount_frames(true, mappings);
@@ -601,15 +678,17 @@ impl<S: ScannerStorage> KsmScanner<S> {
         };
     }
 
-    /// How many calls of [`Self::forget_some`] would give memory back that is worth it.
+    /// Number of calls of [`Self::forget_some`] that would free a worthwhile amount of memory.
     pub fn forgettable_parts(&self) -> usize {
         let bytes = self.unstable.saturating_mul(size_of::<IndexEntry>() as u64);
         usize::try_from(bytes / PAGE_SIZE as u64).map_or(SEGMENTS, |parts| parts.min(SEGMENTS))
     }
 
-    /// Forgets the unstable set, a part of it in each call, and gives the memory back: for when
-    /// that is short. Allocates nothing; returns false if [`Self::shrink_index`], which may, is to be
-    /// called for the memory to be given back. What is seen again is remembered again.
+    /// Forgets the unstable contents of one index segment and frees memory: for use under memory
+    /// pressure. Each call takes the next segment. Contents that are seen again are remembered again.
+    ///
+    /// Allocates nothing. Returns false if memory can only be freed by [`Self::shrink_index`], which
+    /// may allocate.
     pub fn forget_some(&mut self) -> bool {
         let mut forgotten = 0u64;
         let is_given_back = self
@@ -624,17 +703,17 @@ impl<S: ScannerStorage> KsmScanner<S> {
         is_given_back
     }
 
-    /// Gives memory of the index back that is not in use.
+    /// Frees unused memory of the index.
     pub fn shrink_index(&mut self) {
         self.index.shrink(&self.storage);
     }
 
-    /// The shared frames, as [`Shared::frames_after`] has them.
+    /// Iterates over the shared frames, see [`Shared::frames_after`].
     pub fn shared_frames_after(&self, last: Option<Frame>) -> impl Iterator<Item = Frame> + '_ {
         self.shared.frames_after(last)
     }
 
-    /// Brings the counts of shared frames up to date.
+    /// Recounts the mappings of the shared frames.
     pub fn recount(&mut self, mappings: impl FnMut(Frame) -> Option<u32>) {
         self.recount_frames(false, mappings);
     }
@@ -651,13 +730,13 @@ impl<S: ScannerStorage> KsmScanner<S> {
         });
     }
 
-    /// Whether pages of different contents are known to have the sample of `key`.
+    /// Whether the sample of `key` is ambiguous: pages with different contents are known to have it.
     fn is_ambiguous(&self, key: Key) -> bool {
         let entry = self.index.get(key.hash());
         entry.is_some_and(|entry| matches!(entry.state(), State::Ambiguous { .. }))
     }
 
-    /// Counts a page of this sample; false unless it is ambiguous.
+    /// Counts a page with this sample if the sample is ambiguous; returns whether it is.
     fn see_ambiguous(&mut self, key: Key) -> bool {
         let (now, next) = (self.pass(), self.until());
         let Some(entry) = self.index.get_mut(key.hash()) else {
@@ -674,8 +753,8 @@ impl<S: ScannerStorage> KsmScanner<S> {
         true
     }
 
-    /// Has pages of this sample told apart by the whole of their contents from now on; false
-    /// where there is no memory for that.
+    /// Marks this sample ambiguous: from now on its pages are told apart by their whole contents.
+    /// Returns false if there is no memory for the entry.
     fn make_ambiguous(&mut self, key: Key) -> bool {
         let state = State::Ambiguous {
             until: self.until(),
@@ -684,8 +763,8 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.replace(key, Frame::default(), state)
     }
 
-    /// Puts the shared frame `shared` into the stable set under `key`; where another is there, or there
-    /// is no memory, it is retired.
+    /// Moves the shared frame `shared` to `key` in the stable set. It is retired instead if `key` has
+    /// another shared frame or there is no memory.
     fn rename(&mut self, shared: Frame, key: Key) {
         let is_renamed = !self.is_taken(key) && self.replace(key, shared, State::Stable);
         if let Some(entry) = self.shared.get_mut(shared) {
@@ -696,12 +775,12 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// Whether a shared frame is in the stable set under `key`.
+    /// Whether the stable set has a shared frame for `key`.
     fn is_taken(&self, key: Key) -> bool {
         matches!(self.known(key), Some(Target::Shared(_)))
     }
 
-    /// Counts one more sighting of `key`, on `frame`; nothing where that is an ambiguous sample.
+    /// Counts one more sighting of `key`, on `frame`. An ambiguous sample is not counted.
     #[inline]
     fn sighting(&mut self, key: Key, frame: Frame) -> Glance {
         let (now, promote_after) = (self.pass(), self.knobs.promote_after);
@@ -732,7 +811,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// Takes note of a content that was seen for the first time, if there was memory for it.
+    /// Counts a content seen for the first time, or the failure to remember it.
     fn count_added(&mut self, is_added: bool) {
         self.unstable = self.unstable.saturating_add(u64::from(is_added));
         self.count_failure(!is_added);
@@ -747,7 +826,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// This pass.
+    /// The current pass.
     #[inline]
     fn pass(&self) -> PassTag {
         self.pass_after(0)
@@ -758,18 +837,18 @@ impl<S: ScannerStorage> KsmScanner<S> {
         PassTag::of(self.full_scans.wrapping_add(passes.into()))
     }
 
-    /// The pass in which a content that is seen now has to be seen again.
+    /// The pass in which a content seen now must be seen again at the latest, or it is forgotten.
     #[inline]
     fn until(&self) -> PassTag {
         self.pass_after(self.remembered_for)
     }
 
-    /// Puts `frame` in the place of what the index has for `key`, as if seen for the first time.
+    /// Replaces the index entry of `key` by `frame`, as if the content were seen for the first time.
     fn sight_anew(&mut self, key: Key, frame: Frame) {
         self.replace(key, frame, self.first_sight());
     }
 
-    /// Sets what the index has for `key`; false where there is no memory for it.
+    /// Replaces the index entry of `key`; returns false if there is no memory for it.
     fn replace(&mut self, key: Key, frame: Frame, state: State) -> bool {
         self.forget_content(key);
         let inserted = self
@@ -782,7 +861,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         inserted.is_ok()
     }
 
-    /// Removes what the index has for `key`.
+    /// Removes the index entry of `key`.
     fn forget_content(&mut self, key: Key) {
         let removed = self.index.remove(key.hash());
         if removed.is_some_and(|entry| matches!(entry.state(), State::Unstable { .. })) {
@@ -795,7 +874,8 @@ impl<S: ScannerStorage> KsmScanner<S> {
     }
 }
 
-/// Removes the stable content of a shared frame that is gone, unless another has its place.
+/// Removes the stable entry of a shared frame that has been freed, unless the key has another frame by
+/// now.
 fn forget_stable_entry<S: Storage<IndexEntry>>(
     index: &mut Table<IndexEntry, S>,
     gone: &SharedFrame,
@@ -806,8 +886,9 @@ fn forget_stable_entry<S: Storage<IndexEntry>>(
     }
 }
 
-/// Keeps a sample ambiguous beyond the pass that is `ending`, for one more if no longer: a shared
-/// frame is known by its whole content, and nobody would find that by its sample.
+/// Keeps an ambiguous sample beyond the `ending` pass, until `until_then` at least. A shared frame that
+/// is filed under its whole content can't be found by its sample: without this entry, equal pages would
+/// not be looked up by their whole content.
 fn keep_ambiguous<S: Storage<IndexEntry>>(
     index: &mut Table<IndexEntry, S>,
     sample: Key,
