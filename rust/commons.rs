@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the scanner's threads share, and how they take turns.
+//! State shared by the scanner's threads, and how they take turns.
 //!
-//! Two mutexes. That around the [`State`] is held for moments: to say where a thread goes on, to take
-//! note of how far it came. That around the [`Sets`] is held to ask the engine about the pages of a
-//! batch, and to tell it which were merged; who holds it keeps others from that, and not from looking
-//! at pages meanwhile. Who wants both takes that of the state first. No lock of an address space or of
-//! a page is ever asked for under either, so that they may be taken under those that one can sleep
-//! with. Between such moments a thread is in a [`Step`]; whoever must not meet one *closes* the state.
+//! Two mutexes guard what a turn needs. The mutex of the [`State`] is held briefly: to tell a thread
+//! where to go on, and to record how far it came. The mutex of the [`Sets`] is held to ask the engine
+//! about the pages of a batch, and to tell it which of them were merged. A thread that holds it keeps
+//! others from asking the engine; they can still read pages meanwhile. A third mutex guards the
+//! [`Pool`] of spare frames; it is never held together with one of the others.
+//!
+//! Lock order: state, then sets. Neither the lock of an address space nor that of a page is acquired
+//! while holding one of the two, so both mutexes may be acquired under any lock of those that allows
+//! sleeping.
+//!
+//! Between these short critical sections a thread is in a [`Step`]. An operation that must not overlap
+//! with a step *closes* the state ([`Commons::close`]).
 
 use crate::mm::drain_lru;
 use crate::mm::is_memory_short;
@@ -60,25 +66,26 @@ use kernel::time::msecs_to_jiffies;
 use kernel::time::Instant;
 use kernel::time::Monotonic;
 
-/// Threads at the most.
+/// Largest number of scanner threads.
 pub(crate) const MOST_THREADS: u32 = 64;
 
-/// Places that may have been begun: one for each thread, and one for each that waits.
+/// Capacity of [`State::begun`]: one place for each thread, and one for each waiting thread.
 const MOST_PLACES: usize = 2 * MOST_THREADS as usize;
 
-/// Places that may be put off to the end of a pass; further ones are not.
+/// Capacity of [`State::put_off`]. Further places are not put off.
 const MOST_PUT_OFF: usize = 64;
 
-/// Pause after a cycle in which there was nothing to look at, in milliseconds.
+/// Pause after a cycle that found nothing to scan, in milliseconds.
 pub(crate) const IDLE_MS: u32 = 20;
 
-/// Pause after a pass in which nobody was met whose memory is in scope, in milliseconds: as long as
-/// one who registers memory may wait. ksmd sleeps until someone does, of which nobody tells us.
+/// Pause after a pass that found no memory in scope, in milliseconds: the longest time that newly
+/// registered memory waits. ksmd sleeps until a process registers memory; the module gets no
+/// notification of that.
 const UNREGISTERED_MS: u32 = 200;
 
 type StateGuard<'a> = Guard<'a, State, MutexBackend>;
 
-/// What the `run` knob says.
+/// Values of the `run` knob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Run {
     /// Do not scan; what is merged stays merged.
@@ -89,24 +96,24 @@ pub(crate) enum Run {
     Unmerge,
 }
 
-/// A part of an address space that is to be scanned in this pass: what one thread has of it.
+/// A range of an address space to scan in this pass; the unit of work of one thread.
 pub(crate) struct Place {
-    /// Does not keep the memory of a process that exits.
+    /// A reference that does not keep the memory of an exiting process.
     pub(crate) mm: ARef<Mm>,
     pub(crate) range: Range<usize>,
-    /// The region in which that is, if its visit has begun.
+    /// The region at the start of the range, if its visit has begun.
     pub(crate) visit: Option<Region>,
-    /// How many ids were passed to find the address space, if that has just been found.
+    /// Number of PIDs passed to find the address space, if it has just been found.
     pub(crate) passed: Option<u32>,
-    /// How often it was put off since an area was locked that comes next.
+    /// How often this place was put off because its next VMA was locked.
     pub(crate) times_put_off: u8,
-    /// For how long to wait before it is looked at, in milliseconds. `None`: areas that are locked
-    /// then are left out.
+    /// Pause before this place is scanned, in milliseconds. `None`: do not wait; skip VMAs that are
+    /// still locked.
     pub(crate) wait_ms: Option<u32>,
 }
 
 impl Place {
-    /// A place that was not looked at yet.
+    /// Makes a place that was not scanned yet.
     fn new(mm: ARef<Mm>, range: Range<usize>, passed: Option<u32>) -> Self {
         Place {
             mm,
@@ -119,56 +126,56 @@ impl Place {
     }
 }
 
-/// What a step goes by.
+/// The settings that a step works with.
 #[derive(Clone, Copy)]
 pub(crate) struct Rules {
     pub(crate) policy: Policy,
-    /// How many page table entries may be made to map a shared page.
+    /// Number of page table entries that merges may map to one shared page.
     pub(crate) max_page_sharing: u32,
-    /// Whether pages of zeroes are merged with the kernel's zero page; else with each other.
+    /// Whether zero-filled pages are merged with the kernel's zero page rather than with each other.
     pub(crate) use_zero_pages: bool,
 }
 
-/// The settings, and how far the scanner came.
+/// The settings and the progress of the scanner.
 pub(crate) struct State {
     pub(crate) policy: Policy,
     pub(crate) pacer: Pacer,
     pub(crate) profiles: Profiles,
     run: Run,
-    /// How often somebody has changed what a thread that pauses goes by.
+    /// Number of changes of the knobs, which end the pause of a thread.
     changes: u32,
-    /// What mainline counts of passes.
+    /// Pass counts as mainline defines them.
     pub(crate) passes: Passes,
-    /// A process with registered memory was met in this pass.
+    /// Whether this pass has met a process with registered memory.
     is_any_registered: bool,
     use_zero_pages: bool,
-    /// Run time of all threads, as of their last steps, in nanoseconds.
+    /// CPU time of all threads, as of the ends of their last steps, in nanoseconds.
     ran_ns: u64,
     pass_began: Option<Instant<Monotonic>>,
-    /// Since when there is a scanner.
+    /// When the scanner was made.
     start: Instant<Monotonic>,
     drains: Drains,
-    /// The number of this pass: how many have been completed.
+    /// Number of completed passes; the number of the current pass.
     pass: u64,
     regions: Regions<KernelStorage>,
-    /// Visits that could not be remembered for want of memory.
+    /// Visits that were not remembered because an allocation failed.
     forgotten_visits: u64,
-    /// Pages merged since the start.
+    /// Pages merged since the module was loaded.
     pages_merged: u64,
     cursor: Cursor,
-    /// Places that were begun, or parted from such, and that no step is in.
+    /// Unfinished ranges that no thread is scanning now.
     begun: KVec<Place>,
-    /// Places that were put off, since an area was locked there.
+    /// Places that were put off because a VMA was locked there.
     put_off: KVec<Place>,
     delays: Delays,
-    /// Threads that sleep until there is a place for them.
+    /// Number of threads that sleep until there is a place for them.
     waiting: usize,
     at_start_of_pass: bool,
-    /// The cursor has come to its end.
+    /// Whether the cursor has passed the last process.
     at_end_of_pass: bool,
-    /// Steps under way.
+    /// Number of steps in progress.
     steps: u32,
-    /// No step may begin.
+    /// Whether the state is closed: no step may begin.
     is_closed: bool,
 }
 
@@ -214,14 +221,13 @@ impl State {
         })
     }
 
-    /// Has the scanner go by this profile's settings. The state is closed, unless it is a change of
-    /// knobs only.
+    /// Puts the settings of `profile` in force. The state must be closed, unless only knobs change.
     pub(crate) fn choose(&mut self, profile: Profile, sets: &mut Sets) {
         self.profiles.chosen = profile;
         self.obey(sets);
     }
 
-    /// Has the scanner go by the settings in force, which have changed. As for [`Self::choose`].
+    /// Applies the settings in force after a change. The state must be closed, as for [`Self::choose`].
     pub(crate) fn obey(&mut self, sets: &mut Sets) {
         let settings = self.profiles.in_force();
         if settings.knobs.max_interval() != sets.engine.max_interval() {
@@ -233,29 +239,30 @@ impl State {
         self.use_zero_pages = settings.use_zero_pages;
         if self.policy.merge_across_nodes != settings.merge_across_nodes {
             self.policy.merge_across_nodes = settings.merge_across_nodes;
-            // Contents have other keys now.
+            // The change gives all contents other keys.
             self.forget_all(sets);
         }
     }
 
-    /// Forgets all contents, and what visits brought. Pages that are still shared are still counted.
+    /// Forgets all contents and the outcomes of all visits. Pages that are still shared stay counted.
     pub(crate) fn forget_all(&mut self, sets: &mut Sets) {
         sets.engine.forget_contents();
         self.regions.clear();
     }
 
-    /// Begins anew: nothing is merged any more.
+    /// Starts over after everything was unmerged.
     pub(crate) fn unmerged(&mut self, sets: &mut Sets) {
         self.forget_all(sets);
         self.passes.reset(sets.pages_met());
     }
 
-    /// Has every region visited: some of their merged pages have been broken apart.
+    /// Forgets the visits of all regions, so that each region is due: some of their merged pages have
+    /// been unmerged.
     pub(crate) fn forget_visits(&mut self) {
         self.regions.clear();
     }
 
-    /// The number of this pass: how many have been completed.
+    /// Number of completed passes; the number of the current pass.
     pub(crate) fn pass(&self) -> u64 {
         self.pass
     }
@@ -265,7 +272,7 @@ impl State {
         self.regions.bytes() as u64
     }
 
-    /// Visits that could not be remembered for want of memory.
+    /// Visits that were not remembered because an allocation failed.
     pub(crate) fn forgotten_visits(&self) -> u64 {
         self.forgotten_visits
     }
@@ -289,41 +296,42 @@ impl State {
         }
     }
 
-    /// What the scanner does.
+    /// The value of the `run` knob.
     pub(crate) fn run(&self) -> Run {
         self.run
     }
 
-    /// Has the scanner do what `run` says, as of now.
+    /// Sets `run` with immediate effect.
     pub(crate) fn set_run(&mut self, run: Run) {
         self.run = run;
         self.note_change();
         self.drains.hurry();
     }
 
-    /// Takes note that somebody has changed a knob: to be called under the same lock, before
+    /// Counts a change of a knob. Must be called in the critical section of the change, before
     /// [`Commons::wake`].
     pub(crate) fn note_change(&mut self) {
         self.changes = self.changes.wrapping_add(1);
     }
 
-    /// Takes note that a thread has run for so many nanoseconds.
+    /// Adds CPU time of a thread, in nanoseconds.
     pub(crate) fn count_run_time(&mut self, ns: u64) {
         self.ran_ns = self.ran_ns.saturating_add(ns);
     }
 
-    /// Takes note of a process with registered memory.
+    /// Records that a process with registered memory was met.
     pub(crate) fn meet_registered(&mut self) {
         self.is_any_registered = true;
     }
 
-    /// Takes note of pages that were merged.
+    /// Counts merged pages.
     pub(crate) fn count_merged(&mut self, pages: u64) {
         self.pages_merged = self.pages_merged.wrapping_add(pages);
     }
 
-    /// Has a step go on at `place`, in this pass. Where a thread has nothing to do, it gets a part of
-    /// what is left of the area up to `area_end`.
+    /// Returns the unfinished `place` of a step, to be continued in this pass. If a thread is waiting
+    /// for work, the place is split in the middle of what is left of the current VMA, which ends at
+    /// `area_end`.
     pub(crate) fn put_back(&mut self, mut place: Place, area_end: usize) {
         place.wait_ms = place.wait_ms.map(|_| 0);
         if self.waiting > self.begun.len() {
@@ -337,8 +345,8 @@ impl State {
         self.begin(place);
     }
 
-    /// Has a step come back to `place` when nothing else is left of this pass; or, where that was in
-    /// vain too often, go on there at once and leave out what is locked.
+    /// Puts `place` off until nothing else is left of this pass. After too many vain attempts it is
+    /// continued at once instead, skipping locked VMAs.
     pub(crate) fn put_off(&mut self, mut place: Place) {
         let has_room = self.put_off.len() < self.put_off.capacity();
         place.wait_ms = has_room
@@ -353,11 +361,12 @@ impl State {
     }
 
     fn begin(&mut self, place: Place) {
-        // There is room: one for each thread, and one for each that waits.
+        // This does not fail: there is room for one place of each thread and one of each waiting
+        // thread.
         let _ = self.begun.push_within_capacity(place);
     }
 
-    /// Begins with the first process anew.
+    /// Starts over with the first process.
     pub(crate) fn rewind(&mut self) {
         self.begun.clear();
         self.put_off.clear();
@@ -381,11 +390,11 @@ impl State {
         }
         let mm = self.cursor.next();
         self.at_end_of_pass = mm.is_none();
-        // Ids behind the last address space count for the first one of the next pass.
+        // PIDs above the last address space are counted for the first one of the next pass.
         mm.map(|mm| Place::new(mm, 0..usize::MAX, Some(self.cursor.take_passed())))
     }
 
-    /// Begins a pass, and says whether to empty the batches of the LRU lists before.
+    /// Begins a pass; returns whether to drain the LRU batches first.
     fn begin_pass(&mut self, sets: &Sets) -> bool {
         self.pass_began = Some(Instant::now());
         self.delays = Delays::default();
@@ -393,7 +402,7 @@ impl State {
         self.drains.begin_pass(ns_since(self.start), refused)
     }
 
-    /// Ends a pass, and says how long to pause then at least, in milliseconds.
+    /// Ends a pass; returns the shortest pause after it, in milliseconds.
     fn end_pass(&mut self, sets: &mut Sets) -> u32 {
         sets.engine.end_pass(shared::count);
         self.regions.end_pass(&KernelStorage, self.pass);
@@ -421,7 +430,7 @@ impl State {
         }
     }
 
-    /// Has mainline's advisor, if it is in force, see how long the pass took.
+    /// Reports the duration of the pass to mainline's advisor, if the mainline profile is in force.
     fn advise(&mut self, sets: &mut Sets) {
         let began = self.pass_began.take();
         let Some(began) = began.filter(|_| self.profiles.chosen == Profile::Mainline) else {
@@ -434,13 +443,13 @@ impl State {
         self.obey(sets);
     }
 
-    /// Pages of a cycle, and the pause between two, in milliseconds.
+    /// Pages per cycle, and the pause between two cycles in milliseconds.
     fn speed(&self) -> (u32, u32) {
         let knobs = self.profiles.in_force().knobs;
         match self.pacer.governor() {
             Governor::Manual if knobs.scan_rate() == 0 => (0, knobs.sleep_ms().max(IDLE_MS)),
             Governor::Manual => (knobs.scan_rate(), knobs.sleep_ms()),
-            // All of its share, as it comes.
+            // No fixed rate: the thread uses up its CPU share.
             Governor::Auto => (u32::MAX, 0),
         }
     }
@@ -454,24 +463,24 @@ pub(crate) enum Turn<'a> {
         place: Place,
         limit: u32,
     },
-    /// Sleep for so many milliseconds: all memory has been scanned. The next pass does not end before
-    /// the step does.
+    /// Sleep for `sleep_ms` milliseconds: all memory has been scanned. The next pass does not end
+    /// before `step` is dropped.
     EndPass { step: Step<'a>, sleep_ms: u32 },
-    /// Sleep for so many milliseconds: the cycle is over.
+    /// Sleep for this many milliseconds: the cycle is over.
     Sleep(u32),
 }
 
-/// See the module.
+/// State shared by the scanner's threads, see the module documentation.
 #[pin_data]
 pub(crate) struct Commons {
     #[pin]
     state: Mutex<State>,
     #[pin]
     pool: Mutex<Pool>,
-    /// A knob has changed.
+    /// Signalled when a knob has changed.
     #[pin]
     changed: CondVar,
-    /// A step has ended, or one may begin.
+    /// Signalled when a step has ended or may begin.
     #[pin]
     turned: CondVar,
     #[pin]
@@ -479,7 +488,7 @@ pub(crate) struct Commons {
 }
 
 impl Commons {
-    /// Shares a state, and spare frames out of `pool`.
+    /// Makes the shared state from its parts; `pool` holds the spare frames.
     pub(crate) fn new(state: State, sets: Sets, pool: Pool) -> impl PinInit<Self> {
         pin_init!(Commons {
             sets <- LockedSets::new(sets),
@@ -490,12 +499,12 @@ impl Commons {
         })
     }
 
-    /// Locks the state, for a moment.
+    /// Locks the state. Callers hold it briefly.
     pub(crate) fn lock(&self) -> StateGuard<'_> {
         self.state.lock()
     }
 
-    /// What is known of contents. Not to be locked before the state.
+    /// The sets: what is known of contents. Lock order: state, then sets.
     pub(crate) fn sets(&self) -> &LockedSets {
         &self.sets
     }
@@ -505,14 +514,16 @@ impl Commons {
         &self.pool
     }
 
-    /// Makes a new shared page, charged to `mm`, on a spare frame of this node (`None`: of any), at the time
-    /// `began` or later. The engine knows it before anything maps it, so that none is ever missed.
+    /// Makes a new shared page on a spare frame of `node` (`None`: of any node), charged to `mm`.
+    /// `began` is a boot time in nanoseconds at which the page did not exist yet. The engine learns of
+    /// the page before anything maps it, so it knows every shared page.
     ///
-    /// Takes the lock of the pool, and then that of the sets.
+    /// Locks the pool, then the sets, one after the other.
     ///
     /// # Errors
     ///
-    /// As [`Pool::draw`] and [`NewShared::new`]; `ENOMEM`: the engine has no memory for it.
+    /// Those of [`Pool::draw`] and [`NewShared::new`]; `ENOMEM`: the engine has no memory for its
+    /// entry.
     pub(crate) fn make_shared(
         &self,
         mm: &MmWithUser,
@@ -528,18 +539,18 @@ impl Commons {
         }
     }
 
-    /// How contents get their keys.
+    /// The scheme by which contents get their keys.
     pub(crate) fn keys(&self) -> &Keys {
         self.sets.keys()
     }
 
-    /// Comes to a region, and says what is known of it.
+    /// Looks up what is known of a region that a step has reached.
     pub(crate) fn recall_region(&self, id: RegionId) -> Prospect {
         let state = self.lock();
         state.regions.recall(id, &state.plan())
     }
 
-    /// What a step goes by that begins now.
+    /// The settings for a step that begins now.
     pub(crate) fn rules(&self) -> Rules {
         let state = self.lock();
         Rules {
@@ -549,14 +560,14 @@ impl Commons {
         }
     }
 
-    /// Has whoever waits look at the knobs again.
+    /// Wakes all waiting threads, which check the knobs again.
     pub(crate) fn wake(&self) {
         self.changed.notify_all();
         self.turned.notify_all();
     }
 
-    /// Says what a thread does next that has looked at `done` pages in this cycle. Sleeps as long as
-    /// there are only others to wait for.
+    /// Returns what a thread does next that has scanned `done` pages in this cycle. Sleeps while the
+    /// only thing left to do is to wait for the steps of other threads.
     pub(crate) fn next_turn(&self, is_stopping: &Atomic<bool>, done: u32) -> Turn<'_> {
         let mut state = self.lock();
         let pass = state.pass;
@@ -604,20 +615,21 @@ impl Commons {
         Step(self)
     }
 
-    /// Waits until no step is under way, and nobody else has closed the state. No step begins until
-    /// what is returned is dropped.
+    /// Closes the state: waits until no step is in progress and no other caller has it closed. No step
+    /// begins until the returned guard is dropped.
     ///
     /// # Errors
     ///
-    /// `ERESTARTSYS`: the caller has a signal pending. Not for kernel threads and work items, which
-    /// get none.
+    /// `ERESTARTSYS`: the caller has a signal pending. Kernel threads and work items get no signals, so
+    /// they do not see this error.
     pub(crate) fn close(&self) -> Result<Closed<'_>> {
         let mut state = self.lock();
         while state.is_closed {
             self.wait_for_turn(&mut state)?;
         }
         state.is_closed = true;
-        // Opens it again if there is a signal; dropped behind the lock, which it takes.
+        // Reopens the state if a signal ends the wait. Its destructor takes the lock, so the lock must
+        // be dropped first.
         let closed = Closed { commons: self };
         while state.steps > 0 {
             if let Err(error) = self.wait_for_turn(&mut state) {
@@ -631,7 +643,7 @@ impl Commons {
 
     /// # Errors
     ///
-    /// As for [`Self::close`].
+    /// Those of [`Self::close`].
     fn wait_for_turn(&self, state: &mut StateGuard<'_>) -> Result {
         if self.turned.wait_interruptible(state) {
             Err(ERESTARTSYS)
@@ -640,7 +652,7 @@ impl Commons {
         }
     }
 
-    /// Sleeps until there is something to scan. Returns false for a thread that is to stop.
+    /// Sleeps until the `run` knob allows scanning. Returns false if the thread should stop.
     pub(crate) fn wait_until_enabled(&self, is_stopping: &Atomic<bool>) -> bool {
         let mut state = self.lock();
         while !is_stopping.load(Relaxed) && state.run != Run::Merge {
@@ -649,13 +661,14 @@ impl Commons {
         !is_stopping.load(Relaxed)
     }
 
-    /// How often a knob has changed.
+    /// Number of changes of the knobs so far.
     pub(crate) fn changes(&self) -> u32 {
         self.lock().changes
     }
 
-    /// Sleeps between two cycles, unless a knob changes or has changed since there were so many
-    /// `changes`: before the cycle, which has made out the pause.
+    /// Sleeps between two cycles until `ms` milliseconds have passed or a knob changes. Returns at once
+    /// if a knob changed since `changes` was read. The caller reads it before the cycle that determines
+    /// the pause.
     pub(crate) fn pause(&self, is_stopping: &Atomic<bool>, ms: u32, changes: u32) {
         let state = self.lock();
         if state.changes == changes {
@@ -663,22 +676,22 @@ impl Commons {
         }
     }
 
-    /// Sleeps within a cycle, to keep to a share of a CPU.
+    /// Sleeps within a cycle to keep within the CPU share.
     pub(crate) fn rest(&self, is_stopping: &Atomic<bool>, ms: u32) {
         self.sleep(self.lock(), is_stopping, ms);
     }
 
     fn sleep(&self, mut state: StateGuard<'_>, is_stopping: &Atomic<bool>, ms: u32) {
         if ms > 0 && !is_stopping.load(Relaxed) && state.run == Run::Merge {
-            // Woken by time or by a knob: whatever comes next comes either way.
+            // The caller continues in the same way after a timeout and after a change of a knob.
             let jiffies = msecs_to_jiffies(ms);
             let _ = self.changed.wait_interruptible_timeout(&mut state, jiffies);
         }
     }
 
-    /// Has a thread see that it is to stop.
+    /// Tells a thread to stop, and wakes it.
     pub(crate) fn stop(&self, is_stopping: &Atomic<bool>) {
-        // With the lock, so that it does not go to sleep just now.
+        // Set under the lock, so that the thread can't miss it between its check and going to sleep.
         let state = self.lock();
         is_stopping.store(true, Relaxed);
         drop(state);
@@ -686,14 +699,14 @@ impl Commons {
     }
 }
 
-/// A thread is about to look at, or to merge, pages of a process.
+/// A step in progress: a thread scans or merges pages of a process.
 pub(crate) struct Step<'a>(&'a Commons);
 
 impl Drop for Step<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.steps = state.steps.saturating_sub(1);
-        // This thread itself takes one of the places that were begun.
+        // This thread itself will take one of the unfinished places.
         let is_for_others = state.waiting > 0 && state.begun.len() > 1;
         let is_awaited = state.is_closed || state.begun.is_empty();
         if is_for_others || state.steps == 0 && is_awaited {
@@ -702,17 +715,17 @@ impl Drop for Step<'_> {
     }
 }
 
-/// No step is under way.
+/// A guard that keeps the state closed: no step is in progress.
 ///
 /// # Invariants
 ///
-/// `is_closed` of the state was set for this, and is no other's.
+/// `is_closed` of the state is set, and this guard is the only one that may clear it.
 pub(crate) struct Closed<'a> {
     commons: &'a Commons,
 }
 
 impl Closed<'_> {
-    /// What was closed.
+    /// The shared state that is closed.
     pub(crate) fn commons(&self) -> &Commons {
         self.commons
     }

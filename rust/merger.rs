@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Merges the candidates of a step, and tells the engine what became of them.
+//! Merges the candidates of a step, and reports the results to the engine.
 //!
-//! Another thread may merge pages of the same content meanwhile. So what a candidate is to be merged
-//! with is claimed, where a shared page has to be made; and what the engine is told of it counts only
-//! as long as it has no other answer.
+//! Another thread may merge pages with the same content at the same time. Two rules keep them apart:
+//!
+//! - A thread that has to make a shared page for a content first claims its key ([`Sets::claim`]), so
+//!   no other thread makes a second one.
+//! - A result is reported only as long as the engine still has the same target for the key. Otherwise
+//!   another thread has changed the entry, and the result says nothing about the new target.
 
 use crate::commons::Commons;
 use crate::gather::Candidate;
@@ -37,21 +40,21 @@ use engine::Target;
 use kernel::mm::MmWithUser;
 use kernel::prelude::*;
 
-/// What is to be merged in a step. Kept from step to step, so that nothing is allocated meanwhile.
+/// The pages to merge in a step. Reused by later steps, so nothing is allocated while merging.
 pub(crate) struct Merger {
-    /// Pages to merge, in the order of their addresses.
+    /// Pages to merge, sorted by address.
     candidates: KVVec<Candidate>,
-    /// Pages for which shared pages were made, with the keys of those.
+    /// Twins of pages that were merged into new shared pages, with their keys.
     twins: KVVec<(Twin, Key)>,
-    /// Candidates that have to be merged by themselves.
+    /// Candidates refused with [`Refusal::Involved`]: to be merged one by one.
     involved: KVVec<Candidate>,
-    /// Whether a shared page was made.
+    /// Whether a shared page was made in this step.
     is_any_new: bool,
     run: Run,
 }
 
 impl Merger {
-    /// Makes one with nothing to merge.
+    /// Makes a merger without candidates.
     ///
     /// # Errors
     ///
@@ -66,21 +69,20 @@ impl Merger {
         })
     }
 
-    /// Has a page merged that lies behind all others.
+    /// Queues a page whose address is above all queued ones.
     pub(crate) fn nominate(&mut self, candidate: Candidate) {
-        // There is room: a batch has no more pages than that, and each has one twin at the most.
+        // This does not fail: a batch has no more pages than that, and each has at most one twin.
         let _ = self.candidates.push_within_capacity(candidate);
     }
 
-    /// As [`Self::nominate`], of a page that may lie before others.
+    /// Queues a page whose address may be below others.
     pub(crate) fn nominate_late(&mut self, candidate: Candidate) {
         let is_before = |other: &Candidate| other.addr < candidate.addr;
         let place = self.candidates.partition_point(is_before);
         let _ = self.candidates.insert_within_capacity(place, candidate);
     }
 
-    /// Merges the candidates and what they are equal to: near ones together, and one by one what
-    /// that is too simple for.
+    /// Merges the candidates, then their twins: nearby pages together, the rest one by one.
     pub(crate) fn merge_all(&mut self, commons: &Commons, terms: &Terms<'_>, visits: &mut Visits) {
         self.merge_candidates(commons, terms, visits);
         self.merge_twins(commons, terms, visits);
@@ -89,20 +91,22 @@ impl Merger {
         }
     }
 
-    /// Merges the candidates, which all are in the address space of `terms`.
+    /// Merges the candidates, all of which are in the address space of `terms`.
     fn merge_candidates(&mut self, commons: &Commons, terms: &Terms<'_>, visits: &mut Visits) {
         let mut next = 0;
         while next < self.candidates.len() {
             next = self.merge_neighbours(commons, terms, next, visits);
         }
         self.candidates.clear();
-        // Not under the VMA lock: each looks for mappings in all processes.
+        // Done without the VMA lock: each of these merges walks the mappings of the page in all
+        // processes.
         while let Some(candidate) = self.involved.pop() {
             self.is_any_new |= merge(commons, terms, candidate, visits);
         }
     }
 
-    /// Merges the twins for which shared pages were made, those of one address space together.
+    /// Merges the twins into the shared pages that were made for them. Twins of one address space are
+    /// merged together.
     fn merge_twins(&mut self, commons: &Commons, terms: &Terms<'_>, visits: &mut Visits) {
         let mut twins = core::mem::take(&mut self.twins);
         let mut rest = twins.drain_all().peekable();
@@ -124,8 +128,7 @@ impl Merger {
         self.twins = twins;
     }
 
-    /// Merges the candidates from number `next` on that are near each other. Returns where to go
-    /// on.
+    /// Merges a run of nearby candidates that begins at index `next`. Returns the index after the run.
     fn merge_neighbours(
         &mut self,
         commons: &Commons,
@@ -144,7 +147,7 @@ impl Merger {
                 Err(refusal) => {
                     attempt.end(&mut commons.sets().lock(), terms, Err(refusal));
                     if refusal == Refusal::Involved {
-                        // There is room: as many as there are candidates and twins.
+                        // This does not fail: there is room for all candidates and twins.
                         let _ = self.involved.push_within_capacity(candidate);
                     }
                 }
@@ -154,7 +157,7 @@ impl Merger {
         next
     }
 
-    /// Replaces the pages of the run, area by area, and tells the engine.
+    /// Replaces the pages of the run, VMA by VMA, and reports the results to the engine.
     fn replace_run(&mut self, commons: &Commons, terms: &Terms<'_>, visits: &mut Visits) {
         let Run {
             attempts,
@@ -174,7 +177,7 @@ impl Merger {
         for ((attempt, neighbour), result) in attempts.iter().zip(neighbours).zip(results) {
             match result {
                 Ok(()) => visits.count_merged(attempt.page.visit),
-                // The area can't be locked just now: its region stays due.
+                // The VMA is locked now. The region stays due.
                 Err(Refusal::Locked) => visits.promise(attempt.page.visit),
                 Err(_) => (),
             }
@@ -185,7 +188,7 @@ impl Merger {
         self.end_run(&results);
     }
 
-    /// Frees the pages of the run that were replaced, and notes their twins.
+    /// Frees the pages of the run that were replaced, and queues their twins.
     fn end_run(&mut self, results: &[Result<(), Refusal>; neighbours::MOST]) {
         let (attempts, twins) = (&self.run.attempts, &mut self.twins);
         let is_any_new = &mut self.is_any_new;
@@ -195,7 +198,7 @@ impl Merger {
             *is_any_new |= result.is_ok() && neighbour.is_new();
             let (page, twin) = neighbour.into_parts();
             if let (Ok(()), Some(key), Some(twin)) = (result, attempt.page.key, twin) {
-                // There is room: each candidate has one twin at the most.
+                // This does not fail: each candidate has at most one twin.
                 let _ = twins.push_within_capacity((twin, key));
             }
             page
@@ -205,8 +208,9 @@ impl Merger {
     }
 }
 
-/// Replaces those of the neighbours, one for each attempt, that are in the area of the first one.
-/// Writes what came of them to `results`; returns how many they were, one at least.
+/// Replaces the neighbours that are in the VMA of the first one; there is one neighbour for each
+/// attempt. Writes the outcomes to `results` and returns the number of neighbours handled, at least
+/// one.
 fn replace_in_area(
     commons: &Commons,
     terms: &Terms<'_>,
@@ -220,7 +224,7 @@ fn replace_in_area(
     let vma = match area {
         Some(Ok(vma)) => vma,
         Some(Err(refusal)) => {
-            // It was changed meanwhile: come back in the next pass.
+            // The VMA has changed since: the page is visited again in the next pass.
             results
                 .first_mut()
                 .into_iter()
@@ -244,7 +248,7 @@ fn replace_in_area(
     count
 }
 
-/// What a candidate was merged with: not met now, but known.
+/// The twin of a candidate as a candidate of its own. No visit of this step has scanned it.
 fn candidate_of_twin(addr: usize, frame: Frame, key: Key) -> Candidate {
     Candidate {
         addr,
@@ -254,29 +258,30 @@ fn candidate_of_twin(addr: usize, frame: Frame, key: Key) -> Candidate {
     }
 }
 
-/// A candidate, and with what the engine wants it merged: claimed, until the attempt ends.
+/// A candidate and the claim on its target, which is held until the attempt ends.
 struct Attempt {
     page: Candidate,
-    /// What the key is for.
+    /// The domain of the key.
     domain: Domain,
     claim: Claim,
-    /// How many pages are replaced at once where a shared page is made.
+    /// Number of pages that map a new shared page at first.
     pages: u32,
 }
 
 impl Attempt {
-    /// Attempts to merge a page that is mapped once, in the address space of `terms`. Its twin takes a
-    /// seat of its own when that is merged.
+    /// Begins an attempt to merge a page that is mapped once, in the address space of `terms`. Its twin
+    /// is merged later and takes its own seat then.
     fn new(commons: &Commons, terms: &Terms<'_>, page: Candidate) -> (Self, Seated) {
         Self::with(commons, terms, page, terms.space, 1)
     }
 
-    /// Attempts to merge a page that may be mapped in several address spaces, together with its twin.
+    /// Begins an attempt to merge a page that may be mapped in several address spaces, together with
+    /// its twin.
     fn of_many(commons: &Commons, terms: &Terms<'_>, page: Candidate) -> (Self, Seated) {
         Self::with(commons, terms, page, None, 2)
     }
 
-    /// Claims what the page is to be merged with.
+    /// Claims the target of the page.
     fn with(
         commons: &Commons,
         terms: &Terms<'_>,
@@ -287,7 +292,7 @@ impl Attempt {
         let domain = terms.domain_of_page(page.frame);
         let (claim, shared) = claim(commons, page.key, domain, space);
         let shared = shared.and_then(|shared| {
-            // The kernel may have moved it to another node.
+            // The kernel may have migrated the shared page to another node.
             let is_allowed = terms.policy.allows_nodes(page.frame, shared.frame());
             is_allowed.then_some(shared).ok_or(Refusal::TargetGone)
         });
@@ -300,8 +305,9 @@ impl Attempt {
         (attempt, shared)
     }
 
-    /// Tells the engine into which page this one was merged, or why not, and whoever traces that.
-    /// It is a page of the address space of `terms`.
+    /// Reports the result to the engine and to the tracepoint, and releases the claim. `merged` is the
+    /// page that this one was merged into (`None`: the zero page) or the reason why it was not. The
+    /// page is in the address space of `terms`.
     fn end(
         &self,
         sets: &mut Sets,
@@ -325,7 +331,7 @@ impl Attempt {
         sets.disclaim(key, self.claim, merged.is_ok());
     }
 
-    /// Tells the engine that the page is merged into `shared`.
+    /// Tells the engine that the page was merged into `shared`.
     fn tell_merged(&self, engine: &mut Engine, key: Key, shared: &SharedPage) {
         let name = shared.name();
         if matches!(self.claim, Claim::Twin(_)) {
@@ -334,8 +340,9 @@ impl Attempt {
         engine.merged(name, shared.mappings());
     }
 
-    /// Tells the engine why the page was not merged, as far as that is of use to it: not if another
-    /// thread has changed meanwhile what it is to be merged with.
+    /// Tells the engine why the page was not merged, if the engine can use the reason. Nothing is
+    /// reported if another thread has changed the target of the key meanwhile: the reason does not
+    /// apply to the new target.
     fn refused(&self, engine: &mut Engine, refusal: Refusal) {
         let Candidate { frame, key, .. } = self.page;
         let Some(key) = key.filter(|&key| engine.target(key, self.domain) == self.claim.target())
@@ -350,8 +357,9 @@ impl Attempt {
         }
     }
 
-    /// Tells the engine that the page does not equal its target, unless it just changed. Other pages
-    /// may be on both frames by now: see [`crate::gather::Batch::inspect`].
+    /// Tells the engine that the page differs from its target, unless the page has just changed. By now
+    /// both frames may hold other pages, see [`crate::gather::Batch::inspect`]. So the key of the page
+    /// is checked again before anything is reported.
     fn differed(&self, engine: &mut Engine, key: Key) {
         let (frame, domain) = (self.page.frame, self.domain);
         let target = match self.claim.target() {
@@ -370,15 +378,17 @@ impl Attempt {
     }
 }
 
-/// The shared page of which a seat was claimed, or why it takes no page. An error for other claims.
+/// The shared page on which a seat was claimed, or the reason why it takes no page. An error for other
+/// claims.
 type Seated = Result<SharedPage, Refusal>;
 
-/// Claims what a page of `domain` of this key is to be merged with (`None`: the zero page).
+/// Claims the target of a page of `domain` with this key (`None`: the zero page).
 ///
-/// The reference is taken while the sets are locked. Where the name was given to a new shared page, perhaps of
-/// another domain, the sets heard of that under the same lock, before anything mapped it
-/// ([`Commons::make_shared`]). So this page is the one that the sets know, and of `domain`, and stays so as
-/// long as it is referenced.
+/// The reference to the shared page is taken while the sets are locked. By then its name may have been
+/// given to a new shared page, perhaps of another domain. In that case the sets were told of the new
+/// page under the same lock, before anything mapped it ([`Commons::make_shared`]). So the referenced
+/// page is the one that the sets describe, it belongs to `domain`, and both stay true as long as it is
+/// referenced.
 fn claim(
     commons: &Commons,
     key: Option<Key>,
@@ -398,7 +408,8 @@ fn claim(
     (claim, shared)
 }
 
-/// Makes ready what a page is to be replaced by: `shared`, where the claim is on a seat of it.
+/// Prepares the replacement of a page: `shared` if the claim is on a seat of it, otherwise the zero
+/// page or a new shared page.
 fn prepare(terms: &Terms<'_>, attempt: &Attempt, shared: Seated) -> Result<Neighbour, Refusal> {
     let Candidate {
         addr, frame, key, ..
@@ -415,8 +426,8 @@ fn prepare(terms: &Terms<'_>, attempt: &Attempt, shared: Seated) -> Result<Neigh
     }
 }
 
-/// Merges a page, by all of its mappings, with what the engine has for its content by now. Returns whether
-/// a shared page was made.
+/// Merges a page in all of its mappings with the current target of its key. Returns whether a shared
+/// page was made.
 fn merge(commons: &Commons, terms: &Terms<'_>, candidate: Candidate, visits: &mut Visits) -> bool {
     let Candidate { frame, visit, .. } = candidate;
     let (attempt, shared) = Attempt::of_many(commons, terms, candidate);
@@ -445,7 +456,7 @@ fn merge(commons: &Commons, terms: &Terms<'_>, candidate: Candidate, visits: &mu
     is_new
 }
 
-/// What a page was merged into.
+/// The page that a page was merged into.
 enum Merged {
     Zero,
     Into(SharedPage),
@@ -462,11 +473,12 @@ impl Merged {
     }
 }
 
-/// The area at `addr`, locked, if pages of it may be merged on these terms.
+/// Locks the VMA at `addr`, if its pages may be merged on these terms.
 ///
 /// # Errors
 ///
-/// [`Refusal::Gone`]: there is none. [`Refusal::Locked`]: it is being changed. [`Refusal::LeftAlone`].
+/// [`Refusal::Gone`]: there is no VMA. [`Refusal::Locked`]: it is being changed.
+/// [`Refusal::LeftAlone`]: its pages may not be merged.
 fn area_of<'a>(terms: &Terms<'a>, addr: usize) -> Result<VmaReadGuard<'a>, Refusal> {
     match VmaReadGuard::next(terms.mm, addr) {
         NextArea::Locked(vma) if vma.start() > addr => Err(Refusal::Gone),
@@ -477,11 +489,11 @@ fn area_of<'a>(terms: &Terms<'a>, addr: usize) -> Result<VmaReadGuard<'a>, Refus
     }
 }
 
-/// Candidates near each other, each with what it is to be replaced by.
+/// A run of nearby candidates, each with its replacement.
 struct Run {
     attempts: KVec<Attempt>,
     neighbours: KVec<Neighbour>,
-    /// Keys for which one of them brings the shared page.
+    /// Keys for which a neighbour of this run makes the shared page.
     awaited: KVec<Key>,
 }
 
@@ -494,8 +506,8 @@ impl Run {
         })
     }
 
-    /// Whether a further candidate can be replaced together with these: not where one of them
-    /// brings the shared page that this one is to join.
+    /// Whether `further` can be replaced together with this run. It can't if it should join a shared
+    /// page that the run itself is about to make.
     fn takes(&self, further: &Candidate) -> bool {
         let is_near = |last: &Attempt| neighbours::are_near(last.page.addr, further.addr);
         self.attempts.len() < neighbours::MOST
@@ -504,7 +516,7 @@ impl Run {
     }
 
     fn push(&mut self, attempt: Attempt, neighbour: Neighbour) {
-        // There is room: it was asked for.
+        // This does not fail: [`Self::takes`] has checked that there is room.
         if let (true, Some(key)) = (neighbour.is_new(), attempt.page.key) {
             let _ = self.awaited.push_within_capacity(key);
         }

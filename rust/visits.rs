@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The regions that a step looks at: parts of page tables, each within one area.
+//! The regions visited by a step. A region is the part of a VMA that one page table maps.
 //!
-//! The engine says which are due and is told what the visits brought. A visit that a step does not
-//! come to the end of goes on in the next one there.
+//! The engine decides which regions are due, and is told the outcome of each visit. A visit that a step
+//! does not complete is continued by the next step there.
 
 use crate::commons::Commons;
 use crate::commons::State;
@@ -14,45 +14,45 @@ use engine::region::RegionId;
 use engine::region::Visit;
 use kernel::prelude::*;
 
-/// One of the visits; or none, of a page that is looked at out of turn.
+/// The number of a visit of this step, or [`Self::NONE`] for a page scanned by `merge_now`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct VisitNo(u8);
 
 impl VisitNo {
-    /// Out of turn: no visit has this number.
+    /// No visit has this number: the page is scanned by `merge_now`, or its visit is not recorded.
     pub(crate) const NONE: Self = VisitNo(u8::MAX);
 }
 
-/// How a region is found that is come to.
+/// What to do with a region the scanner reached.
 pub(crate) enum Coming {
-    /// Its pages are looked at.
+    /// Scan its pages, as part of this visit.
     Visit(VisitNo),
-    /// It is passed over, with so many pages: it is not due.
+    /// Skip it, with this number of pages: it is not due.
     TooEarly(u32),
-    /// It is passed over, with so many pages: it has been seen that they are all merged still.
+    /// Skip it, with this number of pages: they are the same as before, and all of them are merged.
     Settled(u32),
 }
 
-/// The visits of a step, and what was merged in all.
+/// The visits of a step, and the number of pages it merged.
 pub(crate) struct Visits {
     regions: KVec<Region>,
-    /// Pages merged in this step, out of turn or not.
+    /// Pages merged in this step, with or without a visit.
     pages_merged: u64,
 }
 
 /// A region that is being visited.
 pub(crate) struct Region {
-    /// The id of its address space.
+    /// The ID of its address space.
     space: u64,
     range: Range<usize>,
     visit: Visit,
     outcome: Outcome,
-    /// Pages of which this step has samples.
+    /// Pages sampled since [`Visits::take_sampled`] was called.
     sampled: usize,
 }
 
 impl Visits {
-    /// Makes room for `most` visits.
+    /// Allocates room for `most` visits.
     ///
     /// # Errors
     ///
@@ -64,15 +64,16 @@ impl Visits {
         })
     }
 
-    /// Goes on with a visit.
+    /// Continues a visit of an earlier step.
     pub(crate) fn resume(&mut self, region: Option<Region>) {
         if let Some(region) = region {
-            // There is room: it is the first one.
+            // This does not fail: it is the first visit of the step, and there is room for it.
             let _ = self.regions.push_within_capacity(region);
         }
     }
 
-    /// Comes to what is left of a region, `range` in the address space of this id.
+    /// Decides what to do with the rest of a region, `range` of the address space `space`. Begins a
+    /// visit of the region if it is due; `population` counts and digests its mapped pages.
     pub(crate) fn come_to(
         &mut self,
         commons: &Commons,
@@ -113,27 +114,27 @@ impl Visits {
         Coming::Visit(u8::try_from(last).map_or(VisitNo::NONE, VisitNo))
     }
 
-    /// Gives up the last visit, if it was to go on at an address that can't be reached in this pass. Its
-    /// region stays due: nothing is remembered of a visit that did not end.
+    /// Drops the last visit if it would continue at `addr`, which can't be reached in this pass. The
+    /// region stays due, since an unfinished visit leaves no record.
     pub(crate) fn abandon(&mut self, space: u64, addr: usize) {
         if self.goes_on(space, addr) {
             self.regions.pop();
         }
     }
 
-    /// The visits of this step, in the order in which their pages were met.
+    /// The visits of this step, in the order in which the scanner reached their pages.
     pub(crate) fn numbers(&self) -> impl Iterator<Item = VisitNo> {
         (0..self.regions.len()).map_while(|no| u8::try_from(no).ok().map(VisitNo))
     }
 
-    /// Takes note that samples were taken of so many pages.
+    /// Counts pages that were sampled during a visit.
     pub(crate) fn count_sampled(&mut self, no: VisitNo, pages: usize) {
         if let Some(region) = self.regions.get_mut(usize::from(no.0)) {
             region.sampled = region.sampled.saturating_add(pages);
         }
     }
 
-    /// Of how many pages samples were taken since this was asked last; `None`: out of turn.
+    /// Returns the number of pages sampled since the last call; `None` if there is no such visit.
     pub(crate) fn take_sampled(&mut self, no: VisitNo) -> Option<usize> {
         let region = self.regions.get_mut(usize::from(no.0))?;
         let sampled = core::mem::take(&mut region.sampled);
@@ -142,7 +143,7 @@ impl Visits {
         Some(sampled)
     }
 
-    /// Takes note of a page that was merged before.
+    /// Counts a page that was merged before this visit.
     pub(crate) fn count_found_merged(&mut self, no: VisitNo) {
         if let Some(outcome) = self.outcome(no) {
             outcome.looked_at = outcome.looked_at.saturating_add(1);
@@ -150,7 +151,7 @@ impl Visits {
         }
     }
 
-    /// Takes note of a page that may be merged soon.
+    /// Records that the region has a page that may be merged soon.
     pub(crate) fn promise(&mut self, no: VisitNo) {
         if let Some(outcome) = self.outcome(no) {
             outcome.is_promising = true;
@@ -162,7 +163,7 @@ impl Visits {
         Some(&mut region.outcome)
     }
 
-    /// Takes note that a page was merged.
+    /// Counts a page that this step has merged.
     pub(crate) fn count_merged(&mut self, no: VisitNo) {
         self.pages_merged = self.pages_merged.wrapping_add(1);
         if let Some(outcome) = self.outcome(no) {
@@ -170,19 +171,19 @@ impl Visits {
         }
     }
 
-    /// How many pages were merged since this was asked last.
+    /// Returns the number of pages merged since the last call.
     pub(crate) fn take_pages_merged(&mut self) -> u64 {
         core::mem::take(&mut self.pages_merged)
     }
 
-    /// In how many passes its region is visited next, at the latest.
+    /// Largest number of passes until the next visit of the region.
     pub(crate) fn next_within(&self, no: VisitNo) -> u8 {
         let region = self.regions.get(usize::from(no.0));
         region.map_or(1, |region| region.visit.next_within)
     }
 
-    /// Ends all visits, but for one that goes on at `next`, an address space and an address:
-    /// returns that.
+    /// Ends all visits except one that continues at `next`, an address space ID and an address. Returns
+    /// that one.
     pub(crate) fn end(&mut self, state: &mut State, next: Option<(u64, usize)>) -> Option<Region> {
         let goes_on = next.is_some_and(|(space, addr)| self.goes_on(space, addr));
         let last = goes_on.then(|| self.regions.pop()).flatten();
@@ -192,7 +193,7 @@ impl Visits {
         last
     }
 
-    /// Whether the last visit goes on at an address.
+    /// Whether the last visit continues at `addr`.
     fn goes_on(&self, space: u64, addr: usize) -> bool {
         self.regions.last().is_some_and(|last| {
             last.space == space && last.range.start < addr && addr < last.range.end
