@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Collects what is mapped in a part of an address space, for the engine to look at.
+//! Collects the mapped pages in a part of an address space, for the engine to decide on.
 
 use crate::commons::Commons;
 use crate::commons::Rules;
@@ -26,61 +26,62 @@ use engine::Salt;
 use engine::PAGE_SIZE;
 use kernel::prelude::*;
 
-/// Pages looked at in one step: as many as a page table has.
+/// Pages scanned in one step: the number of entries of a page table.
 pub(crate) const BATCH: usize = 512;
-/// Pages of a batch: those of a step, and as many again where another thread has the engine just then.
+/// Capacity of a batch: the pages of a step, and as many again if another thread has the sets locked
+/// just then.
 pub(crate) const MOST_PAGES: usize = 2 * BATCH;
-/// Page tables looked at in one step, where there are few pages in them.
+/// Page tables walked in one step, if they map few pages.
 pub(crate) const TABLES: u32 = 16;
-/// Effort is counted in units, of which a page that is looked at costs so many: about 780 instructions.
-/// (`flood::cycles_cost_the_same_whatever_is_mapped` counts them, of this and of what follows.)
+/// Effort units of a scanned page: about 780 instructions.
+/// (`flood::cycles_cost_the_same_whatever_is_mapped` measures this cost and those below.)
 const PAGE: u64 = 64;
-/// An entry of a page table that is read for a digest only.
+/// A page table entry that is read only for the digest.
 const DIGESTED: u64 = 1;
-/// An entry that is looked at, and nothing is present: 38 instructions.
+/// An entry with no page present: 38 instructions.
 const ABSENT: u64 = 3;
-/// One that maps what can't be merged: 165 instructions for the zero page, fewer for one of a file.
+/// An entry of a page that can't be merged: 165 instructions for the zero page, fewer for a file page.
 const PRESENT: u64 = 14;
-/// An area, whatever is in it: 670 instructions.
+/// A VMA, whatever it maps: 670 instructions.
 const AREA: u64 = 56;
-/// An address space, whatever is in it.
+/// An address space, whatever it maps.
 const SPACE: u64 = 256;
 
-/// A page that was met, to be merged or looked at more closely.
+/// A page to merge, or to read as a whole.
 #[derive(Clone, Copy)]
 pub(crate) struct Candidate {
-    /// Where it was seen.
+    /// The address where it was seen.
     pub(crate) addr: usize,
     pub(crate) frame: Frame,
-    /// `None`: full of zeroes.
+    /// `None`: the page is zero-filled.
     pub(crate) key: Option<Key>,
-    /// When it was met.
+    /// The visit in which it was seen.
     pub(crate) visit: VisitNo,
 }
 
-/// What is mapped in the part of an address space that a step looks at. Kept from step to step, so
-/// that nothing is allocated under a page table lock. No page is referenced: references are what
-/// merging takes for a pin.
+/// The pages that a step found mapped in its part of an address space. Reused by later steps, so
+/// nothing is allocated under a page table lock. Pages are not referenced: merging takes an extra
+/// reference for a pin.
 pub(crate) struct Batch {
     /// Unmerged pages.
     pub(crate) pages: KVVec<Seen>,
-    /// Those of which a sample is not enough; their keys are not known.
+    /// Pages whose sample is not enough; their keys are not known.
     pub(crate) unclear: KVVec<Candidate>,
-    /// As above, once they have been looked at.
+    /// The unclear pages after they have been read as a whole.
     pub(crate) inspected: KVVec<(Candidate, Inspected)>,
-    /// Merged ones.
+    /// Number of merged pages.
     pub(crate) merged: u64,
-    /// Unmerged ones that can't be merged for their memory tags.
+    /// Number of pages that can't be merged because they have memory tags.
     pub(crate) tagged: u64,
-    /// Pages of regions that are not due.
+    /// Number of pages in regions that are not due.
     pub(crate) skipped: u64,
-    /// Merged pages of regions that are settled.
+    /// Number of merged pages in settled regions.
     pub(crate) settled: u64,
-    /// What else was looked at, in units.
+    /// Effort spent on anything but pages, in units.
     pub(crate) beside: u64,
 }
 
-/// An unmerged page that was met.
+/// An unmerged page that was seen.
 pub(crate) struct Seen {
     addr: usize,
     pub(crate) frame: Frame,
@@ -88,7 +89,7 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// The page, met during this visit.
+    /// The page as a candidate of this visit.
     pub(crate) fn candidate(&self, key: Option<Key>, visit: VisitNo) -> Candidate {
         Candidate {
             addr: self.addr,
@@ -100,7 +101,7 @@ impl Seen {
 }
 
 impl Batch {
-    /// Makes an empty one.
+    /// Makes an empty batch.
     ///
     /// # Errors
     ///
@@ -118,7 +119,8 @@ impl Batch {
         })
     }
 
-    /// How many pages were looked at; what else was, as so many pages as cost the same.
+    /// Effort of this batch, in pages: the scanned pages, and the number of pages that cost as much as
+    /// the other work.
     pub(crate) fn effort(&self) -> u64 {
         (self.pages.len() as u64)
             .saturating_add(self.merged)
@@ -126,12 +128,12 @@ impl Batch {
             .saturating_add(self.beside / PAGE)
     }
 
-    /// Looks at the whole of the pages that are unclear, of an owner in `domain`. Tells `zero` of those
-    /// which are full of zeroes and to be merged with the zero page; others are inspected.
+    /// Reads the unclear pages, whose owner is in `domain`, as a whole. Calls `zero` for zero-filled
+    /// pages if these are merged with the zero page; inspects all others.
     ///
-    /// No reference was held since the sample was taken, so that another page may be on the frame by
-    /// now, even of another domain. That does no harm: the engine takes note of a content that nobody
-    /// has; it would be merged only after a look at who maps it.
+    /// No reference was held since the sample was taken, so the frame may hold another page by now,
+    /// even of another domain. That does no harm. The engine then records a content that no page has,
+    /// and before any page is merged with it, the merge checks who maps that page.
     pub(crate) fn inspect(
         &mut self,
         keys: &Keys,
@@ -154,7 +156,7 @@ impl Batch {
                 Some(keys.inspect_any(domain, &content))
             };
             match inspected {
-                // There is room: a batch has no more pages than that.
+                // This does not fail: a batch has no more pages than that.
                 Some(inspected) => {
                     let _ = self.inspected.push_within_capacity((candidate, inspected));
                 }
@@ -164,15 +166,15 @@ impl Batch {
     }
 }
 
-/// How much more a step looks at.
+/// The effort that a step may still spend.
 pub(crate) struct Budget {
-    /// Effort, of no more pages than there is room for.
+    /// Effort in units, worth no more pages than there is room for.
     units: u64,
     tables: u32,
 }
 
 impl Budget {
-    /// That of a step which looks at up to `limit` pages, and at a batch at the most.
+    /// The budget of a step that scans up to `limit` pages, and at most a batch.
     pub(crate) fn new(limit: u32) -> Self {
         Budget {
             units: units_of(limit),
@@ -180,7 +182,7 @@ impl Budget {
         }
     }
 
-    /// Has it last for as many pages again, and for no more page tables.
+    /// Renews the budget for up to `limit` more pages. The budget of page tables stays.
     pub(crate) fn refill(&mut self, limit: u32) {
         self.units = units_of(limit);
     }
@@ -194,37 +196,37 @@ impl Budget {
     }
 }
 
-/// The effort of so many pages, and of a batch at the most.
+/// The effort of `pages` pages, and at most a batch, in units.
 fn units_of(pages: u32) -> u64 {
     (BATCH as u64).min(pages.into()).saturating_mul(PAGE)
 }
 
-/// The effort of `pids` ids of processes and threads that were passed, and of an address space, in pages.
+/// The effort to pass `pids` PIDs and to find an address space, in pages.
 pub(crate) fn effort_to_find(pids: u32) -> u32 {
     const PIDS_PER_PAGE: u32 = 8;
     (pids / PIDS_PER_PAGE).saturating_add((SPACE / PAGE) as u32)
 }
 
-/// Collects what is mapped in an area.
+/// Collects the pages that a VMA maps.
 pub(crate) struct Gatherer<'a> {
     commons: &'a Commons,
     rules: &'a Rules,
-    /// Whose pages they are, and the salt of that.
+    /// The domain of the owner, and its salt.
     domain: Domain,
     salt: Salt,
     batch: &'a mut Batch,
     visits: &'a mut Visits,
     pub(crate) budget: &'a mut Budget,
-    /// By what regions are told from those of other address spaces; `None`: looked at out of turn.
+    /// Address-space ID; `None` for `merge_now`.
     pub(crate) space: Option<u64>,
-    /// Of the region that is looked at.
+    /// The visit of the current region.
     visit: VisitNo,
-    /// Samples that the visits know of.
+    /// Number of samples that were reported to the visits.
     settled: usize,
 }
 
 impl<'a> Gatherer<'a> {
-    /// Collects what belongs to `domain` into `batch`, as long as `budget` lasts.
+    /// Makes a gatherer that collects pages of `domain` into `batch`, as long as `budget` lasts.
     pub(crate) fn new(
         commons: &'a Commons,
         rules: &'a Rules,
@@ -248,24 +250,24 @@ impl<'a> Gatherer<'a> {
         }
     }
 
-    /// Comes to an area.
+    /// Charges the effort for a VMA.
     pub(crate) fn enter_area(&mut self) {
         self.look_beside(AREA);
     }
 
-    /// Looks at something that is no page to merge.
+    /// Charges effort for anything but a page.
     fn look_beside(&mut self, units: u64) {
         self.batch.beside = self.batch.beside.saturating_add(units);
         self.budget.spend(units);
     }
 
-    /// Comes to the end of what is looked at in an area.
+    /// Ends the walk of a VMA.
     pub(crate) fn leave_area(&mut self) {
         self.settle();
         self.visit = VisitNo::NONE;
     }
 
-    /// Comes to an area that can't be reached, in which a visit was perhaps to go on at `addr`.
+    /// Skips a VMA that can't be locked, and drops the visit that would continue at `addr`.
     pub(crate) fn pass_busy_area(&mut self, addr: usize) {
         self.enter_area();
         if let Some(space) = self.space {
@@ -273,7 +275,7 @@ impl<'a> Gatherer<'a> {
         }
     }
 
-    /// Meets an unmerged page, of which there is room for a sample.
+    /// Samples an unmerged page. There is room for the sample.
     #[inline]
     fn unmerged(&mut self, addr: usize, mapped: &Mapped<'_>) {
         if mapped.is_tagged() {
@@ -291,7 +293,7 @@ impl<'a> Gatherer<'a> {
         }
     }
 
-    /// The salt of the page on a frame.
+    /// The salt of the domain of the page on this frame.
     #[inline]
     fn salt_of(&self, frame: Frame) -> Salt {
         let domain = self.rules.policy.domain_of_page(self.domain, frame);
@@ -302,7 +304,7 @@ impl<'a> Gatherer<'a> {
         }
     }
 
-    /// Has the visit know how many samples were taken since it was told last.
+    /// Reports the samples taken since the last report to the visit.
     fn settle(&mut self) {
         let taken = self.batch.pages.len();
         let before = core::mem::replace(&mut self.settled, taken);
@@ -339,7 +341,7 @@ impl Visitor for Gatherer<'_> {
 
     #[inline]
     fn page(&mut self, addr: usize, mapped: Mapped<'_>) -> ControlFlow<()> {
-        // There is room: no more pages are looked at than a batch holds.
+        // There is room: no more pages are scanned than a batch holds.
         if mapped.kind != Kind::Merged {
             self.unmerged(addr, &mapped);
         } else {

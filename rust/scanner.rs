@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A step of the scanner: a batch of pages of one process is looked at, and what can be is merged.
+//! A step of the scanner: it scans a batch of pages of one process, and merges what can be merged.
 //!
-//! Joins the engine, which decides, and [`crate::mm`], which finds pages and merges them. Each thread
-//! has one; what they share is in [`crate::commons`].
+//! A step connects the engine, which decides, with [`crate::mm`], which finds pages and merges them.
+//! Each thread has a [`Scanner`] of its own; shared state is in [`crate::commons`].
 
 use crate::commons::Commons;
 use crate::commons::Place;
@@ -44,44 +44,44 @@ use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::rcu;
 
-/// Sightings after which a page is merged that somebody wants merged at once: it and its twin.
+/// Sightings after which `merge_now` merges a page: the page itself and its twin.
 const SIGHTINGS_AT_ONCE: u8 = 2;
-/// Areas looked at in one step, where there are few pages in them.
+/// VMAs visited in one step, if they have few pages.
 const AREAS: u32 = 64;
 
-/// Which pages are looked at, and how soon they are merged.
+/// Which pages are scanned, and how soon they are merged.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pages {
-    /// Those of the regions that are due.
+    /// The pages of regions that are due.
     Due,
-    /// All, whether it is their turn or not; what equals anything that is known is merged at once.
+    /// All pages, due or not. A page that equals a known one is merged at once.
     All,
 }
 
-/// What is to be looked at of an address space.
+/// The part of an address space to scan.
 struct Sweep {
     pages: Pages,
     range: Range<usize>,
-    /// Whether to come back later to an area that is locked, rather than to leave it out.
+    /// Whether a locked VMA is put off rather than skipped.
     is_patient: bool,
 }
 
 /// How far the scanner came in a part of an address space.
 pub(crate) struct Progress {
-    /// Where to go on; `None` at the end.
+    /// The address to go on at; `None` at the end.
     pub(crate) next: Option<usize>,
-    /// Up to where the area goes that it was in.
+    /// End of the current VMA.
     area_end: usize,
-    /// Whether some area is there that may be merged.
+    /// Whether the part has a VMA whose pages may be merged.
     pub(crate) is_admitted: bool,
-    /// Areas that were left out, since their process is changing them.
+    /// Number of VMAs skipped because they were locked.
     pub(crate) busy: u64,
-    /// The next area can't be locked just now.
+    /// Whether the scanner stopped at a locked VMA.
     is_put_off: bool,
 }
 
 impl Progress {
-    /// None, and there is no more to come.
+    /// Nothing was scanned, and nothing is left.
     const NOTHING: Self = Progress {
         next: None,
         area_end: 0,
@@ -91,18 +91,18 @@ impl Progress {
     };
 }
 
-/// An address space that is scanned.
+/// The address space being scanned.
 struct Space<'a> {
     mm: &'a MmWithUser,
-    /// By what regions are told from those of other address spaces; `None`: looked at out of turn.
+    /// Address-space ID; `None` for `merge_now`.
     id: Option<u64>,
-    /// Whose it is.
+    /// The domain of its owner.
     domain: Domain,
-    /// Whether to come back later to what is locked, rather than to leave it out.
+    /// Whether a locked VMA is put off rather than skipped.
     is_patient: bool,
 }
 
-/// What one thread needs to scan and to merge.
+/// The buffers that one thread needs to scan and to merge.
 pub(crate) struct Scanner {
     batch: Batch,
     visits: Visits,
@@ -110,7 +110,7 @@ pub(crate) struct Scanner {
 }
 
 impl Scanner {
-    /// Makes one that has nothing to do.
+    /// Makes a scanner with empty buffers.
     ///
     /// # Errors
     ///
@@ -118,14 +118,16 @@ impl Scanner {
     pub(crate) fn new() -> Result<Self> {
         Ok(Scanner {
             batch: Batch::new()?,
-            // One that goes on from the step before, and two in which a batch came to its end.
+            // One visit continued from an earlier step, one for each page table, and two in which a
+            // batch ended.
             visits: Visits::new(TABLES as usize + 3)?,
             merger: Merger::new()?,
         })
     }
 
-    /// Looks at up to `limit` pages (and a batch at the most) from `place` on, and merges what can be
-    /// merged. Returns how many it was; and of what else was looked at, as many as cost the same.
+    /// Scans up to `limit` pages, and at most a batch, from `place` on, and merges what can be merged.
+    /// Returns the effort in pages: the scanned pages, and the number of pages that cost as much as the
+    /// other work.
     pub(crate) fn step(&mut self, commons: &Commons, mut place: Place, limit: u32) -> u32 {
         let finding = place.passed.take().map_or(0, effort_to_find);
         self.visits.resume(place.visit.take());
@@ -133,7 +135,8 @@ impl Scanner {
             let _ = self.visits.end(&mut commons.lock(), None);
             return finding;
         };
-        // The last user may go meanwhile: its memory is not torn down in this thread.
+        // The last other user may exit meanwhile. The asynchronous mmput() then keeps the teardown of
+        // its memory out of this thread.
         let user = MmWithUser::into_mmput_async(user);
         let sweep = Sweep {
             pages: Pages::Due,
@@ -160,8 +163,8 @@ impl Scanner {
         finding.saturating_add(u32::try_from(effort).unwrap_or(u32::MAX))
     }
 
-    /// Looks at a batch of pages in `range` of an address space, and merges at once what equals
-    /// anything that is known: with pages that are not shared yet, too.
+    /// Scans a batch of pages in `range` of an address space, and merges each page that equals a known
+    /// one at once, even if that one is not shared yet.
     ///
     /// # Errors
     ///
@@ -184,7 +187,7 @@ impl Scanner {
         Ok(progress)
     }
 
-    /// Scans some pages of `mm`, up to `limit` (and a batch at the most). Returns how many it was, too.
+    /// Scans up to `limit` pages of `mm`, and at most a batch. Also returns the effort, in pages.
     fn scan(
         &mut self,
         commons: &Commons,
@@ -218,7 +221,7 @@ impl Scanner {
         let mut progress = self.gather(commons, &rules, &space, range.clone(), &mut budget);
         let sets = commons.sets().try_lock();
         if sets.is_none() {
-            // Another thread has them. Rather than to wait at once, this one looks at more pages.
+            // Another thread has the sets locked. Scan more pages before waiting for it.
             let left = u64::from(limit).saturating_sub(self.batch.effort());
             budget.refill(u32::try_from(left).unwrap_or(u32::MAX));
             progress = self.gather_on(commons, &rules, &space, progress, range.end, &mut budget);
@@ -241,8 +244,8 @@ impl Scanner {
         (progress, effort)
     }
 
-    /// Takes samples of pages that may be merged, area by area, each under its VMA lock, up to one that
-    /// its process is changing. Without patience that is left out: its regions stay due.
+    /// Samples the pages that may be merged, VMA by VMA, each under its VMA lock. If
+    /// `space.is_patient`, stops at a locked VMA. Otherwise skips it; its regions stay due.
     fn gather(
         &mut self,
         commons: &Commons,
@@ -315,7 +318,7 @@ impl Scanner {
         }
     }
 
-    /// Takes more samples, from where `progress` came to up to `end`.
+    /// Samples more pages, from where `progress` ended up to `end`.
     fn gather_on(
         &mut self,
         commons: &Commons,
@@ -339,8 +342,8 @@ impl Scanner {
         }
     }
 
-    /// Shows the pages that were met to the engine, and leaves to the merger what it wants merged.
-    /// `sets`: if they are locked already.
+    /// Lets the engine decide on the pages of the batch, and queues those to merge for the merger.
+    /// `sets` is the guard if the sets are already locked.
     fn decide<'a>(
         &mut self,
         commons: &'a Commons,
@@ -365,7 +368,7 @@ impl Scanner {
         promoting(&mut sets.engine, pages, |engine| self.settle(engine));
     }
 
-    /// Tells the engine how many pages were met of which nothing more is to be known.
+    /// Reports to the engine the numbers of pages that need no decision.
     fn count_passed_by(&mut self, engine: &mut Engine) {
         engine.pass_by(take(&mut self.batch.merged));
         engine.pass_by(take(&mut self.batch.tagged));
@@ -374,10 +377,10 @@ impl Scanner {
         self.batch.beside = 0;
     }
 
-    /// Shows the samples of the unmerged pages that were met to the engine.
+    /// Lets the engine decide on the unmerged pages by their samples.
     fn glance(&mut self, engine: &mut Engine) {
         let mut rest = self.batch.pages.as_slice();
-        // What is left in the end was looked at out of turn.
+        // The pages left at the end belong to no visit.
         for visit in Iterator::chain(self.visits.numbers(), [VisitNo::NONE]) {
             let count = self.visits.take_sampled(visit).unwrap_or(usize::MAX);
             let (met, others) = rest.split_at_checked(count).unwrap_or((rest, &[]));
@@ -387,7 +390,7 @@ impl Scanner {
                 match engine.glance(seen.frame, seen.glimpse) {
                     Glance::Wait => (),
                     Glance::Promising => self.visits.promise(visit),
-                    // There is room: a batch has no more pages than that.
+                    // This does not fail: a batch has no more pages than that.
                     Glance::Look => {
                         let _ = self
                             .batch
@@ -403,7 +406,7 @@ impl Scanner {
         self.batch.pages.clear();
     }
 
-    /// Has the engine decide on the pages of which a sample was not enough.
+    /// Lets the engine decide on the pages whose sample was not enough.
     fn settle(&mut self, engine: &mut Engine) {
         for (candidate, inspected) in self.batch.inspected.drain_all() {
             engine.remember_for(self.visits.next_within(candidate.visit));
@@ -419,7 +422,7 @@ impl Scanner {
     }
 }
 
-/// Has the engine promote contents as soon as is due to `pages`.
+/// Calls `decide` while the engine promotes contents as early as `pages` demands.
 fn promoting(engine: &mut Engine, pages: Pages, decide: impl FnOnce(&mut Engine)) {
     let sightings = engine.promote_after();
     if pages == Pages::All {
@@ -435,13 +438,13 @@ fn domain_of(mm: &Mm, policy: Policy) -> Option<Domain> {
     Owner::of(mm, &rcu).map(|owner| policy.domain(&owner))
 }
 
-/// The id of an address space; `None` as above.
+/// The ID of an address space; `None` while its last owner exits.
 fn space_id(mm: &Mm) -> Option<u64> {
     let rcu = rcu::read_lock();
     Owner::of(mm, &rcu).map(|owner| owner.address_space_id())
 }
 
-/// Whether pages of an area may be merged.
+/// Whether the pages of a VMA may be merged.
 fn may_merge(mm: &Mm, vma: &VmaReadGuard<'_>, policy: Policy) -> bool {
     let rcu = rcu::read_lock();
     Owner::of(mm, &rcu).is_some_and(|owner| policy.admits(vma, &owner))
