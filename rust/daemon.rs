@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the knobs do to the scanner, and what else is asked of it from outside.
+//! Operations on the scanner for the knobs, the shrinker, memory offlining and debugfs.
 //!
-//! [`crate::threads`] has the threads that scan.
+//! The threads that scan are in [`crate::threads`].
 
 use crate::commons::Commons;
 use crate::commons::Run;
@@ -42,29 +42,29 @@ use kernel::sync::Mutex;
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
 
-/// How often `merge_now` comes back to an area that its process is changing.
+/// How often `merge_now` retries a VMA that is locked.
 const BUSY_TRIES: u32 = 100;
-/// Pause before.
+/// Pause before each retry.
 const BUSY_PAUSE: Delta = Delta::from_millis(10);
 
-/// All that is counted, at one moment.
+/// A snapshot of all counts.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Counts {
     /// The documented statistics.
     pub(crate) ksm: KsmStats,
     /// Completed passes.
     pub(crate) full_scans: u64,
-    /// Pages of regions that were not due.
+    /// Pages skipped because their regions were not due.
     pub(crate) pages_skipped: u64,
-    /// Memory of the engine's tables.
+    /// Memory of the tables, in bytes.
     pub(crate) index_bytes: u64,
-    /// What could not be remembered for want of memory.
+    /// Entries that were not remembered because an allocation failed.
     pub(crate) index_failures: u64,
-    /// What mainline counts of passes.
+    /// Pass counts as mainline defines them.
     pub(crate) passes: Passes,
-    /// As mainline's `pages_unshared`.
+    /// Mainline's `pages_unshared`.
     pub(crate) at_rest: u64,
-    /// As mainline's `pages_volatile`.
+    /// Mainline's `pages_volatile`.
     pub(crate) pages_volatile: u64,
 }
 
@@ -89,15 +89,15 @@ impl Counts {
     }
 }
 
-/// The scanner as its threads and its knobs share it.
+/// The scanner, as shared by its threads and its knobs.
 #[pin_data]
 pub(crate) struct Daemon {
     #[pin]
     commons: Commons,
-    /// For who writes to `merge_now`.
+    /// The scanner of `merge_now`.
     #[pin]
     at_once: Mutex<Scanner>,
-    /// Parts that it is asked to give up, by whoever could not wait for the mutex.
+    /// Index segments the shrinker asked for while the sets were locked.
     wanted: Atomic<usize>,
 }
 
@@ -120,22 +120,22 @@ impl Daemon {
         )
     }
 
-    /// What its threads share.
+    /// The state shared by the threads.
     pub(crate) fn commons(&self) -> &Commons {
         &self.commons
     }
 
-    /// What the `run` knob says.
+    /// The value of the `run` knob.
     pub(crate) fn run_state(&self) -> Run {
         self.commons.lock().run()
     }
 
-    /// Does what is written to the `run` knob of a profile, which is in force from then on; returns
-    /// when it is done.
+    /// Carries out a write to the `run` knob of `profile`, and puts that profile in force. Returns when
+    /// it is done.
     ///
     /// # Errors
     ///
-    /// Those of [`undo::everything`]; the scanner is stopped then. `ERESTARTSYS`, as from
+    /// Those of [`undo::everything`], after which the scanner is stopped. `ERESTARTSYS` from
     /// [`Commons::close`].
     pub(crate) fn set_run(&self, run: Run, profile: Profile) -> Result {
         let closed = self.commons.close()?;
@@ -157,13 +157,13 @@ impl Daemon {
         result
     }
 
-    /// Merges what it can in `range` of an address space, at once; returns when it is done.
+    /// Merges what can be merged in `range` of an address space. Returns when it is done.
     ///
     /// # Errors
     ///
-    /// `EBUSY`: everything has been unmerged, and is to stay so. `EPERM`: there is nothing that may
-    /// be merged. `EAGAIN`: the process was changing an area all the time. `ERESTARTSYS`: the caller
-    /// has a signal pending. What was merged stays so. Those of [`Scanner::merge_at_once`].
+    /// `EBUSY`: everything has been unmerged and must stay so. `EPERM`: the range has no VMA whose
+    /// pages may be merged. `EAGAIN`: a VMA stayed locked. `ERESTARTSYS`: the caller has a signal
+    /// pending. Those of [`Scanner::merge_at_once`]. After an error, pages merged so far stay merged.
     pub(crate) fn merge_now(&self, mm: &Mm, mut range: Range<usize>) -> Result {
         drain_lru();
         let (mut is_admitted, mut in_vain) = (false, 0);
@@ -189,8 +189,8 @@ impl Daemon {
         }
     }
 
-    /// Merges a batch of pages. No step is under way meanwhile: where one meets the same pages, both
-    /// would leave some for later.
+    /// Merges a batch of pages, while no step is in progress: if a step and this function saw the same
+    /// pages, each would leave some of them for later.
     fn merge_some(&self, mm: &Mm, range: Range<usize>) -> Result<Progress> {
         let closed = self.commons.close()?;
         if self.run_state() == Run::Unmerge {
@@ -200,19 +200,19 @@ impl Daemon {
         scanner.merge_at_once(closed.commons(), mm, range)
     }
 
-    /// Has new shared pages be movable or not.
+    /// Sets whether new shared pages are movable.
     ///
     /// # Errors
     ///
     /// Those of [`shared::set_movable`].
     pub(crate) fn set_movable(&self, is_wanted: bool) -> Result {
         shared::set_movable(is_wanted)?;
-        // Spare frames are of blocks that suit what was in force before.
+        // The spare frames are from pageblocks that suit the former setting.
         self.commons.pool().lock().clear();
         Ok(())
     }
 
-    /// Leaves frames whose memory is to go offline; see [`undo::on_frames`].
+    /// Vacates `frames`, whose memory is going offline; see [`undo::on_frames`].
     pub(crate) fn evacuate(&self, frames: Range<u64>) {
         // A work item gets no signal.
         let closed = self.commons.close();
@@ -221,30 +221,31 @@ impl Daemon {
         match result {
             Ok(0) => (),
             Ok(pages) => pr_info!(
-                "{pages} pages unmerged, as memory is to go offline (frames {first} to {end})\n"
+                "unmerged {pages} pages: memory is going offline (frames {first} to {end})\n"
             ),
             Err(_) => {
-                pr_warn!("no memory to unmerge what is to go offline (frames {first} to {end})\n")
+                pr_warn!("no memory to unmerge pages going offline (frames {first} to {end})\n")
             }
         }
     }
 
-    /// The counts, as of the last pass where others than the scanner change them. In constant time.
+    /// The counts, in constant time. Counts that change without the scanner are as of the last pass.
     pub(crate) fn counts(&self) -> Counts {
         let state = self.commons.lock();
         Counts::of(&state, &self.commons.sets().lock())
     }
 
-    /// The counts, at most a pass old while scanning. When stopped, and `is_exact`: of this moment,
-    /// which takes as long as there are shared pages; else as of when they were counted last.
+    /// The counts. They are at most one pass old while the scanner runs. While it is stopped, they are
+    /// exact if `is_exact`, which takes time proportional to the number of shared pages; otherwise they
+    /// are as of the last count.
     pub(crate) fn counts_now(&self, is_exact: bool) -> Counts {
         let state = self.commons.lock();
         let sets = self.recounted(&state, is_exact);
         Counts::of(&state, &sets)
     }
 
-    /// Which contents have several shared pages: if `is_exact`, of this moment, as for
-    /// [`Self::counts_now`]; else as of the last pass.
+    /// Counts the contents with several shared pages: exactly if `is_exact`, under the conditions of
+    /// [`Self::counts_now`]; otherwise as of the last pass.
     pub(crate) fn copies(&self, is_exact: bool) -> Copies {
         let sets = self.recounted(&self.commons.lock(), is_exact);
         if is_exact {
@@ -254,7 +255,7 @@ impl Daemon {
         }
     }
 
-    /// What is known of contents; counted anew when stopped, if `is_exact`.
+    /// Locks the sets; recounts them if the scanner is stopped and `is_exact`.
     fn recounted(&self, state: &State, is_exact: bool) -> SetsGuard<'_> {
         let mut sets = self.commons.sets().lock();
         if is_exact && state.run() != Run::Merge {
@@ -263,13 +264,13 @@ impl Daemon {
         sets
     }
 
-    /// How often pages were refused since the start.
+    /// How often pages were refused since the module was loaded.
     pub(crate) fn refusals(&self) -> Refusals {
         self.commons.sets().lock().refusals
     }
 
-    /// By how many page table entries shared pages are mapped, at this moment. Locks them for a
-    /// few pages at a time.
+    /// A histogram of the mappings of shared pages, as of now. Locks the sets for a few pages at a
+    /// time.
     pub(crate) fn sharers(&self) -> Histogram {
         let mut sharers = Histogram::default();
         let (mut some, mut last) = ([Frame(0); 64], None);
@@ -298,8 +299,7 @@ impl Daemon {
         read(&self.commons.lock())
     }
 
-    /// Changes the settings and lets that take effect at once: as soon as they are in force. What
-    /// the change returns is returned.
+    /// Changes the settings, and applies the settings in force at once. Returns the value of `change`.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Profiles) -> T) -> T {
         let mut state = self.commons.lock();
         let result = change(&mut state.profiles);
@@ -310,7 +310,7 @@ impl Daemon {
         result
     }
 
-    /// As [`Self::change`], while no step goes by the settings.
+    /// Like [`Self::change`], but while no step is in progress.
     ///
     /// # Errors
     ///
@@ -320,8 +320,8 @@ impl Daemon {
         Ok(self.change(change))
     }
 
-    /// As [`Self::change`], of what can't change while pages are shared. `is_set` says of the settings
-    /// that there is nothing to change.
+    /// Like [`Self::change`], for a setting that can't change while pages are shared. `is_set` returns
+    /// whether the setting has the wanted value already.
     ///
     /// # Errors
     ///
@@ -340,7 +340,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Changes how fast the scanner is, at once.
+    /// Changes the pace of the scanner with immediate effect.
     pub(crate) fn change_pacer(&self, change: impl FnOnce(&mut Pacer)) {
         let mut state = self.commons.lock();
         change(&mut state.pacer);
@@ -349,11 +349,11 @@ impl Daemon {
         self.commons.wake();
     }
 
-    /// Sets who may share with whom.
+    /// Sets which processes may share pages with each other.
     ///
     /// # Errors
     ///
-    /// `EBUSY`: pages are shared, and it would be a change. Those of [`Commons::close`].
+    /// `EBUSY`: pages are shared, and `division` would be a change. Those of [`Commons::close`].
     pub(crate) fn set_division(&self, division: Division) -> Result {
         let _closed = self.commons.close()?;
         let mut state = self.commons.lock();
@@ -365,8 +365,9 @@ impl Daemon {
         Ok(())
     }
 
-    /// Ends a step of a thread with this account, after which the clocks say this. Returns for how
-    /// long it is to rest so that it takes no more than its share, in milliseconds.
+    /// Ends a step: charges it to `account`, and thins out the index if the shrinker asked for that.
+    /// `clocks` are the clocks after the step. Returns how long to sleep to stay within the CPU share,
+    /// in milliseconds.
     pub(crate) fn end_step(&self, account: &mut Account, clocks: Clocks) -> u32 {
         const NS_PER_MS: u64 = 1_000_000;
         let wanted = self.wanted.xchg(0, Relaxed);
@@ -383,7 +384,7 @@ impl Daemon {
 
     /// # Errors
     ///
-    /// `EBUSY`.
+    /// `EBUSY`: pages are shared.
     fn expect_nothing_shared(&self) -> Result {
         self.commons.sets().lock().recount();
         sharers::sweep();
@@ -394,14 +395,14 @@ impl Daemon {
     }
 }
 
-/// Gives up so many parts of the index, or as many as there are; returns how many, without those whose
-/// memory is to be given back by someone who may allocate.
+/// Thins out `parts` segments of the index, or as many as are worth it. Returns how many of them freed
+/// memory; the memory of the others is freed by a caller that may allocate.
 fn forget(sets: &mut Sets, parts: usize) -> usize {
     let parts = parts.min(sets.engine.forgettable_parts());
     (0..parts).filter(|_| sets.engine.forget_some()).count()
 }
 
-/// The unstable set can be gathered anew, at the price of another pass.
+/// The unstable set is a cache: it can be rebuilt, at the price of another pass.
 impl Cache for Daemon {
     fn count(&self) -> usize {
         self.commons.sets().forgettable()
@@ -409,13 +410,15 @@ impl Cache for Daemon {
 
     fn shrink(&self, parts: usize) -> Option<usize> {
         let Some(mut sets) = self.commons.sets().try_lock() else {
-            // Perhaps it is the scanner itself that wants memory: at the end of its step.
+            // The current thread itself may hold the lock and be allocating. The request is served at
+            // the end of a step.
             self.wanted.store(parts, Relaxed);
             return None;
         };
         let forgotten = forget(&mut sets, parts);
         if forgotten == 0 {
-            // Called while others reclaim, it allocates nothing.
+            // No segment could be freed without an allocation, which a shrinker must avoid. The rest is
+            // done at the end of a step.
             self.wanted.store(parts, Relaxed);
             return None;
         }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Breaks merged pages apart, in all processes: all of them, or those on some frames.
+//! Unmerges pages in all processes: every merged page, or those on some frames.
 //!
-//! No step is under way meanwhile.
+//! No step is in progress meanwhile: the state is closed.
 
 use crate::commons::Closed;
 use crate::mm::drain_lru;
@@ -30,23 +30,24 @@ use kernel::time::Delta;
 use kernel::time::Instant;
 use kernel::time::Monotonic;
 
-/// How long to go on while no fewer pages are left than before, in seconds: areas may be locked for a
-/// while, and exiting processes take some time to give up their memory.
+/// How long to go on while the number of merged pages does not fall, in seconds. VMAs may stay locked
+/// for a while, and exiting processes take some time to free their memory.
 const PATIENCE_S: i64 = 10;
-/// Rounds over all processes, for what forks hid from the one before, until some frames are left.
+/// Largest number of rounds over all processes to vacate some frames: a fork may hide pages from one
+/// round.
 const EVACUATION_ROUNDS: u32 = 3;
-/// Pause after a round that broke nothing.
+/// Pause after a round that unmerged nothing.
 const IDLE_PAUSE: Delta = Delta::from_millis(10);
 
-/// Breaks every merged page in every process, then forgets all contents and gives spare memory back.
+/// Unmerges every merged page in every process, then forgets all contents and frees spare frames.
 ///
 /// # Errors
 ///
-/// `ENOMEM`: no memory for the copies. `EIO`: pages can't be copied since their memory has failed.
-/// `EBUSY`: some processes were changing their areas all the time, or a device could not forget pages at
-/// once, or pages are left in address spaces that belong to no process. These three are explained in the
-/// log, too. `ERESTARTSYS`: the caller has a signal pending. What was broken stays so, and what is left is
-/// still counted.
+/// `ENOMEM`: no memory for the copies. `EIO`: pages can't be copied because their memory has failed.
+/// `EBUSY`: some VMAs stayed locked, or a device could not give up pages at once, or pages are left in
+/// address spaces that belong to no process. These three are also explained in the log. `ERESTARTSYS`:
+/// the caller has a signal pending. After an error, unmerged pages stay unmerged, and the remaining
+/// merged pages are still counted.
 pub(crate) fn everything(closed: &Closed<'_>) -> Result {
     let commons = closed.commons();
     commons.lock().rewind();
@@ -64,7 +65,7 @@ pub(crate) fn everything(closed: &Closed<'_>) -> Result {
     drop((sets, state));
     commons.pool().lock().clear();
     zero::correct_sum();
-    // Whoever has a signal starts again, or is gone.
+    // After a signal nothing is logged: the caller restarts the write, or has been killed.
     result.inspect_err(|&error| {
         if error != ERESTARTSYS {
             rest.report(&stats, error);
@@ -72,8 +73,8 @@ pub(crate) fn everything(closed: &Closed<'_>) -> Result {
     })
 }
 
-/// Leaves `frames`, as far as shared pages go: breaks those that are merged there, gives spare ones
-/// back, and takes none of them for a while. Returns how many pages were broken apart.
+/// Vacates `frames`: unmerges the pages that are merged there, frees spare frames there, and takes no
+/// frame of the range for a while. Returns the number of pages that were unmerged.
 ///
 /// # Errors
 ///
@@ -81,20 +82,20 @@ pub(crate) fn everything(closed: &Closed<'_>) -> Result {
 pub(crate) fn on_frames(closed: &Closed<'_>, frames: Range<u64>) -> Result<u64> {
     let commons = closed.commons();
     commons.pool().lock().bar(frames.clone());
-    // Others are moved by the kernel.
+    // The kernel can migrate all other shared pages.
     if !shared::is_any_fixed() {
         return Ok(0);
     }
     let result = few_rounds(Which::On(frames));
-    // What is left may have no mapping any more, and wait in a batch of the LRU lists.
+    // A shared page that has lost its last mapping may still be in an LRU batch.
     drain_lru();
     trace::unmerge_end(UnmergeCause::Offline, result.map(drop));
     commons.sets().lock().recount();
     result
 }
 
-/// Goes over all processes until a round finds nothing, or for the most some times. Returns how many
-/// pages were broken apart.
+/// Walks all processes until a round unmerges nothing, at most [`EVACUATION_ROUNDS`] times. Returns the
+/// number of pages that were unmerged.
 fn few_rounds(which: Which) -> Result<u64> {
     let mut unmerger = Unmerger::new(which)?;
     let mut total = 0u64;
@@ -113,8 +114,8 @@ fn few_rounds(which: Which) -> Result<u64> {
     Ok(total)
 }
 
-/// Goes over all processes until nothing is merged: a round may miss what forks and exits hid from
-/// it. `rest` says what the last round left.
+/// Walks all processes until nothing is merged: forks and exits may hide pages from one round. `rest`
+/// receives what the last round left.
 fn rounds(closed: &Closed<'_>, rest: &mut Rest) -> Result {
     let mut unmerger = Unmerger::new(Which::All)?;
     let mut patience = Patience::new();
@@ -130,7 +131,7 @@ fn rounds(closed: &Closed<'_>, rest: &mut Rest) -> Result {
         let left = stats.pages_shared.saturating_add(stats.pages_sharing);
         let left = left.saturating_add(zero::count());
         if !patience.goes_on(left) || is_idle && is_final(outcome, &unmerger, stats.pages_shared) {
-            // Areas that could not be looked into hold nothing if nothing is left.
+            // If no merged page is left, the locked VMAs hold none either.
             return if left == 0 { Ok(()) } else { Err(rest.error()) };
         }
         if is_idle {
@@ -142,15 +143,14 @@ fn rounds(closed: &Closed<'_>, rest: &mut Rest) -> Result {
     }
 }
 
-/// Whether there is no shared page any more: also none that a walk over page tables has missed as it was
-/// being moved.
+/// Whether no shared page is left, including any that the walks missed because it was being migrated.
 fn is_nothing_left() -> bool {
     sharers::sweep();
     sharers::sets() == 0
 }
 
-/// Whether another round would find what one found that broke nothing: there is no memory, or what is
-/// left is on frames that can't be copied.
+/// Whether another round would be vain after one that unmerged nothing: memory is short, or the
+/// remaining pages can't be copied.
 fn is_final(outcome: &Outcome, unmerger: &Unmerger, pages_shared: u64) -> bool {
     if outcome.busy > 0 {
         return false;
@@ -161,14 +161,14 @@ fn is_final(outcome: &Outcome, unmerger: &Unmerger, pages_shared: u64) -> bool {
     outcome.crowded > 0 || failed > 0 && failed >= pages_shared
 }
 
-/// Counts what is still merged.
+/// Recounts the pages that are still merged.
 fn recount(closed: &Closed<'_>) -> KsmStats {
     let mut sets = closed.commons().sets().lock();
     sets.recount();
     sets.engine.get_stats()
 }
 
-/// Breaks what is merged in all processes. `rest` says what came of it.
+/// Unmerges pages in all processes, once. `rest` receives what is left.
 fn round(unmerger: &mut Unmerger, rest: &mut Rest) -> Result {
     let mut cursor = Cursor::default();
     while let Some(mm) = cursor.next() {
@@ -184,7 +184,7 @@ fn round(unmerger: &mut Unmerger, rest: &mut Rest) -> Result {
     Ok(())
 }
 
-/// Goes on as long as less and less is left.
+/// Decides when to give up: when the number of merged pages has not fallen for [`PATIENCE_S`].
 struct Patience {
     least: u64,
     since: Instant<Monotonic>,
@@ -198,7 +198,7 @@ impl Patience {
         }
     }
 
-    /// Whether to go on with so many pages left.
+    /// Whether to go on while `left` pages are merged.
     fn goes_on(&mut self, left: u64) -> bool {
         if left < self.least {
             self.least = left;
@@ -208,24 +208,24 @@ impl Patience {
     }
 }
 
-/// What a round left, and with whom.
+/// The pages that a round left, and some of their processes.
 #[derive(Default)]
 struct Rest {
     outcome: Outcome,
     names: [Option<Name>; Self::NAMES],
 }
 
-/// A process.
+/// The name of a process.
 struct Name {
     tgid: i32,
     comm: [u8; COMM_LEN],
 }
 
 impl Rest {
-    /// Processes that are named.
+    /// Largest number of processes named in the log.
     const NAMES: usize = 4;
 
-    /// Takes note of a process that has merged pages still, as far as there is room.
+    /// Remembers a process that still has merged pages, if there is room.
     fn note(&mut self, mm: &Mm) {
         let rcu = rcu::read_lock();
         let Some(owner) = Owner::of(mm, &rcu) else {
@@ -239,7 +239,7 @@ impl Rest {
         }
     }
 
-    /// Why something is left.
+    /// The error that says why pages are left.
     fn error(&self) -> Error {
         if self.outcome.crowded > 0 {
             ENOMEM
@@ -250,7 +250,7 @@ impl Rest {
         }
     }
 
-    /// Tells the log.
+    /// Logs how many pages stay merged, why, and in which processes.
     fn report(&self, stats: &KsmStats, error: Error) {
         let pages = stats.pages_shared.saturating_add(stats.pages_sharing);
         let zeros = zero::count();
@@ -259,7 +259,7 @@ impl Rest {
         } else if error == EIO {
             "they can't be copied"
         } else if self.outcome.busy > 0 {
-            "their processes are changing their areas, or a device has them mapped"
+            "their VMAs are locked, or a device maps them"
         } else {
             "they belong to no process"
         };
