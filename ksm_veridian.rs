@@ -2,24 +2,25 @@
 
 //! Kernel same-page merging as a loadable module.
 //!
-//! Finds private anonymous pages with equal content, in all processes, and maps each set of them
-//! to one shared page, broken apart again by the kernel's own copy-on-write.
+//! Finds private anonymous pages with equal content in all processes, and maps each set of them to one
+//! shared page. The kernel's own copy-on-write breaks the sharing when a process writes.
 //!
-//! - [`engine`]: what to merge with what; knows no kernel types (a crate of its own)
+//! - [`engine`]: decides what to merge with what; knows no kernel types (a crate of its own)
 //! - [`mm`]: finds pages, merges and unmerges them; the unsafe layer
 //! - [`scanner`]: joins the two, in steps: [`gather`] collects pages, [`merger`] merges them
-//! - [`visits`]: which regions a step looks at
-//! - [`commons`]: what the threads share, and how they take turns
+//! - [`visits`]: the regions that a step visits
+//! - [`commons`]: state shared by the threads, and how they take turns; [`sets`]: the engine behind its
+//!   mutex
 //! - [`threads`]: the kernel threads
-//! - [`daemon`]: what the knobs do to all that; [`undo`] breaks merged pages apart
+//! - [`daemon`]: operations of the knobs on all that; [`undo`] unmerges pages
 //! - [`profile`]: the module's own settings, and mainline's
-//! - [`offline`]: has shared pages leave memory that is to go offline
+//! - [`offline`]: vacates memory that is going offline
 //! - [`sysfs`]: the knobs
-//! - [`debugfs`], [`trace`]: what goes on inside, for kernel people
+//! - [`debugfs`], [`trace`]: internal state and tracepoints, for debugging
 //! - [`sys`]: kernel services that the `kernel` crate does not wrap
 //! - [`shim`]: generated declarations of the C shims
 //!
-//! `Documentation/design.md` says how the parts fit, `Documentation/ABI` what the knobs do.
+//! `Documentation/design.md` describes how the parts fit together, `Documentation/ABI` each knob.
 
 use crate::daemon::Daemon;
 use crate::debugfs::Insight;
@@ -78,8 +79,9 @@ module! {
     },
 }
 
-/// The loaded module. Fields are dropped in order: nobody watches or asks any more, the knobs go, then the
-/// threads behind them, and then what would need the module.
+/// The loaded module. The order of the fields is the order of teardown: first the observers (debugfs,
+/// probes, shrinker), then the knobs with the threads behind them, then what makes the kernel call into
+/// the module.
 struct KsmVeridian {
     _insight: Insight,
     _offlining: Offlining,
@@ -104,13 +106,13 @@ impl kernel::Module for KsmVeridian {
             _movers: movers,
             _redirects: redirects,
             _marks: mm::zero::Marks,
-            // Last: who has opened one of these files needs the module to stay.
+            // Must be the last fallible step of init: open files cannot pin a module whose init fails.
             _insight: Insight::new(module, daemon)?,
         })
     }
 }
 
-/// The hash that the module parameter asks for.
+/// The hash that the module parameter selects.
 fn hash_kind() -> Result<HashKind> {
     match module_parameters::bytewise_hash.value() {
         0 => Ok(HashKind::Wide),

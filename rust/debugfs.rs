@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What goes on inside, under `/sys/kernel/debug/ksm_v`: `Documentation/ABI/debugfs-ksm_v`.
+//! Internal state for debugging, under `/sys/kernel/debug/ksm_v`; `Documentation/ABI/debugfs-ksm_v`
+//! describes the files.
 
 use crate::daemon::Daemon;
 use crate::sys::debugfs::Directory;
@@ -15,7 +16,7 @@ pub(crate) struct Insight {
 }
 
 impl Insight {
-    /// Makes the files, if there is a debugfs.
+    /// Makes the files, if the kernel has debugfs.
     ///
     /// # Errors
     ///

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Learns of memory that is to go offline, so that shared pages leave it.
+//! Detects memory that is going offline, so that shared pages leave it in time.
 //!
-//! Nothing can move a shared page, and the kernel looks for what it can't move before it notifies
+//! The kernel can't migrate a fixed shared page, and it looks for unmovable pages before it notifies
 //! anybody (`offline_pages()` isolates the range before it sends `MEM_GOING_OFFLINE`;
-//! `soft_offline_page()` sends nothing). So their entries are probed. The attempt that tells of it
-//! fails with `EBUSY` or `EIO`; one made a moment later finds no shared page.
+//! `soft_offline_page()` sends nothing). So the entries of these two functions are probed. The attempt
+//! that hits the probe fails with `EBUSY` or `EIO`; one made a moment later finds no shared page.
 
 use crate::daemon::Daemon;
 use crate::sys::entry_probe::EntryProbe;
@@ -21,14 +21,13 @@ pub(crate) struct Offlining {
 }
 
 impl Offlining {
-    /// Has `daemon` leave what is to go offline, as far as the kernel can take memory offline.
+    /// Makes `daemon` vacate memory that is going offline, as far as this kernel can take memory
+    /// offline.
     pub(crate) fn watch(daemon: Arc<Daemon>) -> Self {
         let probe = |symbol, frames| {
             let daemon = daemon.clone();
             EntryProbe::new(symbol, Leaver { daemon, frames })
-                .inspect_err(|_| {
-                    pr_warn!("can't probe {symbol:?}: merged pages will be in its way\n")
-                })
+                .inspect_err(|_| pr_warn!("can't probe {symbol:?}: it will fail on merged pages\n"))
                 .ok()
         };
         Offlining {
@@ -42,15 +41,15 @@ impl Offlining {
     }
 }
 
-/// Leaves the frames that a call is about.
+/// Vacates the frames that a probed call is about.
 struct Leaver {
     daemon: Arc<Daemon>,
-    /// Which those are, by the call's arguments.
+    /// Computes the frames from the arguments of the call.
     frames: fn([usize; 2]) -> Range<u64>,
 }
 
 impl Watcher for Leaver {
-    // What is not told, as too many calls wait, is told at the next attempt.
+    // A call is lost if too many calls are queued. The next attempt is then reported.
     fn called(&self, arguments: [usize; 2]) {
         self.daemon.evacuate((self.frames)(arguments));
     }

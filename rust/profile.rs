@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Two sets of settings, the module's own and mainline's, and which of them is in force: that whose
-//! `run` file was written last.
+//! Two profiles of settings, the module's own and mainline's. The profile whose `run` file was written
+//! last is in force.
 //!
-//! What is written to the other set is kept until it is in force. `domain`, `max_cpu` and `threads`
-//! belong to neither, and hold in both.
+//! Values written to the other profile are kept until it is put in force. `domain`, `max_cpu` and
+//! `threads` belong to neither profile, and apply to both.
 
 use crate::mm::policy::Scope;
 use engine::mainline::Mainline;
 use engine::pace::Governor;
 use engine::Knobs;
 
-/// Whose settings the scanner goes by.
+/// The profile that the scanner follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Profile {
-    /// Those of `/sys/kernel/mm/ksm_v`.
+    /// The settings in `/sys/kernel/mm/ksm_v`.
     #[default]
     Own,
-    /// Those of `/sys/kernel/mm/ksm_v/compat`.
+    /// The settings in `/sys/kernel/mm/ksm_v/compat`.
     Mainline,
 }
 
-/// What the two sets differ in.
+/// The settings in which the two profiles differ.
 #[derive(Clone, Copy)]
 pub(crate) struct Settings {
     pub(crate) knobs: Knobs,
@@ -29,12 +29,12 @@ pub(crate) struct Settings {
     pub(crate) governor: Governor,
     /// Whether pages of different NUMA nodes may be merged.
     pub(crate) merge_across_nodes: bool,
-    /// Whether pages of zeroes are merged with the kernel's zero page; else with each other.
+    /// Whether zero-filled pages are merged with the kernel's zero page rather than with each other.
     pub(crate) use_zero_pages: bool,
 }
 
 impl Default for Settings {
-    /// The module's own.
+    /// The defaults of the module's own profile.
     fn default() -> Self {
         Settings {
             knobs: Knobs::default(),
@@ -58,7 +58,7 @@ impl From<&Mainline> for Settings {
     }
 }
 
-/// Both sets.
+/// Both profiles.
 #[derive(Default)]
 pub(crate) struct Profiles {
     pub(crate) chosen: Profile,
@@ -67,7 +67,7 @@ pub(crate) struct Profiles {
 }
 
 impl Profiles {
-    /// The set that is in force.
+    /// The settings in force.
     pub(crate) fn in_force(&self) -> Settings {
         match self.chosen {
             Profile::Own => self.own,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is known of contents, and who is about to merge them.
+//! What is known of contents, and which threads are about to merge them.
 //!
-//! Behind a mutex of its own, so that a thread that asks about a batch of pages keeps none from
-//! finding its way: see [`crate::commons`].
+//! The sets have a mutex of their own, so a thread that asks about a batch of pages does not keep
+//! others from finding their next place: see [`crate::commons`] for the lock order.
 
 use crate::commons::MOST_THREADS;
 use crate::mm::neighbours;
@@ -29,27 +29,27 @@ use kernel::sync::lock::mutex::MutexBackend;
 use kernel::sync::lock::Guard;
 use kernel::sync::Mutex;
 
-/// Contents that are claimed at a time, at the most: each thread has as many as it replaces pages
-/// at once, and who writes to `merge_now` has them, too.
+/// Largest number of contents claimed at a time: each thread, and `merge_now`, claims as many as it
+/// replaces pages at once.
 const MOST_CLAIMS: usize = (MOST_THREADS as usize + 1) * neighbours::MOST;
 
 pub(crate) type Engine = KsmScanner<KernelStorage>;
 
-/// What a page is to be merged with, and the right to do so.
+/// The target of a page, and the right to merge the page with it.
 #[derive(Clone, Copy)]
 pub(crate) enum Claim {
-    /// With nothing: there is nothing any more, or another thread is about to make a shared page.
+    /// No target: it has gone, or another thread is about to make the shared page.
     Nothing,
-    /// With nothing: the shared page on this frame takes no more.
+    /// No target: the shared page on this frame takes no more sharers.
     Full(Frame),
-    /// With the shared page on this frame, of which it has taken a seat.
+    /// The shared page on this frame, on which a seat was taken.
     Seat { frame: Frame, seat: Seat },
-    /// With this page, in a new shared one that nobody else makes meanwhile.
+    /// This page, in a new shared page that no other thread makes meanwhile.
     Twin(Frame),
 }
 
 impl Claim {
-    /// What the engine has for the page.
+    /// The target that the engine has for the page.
     pub(crate) fn target(self) -> Option<Target> {
         match self {
             Claim::Nothing => None,
@@ -59,18 +59,19 @@ impl Claim {
     }
 }
 
-/// See the module.
+/// The sets, see the module documentation.
 pub(crate) struct Sets {
-    /// Decides and counts. Boxed: with the roots of its tables it is larger than a stack should hold.
+    /// The engine, which decides and counts. Boxed: with the roots of its tables it is too large for a
+    /// stack.
     pub(crate) engine: KBox<Engine>,
-    /// How often pages were refused since the start.
+    /// How often pages were refused since the module was loaded.
     pub(crate) refusals: Refusals,
     /// Contents for which a thread is about to make a shared page.
     claims: KVVec<Key>,
 }
 
 impl Sets {
-    /// Makes an engine that knows nothing.
+    /// Makes an engine with empty sets.
     ///
     /// # Errors
     ///
@@ -83,20 +84,20 @@ impl Sets {
         })
     }
 
-    /// Brings the counts up to date.
+    /// Recounts the mappings of the shared pages.
     pub(crate) fn recount(&mut self) {
         self.engine.recount(shared::count);
     }
 
-    /// Pages that were met since the start, passed over or not.
+    /// Pages scanned or skipped since the module was loaded.
     pub(crate) fn pages_met(&self) -> u64 {
         let scanned = self.engine.get_stats().pages_scanned;
         scanned.wrapping_add(self.engine.pages_skipped())
     }
 
-    /// With what to merge a page of `domain` of this key now, which `space` maps (`None`: maybe others, too). Who
-    /// makes a shared page for it has the key until [`Self::disclaim`]: nobody else makes another
-    /// meanwhile.
+    /// Claims the current target of a page of `domain` with this key. `space` is the only address space
+    /// that maps the page; `None` if others may map it, too. A claim on a twin holds the key until
+    /// [`Self::disclaim`], so that no other thread makes a second shared page meanwhile.
     pub(crate) fn claim(&mut self, key: Key, domain: Domain, space: Option<Space>) -> Claim {
         match self.engine.target(key, domain) {
             None => Claim::Nothing,
@@ -106,7 +107,7 @@ impl Sets {
             },
             Some(Target::Twin(frame)) => {
                 let is_free = !self.claims.contains(&key);
-                // There is room for all that threads may claim at a time.
+                // There is room for all claims that threads may hold at a time.
                 if is_free && self.claims.push_within_capacity(key).is_ok() {
                     Claim::Twin(frame)
                 } else {
@@ -116,7 +117,7 @@ impl Sets {
         }
     }
 
-    /// Takes back a claim on a key, whose page was merged or not.
+    /// Releases a claim on a key, whether its page was merged or not.
     pub(crate) fn disclaim(&mut self, key: Key, claim: Claim, is_merged: bool) {
         match claim {
             Claim::Seat { seat, .. } if !is_merged => self.engine.give_back(seat),
@@ -127,7 +128,7 @@ impl Sets {
 
     fn give_key_back(&mut self, key: Key) {
         if let Some(position) = self.claims.iter().position(|&claimed| claimed == key) {
-            // The last one takes its place.
+            // Swap-remove: the last claim takes its place.
             let last = self.claims.pop();
             if let (Some(place), Some(last)) = (self.claims.get_mut(position), last) {
                 *place = last;
@@ -136,7 +137,8 @@ impl Sets {
     }
 }
 
-/// Not in line: what is moved to the heap is on the stack of this function only.
+/// Makes an engine on the heap. Not inlined, so that the engine is on the stack of this function only
+/// before it is moved.
 #[inline(never)]
 fn engine(hash: HashKind, seed: u64) -> Result<KBox<Engine>> {
     let place = KBox::new_uninit(GFP_KERNEL)?;
@@ -146,18 +148,18 @@ fn engine(hash: HashKind, seed: u64) -> Result<KBox<Engine>> {
     ))
 }
 
-/// The sets, and what is known of them without their lock.
+/// The sets behind their mutex, and what can be read without it.
 #[pin_data]
 pub(crate) struct LockedSets {
     #[pin]
     sets: Mutex<Sets>,
     keys: Keys,
-    /// As [`KsmScanner::forgettable_parts`].
+    /// [`KsmScanner::forgettable_parts`], as of the last unlock.
     forgettable: Atomic<usize>,
 }
 
 impl LockedSets {
-    /// Has the sets locked from now on.
+    /// Puts the sets behind a mutex.
     pub(crate) fn new(sets: Sets) -> impl PinInit<Self> {
         pin_init!(LockedSets {
             keys: *sets.engine.keys(),
@@ -174,24 +176,24 @@ impl LockedSets {
         }
     }
 
-    /// As [`Self::lock`], unless someone has them.
+    /// Locks the sets, unless they are locked already.
     pub(crate) fn try_lock(&self) -> Option<SetsGuard<'_>> {
         let sets = self.sets.try_lock()?;
         Some(SetsGuard { sets, home: self })
     }
 
-    /// How contents get their keys.
+    /// The scheme by which contents get their keys.
     pub(crate) fn keys(&self) -> &Keys {
         &self.keys
     }
 
-    /// How many parts the index could give up, as of a moment ago.
+    /// Number of index segments worth thinning out, as of the last unlock.
     pub(crate) fn forgettable(&self) -> usize {
         self.forgettable.load(Relaxed)
     }
 }
 
-/// The sets, locked. Dropping it has others know what they may ask without the lock.
+/// The locked sets. Dropping the guard updates the values that can be read without the lock.
 pub(crate) struct SetsGuard<'a> {
     sets: Guard<'a, Sets, MutexBackend>,
     home: &'a LockedSets,

@@ -27,7 +27,7 @@ use kernel::time::Instant;
 use kernel::time::Monotonic;
 
 const NAME: &CStr = c"ksm_v_scand";
-/// As ksmd: scanning is worth less than anything an application does.
+/// The nice value of ksmd: applications take precedence over scanning.
 const NICE: i8 = 5;
 
 /// The threads of a scanner. Dropping them stops them.
@@ -40,7 +40,7 @@ pub(crate) struct Threads {
 
 struct Crew {
     threads: KVec<Kthread<Hand>>,
-    /// Time for which threads have run that are not there any more, in nanoseconds.
+    /// CPU time of the threads that were stopped, in nanoseconds.
     retired_ns: u64,
 }
 
@@ -65,39 +65,39 @@ impl Threads {
         )
     }
 
-    /// What the threads work for.
+    /// The daemon that the threads work for.
     pub(crate) fn daemon(&self) -> &Daemon {
         &self.daemon
     }
 
-    /// As [`Self::daemon`], for who may outlive the threads.
+    /// Like [`Self::daemon`], for a caller that may outlive the threads.
     pub(crate) fn share_daemon(&self) -> Arc<Daemon> {
         self.daemon.clone()
     }
 
-    /// How many there are.
+    /// Number of threads.
     pub(crate) fn count(&self) -> usize {
         self.crew.lock().threads.len()
     }
 
-    /// Has so many threads scan, at least one.
+    /// Sets the number of threads; at least one stays.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`, `EINTR`: there are as many as before.
+    /// `ENOMEM`, `EINTR`: the number stays as it was.
     pub(crate) fn set_count(&self, count: usize) -> Result {
         let mut crew = self.crew.lock();
         let before = crew.threads.len();
         let grown = crew.grow(&self.daemon, count.min(MOST_THREADS as usize));
         crew.shrink(if grown.is_ok() { count.max(1) } else { before });
         drop(crew);
-        // Those that are left have the work of the others.
+        // The remaining threads take over the work of those that were stopped.
         self.daemon.commons().wake();
         grown
     }
 
-    /// Time for which all threads have run, in nanoseconds: exact while they sleep, up to a tick old
-    /// for each that runs.
+    /// CPU time of all threads, in nanoseconds: exact for threads that sleep, up to a tick old for
+    /// running ones.
     pub(crate) fn cpu_ns(&self) -> u64 {
         let crew = self.crew.lock();
         let running = crew.threads.iter().map(Kthread::cpu_ns);
@@ -125,15 +125,15 @@ impl Crew {
     }
 }
 
-/// What one thread does.
+/// The work of one thread.
 #[pin_data]
 struct Hand {
     daemon: Arc<Daemon>,
-    /// Its own; nobody else asks for it.
+    /// Used by this thread only.
     #[pin]
     scanner: Mutex<Scanner>,
     is_stopping: Atomic<bool>,
-    /// Since when its time is counted.
+    /// The start of the thread's clock.
     start: Instant<Monotonic>,
 }
 
@@ -151,15 +151,16 @@ impl Hand {
         )
     }
 
-    /// Looks at as many pages as a cycle has, a batch at a time, unless it has to rest before.
-    /// Returns for how long to sleep then, in milliseconds.
+    /// Scans the pages of a cycle, a batch at a time, resting in between. Returns how long to sleep
+    /// after the cycle, in milliseconds.
     fn cycle(&self, account: &mut Account) -> u32 {
         let commons = self.daemon.commons();
         let mut done = 0u32;
         loop {
             let sleep_ms = match commons.next_turn(&self.is_stopping, done) {
                 Turn::Scan { step, place, limit } => {
-                    // Within the step: the pass does not end before the place has been looked at.
+                    // The pause is part of the step, so the pass does not end before the place has been
+                    // scanned.
                     commons.rest(&self.is_stopping, place.wait_ms.unwrap_or(0));
                     let pages = self.scanner.lock().step(commons, place, limit);
                     drop(step);
@@ -188,7 +189,7 @@ impl Hand {
         }
     }
 
-    /// What the clocks say, to the thread itself.
+    /// Reads the clocks. To be called by the thread itself.
     fn clocks(&self) -> Clocks {
         Clocks {
             now: ns_since(self.start),
@@ -214,7 +215,7 @@ impl Body for Hand {
     }
 }
 
-/// Waits until the owner's `kthread_stop()` is on its way, which it is: a thread must not end
+/// Waits for the owner's `kthread_stop()`, which is about to be called: a kthread must not return
 /// before.
 fn wait_for_stop() {
     while !should_stop() {

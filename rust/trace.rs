@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Hits the tracepoints, `events/ksm_v` in tracefs: one function for each.
+//! The tracepoints under `events/ksm_v` in tracefs: one function for each.
 //!
-//! C header: `rust/shim/trace.h`; what they say is described in `Documentation/tracing.md`. One that
-//! nobody traces costs an instruction that does nothing (a static branch): arguments are only made
-//! out where it is traced. All may be hit in any context.
+//! C header: `rust/shim/trace.h`. `Documentation/tracing.md` describes the events.
+//!
+//! A disabled tracepoint costs one no-op instruction (a static branch): its arguments are computed only
+//! while it is enabled. All tracepoints may be hit in any context.
 
 use crate::mm::page::PageRef;
 use crate::mm::refusal::Refusal;
@@ -18,12 +19,13 @@ use engine::Target;
 use kernel::mm::Mm;
 use kernel::prelude::*;
 
-/// Has a tracepoint hit with these arguments, if somebody traces it.
+/// Hits a tracepoint with these arguments, if it is enabled.
 macro_rules! hit {
     ($event:ident($($argument:expr),* $(,)?)) => {{
         #[cfg(CONFIG_TRACEPOINTS)]
         kernel::macros::paste! {
-            // SAFETY: The key is that of a tracepoint of this module, which C defines.
+            // SAFETY: `key` is the static key of `__tracepoint_$event`, a static variable that the C
+            // part of this module defines, so it is valid for as long as this code can run.
             let is_traced = unsafe {
                 kernel::jump_label::static_branch_unlikely!(
                     shim::[<__tracepoint_ $event>],
@@ -32,22 +34,23 @@ macro_rules! hit {
                 )
             };
             if is_traced {
-                // SAFETY: The arguments are values, and an address space that the caller keeps.
+                // SAFETY: All arguments are plain values, except for a pointer to an address space. The
+                // caller borrows it for the whole call, so the pointer is valid.
                 unsafe { shim::[<rust_do_trace_ $event>]($($argument),*) };
             }
         }
-        // There are none in this kernel.
+        // This kernel has no tracepoints. The closure only marks the arguments as used.
         #[cfg(not(CONFIG_TRACEPOINTS))]
         let _ = || ($($argument),*);
     }};
 }
 
-/// Who has pages unmerged.
+/// The reason why pages are unmerged.
 #[derive(Clone, Copy)]
 pub(crate) enum UnmergeCause {
     /// A write of 2 to `run`.
     Run,
-    /// Memory is to go offline.
+    /// Memory is going offline.
     Offline,
 }
 
@@ -57,7 +60,7 @@ pub(crate) fn start_scan(pass: u64) {
     hit!(ksm_v_start_scan(pass));
 }
 
-/// Pass number `pass` has ended, in which so much was done since the last one.
+/// Pass number `pass` has ended; `done` counts what it did.
 #[inline(always)]
 pub(crate) fn stop_scan(pass: u64, done: Totals, stats: &KsmStats) {
     hit!(ksm_v_stop_scan(
@@ -69,7 +72,7 @@ pub(crate) fn stop_scan(pass: u64, done: Totals, stats: &KsmStats) {
     ));
 }
 
-/// The entry at `addr` of an address space, which mapped `page`, maps `shared` now.
+/// The page table entry at `addr` of an address space mapped `page` and now maps `shared`.
 #[inline(always)]
 pub(crate) fn merge(mm: &Mm, addr: usize, page: &PageRef, shared: &PageRef) {
     hit!(ksm_v_merge(
@@ -80,14 +83,14 @@ pub(crate) fn merge(mm: &Mm, addr: usize, page: &PageRef, shared: &PageRef) {
     ));
 }
 
-/// As [`merge`], of the zero page.
+/// Like [`merge`], for a page that was merged with the zero page.
 #[inline(always)]
 pub(crate) fn merge_zero(mm: &Mm, addr: usize, page: &PageRef) {
     hit!(ksm_v_merge_zero(mm.as_raw(), addr, number(page.frame())));
 }
 
-/// The kernel is about to copy the merged page on `frame`, or a page of zeros that stands for one, for
-/// whoever writes there, or wants the page to himself without writing.
+/// The kernel is about to copy the merged page on `frame`, or the zero page if `is_zero`: for a write
+/// to it, or for a caller that needs a page of its own without writing.
 #[inline(always)]
 pub(crate) fn break_apart(mm: &Mm, addr: usize, frame: Frame, is_zero: bool, is_write: bool) {
     hit!(ksm_v_break(
@@ -103,7 +106,7 @@ pub(crate) fn break_apart(mm: &Mm, addr: usize, frame: Frame, is_zero: bool, is_
     ));
 }
 
-/// The page that was seen on `frame`, at `addr` of an address space, was not merged with the target.
+/// The page seen on `frame`, at `addr` of an address space, was not merged with `target`.
 #[inline(always)]
 pub(crate) fn refuse(mm: &Mm, addr: usize, frame: Frame, target: Option<Target>, refusal: Refusal) {
     hit!(ksm_v_refuse(
@@ -115,13 +118,13 @@ pub(crate) fn refuse(mm: &Mm, addr: usize, frame: Frame, target: Option<Target>,
     ));
 }
 
-/// So many merged pages of an address space were broken apart; all of them, unless there is an error.
+/// `pages` merged pages of an address space were unmerged; without an error, these are all of them.
 #[inline(always)]
 pub(crate) fn unmerge(mm: &Mm, pages: u64, result: Result) {
     hit!(ksm_v_unmerge(mm.as_raw(), pages, errno(result)));
 }
 
-/// Unmerging pages in all address spaces has ended.
+/// Unmerging in all address spaces has ended.
 #[inline(always)]
 pub(crate) fn unmerge_end(cause: UnmergeCause, result: Result) {
     hit!(ksm_v_unmerge_end(
@@ -133,7 +136,7 @@ pub(crate) fn unmerge_end(cause: UnmergeCause, result: Result) {
     ));
 }
 
-/// After pass number `pass` the governor chose a share of one CPU, in percent, for each thread.
+/// After pass number `pass`, the governor chose this share of one CPU, in percent, for each thread.
 #[inline(always)]
 pub(crate) fn pace(pass: u64, share: u8, previous: u8, cause: Cause) {
     hit!(ksm_v_pace(
@@ -149,7 +152,7 @@ pub(crate) fn pace(pass: u64, share: u8, previous: u8, cause: Cause) {
     ));
 }
 
-/// The frame of a target, at this moment.
+/// The current frame of a target.
 fn frame_of(target: Target) -> Frame {
     match target {
         Target::Shared(name) => shared::frame_of(name),
@@ -157,7 +160,7 @@ fn frame_of(target: Target) -> Frame {
     }
 }
 
-/// The number of a frame, as C has it.
+/// The frame number as C's `unsigned long`.
 fn number(frame: Frame) -> usize {
     frame.0 as usize
 }
