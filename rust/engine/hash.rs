@@ -2,11 +2,11 @@
 
 //! FNV-1a, the hash of page contents.
 //!
-//! Reference: Fowler, Noll, Vo, Eastlake, "The FNV Non-Cryptographic Hash Algorithm"
-//! (RFC 9923), which also has the test vectors.
+//! Reference: Fowler, Noll, Vo, Eastlake, "The FNV Non-Cryptographic Hash Algorithm" (RFC 9923), which
+//! also lists the test vectors.
 //!
-//! The hash only finds candidates. Equality is decided by comparing bytes, so a collision costs a
-//! comparison and nothing else. That nobody can make many of them is what the key is for.
+//! The hash only finds candidates. Pages are compared byte by byte before a merge, so a collision costs
+//! a comparison and nothing else. The key keeps an attacker from making many collisions.
 
 use crate::content::Content;
 use crate::content::WORDS;
@@ -20,27 +20,27 @@ const PRIME_64: u64 = 0x0000_0100_0000_01b3;
 /// FNV offset basis for 64-bit hashes.
 const BASIS_64: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// Independent hashes of the wide variant: enough to hide the latency of a multiplication.
+/// Number of independent hashes of the wide variant: enough to hide the latency of a multiplication.
 const LANES: usize = 8;
 
-/// Which hash of the content a scanner uses; fixed when it is made.
+/// The hash that a scanner uses for contents; chosen when the scanner is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HashKind {
-    /// Keyed 64-bit FNV-1a over pairs of 64-bit words in eight lanes: a fifth of the time of the bytewise
-    /// one, and nobody without the key can make contents collide.
+    /// Keyed 64-bit FNV-1a over pairs of 64-bit words in eight lanes. It takes a fifth of the time of
+    /// the bytewise hash, and nobody can make contents collide without the key.
     #[default]
     Wide,
-    /// The documented 32-bit FNV-1a over bytes. Has no key: anybody can make contents collide.
+    /// The documented 32-bit FNV-1a over bytes. It has no key, so anybody can make contents collide.
     Bytewise,
 }
 
-/// A hash of pages, with its key.
+/// A keyed hash of pages.
 #[derive(Clone, Copy, Debug)]
 pub struct PageHash {
     kind: HashKind,
-    /// Where the lanes begin: in place of the offset basis.
+    /// Initial values of the lanes, in place of the offset basis.
     bases: [u64; LANES],
-    /// By what they multiply: in place of the prime.
+    /// Multiplier of the lanes, in place of the prime.
     multiplier: u64,
 }
 
@@ -63,8 +63,8 @@ impl PageHash {
         }
     }
 
-    /// Keyed 64-bit FNV-1a with the words `2 * i` and `2 * i + 1` in lane `i % 8`, then of the
-    /// lanes' hashes.
+    /// Keyed 64-bit FNV-1a: lane `i % 8` hashes the words `2 * i` and `2 * i + 1`; then the lanes'
+    /// hashes are hashed.
     fn wide<C: Content + ?Sized>(&self, content: &C) -> u64 {
         let mut lanes = self.bases;
         for row in 0..WORDS / (2 * LANES) {
@@ -81,12 +81,12 @@ impl PageHash {
     }
 }
 
-/// One step of FNV-1a, xor and multiply, on two words at once: with a secret hash, a secret
-/// multiplier into which the second word goes, and the product's halves folded together.
+/// One step of keyed FNV-1a, xor and multiply, on two words at once: with a secret hash, a secret
+/// multiplier that is xored with the second word, and the two halves of the product folded together.
 ///
-/// The standard's step keeps only the low half, in which a change of the highest bit of a word
-/// changes just the highest bit, whatever the multiplier: two such changes in a lane cancel out.
-/// What a change does to the high half depends on the key.
+/// The standard's step keeps only the low half of the product. There, a change of the highest bit of a
+/// word changes just the highest bit, whatever the multiplier is: two such changes in a lane cancel
+/// out. The effect of a change on the high half depends on the key.
 ///
 /// Reference: the folded multiplication of Wang Yi's wyhash.
 #[inline]
@@ -115,7 +115,7 @@ fn bytewise<C: Content + ?Sized>(content: &C) -> u32 {
         .fold(BASIS_32, step_32)
 }
 
-/// By what [`mix`] multiplies; odd, so that it can be undone.
+/// Multipliers of [`mix`]; odd, so that they can be inverted.
 const MIX: [u64; 2] = [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53];
 
 /// Spreads every bit of `value` over all bits (the 64-bit finaliser of MurmurHash3). A bijection.
@@ -130,14 +130,14 @@ pub const fn mix(value: u64) -> u64 {
 #[inline]
 pub const fn unmix(value: u64) -> u64 {
     const UNMIX: [u64; 2] = [inverse(MIX[0]), inverse(MIX[1])];
-    // A shift by more than half of the bits is undone by itself.
+    // A xor with a right shift by more than half of the bits is its own inverse.
     let value = (value ^ (value >> 33)).wrapping_mul(UNMIX[1]);
     let value = (value ^ (value >> 33)).wrapping_mul(UNMIX[0]);
     value ^ (value >> 33)
 }
 
-/// By what to multiply to undo a multiplication by `odd`: Newton's method, of which each step doubles
-/// the bits that are right. The number itself has three.
+/// The inverse of multiplication by `odd`, by Newton's method: each step doubles the number of correct
+/// bits. The first approximation, `odd` itself, has three.
 const fn inverse(odd: u64) -> u64 {
     let (mut inverse, mut bits) = (odd, 3);
     while bits < u64::BITS {

@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The stable and the unstable set: contents by their key, 12 bytes each.
+//! The stable and the unstable set: contents by key, 12 bytes per entry.
 //!
-//! Both sets live in one table, so that one probe answers for both. A content is either
-//! *unstable* (seen `sightings` times, on a frame that its owner may change at any moment) or
-//! *stable* (a shared frame, which nobody can write to).
+//! Both sets are in one table, so one lookup searches both. A content is either *unstable* (seen
+//! `sightings` times, on a frame that its owner may change at any moment) or *stable* (on a shared
+//! frame, which nobody can write to).
 
 use crate::ids::Frame;
 use crate::ids::Key;
 use crate::table::Entry;
 
-/// A pass, by the last bits of its number.
+/// A pass, identified by the last bits of its number.
 ///
-/// Passes that are less than [`PassTag::APART`] from each other are told apart.
+/// Two passes have different tags if they are less than [`PassTag::APART`] apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PassTag(u8);
 
 impl PassTag {
     const BITS: u32 = 4;
     const MASK: u32 = (1 << Self::BITS) - 1;
-    /// How many passes have tags of their own.
+    /// Number of different tags.
     pub const APART: u8 = 1 << Self::BITS;
 
     /// The tag of the pass of this number.
@@ -28,7 +28,7 @@ impl PassTag {
         PassTag((pass % u64::from(Self::APART)) as u8)
     }
 
-    /// The later one of two passes, neither of which comes before `now`.
+    /// The later of two passes, neither of which is before `now`.
     #[inline]
     pub fn later(self, other: Self, now: Self) -> Self {
         let ahead = |tag: Self| tag.0.wrapping_sub(now.0) % Self::APART;
@@ -45,19 +45,20 @@ impl PassTag {
 pub enum State {
     /// Not merged yet.
     Unstable {
-        /// How often it was seen; saturates.
+        /// Number of sightings; saturates.
         sightings: u8,
-        /// The pass with whose end it is forgotten, unless it is seen again.
+        /// The content is forgotten at the end of this pass, unless it is seen again.
         until: PassTag,
         /// Whether it was seen on the entry's own frame in this pass.
         met: bool,
     },
     /// Merged into a shared frame.
     Stable,
-    /// No content, but a sample that pages of different contents have: these are known by the
-    /// whole of their contents instead.
+    /// Not a content but a sample that pages with different contents have. These pages are identified
+    /// by their whole contents instead.
     Ambiguous {
-        /// The pass with whose end it is forgotten, unless two of its pages are seen in one pass.
+        /// The entry is forgotten at the end of this pass, unless two pages with this sample are seen
+        /// in one pass.
         until: PassTag,
         /// Whether a page of this sample was seen in this pass.
         met: bool,
@@ -88,16 +89,16 @@ const KIND_SHIFT: u32 = UNTIL_SHIFT + PassTag::BITS + 1;
 const _: () = assert!(KIND_SHIFT + 2 == u32::BITS);
 
 const KIND_MASK: u32 = u32::MAX << KIND_SHIFT;
-/// All that a [`State`] says.
+/// The bits that encode a [`State`].
 const STATE_MASK: u32 = u32::MAX << SIGHTINGS_SHIFT;
 
-/// What the upper two bits of the second word say; 0 is a vacant slot.
+/// Values of the upper two bits of the second word; 0 is a vacant slot.
 const UNSTABLE: u32 = 1 << KIND_SHIFT;
 const STABLE: u32 = 2 << KIND_SHIFT;
 const AMBIGUOUS: u32 = 3 << KIND_SHIFT;
 
 impl IndexEntry {
-    /// Makes an entry. Of an ambiguous sample the frame means nothing.
+    /// Makes an entry. The frame of an ambiguous sample has no meaning.
     #[inline]
     pub fn new(key: Key, frame: Frame, state: State) -> Self {
         // Inverted, so that a vacant slot has the greatest key.
@@ -119,7 +120,7 @@ impl IndexEntry {
         Frame((u64::from(high) << 32) | u64::from(low))
     }
 
-    /// In which set the content is.
+    /// The state of the content: in which set it is.
     #[inline]
     pub fn state(&self) -> State {
         let [_, word, _] = self.0;
@@ -143,16 +144,17 @@ impl IndexEntry {
         *word = (*word & !STATE_MASK) | bits_of(state);
     }
 
-    /// Counts one more sighting of an unstable content, on `frame` in the pass `now`, which is to be
-    /// remembered up to the pass `until`. Returns the sightings, and the entry's own frame.
+    /// Counts one more sighting of an unstable content, on `frame` in the pass `now`. The content is
+    /// now remembered until the pass `until` at least. Returns the number of sightings, and the entry's
+    /// own frame.
     #[inline]
     pub fn see(&mut self, frame: Frame, now: PassTag, until: PassTag) -> (u8, Frame) {
         let twin = self.frame();
         let [_, word, _] = &mut self.0;
         let is_twin = twin == frame;
         let met = *word & MET != 0;
-        // A frame that two processes map is met twice in a pass, and counts once. Only of the
-        // twin this is known: of others the index has no memory.
+        // A frame that two processes map is seen twice in a pass, but counts once. Known only for the
+        // remembered frame: the entry does not record others.
         let counts = u8::from(!(is_twin && met));
         let sightings = ((*word >> SIGHTINGS_SHIFT) as u8).saturating_add(counts);
         let last = PassTag::of((*word >> UNTIL_SHIFT).into()).later(until, now);
@@ -174,12 +176,13 @@ impl IndexEntry {
     #[inline]
     pub fn is_at_rest(&self) -> bool {
         let [_, word, _] = self.0;
-        // The kind, and all bits of the sightings but the lowest: unstable, and one of these set.
+        // The kind, and all bits of the sightings but the lowest. The entry is unstable and has one of
+        // these bits set: it was seen more than once.
         let seen = word & (KIND_MASK | (0xfe << SIGHTINGS_SHIFT));
         UNSTABLE < seen && seen < STABLE
     }
 
-    /// Whether it is to be forgotten with the end of this pass.
+    /// Whether the entry is forgotten at the end of this pass.
     #[inline]
     pub fn is_over(&self, ended: PassTag) -> bool {
         self.is_over_by(over_pattern(ended))
@@ -191,10 +194,11 @@ impl IndexEntry {
         (word ^ pattern) & OVER_MASK == 0
     }
 
-    /// Ends a pass for all these slots: none was met in the next one yet. Says what of them is
-    /// [`Self::is_over`], and how many are [`Self::is_at_rest`], these among them.
+    /// Ends a pass for these slots: marks each as not met in the next pass. Returns whether some entry
+    /// [`Self::is_over`], and how many contents are [`Self::is_at_rest`], including those that are
+    /// over.
     ///
-    /// What each pass does with each content: without branches.
+    /// This loop visits every content in every pass, so it has no branches.
     #[inline]
     pub fn end_pass(slots: &mut [Self], ended: PassTag) -> EndOfPass {
         let pattern = over_pattern(ended);
@@ -209,21 +213,21 @@ impl IndexEntry {
     }
 }
 
-/// What [`IndexEntry::end_pass`] found.
+/// The result of [`IndexEntry::end_pass`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EndOfPass {
-    /// Whether some content is to be forgotten.
+    /// Whether some entry must be forgotten.
     pub is_any_over: bool,
     /// Contents of the unstable set that were seen more than once.
     pub at_rest: u64,
 }
 
-/// The lower bit of the kind tells what is remembered up to a pass (unstable, ambiguous) from what
-/// is not (stable, vacant).
+/// The lower bit of the kind is set for entries that are remembered until some pass (unstable,
+/// ambiguous), and clear for others (stable, vacant).
 const FOR_A_WHILE: u32 = 1 << KIND_SHIFT;
 const OVER_MASK: u32 = FOR_A_WHILE | (PassTag::MASK << UNTIL_SHIFT);
 
-/// What is in the bits of [`OVER_MASK`] where a content is to be forgotten with the end of this pass.
+/// The value of the [`OVER_MASK`] bits of an entry that is forgotten at the end of this pass.
 #[inline]
 fn over_pattern(ended: PassTag) -> u32 {
     FOR_A_WHILE | (u32::from(ended.0) << UNTIL_SHIFT)
@@ -262,7 +266,8 @@ impl Entry for IndexEntry {
 
     #[inline]
     fn is_before(&self, hash: u64) -> bool {
-        // Both inverted, which saves an instruction in a loop; a hash ends in zeroes.
+        // Compares the inverted values, which saves an instruction in a loop. The low bits of a hash
+        // are zero.
         let [low, word, _] = self.0;
         ((u64::from(word) << 32) | u64::from(low)) << (u64::BITS - Key::BITS) > !hash
     }

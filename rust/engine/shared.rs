@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The shared frames, by frame number, with the counts of their mappings.
+//! The shared frames by frame number, with their mapping counts.
 //!
-//! No reference to a frame is held: one that all sharers left is freed by the kernel at once,
-//! and its entry is stale until [`Shared::recount`] or a new shared page on the same frame
-//! replaces it. Who uses an entry therefore checks the frame first.
+//! The engine holds no reference to a frame. The kernel frees a shared frame as soon as its last sharer
+//! is gone. Its entry is then stale, until [`Shared::recount`] removes it or a new shared page on the
+//! same frame replaces it. So a caller must check the frame before it uses an entry.
 
 use crate::hash::mix;
 use crate::hash::unmix;
@@ -16,15 +16,16 @@ use crate::table::Full;
 use crate::table::Storage;
 use crate::table::Table;
 
-/// How far a shared frame may be used. Frames of every standing are counted.
+/// Whether pages may be merged into a shared frame. Frames of every standing are counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Standing {
-    /// In the stable set: pages of its domain merge into it.
+    /// In the stable set: pages of its domain are merged into it.
     Stable,
-    /// Not in the stable set: it has all the sharers that it may have, or another frame has its content's
-    /// place there, or there was no memory for that. The end of a pass may take it back.
+    /// Not in the stable set: it has all the sharers it may have, or another frame has its key there,
+    /// or there was no memory for the entry. The end of a pass may return it to the stable set.
     Retired,
-    /// Nothing is merged into it (any more): it is new, or its content was forgotten or can't be read.
+    /// No pages are merged into it (any more): it is new, its content was forgotten, or it can't be
+    /// read.
     #[default]
     Closed,
 }
@@ -34,22 +35,23 @@ pub enum Standing {
 pub struct SharedFrame {
     /// [`tag`] of the frame; 0 for a vacant slot.
     tag: u64,
-    /// Under what it is in the stable set, where it is there.
+    /// Key in the stable set, if present.
     pub key: Key,
-    /// Whose pages it holds.
+    /// The domain of its pages.
     pub domain: Domain,
-    /// How many page table entries map it.
+    /// Number of page table entries that map it.
     pub mappings: u32,
-    /// How far it may be used.
+    /// Whether pages may be merged into it.
     pub standing: Standing,
-    /// Seats taken by anybody's pages ([`crate::seats`]), which may be more than there are.
+    /// Number of common seats taken ([`crate::seats`]). Seats whose pages have left are still counted,
+    /// until the end of the pass.
     pub(crate) common: u32,
-    /// When it was made, in nanoseconds since boot; 0: not known.
+    /// When it was made, in nanoseconds since boot; 0 if not known.
     pub(crate) made_at: u64,
 }
 
 impl SharedFrame {
-    /// Describes the shared frame `frame`, which nothing maps yet.
+    /// Makes the entry of the shared frame `frame`, which nothing maps yet.
     pub fn new(frame: Frame) -> Self {
         SharedFrame {
             tag: tag(frame),
@@ -69,7 +71,7 @@ impl SharedFrame {
 }
 
 impl SharedFrame {
-    /// Whether pages are merged into it, or were, by the whole of their contents.
+    /// Whether its key is that of a whole content, and pages are merged into it or may be again.
     pub fn is_told_apart(&self) -> bool {
         self.key.is_whole() && matches!(self.standing, Standing::Stable | Standing::Retired)
     }
@@ -87,14 +89,14 @@ impl Entry for SharedFrame {
     }
 }
 
-/// What the table finds a frame by.
+/// The hash by which the table finds a frame.
 #[inline]
 fn hash(frame: Frame) -> u64 {
     !tag(frame)
 }
 
-/// What a frame is remembered as: its number, spread over all bits, as that is what the table compares
-/// in each slot of a search. Of no frame 0.
+/// The tag of a frame: its number spread over all bits, since the table compares it in each slot of a
+/// search. No frame has the tag 0.
 #[inline]
 fn tag(frame: Frame) -> u64 {
     mix(frame.0.wrapping_add(1))
@@ -103,14 +105,14 @@ fn tag(frame: Frame) -> u64 {
 /// Contents with several shared frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Copies {
-    /// How many contents that are.
+    /// Number of these contents.
     pub contents: u64,
-    /// How many frames they have.
+    /// Number of their frames.
     pub frames: u64,
 }
 
 impl Copies {
-    /// Counts a content with so many frames.
+    /// Counts a content that has `frames` frames, if these are several.
     pub(crate) fn count(&mut self, frames: u32) {
         if frames > 1 {
             self.contents = self.contents.saturating_add(1);
@@ -119,16 +121,16 @@ impl Copies {
     }
 }
 
-/// How many frames of a content are retired.
+/// Number of retired frames of a content.
 #[derive(Clone, Copy, Default)]
 pub struct Retired {
-    /// Inverted, so that a vacant slot has the greatest.
+    /// Inverted, so that a vacant slot has the highest hash.
     not_hash: u64,
     pub(crate) frames: u32,
 }
 
 impl Retired {
-    /// The first one of this key.
+    /// Makes the entry of a key with one retired frame.
     pub(crate) fn first(key: Key) -> Self {
         Retired {
             not_hash: !key.hash(),
@@ -147,14 +149,14 @@ impl Entry for Retired {
     }
 }
 
-/// All shared frames, and the sums over them.
+/// All shared frames, and their totals.
 pub struct Shared<S: Storage<SharedFrame>> {
     frames: Table<SharedFrame, S>,
     /// Frames with at least one mapping.
     shared: u64,
     /// Mappings of all frames.
     mappings: u64,
-    /// Whether the last recount met a frame that is retired.
+    /// Whether the last recount found a retired frame.
     has_retired: bool,
 }
 
@@ -169,17 +171,17 @@ impl<S: Storage<SharedFrame>> Shared<S> {
         }
     }
 
-    /// Frames that are mapped.
+    /// Number of frames with at least one mapping.
     pub fn pages_shared(&self) -> u64 {
         self.shared
     }
 
-    /// Mappings beyond the first of each frame.
+    /// Number of mappings beyond the first one of each frame.
     pub fn pages_sharing(&self) -> u64 {
         self.mappings.saturating_sub(self.shared)
     }
 
-    /// Whether a frame was retired when they were counted last.
+    /// Whether the last recount found a retired frame.
     pub fn has_retired(&self) -> bool {
         self.has_retired
     }
@@ -194,8 +196,9 @@ impl<S: Storage<SharedFrame>> Shared<S> {
         self.frames.get(hash(frame))
     }
 
-    /// The frames behind `last`, or all of them, in an order of their own. A caller that goes on behind
-    /// the last frame it met, whatever has changed meanwhile, meets each frame that stays once.
+    /// Iterates over the frames after `last`, or over all frames, in the order of their hashes. A
+    /// caller that repeatedly continues after the last frame it saw sees each frame that stays exactly
+    /// once, even if the set changes meanwhile.
     pub fn frames_after(&self, last: Option<Frame>) -> impl Iterator<Item = Frame> + '_ {
         self.entries_after(last).map(SharedFrame::frame)
     }
@@ -206,9 +209,9 @@ impl<S: Storage<SharedFrame>> Shared<S> {
             .flat_map(|next| self.frames.entries_from(next))
     }
 
-    /// The first retired frame behind `last`, in the order of [`Self::frames_after`].
+    /// The first retired frame after `last`, in the order of [`Self::frames_after`].
     pub(crate) fn next_retired(&self, last: Option<Frame>) -> Option<SharedFrame> {
-        // The symbol of `find()` is too long for objtool here.
+        // A loop rather than iterator adapters: their symbol name would be too long for objtool.
         #[allow(clippy::manual_find)]
         for &entry in self.entries_after(last) {
             if entry.standing == Standing::Retired {
@@ -218,7 +221,7 @@ impl<S: Storage<SharedFrame>> Shared<S> {
         None
     }
 
-    /// Finds a frame, to change what does not concern its mappings.
+    /// Finds a frame, for changes that keep the number of mappings.
     pub(crate) fn get_mut(&mut self, frame: Frame) -> Option<&mut SharedFrame> {
         self.frames.get_mut(hash(frame))
     }
@@ -227,21 +230,22 @@ impl<S: Storage<SharedFrame>> Shared<S> {
     ///
     /// # Errors
     ///
-    /// [`Full`] where there is no memory for it.
+    /// [`Full`] if there is no memory for the entry.
     pub fn insert(&mut self, storage: &S, entry: SharedFrame) -> Result<(), Full> {
         self.frames.insert(storage, entry)?;
         self.add(entry.mappings);
         Ok(())
     }
 
-    /// Removes a frame and returns what was known of it.
+    /// Removes a frame and returns its entry.
     pub fn remove(&mut self, frame: Frame) -> Option<SharedFrame> {
         let entry = self.frames.remove(hash(frame))?;
         self.subtract(entry.mappings);
         Some(entry)
     }
 
-    /// Changes a frame's entry, mappings included; false where it is not in the set.
+    /// Changes a frame's entry, including its number of mappings. Returns false if the frame is not in
+    /// the set.
     pub fn update(&mut self, frame: Frame, change: impl FnOnce(&mut SharedFrame)) -> bool {
         let Some(entry) = self.frames.get_mut(hash(frame)) else {
             return false;
@@ -254,11 +258,12 @@ impl<S: Storage<SharedFrame>> Shared<S> {
         true
     }
 
-    /// Asks `mappings` of every frame how many page table entries map it now (`None`: it is no
-    /// shared frame any more), and drops those that are gone. Tells `met` of each, and whether it
-    /// stays.
+    /// Recounts all frames. `mappings` returns the number of page table entries that map a frame
+    /// (`None`: it is no shared frame any more). Frames without mappings are removed. Calls `met` for
+    /// each frame, with whether it stays.
     ///
-    /// With `new_pass`, seats of pages that have left are free again: no merge may be under way then.
+    /// With `new_pass`, the common seats of pages that have left become free. No merge may be in
+    /// progress then: it has taken a seat, but its mapping is not yet counted.
     pub fn recount(
         &mut self,
         new_pass: bool,
@@ -289,7 +294,7 @@ impl<S: Storage<SharedFrame>> Shared<S> {
         self.has_retired = has_retired;
     }
 
-    /// Closes all frames: nothing is merged into them any more.
+    /// Closes all frames: no pages are merged into them any more.
     pub(crate) fn close(&mut self) {
         self.frames.retain(|entry| {
             entry.standing = Standing::Closed;
@@ -298,7 +303,7 @@ impl<S: Storage<SharedFrame>> Shared<S> {
         self.has_retired = false;
     }
 
-    /// Gives memory back where there are few frames left.
+    /// Frees memory if few frames are left.
     pub fn shrink(&mut self, storage: &S) {
         self.frames.shrink(storage);
     }

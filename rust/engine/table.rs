@@ -1,63 +1,122 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A hash table that stays nearly full, and copes with having no memory to grow.
+//! A hash table that works nearly full, and keeps working without memory to grow.
 //!
-//! Open addressing with linear probing, in the order of the hashes: an entry's home grows with its
-//! hash, and no entry lies before one of a lower hash. So a search ends at the first higher hash,
-//! which keeps it short where more than nine tenths of the slots are in use, and a resize reads
-//! and writes from front to back. There are no tombstones: removal closes the gap.
+//! The table uses open addressing with linear probing, and keeps its entries sorted by hash: the home
+//! slot of an entry increases with its hash, and no entry lies before one with a lower hash. So a
+//! search ends at the first higher hash, which keeps it short even with more than nine tenths of the
+//! slots in use, and a resize reads and writes sequentially. There are no tombstones: a removal closes
+//! the gap.
 //!
 //! Reference: O. Amble, D. E. Knuth, "Ordered hash tables", The Computer Journal 17 (1974).
 //!
-//! A table consists of segments, by the first bits of the hash, that grow one by one, by an
-//! eighth: no growth moves more than a part of the entries, or needs more than a part of the
+//! The leading bits of a hash select one of several segments. Each segment grows separately, by an
+//! eighth, so no growth moves more than a fraction of the entries, or needs more than a fraction of the
 //! memory twice.
 
 use core::mem::size_of;
 use core::mem::size_of_val;
 
-/// Where tables of `T` get their memory from.
+/// The memory that tables of `T` are allocated from.
 pub trait Storage<T> {
     /// An allocated block.
     type Block: AsRef<[T]> + AsMut<[T]>;
 
-    /// Allocates `len` default values, or returns `None` where there is no memory for them.
+    /// Allocates `len` default values; returns `None` if there is no memory.
     fn allocate(&self, len: usize) -> Option<Self::Block>;
 
-    /// Whether the end of a block can be given back by itself.
+    /// Whether the end of this block can be freed separately.
     fn can_truncate(&self, block: &Self::Block) -> bool;
 
-    /// Gives back what lies behind the first `len` values of a block for which [`Self::can_truncate`] is
-    /// true, which has no fewer. Allocates nothing.
+    /// Frees the end of a block, and keeps its first `len` values. The block has at least that many,
+    /// and [`Self::can_truncate`] is true for it. Allocates nothing.
     fn truncate(&self, block: &mut Self::Block, len: usize);
 }
 
-/// An entry of a [`Table`]. Its default is vacant.
+/// An entry of a [`Table`]. Its default value is vacant.
 pub trait Entry: Copy + Default {
-    /// Whether this slot holds nothing.
+    /// Whether this slot is vacant.
     fn is_vacant(&self) -> bool;
 
-    /// What the entry is looked up by: spread over 64 bits, and no other entry's. Of a vacant slot
-    /// no less than of any entry, so that a search ends there.
+    /// The hash that the entry is looked up by, spread over 64 bits. Unique; vacant slots compare
+    /// highest, so a search ends there.
     fn hash(&self) -> u64;
 
-    /// Whether its hash is lower. Asked once for each slot that a search passes.
+    /// Whether the hash of the entry is lower than `hash`. Called for each slot that a search passes.
     #[inline]
     fn is_before(&self, hash: u64) -> bool {
         self.hash() < hash
     }
 }
 
-/// The table is full: it could not grow.
+/// The error of an insertion into a full table that can't grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// Bits of a hash that choose the segment.
+/// Number of hash bits that select the segment.
 const SEGMENT_BITS: u32 = 4;
-/// Into how many parts a table is divided.
+/// Number of segments of a table.
 pub const SEGMENTS: usize = 1 << SEGMENT_BITS;
 
-/// A hash table of entries `E` in blocks of `S`.
+/// A hash table with entries of type `E`, in memory from `S`.
+///
+/// # Examples
+///
+/// ```
+/// use engine::table::{Entry, Table};
+/// use engine::Storage;
+///
+/// /// The age of a person. The slot is vacant if the ID is 0.
+/// #[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// struct Age {
+///     id: u32,
+///     years: u32,
+/// }
+///
+/// impl Entry for Age {
+///     fn is_vacant(&self) -> bool {
+///         self.id == 0
+///     }
+///
+///     // Inverted, so that a vacant slot has the highest hash.
+///     fn hash(&self) -> u64 {
+///         !engine::hash::mix(self.id.into())
+///     }
+/// }
+///
+/// /// The heap. A block of it can't be truncated, so `truncate()` is never called.
+/// struct Heap;
+///
+/// impl Storage<Age> for Heap {
+///     type Block = Vec<Age>;
+///
+///     fn allocate(&self, len: usize) -> Option<Vec<Age>> {
+///         Some(vec![Age::default(); len])
+///     }
+///
+///     fn can_truncate(&self, _block: &Vec<Age>) -> bool {
+///         false
+///     }
+///
+///     fn truncate(&self, _block: &mut Vec<Age>, _len: usize) {}
+/// }
+///
+/// let mut table = Table::new();
+/// let ada = Age { id: 1, years: 36 };
+/// let alan = Age { id: 2, years: 41 };
+/// table.insert(&Heap, ada)?;
+/// table.insert(&Heap, alan)?;
+/// assert_eq!(table.get(ada.hash()), Some(&ada));
+///
+/// // The hash of an entry must not change; everything else may.
+/// if let Some(entry) = table.get_mut(alan.hash()) {
+///     entry.years = 42;
+/// }
+/// table.retain(|entry| entry.years > 40);
+/// assert_eq!(table.get(ada.hash()), None);
+/// assert_eq!(table.len(), 1);
+/// # Ok::<(), engine::table::Full>(())
+/// ```
 pub struct Table<E: Entry, S: Storage<E>> {
     segments: [Segment<E, S>; SEGMENTS],
 }
@@ -80,7 +139,7 @@ impl<E: Entry, S: Storage<E>> Table<E, S> {
         self.len() == 0
     }
 
-    /// Memory that the table occupies, in bytes.
+    /// Memory of the table, in bytes.
     pub fn bytes(&self) -> usize {
         let slots: usize = self.segments.iter().map(|s| s.slots().len()).sum();
         slots.saturating_mul(size_of::<E>())
@@ -91,7 +150,7 @@ impl<E: Entry, S: Storage<E>> Table<E, S> {
         *self = Self::new();
     }
 
-    /// Finds the entry of `hash`.
+    /// Finds the entry with this hash.
     #[inline]
     pub fn get(&self, hash: u64) -> Option<&E> {
         let segment = self.segments.get(segment_of(hash))?;
@@ -99,7 +158,7 @@ impl<E: Entry, S: Storage<E>> Table<E, S> {
         segment.slots().get(position)
     }
 
-    /// Finds the entry of `hash`, to change it. Its hash must stay as it is.
+    /// Finds the entry with this hash, for changes that keep the hash.
     #[inline]
     pub fn get_mut(&mut self, hash: u64) -> Option<&mut E> {
         let segment = self.segments.get_mut(segment_of(hash))?;
@@ -107,12 +166,12 @@ impl<E: Entry, S: Storage<E>> Table<E, S> {
         segment.slots_mut().get_mut(position)
     }
 
-    /// Finds the entry of `hash`, to change it as by [`Self::get_mut`]; or adds one that is made
-    /// with this hash, and returns `None`.
+    /// Finds the entry with this hash, as [`Self::get_mut`] does. If there is none, adds the entry that
+    /// `make` returns, which must have this hash, and returns `None`.
     ///
     /// # Errors
     ///
-    /// As [`Self::insert`].
+    /// Those of [`Self::insert`].
     #[inline]
     pub fn get_or_insert(
         &mut self,
@@ -134,30 +193,30 @@ impl<E: Entry, S: Storage<E>> Table<E, S> {
     ///
     /// # Errors
     ///
-    /// [`Full`] where it would have to grow and there is no memory for that, or where far too many
-    /// hashes are alike; it stays as it is.
+    /// [`Full`] if the table has to grow and there is no memory, or if far too many hashes are alike.
+    /// The table is unchanged then.
     pub fn insert(&mut self, storage: &S, entry: E) -> Result<(), Full> {
         let hash = entry.hash();
         let segment = self.segments.get_mut(segment_of(hash)).ok_or(Full)?;
         segment.insert_at(storage, position_of(segment.slots(), hash), entry)
     }
 
-    /// Removes the entry of `hash` and returns it.
+    /// Removes and returns the entry with this hash.
     pub fn remove(&mut self, hash: u64) -> Option<E> {
         self.segments.get_mut(segment_of(hash))?.remove(hash)
     }
 
     /// Visits every entry once and removes those for which `keep` is false.
     ///
-    /// The hash of an entry must stay as it is.
+    /// `keep` may change an entry, but not its hash.
     pub fn retain(&mut self, mut keep: impl FnMut(&mut E) -> bool) {
         for segment in &mut self.segments {
             segment.retain(&mut keep);
         }
     }
 
-    /// Shows all slots, part by part, to `sweep`, which may change what entries say; where it finds
-    /// that some have to go, as [`Self::retain`].
+    /// Calls `sweep` with all slots, segment by segment; it may change entries, but not their hashes.
+    /// If it returns true, entries of this segment are removed as by [`Self::retain`].
     pub fn sweep(
         &mut self,
         mut sweep: impl FnMut(&mut [E]) -> bool,
@@ -170,7 +229,7 @@ impl<E: Entry, S: Storage<E>> Table<E, S> {
         }
     }
 
-    /// The entries whose hashes are not below `hash`, in the order of those.
+    /// Iterates over the entries whose hashes are at least `hash`, in ascending order.
     pub fn entries_from(&self, hash: u64) -> impl Iterator<Item = &E> {
         let first = segment_of(hash);
         let segments = self.segments.iter().skip(first).map(Segment::slots);
@@ -184,8 +243,8 @@ impl<E: Entry, S: Storage<E>> Table<E, S> {
         slots.filter(|entry| !entry.is_vacant())
     }
 
-    /// As [`Self::retain`] and [`Self::shrink`] for one of the [`SEGMENTS`], but allocates nothing: for
-    /// who is asked for memory. Returns false if there is some to give back by [`Self::shrink`] only.
+    /// Does [`Self::retain`] and [`Self::shrink`] for one of the [`SEGMENTS`] without allocating: for
+    /// use under memory pressure. Returns false if memory can only be freed by [`Self::shrink`].
     pub fn thin_out(
         &mut self,
         storage: &S,
@@ -199,7 +258,7 @@ impl<E: Entry, S: Storage<E>> Table<E, S> {
         segment.shrink_in_place(storage)
     }
 
-    /// Gives memory back where the table is mostly empty. Failing to is harmless.
+    /// Frees memory of segments that are mostly empty. A failure is harmless.
     pub fn shrink(&mut self, storage: &S) {
         for segment in &mut self.segments {
             segment.shrink(storage);
@@ -217,12 +276,13 @@ fn segment_of(hash: u64) -> usize {
     (hash >> (u64::BITS - SEGMENT_BITS)) as usize
 }
 
-/// Bytes of a segment's first block.
+/// Size of a segment's first block, in bytes.
 const FIRST_BLOCK: usize = 1024;
-/// Blocks of this many bytes or more are multiples of it: so they are allocated.
+/// Blocks of at least this size are multiples of it, since they are allocated in pages.
 const PAGE: usize = 4096;
 
-/// Slots behind the last home, for what is displaced from there: so nothing has to wrap around.
+/// Number of slots after the last home slot, for entries displaced from there: so probing never wraps
+/// around.
 const fn tail(slots: usize) -> usize {
     if slots / 4 < 64 {
         slots / 4
@@ -231,14 +291,14 @@ const fn tail(slots: usize) -> usize {
     }
 }
 
-/// The hashes that begin with the same bits.
+/// The entries whose hashes begin with the same bits.
 ///
-/// Entries are in the order of their hashes, each at its home or behind it, with no vacant slot
-/// between the two.
+/// Entries are sorted by hash. Each is in its home slot or after it, and no slot between the two is
+/// vacant.
 struct Segment<E: Entry, S: Storage<E>> {
     slots: Option<S::Block>,
     len: usize,
-    /// With how many entries it is [`CROWDED`].
+    /// Number of entries at which the segment is [`CROWDED`].
     limit: usize,
 }
 
@@ -269,21 +329,21 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
         is_used(self.slots().len(), self.len, limit)
     }
 
-    /// The slot of `hash`, if it is in the segment.
+    /// The slot of the entry with this hash, if there is one.
     #[inline]
     fn find(&self, hash: u64) -> Option<usize> {
         let position = position_of(self.slots(), hash);
         self.holds(position, hash).then_some(position)
     }
 
-    /// Whether the entry of `hash` is here.
+    /// Whether the slot at `position` holds the entry with this hash.
     #[inline]
     fn holds(&self, position: usize, hash: u64) -> bool {
         let entry = self.slots().get(position);
         entry.is_some_and(|entry| entry.hash() == hash && !entry.is_vacant())
     }
 
-    /// Adds an entry that belongs at `position`, unless the segment has to grow for that.
+    /// Adds an entry at `position`, where it belongs. Grows the segment first if it is crowded.
     #[inline]
     fn insert_at(&mut self, storage: &S, position: usize, entry: E) -> Result<(), Full> {
         if self.len < self.limit && self.place_at(position, entry).is_ok() {
@@ -301,7 +361,8 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
             }
         }
         self.place(entry).or_else(|Full| {
-            // The last homes are crowded. Where the others are not, a larger block is no use.
+            // The last home slots are crowded. If most of the others are not, a larger block does not
+            // help.
             if !self.is_used(HALF) {
                 return Err(Full);
             }
@@ -314,8 +375,8 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
         self.place_at(position_of(self.slots(), entry.hash()), entry)
     }
 
-    /// Puts an entry where it belongs, and those behind it, up to the next vacant slot, one
-    /// further.
+    /// Puts an entry at `position`, where it belongs, and moves the entries from there to the next
+    /// vacant slot up by one.
     fn place_at(&mut self, position: usize, entry: E) -> Result<(), Full> {
         let slots = self.slots_mut();
         let behind = slots.get(position..).ok_or(Full)?;
@@ -332,7 +393,7 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
         let slots = self.slots_mut();
         let removed = *slots.get(position)?;
         let next = position + 1;
-        // Those behind it that are not at home come one nearer.
+        // The entries after it that are not in their home slots move down by one.
         let count = slots.len();
         let at_home = |(offset, slot): (usize, &E)| {
             slot.is_vacant() || home(count, slot.hash()) == next + offset
@@ -348,7 +409,7 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
 
     fn retain(&mut self, keep: &mut impl FnMut(&mut E) -> bool) {
         let slots = self.slots_mut();
-        // Mostly none is to go.
+        // In most calls, no entry goes.
         let goes = |slot: &mut E| !slot.is_vacant() && !keep(slot);
         let Some(first) = slots.iter_mut().position(goes) else {
             return;
@@ -357,7 +418,7 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
             *slot = E::default();
         }
         let mut removed = 1;
-        // Writes those that follow a removed one, up to the next vacant slot, anew.
+        // Moves down the entries between a removed one and the next vacant slot.
         let mut moving = Some(Writer { next: first });
         for index in first + 1..slots.len() {
             let Some(slot) = slots.get_mut(index) else {
@@ -371,7 +432,7 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
                 moving.get_or_insert(Writer { next: index });
             } else if let Some(writer) = &mut moving {
                 let entry = core::mem::take(slot);
-                // Never behind where it was read, so there is room.
+                // This does not fail: an entry never moves up from where it was read.
                 let _ = writer.append(slots, entry);
             }
         }
@@ -381,14 +442,14 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
     fn shrink(&mut self, storage: &S) {
         if !self.shrink_in_place(storage) {
             if let Some(bytes) = self.wanted_bytes() {
-                // An error leaves the segment as it is, only larger than it need be.
+                // A failure leaves the segment as it is, only larger than necessary.
                 let _ = self.resize(storage, bytes);
             }
         }
     }
 
-    /// Gives memory back where the segment is mostly empty. Allocates nothing, and returns false where
-    /// it would have to.
+    /// Frees memory if the segment is mostly empty. Allocates nothing; returns false if it would have
+    /// to.
     fn shrink_in_place(&mut self, storage: &S) -> bool {
         if self.len == 0 {
             *self = Self::new();
@@ -410,7 +471,7 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
         true
     }
 
-    /// Bytes that the segment should have, if that is much less than it has.
+    /// The size that the segment should have, in bytes, if that is much smaller than its present size.
     fn wanted_bytes(&self) -> Option<usize> {
         let mut bytes = FIRST_BLOCK;
         while is_used(bytes / size_of::<E>(), self.len, ROOMY) {
@@ -419,7 +480,7 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
         (bytes.saturating_add(bytes / 2) <= self.bytes()).then_some(bytes)
     }
 
-    /// Moves all entries into a block of `bytes`.
+    /// Moves all entries into a new block of `bytes` bytes.
     fn resize(&mut self, storage: &S, bytes: usize) -> Result<(), Full> {
         let mut block = storage.allocate(bytes / size_of::<E>()).ok_or(Full)?;
         let mut writer = Writer { next: 0 };
@@ -432,19 +493,20 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
     }
 }
 
-/// Whether all entries have room in the first `count` slots, which are fewer, as a segment of so many.
+/// Whether all entries fit into the first `count` slots, which are fewer, taken as a segment of that
+/// size.
 fn fits<E: Entry>(slots: &[E], count: usize) -> bool {
     let entries = slots.iter().filter(|entry| !entry.is_vacant());
     let end = entries.fold(0, |next, entry| home(count, entry.hash()).max(next) + 1);
     end <= count
 }
 
-/// Moves all entries to where they belong in a segment of the first `count` slots, where they have room.
+/// Moves all entries to their places in a segment of the first `count` slots, where they fit.
 ///
-/// No entry moves to the right, so that none is overwritten before it has been read. For its home is no
-/// further right in a smaller segment (see [`home`]): no further than its old home, behind which or at
-/// which it is now. And behind the entry before it there is room, since that did not move to the right
-/// either.
+/// No entry moves up, so none is overwritten before it was read. Proof by induction: the home of an
+/// entry in a smaller segment is not above its old home (see [`home`]), and the entry is now at or
+/// above its old home. The entry before it has not moved up either, so the slot after that one is not
+/// above the entry.
 fn pack<E: Entry>(slots: &mut [E], count: usize) {
     let mut writer = Writer { next: 0 };
     for index in 0..slots.len() {
@@ -452,14 +514,14 @@ fn pack<E: Entry>(slots: &mut [E], count: usize) {
             continue;
         };
         let entry = core::mem::take(slot);
-        // There is room: the caller has seen to it.
+        // This does not fail: the caller has checked that the entries fit.
         let _ = slots
             .get_mut(..count)
             .map_or(Err(Full), |slots| writer.append(slots, entry));
     }
 }
 
-/// Writes entries into vacant slots, in the order of their hashes.
+/// Writes entries into vacant slots, in ascending order of their hashes.
 struct Writer {
     next: usize,
 }
@@ -473,15 +535,15 @@ impl Writer {
     }
 }
 
-/// Where the search for `hash` begins in a segment of so many slots.
+/// The home slot of `hash` in a segment of this many slots, where its search begins.
 #[inline]
 fn home(slots: usize, hash: u64) -> usize {
     let homes = (slots - tail(slots)) as u64;
     ((u128::from(hash << SEGMENT_BITS) * u128::from(homes)) >> u64::BITS) as usize
 }
 
-/// Where `hash` is, or else belongs: the first slot from its home on that is vacant or has no
-/// lower hash; the end of the slots if there is none.
+/// The slot where `hash` is or belongs: the first slot from its home on that is vacant or has no lower
+/// hash; the end of the slots if there is none.
 #[inline]
 fn position_of<E: Entry>(slots: &[E], hash: u64) -> usize {
     let mut position = home(slots.len(), hash);
@@ -494,26 +556,28 @@ fn position_of<E: Entry>(slots: &[E], hash: u64) -> usize {
     position
 }
 
-/// How many of 32 slots may be in use before a segment grows.
+/// Number of 32 slots that may be in use before a segment grows.
 const CROWDED: usize = 29;
-/// How many may be where it can't grow: a search must come to its end.
+/// Number of 32 slots that may be in use if the segment can't grow. Some stay vacant so that each
+/// search ends.
 const FULL: usize = 31;
-/// How many are in one that is not worth growing.
+/// Number of 32 slots in use below which growing does not help.
 const HALF: usize = 16;
-/// How many are in a segment that was shrunk: not so many that it grows again at once.
+/// Number of 32 slots in use at most after shrinking: few enough that the segment does not grow again
+/// at once.
 const ROOMY: usize = 24;
 
-/// Whether `limit` of 32 slots, the tail left out, are in use.
+/// Whether `limit` of 32 slots are in use, without counting the tail.
 fn is_used(slots: usize, len: usize, limit: usize) -> bool {
     len >= entries_of(slots, limit)
 }
 
-/// How many entries are `limit` of 32 slots, the tail left out.
+/// Number of entries at which `limit` of 32 slots are in use, without counting the tail.
 fn entries_of(slots: usize, limit: usize) -> usize {
     (slots - tail(slots)).saturating_mul(limit).div_ceil(32)
 }
 
-/// The size that follows after `bytes`: twice as much up to a page, an eighth more from there.
+/// The next size after `bytes`: twice as large up to a page, an eighth larger from there.
 fn grown(bytes: usize) -> usize {
     if bytes < PAGE {
         bytes.saturating_mul(2).max(FIRST_BLOCK)
