@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Mainline's scan-time advisor: how many pages a cycle is to have, so that a pass takes as long as
-//! it should. The formulas are those of `scan_time_advisor()` in `mm/ksm.c`.
+//! Mainline's scan-time advisor: it sets the number of pages per cycle, so that a pass takes a target
+//! time. The formulas are those of `scan_time_advisor()` in `mm/ksm.c`.
 
-/// The least that the advisor lets scanning take of a CPU, in percent.
+/// Smallest CPU share that the advisor plans for scanning, in percent.
 const MIN_CPU: u64 = 10;
 /// Weight of the last pass in the moving average, in percent.
 const EWMA_WEIGHT: u64 = 30;
@@ -11,47 +11,47 @@ const EWMA_WEIGHT: u64 = 30;
 const NS_PER_MS: u64 = 1_000_000;
 const NS_PER_S: u64 = 1_000_000_000;
 
-/// Who says how many pages a cycle has.
+/// What sets the number of pages per cycle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Whoever writes `pages_to_scan`.
+    /// The knob `pages_to_scan`.
     #[default]
     None,
-    /// The advisor, by how long passes take.
+    /// The advisor, from the duration of passes.
     ScanTime,
 }
 
-/// The advisor's settings, and what it knows of passes.
+/// The advisor's settings, and its record of the last pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Advisor {
     mode: Mode,
-    /// The most that scanning is to take of a CPU, in percent.
+    /// Largest CPU share that the advisor plans for scanning, in percent.
     pub max_cpu: u32,
-    /// Pages of a cycle to begin with.
+    /// First number of pages per cycle.
     pub min_pages_to_scan: u64,
-    /// Pages of a cycle, at the most.
+    /// Largest number of pages per cycle.
     pub max_pages_to_scan: u64,
     target_scan_time: u64,
     last: Last,
 }
 
-/// What is known of the last pass. Zeroes: nothing.
+/// The record of the last pass. All zeroes if there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Last {
-    /// How long it took, in seconds.
+    /// Its duration, in seconds.
     scan_time: u64,
-    /// By how much times have changed, an average in percent.
+    /// Moving average of the change of the duration, in percent.
     change: u64,
-    /// Run time of the scanner up to its end, in nanoseconds.
+    /// CPU time of the scanner up to its end, in nanoseconds.
     cpu_ns: u64,
 }
 
 /// A pass that has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pass {
-    /// How long it took, in nanoseconds.
+    /// Its duration, in nanoseconds.
     pub took_ns: u64,
-    /// Run time of the scanner since it was started, in nanoseconds.
+    /// CPU time of the scanner since it was started, in nanoseconds.
     pub cpu_ns: u64,
 }
 
@@ -70,12 +70,12 @@ impl Default for Advisor {
 }
 
 impl Advisor {
-    /// Who says how many pages a cycle has.
+    /// What sets the number of pages per cycle.
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// Sets who does. Returns whether that is a change; what was known of passes is forgotten then.
+    /// Sets the mode. Returns whether that is a change, which also clears the record of the last pass.
     pub(crate) fn set_mode(&mut self, mode: Mode) -> bool {
         let is_change = mode != self.mode;
         if is_change {
@@ -85,17 +85,17 @@ impl Advisor {
         is_change
     }
 
-    /// How long a pass is to take, in seconds.
+    /// Target duration of a pass, in seconds.
     pub fn target_scan_time(&self) -> u64 {
         self.target_scan_time
     }
 
-    /// Sets how long a pass is to take, in seconds; 0 means 1.
+    /// Sets the target duration of a pass, in seconds; 0 means 1.
     pub fn set_target_scan_time(&mut self, seconds: u64) {
         self.target_scan_time = seconds.max(1);
     }
 
-    /// Says how many pages a cycle is to have after this pass, in which it had `pages_to_scan`.
+    /// Returns the number of pages per cycle after this pass, which had `pages_to_scan`.
     pub fn advise(&mut self, pages_to_scan: u32, pass: Pass) -> u32 {
         let now = u64::from(pages_to_scan);
         let scan_time = (pass.took_ns / NS_PER_S).max(1);
@@ -103,7 +103,7 @@ impl Advisor {
             0 => scan_time,
             known => known,
         };
-        // The scan time as a part of what it should be, and of what it was.
+        // The scan time relative to its target, and to the last scan time.
         let factor = percent(self.target_scan_time, scan_time);
         let change = ewma(self.last.change, percent(scan_time, last_scan_time));
         let pages = divided(now.saturating_mul(100), factor);
@@ -121,7 +121,7 @@ impl Advisor {
         u32::try_from(pages).unwrap_or(u32::MAX)
     }
 
-    /// What the scanner took of one CPU in a pass of so many seconds, at least 1 percent.
+    /// CPU share of the scanner in a pass of `scan_time` seconds, at least 1 percent.
     fn cpu_percent(&self, scan_time: u64, cpu_ns: u64) -> u64 {
         let ran_ms = cpu_ns.saturating_sub(self.last.cpu_ns) / NS_PER_MS;
         percent(ran_ms, scan_time.saturating_mul(1000))
@@ -133,7 +133,7 @@ fn percent(part: u64, whole: u64) -> u64 {
     divided(part.saturating_mul(100), whole).max(1)
 }
 
-/// The exponentially weighted moving average of percents.
+/// The exponentially weighted moving average of percentages.
 fn ewma(before: u64, now: u64) -> u64 {
     let weighted = before.saturating_mul(100 - EWMA_WEIGHT);
     weighted.saturating_add(now.saturating_mul(EWMA_WEIGHT)) / 100

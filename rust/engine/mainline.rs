@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Mainline KSM's settings and what it counts of passes, by its names, its defaults and its rules
+//! Mainline KSM's settings and pass counts, with its names, defaults and rules
 //! (`Documentation/admin-guide/mm/ksm.rst` of the kernel).
 
 use crate::advisor::Advisor;
@@ -11,12 +11,12 @@ use crate::knobs::MOST_PAGE_SHARING;
 use crate::region::LONGEST_INTERVAL;
 use crate::stats::KsmStats;
 
-/// Pages of a cycle, unless an advisor says so.
+/// Default number of pages per cycle, without an advisor.
 const PAGES_TO_SCAN: u32 = 100;
-/// As mainline, which merges a page in the second pass in which it is the same.
+/// As in mainline, which merges a page in the second pass that finds it unchanged.
 const PROMOTE_AFTER: u8 = 2;
 
-/// The settings that mainline's files hold.
+/// The settings in mainline's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mainline {
     pages_to_scan: u32,
@@ -25,17 +25,17 @@ pub struct Mainline {
     max_page_sharing: u32,
     /// Whether pages of different NUMA nodes may be merged.
     pub merge_across_nodes: bool,
-    /// Whether pages of zeroes are merged with the kernel's zero page.
+    /// Whether zero-filled pages are merged with the kernel's zero page.
     pub use_zero_pages: bool,
-    /// Whether pages that were not merged for a while are looked at less often.
+    /// Whether pages that were not merged for a while are scanned less often.
     pub smart_scan: bool,
-    /// Of no effect.
+    /// Has no effect.
     pub stable_node_chains_prune_millisecs: u32,
-    /// Who may say how many pages a cycle has.
+    /// The advisor, which may set the number of pages per cycle.
     pub advisor: Advisor,
 }
 
-/// An advisor says how many pages a cycle has.
+/// The error of a write to a setting that an advisor controls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Advised;
 
@@ -56,16 +56,16 @@ impl Default for Mainline {
 }
 
 impl Mainline {
-    /// Pages of a cycle; 0: it looks at none.
+    /// Pages per cycle; 0 scans none.
     pub fn pages_to_scan(&self) -> u32 {
         self.pages_to_scan
     }
 
-    /// Sets how many pages a cycle has.
+    /// Sets the number of pages per cycle.
     ///
     /// # Errors
     ///
-    /// [`Advised`]: they stay as they are.
+    /// [`Advised`]: the advisor sets it, and it stays as it is.
     pub fn set_pages_to_scan(&mut self, pages: u32) -> Result<(), Advised> {
         match self.advisor.mode() {
             Mode::None => self.pages_to_scan = pages,
@@ -74,18 +74,18 @@ impl Mainline {
         Ok(())
     }
 
-    /// How many page table entries may be made to map a shared page.
+    /// Number of page table entries that merges may map to one shared page.
     pub fn max_page_sharing(&self) -> u32 {
         self.max_page_sharing
     }
 
-    /// Sets how many page table entries may be made to map a shared page; below 2 means 2. No more than
-    /// [`MOST_PAGE_SHARING`] are made all the same.
+    /// Sets the number of page table entries that merges may map to one shared page; values below 2
+    /// mean 2. The scanner never maps more than [`MOST_PAGE_SHARING`].
     pub fn set_max_page_sharing(&mut self, mappings: u32) {
         self.max_page_sharing = mappings.max(2);
     }
 
-    /// Sets who says how many pages a cycle has. They begin anew, unless it is as before.
+    /// Sets the advisor's mode. A change resets the number of pages per cycle.
     pub fn set_advisor_mode(&mut self, mode: Mode) {
         if self.advisor.set_mode(mode) {
             self.pages_to_scan = match mode {
@@ -95,14 +95,14 @@ impl Mainline {
         }
     }
 
-    /// Has the advisor, if there is one, say how many pages a cycle has after this pass.
+    /// Ends a pass: the advisor, if it is in force, sets the number of pages per cycle.
     pub fn end_pass(&mut self, pass: Pass) {
         if self.advisor.mode() == Mode::ScanTime {
             self.pages_to_scan = self.advisor.advise(self.pages_to_scan, pass);
         }
     }
 
-    /// What that means for the scanner.
+    /// These settings as knobs of the scanner.
     pub fn knobs(&self) -> Knobs {
         Knobs {
             scan_rate: self.pages_to_scan,
@@ -114,30 +114,31 @@ impl Mainline {
     }
 }
 
-/// What mainline counts of passes. All totals are since any beginning.
+/// Pass counts as mainline defines them. Totals count from any starting point.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Passes {
     full_scans: u64,
-    /// Pages that were met in the last pass.
+    /// Number of pages seen in the last pass.
     last_met: u64,
-    /// The total of pages met when this pass began.
+    /// Total number of pages seen when this pass began.
     met_before: u64,
 }
 
 impl Passes {
-    /// Passes that were completed.
+    /// Number of completed passes.
     pub fn full_scans(&self) -> u64 {
         self.full_scans
     }
 
-    /// Ends a pass: so many pages have been met in all. It counts if there was registered memory.
+    /// Ends a pass; `met` is the total number of pages seen. The pass counts if there was registered
+    /// memory.
     pub fn end_pass(&mut self, met: u64, is_any_registered: bool) {
         self.last_met = met.saturating_sub(self.met_before);
         self.met_before = met;
         self.full_scans = self.full_scans.wrapping_add(u64::from(is_any_registered));
     }
 
-    /// Begins anew: everything has been unmerged, after so many pages were met in all.
+    /// Starts over after everything was unmerged; `met` is the total number of pages seen.
     pub fn reset(&mut self, met: u64) {
         *self = Passes {
             met_before: met,
@@ -145,10 +146,10 @@ impl Passes {
         };
     }
 
-    /// Pages that change too fast to be merged, or were not looked at often enough, when so many
-    /// pages have been met in all and so many contents are `unshared`.
+    /// Number of pages that change too fast to be merged, or were not seen often enough. `met` is the
+    /// total number of pages seen, and `unshared` the number of unshared contents.
     pub fn pages_volatile(&self, met: u64, unshared: u64, stats: &KsmStats) -> u64 {
-        // In the first pass those that it has met so far.
+        // In the first pass, the pages it has seen so far.
         let known = self.last_met.max(met.saturating_sub(self.met_before));
         known
             .saturating_sub(stats.pages_shared)
@@ -157,7 +158,7 @@ impl Passes {
     }
 }
 
-/// What merging has brought, in bytes: the pages saved, less the tables.
+/// The profit of merging, in bytes: the pages saved minus the memory of the tables.
 pub fn general_profit(pages_saved: u64, table_bytes: u64) -> i64 {
     let saved = pages_saved.saturating_mul(crate::PAGE_SIZE as u64);
     let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);

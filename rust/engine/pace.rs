@@ -1,95 +1,113 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pacing: how much of one CPU the scanner takes, and when it rests.
+//! Pacing: the share of a CPU that the scanner takes, and when it rests.
 //!
-//! [`Account::rest`] keeps a thread's run time below a share of one CPU. The share is the most that
-//! it may take (`max_cpu`), or less, where [`Governor::Auto`] chooses it by what the last pass
-//! brought. All threads of the scanner have the same.
+//! [`Account::rest`] keeps the CPU time of a thread below a share of one CPU. The share is `max_cpu`,
+//! or less if [`Governor::Auto`] chooses it by the yield of the last pass. All threads of the scanner
+//! have the same share.
 
-/// Shares of a CPU are in percent; all of it is no limit.
+/// Shares of a CPU are in percent; a whole CPU means no limit.
 const WHOLE_CPU: u8 = 100;
-/// What the governor begins with, and the least that it leaves: memory changes, so that the
-/// scanner has to go on looking.
+/// The governor's first share, and the smallest share it chooses. It never stops the scanner, since
+/// memory changes.
 const FIRST_SHARE: u8 = 5;
 const LEAST_SHARE: u8 = 1;
-/// Run time that is saved up while a thread sleeps, at most, in nanoseconds.
+/// Most CPU time that a sleeping thread saves up, in nanoseconds.
 const MOST_CREDIT: i64 = 10_000_000;
-/// Run time that is owed before a thread rests, in nanoseconds: sleeping is not worth it for
-/// less, and run times are measured by ticks.
+/// CPU time that a thread may owe before it rests, in nanoseconds: shorter rests are not worthwhile,
+/// and CPU time is measured in ticks.
 const GRAIN: i64 = 2_000_000;
-/// A pass that merged one page of this many was worth more time …
+/// A pass that merged at least one of this many pages was worth more CPU time …
 const RICH_PASS: u64 = 100;
-/// … and one that merged less than one of this many was worth less.
+/// … and one that merged fewer than one of this many was worth less.
 const POOR_PASS: u64 = 1000;
 
-/// Who says how fast the scanner is.
+/// What sets the pace of the scanner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Governor {
-    /// Whoever sets its rate and its pauses.
+    /// The settings of its rate and its pauses.
     #[default]
     Manual,
-    /// What merging brings, and whether memory is short.
+    /// The yield of merging, and whether memory is short.
     Auto,
 }
 
-/// What two clocks say, in nanoseconds from any beginning.
+/// Readings of two clocks, in nanoseconds from any starting point.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Clocks {
-    /// The time.
+    /// The wall-clock time.
     pub now: u64,
-    /// Time for which the thread has run.
+    /// The CPU time of the thread.
     pub ran: u64,
 }
 
 /// Totals at the end of a pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Pages looked at.
+    /// Pages scanned.
     pub scanned: u64,
     /// Pages merged.
     pub merged: u64,
 }
 
-/// Why the governor chooses the share that it does after a pass.
+/// The reason for the governor's choice of a share after a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// The pass merged many of its pages: the share doubles.
     Rich,
-    /// Memory is short, and the pass merged some: as above.
+    /// Memory is short, and the pass merged some pages: the share doubles.
     Short,
     /// The pass merged neither many nor few: the share stays.
     Steady,
-    /// The pass merged few: the share halves.
+    /// The pass merged few of its pages: the share halves.
     Poor,
 }
 
-/// What is known at the end of a pass.
+/// The governor's view of a pass that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Review {
-    /// What was done since the end of the last one.
+    /// The work of this pass.
     pub pass: Totals,
-    /// What the governor goes by, or would.
+    /// The reason for the governor's choice, even if the governor is not in force.
     pub cause: Cause,
 }
 
-/// Says what share of a CPU each thread may take.
+/// Decides what share of a CPU each thread may take.
+///
+/// # Examples
+///
+/// ```
+/// use engine::pace::{Account, Clocks, Pacer};
+///
+/// let mut pacer = Pacer::new();
+/// pacer.set_max_cpu(20);
+/// let mut account = Account::default();
+///
+/// // The first call only reads the clocks.
+/// assert_eq!(account.rest(&pacer, Clocks { now: 0, ran: 0 }), 0);
+///
+/// // The thread then runs for 10 ms without a break. 20% of these are its share, 8 ms are too much:
+/// // the share of the next 40 ms.
+/// let clocks = Clocks { now: 10_000_000, ran: 10_000_000 };
+/// assert_eq!(account.rest(&pacer, clocks), 40_000_000);
+/// ```
 pub struct Pacer {
     governor: Governor,
     max_cpu: u8,
-    /// What the governor allows of it.
+    /// The governor's share.
     share: u8,
     last_pass: Totals,
-    /// How often somebody has set the rules.
+    /// Number of changes of the rules.
     rules: u32,
 }
 
-/// What a thread has taken of its share.
+/// CPU time that one thread has taken from its share.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Account {
     last: Option<Clocks>,
-    /// Run time that is left, in nanoseconds; owed, where negative.
+    /// CPU time left, in nanoseconds; negative if owed.
     credit: i64,
-    /// By which rules that is.
+    /// The value of [`Pacer::rules`] that the credit was computed with.
     rules: u32,
 }
 
@@ -111,19 +129,19 @@ impl Pacer {
         }
     }
 
-    /// Sets the most that a thread may take of one CPU, in percent: 1 to 100, which is no limit. What
-    /// is out of range becomes the nearest.
+    /// Sets the largest share of one CPU that a thread may take, in percent, clamped to 1..=100; 100
+    /// means no limit.
     pub fn set_max_cpu(&mut self, percent: u8) {
         self.max_cpu = percent.clamp(LEAST_SHARE, WHOLE_CPU);
         self.rules = self.rules.wrapping_add(1);
     }
 
-    /// The most that a thread may take of one CPU, in percent.
+    /// The largest share of one CPU that a thread may take, in percent.
     pub fn max_cpu(&self) -> u8 {
         self.max_cpu
     }
 
-    /// Sets who says how fast the scanner is.
+    /// Sets the governor.
     pub fn set_governor(&mut self, governor: Governor) {
         if governor != self.governor {
             self.governor = governor;
@@ -132,12 +150,12 @@ impl Pacer {
         }
     }
 
-    /// Who says how fast the scanner is.
+    /// The governor.
     pub fn governor(&self) -> Governor {
         self.governor
     }
 
-    /// The share of one CPU that a thread takes now, at most, in percent.
+    /// The share of one CPU that a thread may take now, in percent.
     pub fn share(&self) -> u8 {
         match self.governor {
             Governor::Manual => self.max_cpu,
@@ -145,7 +163,7 @@ impl Pacer {
         }
     }
 
-    /// Takes note of the end of a pass: the governor chooses anew, as [`Cause`] says.
+    /// Ends a pass: the governor chooses a new share, as [`Cause`] describes.
     pub fn end_pass(&mut self, totals: Totals, is_memory_short: bool) -> Review {
         let last = core::mem::replace(&mut self.last_pass, totals);
         let pass = Totals {
@@ -178,13 +196,13 @@ impl Cause {
 }
 
 impl Account {
-    /// For how long the thread has run since [`Self::rest`] was called last, in nanoseconds.
+    /// CPU time of the thread since the last call of [`Self::rest`], in nanoseconds.
     pub fn ran_since(&self, clocks: Clocks) -> u64 {
         self.last
             .map_or(0, |last| clocks.ran.saturating_sub(last.ran))
     }
 
-    /// Says how long to rest now, in nanoseconds. What is owed by other rules is forgotten.
+    /// Returns how long to rest now, in nanoseconds. A change of the rules clears the debt.
     pub fn rest(&mut self, pacer: &Pacer, clocks: Clocks) -> u64 {
         let share = pacer.share();
         if self.rules != pacer.rules {
@@ -207,7 +225,7 @@ impl Account {
     }
 }
 
-/// `percent` of a number of nanoseconds.
+/// `percent` percent of `ns` nanoseconds.
 fn percent_of(percent: u8, ns: u64) -> i64 {
     signed(ns / u64::from(WHOLE_CPU)).saturating_mul(percent.into())
 }

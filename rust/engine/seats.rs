@@ -1,26 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How many pages may be merged into one shared frame: so few that no forks can overflow its counts.
+//! Limits how many pages are merged into one shared frame, so that no series of forks can overflow its
+//! counters.
 //!
-//! Each entry that maps a frame is one of its `_mapcount` and one of its `_refcount`, signed numbers
-//! of 32 bits. A fork copies all entries of the parent, and asks nobody. So what has to be bounded is
-//! how many entries *one address space* has of one frame. With at most [`PER_SPACE`] (2^8) of them, and
-//! fewer than 2^22 address spaces (`PID_MAX_LIMIT`; each has a process or thread of its own), a frame
-//! has less than 2^30 entries, whoever forks, and however often.
+//! Each page table entry that maps a frame counts in its `_mapcount` and in its `_refcount`, signed
+//! 32-bit numbers. A fork copies all entries of the parent without asking the module. So the number of
+//! entries that *one address space* has of one frame must be bounded. With at most [`PER_SPACE`] (2^8)
+//! of them, and fewer than 2^22 address spaces (`PID_MAX_LIMIT`; each address space has a process or
+//! thread of its own), a frame has fewer than 2^30 entries, whichever processes fork, and however
+//! often.
 //!
-//! A frame has two kinds of seats, and each page that is merged into the frame takes one:
+//! A frame has two kinds of seats. Each page that is merged into the frame takes one:
 //!
-//! - [`COMMON`] seats are for everybody. An anonymous page is mapped once in an address space, so one
-//!   more page means at most one more entry in each.
-//! - Once these are taken, an address space gets up to [`OWN`] seats of its own, if it can't have
-//!   inherited any entry of the frame: if it was not forked since its last exec, or was forked before
-//!   the frame was made ([`Space`]). So thousands of processes can share one frame, and an address
-//!   space has either own seats, or some that a parent passed on, and never both.
+//! - [`COMMON`] seats are open to all pages. An anonymous page is mapped at most once in an address
+//!   space, so one more page adds at most one entry to each address space.
+//! - Once these are taken, an address space gets up to [`OWN`] seats of its own, but only if it can't
+//!   have inherited any entry of the frame: it was not forked since its last exec, or it was forked
+//!   before the frame was made ([`Space`]). So thousands of processes can share one frame, and an
+//!   address space either has seats of its own or entries inherited from a parent, never both.
 //!
-//! Hence entries of an address space ≤ seats taken in common + [`OWN`]. In an address space there are
-//! no more entries of a frame than in all, so with the end of each pass the seats taken in common are
-//! no more than the frame's mappings ([`crate::shared::Shared::recount`]): seats whose pages have left
-//! are free again. No merge is under way then, which would have a seat and no entry yet.
+//! Hence the entries of an address space number at most the common seats taken, plus [`OWN`].
+//!
+//! Common seats become free when their pages have left. An address space has no more entries of a frame
+//! than the frame has in total, so the end of each pass lowers the number of common seats taken to the
+//! number of mappings ([`crate::shared::Shared::recount`]). No merge is in progress then: it would have
+//! taken a seat without having added its entry.
 
 use crate::hash::mix;
 use crate::ids::Frame;
@@ -29,13 +33,13 @@ use crate::table::Entry;
 use crate::table::Storage;
 use crate::table::Table;
 
-/// Seats of a frame that anybody's pages may take.
+/// Number of seats of a frame that are open to all pages.
 pub const COMMON: u32 = 128;
 
-/// Seats that each address space may have besides.
+/// Number of further seats for each address space.
 pub const OWN: u32 = 128;
 
-/// Entries of one frame that an address space has at the most.
+/// Largest number of entries of one frame in an address space.
 pub const PER_SPACE: u32 = COMMON + OWN;
 
 // Process ids are below `PID_MAX_LIMIT` (`include/linux/threads.h`).
@@ -44,15 +48,15 @@ const _: () = assert!(PER_SPACE as u64 * ((1 << 22) - 1) < 1 << 30);
 /// An address space that takes seats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
-    /// No other address space with the same `forked_at` has it while a frame is shared; one that does
-    /// is refused seats, at worst.
+    /// ID of the address space. While a frame is shared, no other address space with the same
+    /// `forked_at` has the same ID; if one does, the worst result is that it gets no seat.
     pub id: u64,
-    /// When it was forked, at the latest, in nanoseconds since boot; `None`: it began with an exec.
+    /// A time at or after its fork, in nanoseconds since boot; `None` if it began with an exec.
     pub forked_at: Option<u64>,
 }
 
 impl Space {
-    /// Whether it may have inherited entries of a frame that was made at `made_at`.
+    /// Whether it may have inherited entries of a frame that was made at `made_at` or later.
     fn may_have_inherited(&self, made_at: u64) -> bool {
         self.forked_at.is_some_and(|forked_at| forked_at >= made_at)
     }
@@ -61,14 +65,14 @@ impl Space {
 /// A seat that a page has taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seat {
-    /// The frame, and when it was made.
+    /// The frame, and the time when it was made.
     frame: Frame,
     made_at: Option<u64>,
-    /// Whose it is; `None`: one of the common ones.
+    /// The address space that owns it; `None` for a common seat.
     owner: Option<u64>,
 }
 
-/// The seats that one address space has of one frame.
+/// The own seats that one address space has taken of one frame.
 #[derive(Clone, Copy, Default)]
 pub struct OwnSeats {
     /// Inverted, so that a vacant slot has the greatest hash.
@@ -107,8 +111,8 @@ impl<S: Storage<OwnSeats>> Seats<S> {
         Seats { own: Table::new() }
     }
 
-    /// Takes a seat of `frame` for a page of `space` (`None`: it may be mapped in several); `None`
-    /// where there is none left, or no memory to note it.
+    /// Takes a seat of `frame` for a page of `space` (`None`: the page may be mapped in several).
+    /// Returns `None` if no seat is left, or if there is no memory to record it.
     pub(crate) fn take(
         &mut self,
         storage: &S,
@@ -141,10 +145,10 @@ impl<S: Storage<OwnSeats>> Seats<S> {
         Some(space)
     }
 
-    /// Gives back a seat whose page was not merged. `frame` is what is known of the seat's frame by
-    /// now. That may be another shared page on the same frame, of which no seat was taken; where it
-    /// is not known when they were made, the two can't be told apart, and the end of the pass gives
-    /// the seat back.
+    /// Returns a seat whose page was not merged. `frame` is the present entry of the seat's frame. By
+    /// now that may describe another shared page on the same frame, of which no seat was taken. If the
+    /// two can't be told apart, since the time when they were made is not known, the seat stays taken
+    /// until the end of the pass.
     pub(crate) fn give_back(&mut self, frame: &mut SharedFrame, seat: Seat) {
         if seat.made_at.is_none() || frame.made_at() != seat.made_at {
             return;
@@ -159,26 +163,26 @@ impl<S: Storage<OwnSeats>> Seats<S> {
         }
     }
 
-    /// Forgets the seats of frames that are not shared any more, and gives memory back.
+    /// Forgets the seats of frames that are no longer shared, and frees memory.
     pub(crate) fn sweep(&mut self, storage: &S, is_shared: impl Fn(Frame) -> bool) {
         self.own.retain(|seats| is_shared(seats.frame));
         self.own.shrink(storage);
     }
 
-    /// Memory, in bytes.
+    /// Memory of the table, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.own.bytes()
     }
 }
 
 impl Seat {
-    /// The frame that it is of.
+    /// The frame of this seat.
     pub(crate) fn frame(&self) -> Frame {
         self.frame
     }
 }
 
 fn hash(frame: Frame, space: u64) -> u64 {
-    // One in 2^64 is that of a vacant slot: it is not found, and so there is no seat.
+    // One hash in 2^64 equals the hash of a vacant slot: it is never found, so there is no seat.
     mix(mix(space) ^ frame.0)
 }
