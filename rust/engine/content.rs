@@ -8,19 +8,19 @@ pub const PAGE_SIZE: usize = 4096;
 /// Number of 64-bit words of a page.
 pub const WORDS: usize = PAGE_SIZE / 8;
 
-/// Words that are looked at before a branch: one for each would cost more than it saves.
+/// Number of words read between two branches: a branch after each word would cost more than it saves.
 const ROW: usize = 16;
 
 /// Read access to one page of [`PAGE_SIZE`] bytes.
 ///
-/// A page of a running process may change while it is read, so no two reads of the same word
-/// need agree. Nothing here relies on that: a decision made from a torn read is corrected by the
-/// comparison under write protection that precedes every merge.
+/// A page of a running process may change while it is read, so two reads of the same word may differ.
+/// Nothing relies on stable reads: before every merge, the pages are compared under write protection,
+/// which corrects any decision made from a torn read.
 pub trait Content {
     /// Returns the word at `index` (in words, below [`WORDS`]), in native byte order.
     fn word(&self, index: usize) -> u64;
 
-    /// Whether every byte is zero. Stops soon behind the first word that is not.
+    /// Whether every byte is zero. Stops soon after the first non-zero word.
     #[inline]
     fn is_zero(&self) -> bool {
         is_zero(self)
@@ -38,7 +38,7 @@ impl Content for [u8; PAGE_SIZE] {
     }
 }
 
-/// Whether every byte of a page is zero: [`Content::is_zero`], word for word.
+/// Whether every byte of a page is zero: [`Content::is_zero`], word by word.
 #[inline]
 pub fn is_zero<C: Content + ?Sized>(content: &C) -> bool {
     all_zero(|index| content.word(index))
@@ -50,7 +50,7 @@ pub fn same<A: Content + ?Sized, B: Content + ?Sized>(a: &A, b: &B) -> bool {
     all_zero(|index| a.word(index) ^ b.word(index))
 }
 
-/// Whether no word of a page has a bit.
+/// Whether all words of a page are zero.
 #[inline]
 fn all_zero(word: impl Fn(usize) -> u64) -> bool {
     (0..WORDS / ROW).all(|row| (0..ROW).fold(0, |bits, index| bits | word(row * ROW + index)) == 0)

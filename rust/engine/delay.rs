@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How long a pass waits for areas that their processes are changing.
+//! How long a pass waits for locked VMAs.
 //!
-//! A process holds the lock of an area while it changes it: for moments as a rule, for some
-//! milliseconds while it forks or the kernel collapses small pages into a large one, and for as long as
+//! A process holds the lock of a VMA while it changes the VMA: usually for moments, for some
+//! milliseconds while it forks or the kernel collapses small pages into a huge page, and for as long as
 //! it likes with the help of a file system that does not answer. So the scanner puts such a place off
-//! until there is nothing else left of the pass, and comes back to it after pauses that double. What
-//! all pauses of a pass take together is bounded: whoever holds locks on purpose delays a pass by no
-//! more than that.
+//! until nothing else is left of the pass, and retries it after pauses that double. The sum of all
+//! pauses of a pass is bounded: a process that holds locks on purpose can't delay a pass by more.
 
-/// The pauses of a pass in all, in milliseconds.
+/// Largest sum of the pauses of a pass, in milliseconds.
 const MOST_MS: u32 = 256;
-/// How often a place is put off: the last pause is of 64 ms, all of them take 127.
+/// How often a place is put off: the last pause takes 64 ms, all of them 127 ms.
 const MOST_TIMES: u8 = 7;
 
-/// For how much longer a pass may wait.
+/// The time that a pass may still wait.
 pub struct Delays {
     left_ms: u32,
 }
@@ -26,8 +25,8 @@ impl Default for Delays {
 }
 
 impl Delays {
-    /// Puts off a place that has been put off so many `times` before. Returns for how long to pause
-    /// before it is looked at again, in milliseconds; `None`: it is not worth it any more.
+    /// Puts off a place that has been put off `times` times before. Returns the pause before it is
+    /// scanned again, in milliseconds; `None` if it is not put off any more.
     pub fn put_off(&mut self, times: u8) -> Option<u32> {
         if times >= MOST_TIMES {
             return None;

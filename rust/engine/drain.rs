@@ -1,28 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! When to empty the per-CPU batches in which the kernel gathers pages for its LRU lists.
+//! When to drain the per-CPU batches in which the kernel gathers pages for its LRU lists.
 //!
-//! A batch holds a reference to each of its pages, up to 31, which looks like a pin: they can't be
-//! merged. Emptying all batches (`lru_add_drain_all()`) has a worker run on every CPU, which whoever
-//! runs there notices: with one a pass, and 45 passes of 64 MiB a second, one fault of a hundred of a
-//! process took 15% longer (`Documentation/performance`). So they are emptied where that may help.
+//! A batch references each of its up to 31 pages. The reference looks like a pin, so these pages can't
+//! be merged. Draining all batches (`lru_add_drain_all()`) runs a worker on every CPU, which delays the
+//! processes there: with one drain per pass, and 45 passes of 64 MiB a second, one page fault in a
+//! hundred took 15% longer (`Documentation/performance`). So batches are drained only when that may
+//! help.
 
-/// As long as no page is refused, batches are emptied no sooner than after so many nanoseconds.
+/// Shortest time between two drains while no page is refused, in nanoseconds.
 const PERIOD: u64 = 1_000_000_000;
 
-/// When the batches are emptied, which is before a pass.
+/// Decides before each pass whether to drain the batches.
 #[derive(Default)]
 pub struct Drains {
-    /// When to do it next at the latest, in nanoseconds.
+    /// Time of the next drain at the latest, in nanoseconds.
     due: u64,
-    /// Pages that had been refused when it was asked last.
+    /// Value of `refused` in the last call of [`Self::begin_pass`].
     refused: u64,
 }
 
 impl Drains {
-    /// Whether to empty them before the pass that begins `now`, in nanoseconds from any beginning: if
-    /// that was long ago, or a page has been refused since the pass before for what may have been the
-    /// reference of a batch. `refused` counts such pages, in all.
+    /// Returns whether to drain the batches before the pass that begins at `now`, in nanoseconds from
+    /// any starting point: if the last drain was long ago, or a page was refused since the last call.
+    /// `refused` is the total number of pages refused for a reference that may be a batch's.
     pub fn begin_pass(&mut self, now: u64, refused: u64) -> bool {
         let before = core::mem::replace(&mut self.refused, refused);
         let is_due = now >= self.due || refused != before;
@@ -32,7 +33,7 @@ impl Drains {
         is_due
     }
 
-    /// Has them emptied before the next pass.
+    /// Requests a drain before the next pass.
     pub fn hurry(&mut self) {
         self.due = 0;
     }

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Policy of kernel same-page merging: which frames to merge with which, and when.
+//! Policy of kernel same-page merging: which frames to merge with each other, and when.
 //!
-//! This crate knows frames (page frame numbers), contents and domains. It knows no kernel type,
-//! maps nothing and contains no `unsafe`: the module around it reads pages, asks
-//! [`KsmScanner::scan`] what to do with each, does it, and reports back what became of it.
-//! The same files are compiled into `ksm_v.ko` by Kbuild and into a host crate by cargo.
+//! This crate knows frames (page frame numbers), contents and domains. It uses no kernel types, maps no
+//! pages and contains no `unsafe` code. The module around it reads pages, asks [`KsmScanner::scan`]
+//! what to do with each, does it, and reports the result. The same files are compiled into `ksm_v.ko`
+//! by Kbuild and into a host crate by cargo.
 //!
 //! - [`scanner`]: [`KsmScanner`], the documented API and its decisions
-//! - [`verdict`]: what it says of a page; [`ids`]: what pages are known by
+//! - [`verdict`]: decisions on pages; [`ids`]: identifiers of pages
 //! - [`keys`]: how contents get their keys; [`hash`]: FNV-1a, wide and bytewise
-//! - [`sample`]: a few words of a page, which come first
+//! - [`sample`]: a few words of a page, which are read first
 //! - [`index`]: the stable and the unstable set, one table by content
-//! - [`shared`]: the shared frames, one table by frame; [`seats`]: how many pages each may take
+//! - [`shared`]: the shared frames, one table by frame; [`seats`]: how many pages may be merged into
+//!   each
 //! - [`table`]: the open-addressing hash table under both
-//! - [`stats`]: what is counted; [`pace`]: when to rest; [`region`]: what to visit less often;
-//!   [`drain`]: when to free pages of the references of batches; [`delay`]: how long to wait for areas
-//!   that are locked
-//! - [`knobs`]: the settings; [`mainline`]: mainline's, in their place, with its [`advisor`]
-//! - [`parse`]: text of the knobs; [`slots`]: notes of calls that a probe has seen
+//! - [`stats`]: statistics; [`pace`]: when to rest; [`region`]: what to visit less often; [`drain`]:
+//!   when to drain LRU batches; [`delay`]: how long to wait for locked VMAs
+//! - [`knobs`]: the settings; [`mainline`]: mainline's settings, with its [`advisor`]
+//! - [`parse`]: parsers for the text of the knobs; [`slots`]: notes left by probes
 //!
 //! Locking: none. The owner of a [`KsmScanner`] serialises access to it.
 

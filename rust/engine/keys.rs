@@ -2,7 +2,8 @@
 
 //! How contents get their keys.
 //!
-//! Fixed when a scanner is made: whoever has a copy needs no access to the scanner for it.
+//! [`Keys`] never changes after a scanner was made, so a copy can be used without access to the
+//! scanner.
 
 use crate::content::Content;
 use crate::hash::mix;
@@ -13,7 +14,42 @@ use crate::ids::Key;
 use crate::sample::Sample;
 use crate::sample::Sampler;
 
-/// Gives keys to contents. Whoever does not know the seed can't tell what they are.
+/// Gives keys to contents. The keys can't be predicted without the seed.
+///
+/// # Examples
+///
+/// ```
+/// use engine::{Domain, HashKind, KsmScanner, PAGE_SIZE};
+/// # use engine::Storage;
+/// # struct Heap;
+/// # impl<T: Clone + Default> Storage<T> for Heap {
+/// #     type Block = Vec<T>;
+/// #     fn allocate(&self, len: usize) -> Option<Vec<T>> {
+/// #         Some(vec![T::default(); len])
+/// #     }
+/// #     fn can_truncate(&self, _block: &Vec<T>) -> bool {
+/// #         false
+/// #     }
+/// #     fn truncate(&self, _block: &mut Vec<T>, _len: usize) {}
+/// # }
+///
+/// // A scanner has keys; copy them to use them without the scanner's lock.
+/// let keys = *KsmScanner::with(Heap, HashKind::Wide, 0x1234).keys();
+///
+/// // Equal contents have equal keys within a domain, and other keys in another domain.
+/// let (user, other_user) = (Domain(1000), Domain(1001));
+/// let mut content = [7; PAGE_SIZE];
+/// let key = keys.inspect_any(user, &content).whole;
+/// assert!(keys.is_of(key, user, &content));
+/// assert!(!keys.is_of(key, other_user, &content));
+///
+/// // One changed byte changes the key of the whole content.
+/// content[100] += 1;
+/// assert!(!keys.is_of(key, user, &content));
+///
+/// // Zero-filled pages have no keys here: they are merged with the zero page.
+/// assert!(keys.inspect(user, &[0; PAGE_SIZE]).is_none());
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Keys {
     hash: PageHash,
@@ -21,13 +57,14 @@ pub struct Keys {
     seed: u64,
 }
 
-/// What tells the keys of a domain from those of others: no other domain has the same.
+/// A number that is mixed into the keys of a domain. No two domains have the same.
 #[derive(Clone, Copy, Debug)]
 pub struct Salt(u64);
 
-/// A sample of a page in a domain, as the index knows it: what [`crate::KsmScanner::glance`] wants.
+/// A sample of a page in a domain, in the form that the index stores: the argument of
+/// [`crate::KsmScanner::glance`].
 ///
-/// The bits of its key from the highest on; the lowest says whether all words of the sample are zero.
+/// The high bits hold the key; the lowest bit is set if all words of the sample are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Glimpse(u64);
 
@@ -47,17 +84,17 @@ impl Glimpse {
     }
 }
 
-/// The keys of a content: what [`crate::KsmScanner::settle`] wants.
+/// The two keys of a content: the argument of [`crate::KsmScanner::settle`].
 #[derive(Clone, Copy, Debug)]
 pub struct Inspected {
-    /// That of a sample.
+    /// The key of its sample.
     pub sample: Key,
-    /// That of the whole content.
+    /// The key of the whole content.
     pub whole: Key,
 }
 
 impl Keys {
-    /// Hashes whole contents with `hash`, and draws the rest from `seed`.
+    /// Makes keys that hash whole contents with `hash`, and derive their secrets from `seed`.
     pub(crate) fn new(hash: HashKind, seed: u64) -> Self {
         Keys {
             hash: PageHash::new(hash, mix(seed ^ 1)),
@@ -66,12 +103,12 @@ impl Keys {
         }
     }
 
-    /// The salt of a domain: to be asked once for many pages.
+    /// The salt of a domain. Compute it once for many pages.
     pub fn salt(&self, domain: Domain) -> Salt {
         Salt(mix(domain.0 ^ self.seed))
     }
 
-    /// Takes a sample of a page in the domain of this salt.
+    /// Samples a page in the domain of this salt.
     #[inline]
     pub fn glimpse<C: Content + ?Sized>(&self, salt: Salt, content: &C) -> Glimpse {
         let sample = self.sampler.of(content);
@@ -79,14 +116,14 @@ impl Keys {
         Glimpse((hash & !Glimpse::BLANK) | u64::from(sample.is_blank))
     }
 
-    /// Looks at a whole content in `domain`; `None`: it is all zeroes.
+    /// Reads a whole content in `domain`; `None` if it is zero-filled.
     pub fn inspect<C: Content + ?Sized>(&self, domain: Domain, content: &C) -> Option<Inspected> {
         let sample = self.sampler.of(content);
         let is_zero = sample.is_blank && content.is_zero();
         (!is_zero).then(|| self.inspected(domain, sample, content))
     }
 
-    /// As [`Self::inspect`], of any content: zeroes are one like others.
+    /// Like [`Self::inspect`], but treats zeroes like any other content.
     pub fn inspect_any<C: Content + ?Sized>(&self, domain: Domain, content: &C) -> Inspected {
         self.inspected(domain, self.sampler.of(content), content)
     }
@@ -102,8 +139,7 @@ impl Keys {
         Inspected { sample, whole }
     }
 
-    /// Whether a page of this content in `domain` has `key`: it may have changed since it was
-    /// looked at.
+    /// Whether this content in `domain` has `key`. A page may have changed since its key was computed.
     pub fn is_of<C: Content + ?Sized>(&self, key: Key, domain: Domain, content: &C) -> bool {
         let sample = self.of_content_sample(domain, content);
         if key.is_whole() {
@@ -127,7 +163,7 @@ impl Keys {
         self.of_sample(domain, self.sampler.of(content))
     }
 
-    /// The key of whole contents in a domain, with a sample of this key.
+    /// The key of a whole content in a domain; `sample` is the key of its sample.
     pub(crate) fn of_whole<C: Content + ?Sized>(
         &self,
         domain: Domain,
@@ -135,7 +171,7 @@ impl Keys {
         content: &C,
     ) -> Key {
         let hash = self.hash.of(content) ^ self.salt(domain).0;
-        // Of the documented hash the upper half is zero.
+        // Mixed, since the upper half of the documented hash is zero.
         Key::of_whole(mix(hash), sample)
     }
 }

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! [`Knobs`]: how a scanner is to work.
+//! [`Knobs`]: the settings of a scanner.
 
 use crate::region::LONGEST_INTERVAL;
 
-/// The most page table entries that may be made to map a shared frame: enough for few copies of what
-/// thousands of processes have. Whatever the limit, [`crate::seats`] bounds what forks make of it.
+/// Largest number of page table entries that merges may map to one shared frame: enough that a content
+/// of thousands of processes needs few copies. Whatever the limit is, [`crate::seats`] bounds what
+/// forks add.
 pub const MOST_PAGE_SHARING: u32 = 1 << 16;
 
-/// How many it is by default. Whoever moves or swaps a shared page looks at each of its mappings, with the page
-/// locked: 3 us each, so that it takes 3 ms in all. The limit costs one page of 1024 at the most.
+/// The default number. To migrate or swap out a shared page, the kernel visits each of its mappings
+/// with the page locked: 3 us each, 3 ms in all. The limit costs at most one page in 1024.
 const PAGE_SHARING: u32 = 1024;
 
 /// The documented settings of a scanner.
@@ -36,12 +37,12 @@ impl Default for Knobs {
 }
 
 impl Knobs {
-    /// Sets how many pages a cycle looks at; 0 means 1.
+    /// Sets the number of pages scanned per cycle; 0 means 1.
     pub fn set_scan_rate(&mut self, pages_per_cycle: u32) {
         self.scan_rate = pages_per_cycle.max(1);
     }
 
-    /// Pages a cycle looks at. Only mainline's may be 0.
+    /// Pages scanned per cycle. Only mainline's setting may be 0.
     pub fn scan_rate(&self) -> u32 {
         self.scan_rate
     }
@@ -56,29 +57,29 @@ impl Knobs {
         self.sleep_ms
     }
 
-    /// Sets how often an unknown content must be seen before it is merged; 0 means 1.
+    /// Sets the number of sightings after which an unknown content is merged; 0 means 1.
     pub fn set_promote_after(&mut self, sightings: u8) {
         self.promote_after = sightings.max(1);
     }
 
-    /// Sightings before an unknown content is merged.
+    /// Number of sightings after which an unknown content is merged.
     pub fn promote_after(&self) -> u8 {
         self.promote_after
     }
 
-    /// Sets how many page table entries may be made to map a shared frame: 2 to
-    /// [`MOST_PAGE_SHARING`], or else what of that is nearest.
+    /// Sets the number of page table entries that merges may map to one shared frame. The value is
+    /// clamped to 2..=[`MOST_PAGE_SHARING`].
     pub fn set_max_page_sharing(&mut self, mappings: u32) {
         self.max_page_sharing = mappings.clamp(2, MOST_PAGE_SHARING);
     }
 
-    /// How many page table entries may be made to map a shared frame.
+    /// Number of page table entries that merges may map to one shared frame.
     pub fn max_page_sharing(&self) -> u32 {
         self.max_page_sharing
     }
 
-    /// Sets within how many passes each page is looked at, at the latest; 1: in every pass. What is
-    /// no power of two, or above [`LONGEST_INTERVAL`], becomes the next lower one, 0 becomes 1.
+    /// Sets the longest interval between two visits of a page, in passes; 1 visits every page in every
+    /// pass. The value is rounded down to a power of two and clamped to 1..=[`LONGEST_INTERVAL`].
     pub fn set_max_interval(&mut self, passes: u8) {
         let mut lower = LONGEST_INTERVAL;
         while lower > 1 && lower > passes {
@@ -87,7 +88,7 @@ impl Knobs {
         self.max_interval = lower;
     }
 
-    /// Within how many passes each page is looked at, at the latest.
+    /// Longest interval between two visits of a page, in passes.
     pub fn max_interval(&self) -> u8 {
         self.max_interval
     }

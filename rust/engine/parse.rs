@@ -1,18 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The text that is written to the knobs.
+//! Parsers for the text written to the knobs.
 //!
-//! What is asked for, optionally followed by one newline; anything else is refused as a whole. The
-//! files with mainline's names take what mainline takes: see [`kstrtoul`], [`kstrtoint`],
-//! [`kstrtobool`] and [`streq_word`].
+//! A knob accepts exactly the expected text, optionally followed by one newline; anything else is an
+//! error. The files with mainline's names accept what mainline accepts: see [`kstrtoul`],
+//! [`kstrtoint`], [`kstrtobool`] and [`streq_word`].
+//!
+//! # Examples
+//!
+//! ```
+//! use engine::parse::{decimal, region, word, Region};
+//!
+//! // `scan_rate`
+//! assert_eq!(decimal(b"100\n", u32::MAX.into()), Some(100));
+//! assert_eq!(decimal(b"+100", u32::MAX.into()), None);
+//!
+//! // `scope`
+//! assert_eq!(word(b"registered\n", &["all", "registered"]), Some(1));
+//!
+//! // `merge_now`
+//! let range = 0x1000..0x3000;
+//! assert_eq!(region(b"42 1000 0x3000"), Some(Region { pid: 42, range }));
+//! assert_eq!(region(b"42 1000 1fff"), None, "not a multiple of the page size");
+//! ```
 
 use crate::content::PAGE_SIZE;
 use core::ops::Range;
 
 /// Parses a decimal number no larger than `max`.
 ///
-/// Returns `None` for an empty string, a sign, a letter, anything before or after the digits but
-/// one newline, and for a number above `max`.
+/// Returns `None` for a number above `max` and for any other text: an empty string, a sign, a letter,
+/// or characters around the digits, except for one newline at the end.
 pub fn decimal(text: &[u8], max: u64) -> Option<u64> {
     number(without_newline(text), 10).filter(|&number| number <= max)
 }
@@ -22,14 +40,14 @@ pub fn decimal(text: &[u8], max: u64) -> Option<u64> {
 pub struct Region {
     /// The process's id.
     pub pid: i32,
-    /// The addresses: a part that begins and ends with a page, or all of them.
+    /// A page-aligned range of addresses, or all addresses.
     pub range: Range<usize>,
 }
 
-/// Parses `PID`, or `PID START END` with addresses as in `/proc/PID/maps`: hexadecimal, with or
-/// without `0x` before them, and multiples of [`PAGE_SIZE`].
+/// Parses `PID`, or `PID START END` with addresses as in `/proc/PID/maps`: hexadecimal, with or without
+/// a leading `0x`, and multiples of [`PAGE_SIZE`].
 ///
-/// Returns `None` for anything else, and where the range is empty.
+/// Returns `None` for anything else, including an empty range.
 pub fn region(text: &[u8]) -> Option<Region> {
     let mut fields = without_newline(text).split(|&byte| byte == b' ');
     let pid = i32::try_from(number(fields.next()?, 10)?).ok()?;
@@ -41,14 +59,14 @@ pub fn region(text: &[u8]) -> Option<Region> {
     is_sound.then_some(Region { pid, range })
 }
 
-/// The address of a page.
+/// Parses the address of a page.
 fn address(text: &[u8]) -> Option<usize> {
     let digits = text.strip_prefix(b"0x").unwrap_or(text);
     let address = usize::try_from(number(digits, 16)?).ok()?;
     (address % PAGE_SIZE == 0).then_some(address)
 }
 
-/// The number that these digits are.
+/// Parses a number that consists of digits only.
 fn number(digits: &[u8], radix: u32) -> Option<u64> {
     if digits.is_empty() {
         return None;
@@ -59,23 +77,23 @@ fn number(digits: &[u8], radix: u32) -> Option<u64> {
     })
 }
 
-/// Finds the word that `text` is among `words` and returns its position.
+/// Returns the position of the word `text` among `words`.
 pub fn word(text: &[u8], words: &[&str]) -> Option<usize> {
     let text = without_newline(text);
     words.iter().position(|word| word.as_bytes() == text)
 }
 
-/// Why a text is no number, to mainline.
+/// The reason why mainline rejects a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misfit {
-    /// It is something else.
+    /// It is no number.
     NoNumber,
-    /// It is too large, or too small.
+    /// It is out of range.
     TooLarge,
 }
 
-/// Parses as the kernel's `kstrtoul()` with base 10, and its kin for smaller types: digits, perhaps
-/// after a plus sign, perhaps followed by one newline. What follows a NUL is no part of it.
+/// Parses a number like the kernel's `kstrtoul()` with base 10 and its variants for smaller types:
+/// digits, optionally after a plus sign, optionally followed by one newline. A NUL ends the text.
 ///
 /// # Errors
 ///
@@ -85,7 +103,8 @@ pub fn kstrtoul(text: &[u8], max: u64) -> Result<u64, Misfit> {
     unsigned(text.strip_prefix(b"+").unwrap_or(text), max)
 }
 
-/// As [`kstrtoul`], by the rules of the kernel's `kstrtoint()`: there may be a minus sign instead.
+/// Parses a number like the kernel's `kstrtoint()`: like [`kstrtoul`], but with a minus sign allowed in
+/// place of the plus sign.
 ///
 /// # Errors
 ///
@@ -112,7 +131,8 @@ fn unsigned(text: &[u8], max: u64) -> Result<u64, Misfit> {
     Ok(number)
 }
 
-/// Parses as the kernel's `kstrtobool()`, which looks at the first letter, or at two after an `o`.
+/// Parses a boolean like the kernel's `kstrtobool()`, which looks at the first letter, or at two after
+/// an `o`.
 pub fn kstrtobool(text: &[u8]) -> Option<bool> {
     let mut letters = c_text(text).iter().map(u8::to_ascii_lowercase);
     match (letters.next()?, letters.next()) {
@@ -122,7 +142,7 @@ pub fn kstrtobool(text: &[u8]) -> Option<bool> {
     }
 }
 
-/// As [`word`], by the rules of the kernel's `sysfs_streq()`: what follows a NUL is no part of it.
+/// Like [`word`], by the rules of the kernel's `sysfs_streq()`: a NUL ends the text.
 pub fn streq_word(text: &[u8], words: &[&str]) -> Option<usize> {
     word(c_text(text), words)
 }

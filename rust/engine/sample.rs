@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Samples of pages: a few words, at places that nobody knows.
+//! Samples of pages: a few words, at secret positions.
 //!
-//! Reading a whole page to hash it costs more than all else that a scanner does with it, and most
-//! pages are like no other. So pages are told apart by a sample first; only those whose samples
-//! are the same are looked at as a whole. That two pages have the same sample decides nothing.
+//! Hashing a whole page costs more than everything else that a scanner does with it, and most pages
+//! equal no other page. So a sample tells pages apart first, and only pages with equal samples are read
+//! as a whole. Equal samples decide nothing by themselves.
 
 use crate::content::Content;
 use crate::content::WORDS;
 use crate::hash::mix;
 use crate::hash::step_keyed;
 
-/// Cache lines of which a sample takes two words each: one in each part of the page.
+/// Number of cache lines of which a sample takes two words each: one in each part of the page.
 const LINES: usize = 4;
-/// Pairs of 64-bit words in a part.
+/// Number of pairs of 64-bit words in a part.
 const PART: u64 = (WORDS / 2 / LINES) as u64;
 
-/// Takes samples. Where from is drawn from the seed, and the hash is keyed by it.
+/// Takes samples. Their positions and the key of their hash are derived from the seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Sampler {
-    /// Pairs of words, by their number in the page.
+    /// Indexes of the sampled pairs of words in the page.
     pairs: [u8; LINES],
     basis: u64,
     multiplier: u64,
@@ -29,12 +29,12 @@ pub struct Sampler {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sample {
     pub(crate) hash: u64,
-    /// Whether all of its words are zero.
+    /// Whether all words of the sample are zero.
     pub(crate) is_blank: bool,
 }
 
 impl Sampler {
-    /// Draws places and key from `seed`.
+    /// Derives positions and key from `seed`.
     pub fn new(seed: u64) -> Self {
         Sampler {
             pairs: core::array::from_fn(|part| pair(part as u64, mix(seed ^ mix(part as u64)))),
@@ -60,7 +60,7 @@ impl Sampler {
     }
 }
 
-/// A pair of words in this part of the page; both are in one cache line.
+/// Index of a pair of words in this part of the page. Both words are in one cache line.
 fn pair(part: u64, random: u64) -> u8 {
     (part * PART + random % PART) as u8
 }

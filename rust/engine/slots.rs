@@ -1,33 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Notes that are left in any context, even in one that interrupts another which leaves or takes one.
+//! A mailbox of short notes that may be left in any context, even in one that interrupts another
+//! context while that leaves or takes a note.
 //!
-//! Nothing is locked and nobody waits: a note goes into the first free slot, or is not left.
+//! There is no lock and no waiting: a note goes into the first free slot, or is dropped if none is
+//! free.
 
-/// An atomic number: the kernel's own, or one with which a test interrupts at each access.
+/// An atomic number: the kernel's own type, or a test's type that interrupts at each access.
 pub trait Word {
-    /// A new one, of the value 0.
+    /// Makes a word with the value 0.
     fn zero() -> Self;
 
-    /// Reads it; later reads and writes happen later.
+    /// Reads the word with acquire ordering: later reads and writes happen after it.
     fn load_acquire(&self) -> usize;
 
-    /// Reads it, in no order.
+    /// Reads the word without ordering.
     fn load_relaxed(&self) -> usize;
 
-    /// Writes it; earlier reads and writes happened earlier.
+    /// Writes the word with release ordering: earlier reads and writes happen before it.
     fn store_release(&self, value: usize);
 
-    /// Writes it, in no order.
+    /// Writes the word without ordering.
     fn store_relaxed(&self, value: usize);
 
-    /// Changes it from `from` to `to` and returns true, or leaves it; later reads and writes happen later.
+    /// Compares and exchanges: if the word is `from`, changes it to `to` with acquire ordering, and
+    /// returns true. Otherwise leaves it and returns false.
     fn exchange_acquire(&self, from: usize, to: usize) -> bool;
 }
 
-/// A place for one note. While its state is [`Self::FREE`], its words are nobody's; while it is
-/// [`Self::TAKEN`], those of the thread that has changed it from `FREE`, which writes them; while it is
-/// [`Self::FULL`], those of the one who takes notes, which reads them.
+/// A place for one note. Its state determines who may access its words: nobody while it is
+/// [`Self::FREE`]; while it is [`Self::TAKEN`], the thread that changed it from `FREE`, which writes
+/// them; while it is [`Self::FULL`], the thread that takes notes, which reads them.
 struct Slot<W> {
     state: W,
     note: [W; 2],
@@ -39,7 +42,7 @@ impl<W: Word> Slot<W> {
     const FULL: usize = 2;
 
     fn new() -> Self {
-        // A new word says `FREE`.
+        // A new word is 0, which is `FREE`.
         Slot {
             state: W::zero(),
             note: [W::zero(), W::zero()],
@@ -47,7 +50,7 @@ impl<W: Word> Slot<W> {
     }
 
     fn fill(&self, note: [usize; 2]) -> bool {
-        // After what was there before has been read.
+        // Acquire: the note that was here before has been read by now.
         if !self.state.exchange_acquire(Self::FREE, Self::TAKEN) {
             return false;
         }
@@ -69,22 +72,22 @@ impl<W: Word> Slot<W> {
     }
 }
 
-/// As many notes as may wait at one time.
+/// A mailbox with room for `COUNT` notes.
 pub struct Slots<W, const COUNT: usize>([Slot<W>; COUNT]);
 
 impl<W: Word, const COUNT: usize> Slots<W, COUNT> {
-    /// Slots without notes.
+    /// Makes an empty mailbox.
     #[expect(clippy::new_without_default)]
     pub fn new() -> Self {
         Slots(core::array::from_fn(|_| Slot::new()))
     }
 
-    /// Leaves a note; false if no slot is free. For any context.
+    /// Leaves a note; returns false if no slot is free. May be called in any context.
     pub fn leave(&self, note: [usize; 2]) -> bool {
         self.0.iter().any(|slot| slot.fill(note))
     }
 
-    /// Takes the notes that were left, each once. For one thread at a time.
+    /// Takes the notes that were left, each once. Must not run in two threads at a time.
     pub fn take(&self) -> impl Iterator<Item = [usize; 2]> + '_ {
         self.0.iter().filter_map(Slot::take)
     }

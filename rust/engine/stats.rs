@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a scanner counts.
+//! Statistics of a scanner.
 
 /// The documented statistics. All counts are in pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KsmStats {
-    /// Shared frames in use: each stands for two or more equal pages, or did so once.
+    /// Shared frames in use. Each stands for two or more equal pages, or once did.
     pub pages_shared: u64,
     /// Mappings of shared frames beyond the first of each: the pages saved.
     pub pages_sharing: u64,
@@ -13,17 +13,17 @@ pub struct KsmStats {
     pub pages_unshared: u64,
     /// Pages looked at since the scanner was made.
     pub pages_scanned: u64,
-    /// `pages_sharing` for every 100 `pages_shared`: how often an average shared frame saves a
-    /// page, in hundredths.
+    /// `pages_sharing` per 100 `pages_shared`: the average number of pages saved by a shared frame, in
+    /// hundredths.
     pub merge_ratio_x100: u64,
 }
 
-/// How many things there are of which size, by powers of two.
+/// A histogram of sizes, with one class for each power of two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Histogram([u64; u32::BITS as usize]);
 
 impl Histogram {
-    /// Counts a thing of this size; nothing, if that is 0.
+    /// Counts an object of this size. Objects of size 0 are not counted.
     pub fn add(&mut self, size: u32) {
         let power = size.checked_ilog2().map(|power| power as usize);
         if let Some(count) = power.and_then(|power| self.0.get_mut(power)) {
@@ -31,8 +31,8 @@ impl Histogram {
         }
     }
 
-    /// The first and the last size of each class, and how many there are of it: up to the class of
-    /// the largest.
+    /// Iterates over the classes up to that of the largest object: first size, last size, number of
+    /// objects.
     pub fn classes(&self) -> impl Iterator<Item = (u32, u32, u64)> + '_ {
         let used = self.0.iter().rposition(|&count| count > 0);
         let used = used.map_or(0, |last| last + 1);
@@ -43,7 +43,7 @@ impl Histogram {
     }
 }
 
-/// `sharing` for every 100 `shared`; 0 where nothing is shared.
+/// `sharing` per 100 `shared`; 0 if nothing is shared.
 pub fn merge_ratio_x100(sharing: u64, shared: u64) -> u64 {
     sharing.saturating_mul(100).checked_div(shared).unwrap_or(0)
 }

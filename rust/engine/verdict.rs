@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the scanner says of a page.
+//! The scanner's decisions on a page.
 
 use crate::ids::Frame;
 use crate::ids::Key;
 
-/// With what a page is to be merged.
+/// What a page is merged with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// A shared frame that holds the content already.
+    /// A shared frame that already holds the content.
     Shared(Frame),
-    /// Another unshared frame that held the content when it was seen last.
+    /// Another unshared frame, which held the content when it was last seen.
     Twin(Frame),
 }
 
 impl Target {
-    /// The frame it is on.
+    /// The frame of the target.
     pub fn frame(self) -> Frame {
         match self {
             Target::Shared(frame) | Target::Twin(frame) => frame,
@@ -23,12 +23,12 @@ impl Target {
     }
 }
 
-/// What to do with a page that was looked at.
+/// What to do with a page that was read as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing: its content is new, or has been seen here only.
+    /// Nothing: its content is new, or was seen on this frame only.
     Wait,
-    /// Nothing yet: its content was seen on another frame, too, but not often enough.
+    /// Nothing yet: its content was also seen on another frame, but not often enough.
     Promising,
     /// All bytes were zero: map the kernel's zero page.
     Zero,
@@ -36,15 +36,15 @@ pub enum Verdict {
     Merge(Key),
 }
 
-/// What a sample of a page says.
+/// What to do with a page that was sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Glance {
-    /// Nothing to do: as [`Verdict::Wait`].
+    /// Like [`Verdict::Wait`].
     Wait,
-    /// As [`Verdict::Promising`].
+    /// Like [`Verdict::Promising`].
     Promising,
-    /// Not enough: call [`crate::KsmScanner::look`].
+    /// The sample is not enough: call [`crate::KsmScanner::look`].
     Look,
-    /// As [`Verdict::Merge`].
+    /// Like [`Verdict::Merge`].
     Merge(Key),
 }
