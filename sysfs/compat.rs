@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `/sys/kernel/mm/ksm_v/compat`: the files of `/sys/kernel/mm/ksm`, for programs that know these.
+//! `/sys/kernel/mm/ksm_v/compat`: the files of `/sys/kernel/mm/ksm`, for programs written for
+//! mainline's KSM.
 //!
-//! Names, texts, defaults and errors are mainline's (`mm/ksm.c`); what they mean here is described in
-//! `Documentation/ABI`.
+//! Names, texts, defaults and errors are those of mainline (`mm/ksm.c`). `Documentation/ABI` describes
+//! what the files mean here.
 
 use super::choices;
 use super::control::number_of;
@@ -22,7 +23,7 @@ use engine::parse::Misfit;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
-/// What the files are about.
+/// The state behind the files.
 pub(super) type Shared = Arc<Daemon>;
 
 const MODES: [Mode; 2] = [Mode::None, Mode::ScanTime];
@@ -165,7 +166,7 @@ const ADVISOR_MAX_CPU: Attribute<Shared> = Attribute::read_write(
     c"advisor_max_cpu",
     |daemon, text| text.line(settings(daemon).advisor.max_cpu),
     |daemon, text| {
-        // As mainline: what is beyond is lost.
+        // As in mainline, the upper bits are lost.
         let percent = long(text)? as u32;
         change(daemon, |mainline| mainline.advisor.max_cpu = percent);
         Ok(())
@@ -261,7 +262,7 @@ const GENERAL_PROFIT: Attribute<Shared> =
         text.line(mainline::general_profit(saved, counts.index_bytes))
     });
 
-/// The settings of these files, in force or not.
+/// The settings of these files, whether in force or not.
 fn settings(daemon: &Shared) -> Mainline {
     daemon.read(|state| state.profiles.mainline)
 }
@@ -279,7 +280,7 @@ fn long(text: &[u8]) -> Result<u64> {
     parse::kstrtoul(text, u64::MAX).map_err(|_| EINVAL)
 }
 
-/// The error of the files in which mainline tells what is out of range from what is no number.
+/// The error of the files for which mainline distinguishes numbers out of range from other text.
 fn errno(misfit: Misfit) -> Error {
     match misfit {
         Misfit::NoNumber => EINVAL,

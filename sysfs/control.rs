@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the scanner does, and how fast.
+//! Files that control what the scanner does, and how fast.
 
 use super::choice;
 use super::choices;
@@ -18,12 +18,12 @@ use engine::pace::Governor;
 use engine::region::LONGEST_INTERVAL;
 use kernel::prelude::*;
 
-/// The settings of this directory, in force or not.
+/// The settings of this directory, whether in force or not.
 pub(super) fn own(scand: &Scand) -> Settings {
     scand.daemon().read(|state| state.profiles.own)
 }
 
-/// What a number stands for that is written to `run`.
+/// The meaning of a number written to `run`.
 pub(super) fn run_of(number: u32) -> Run {
     match number {
         0 => Run::Stop,
@@ -32,7 +32,7 @@ pub(super) fn run_of(number: u32) -> Run {
     }
 }
 
-/// The number that stands for it.
+/// The number that `run` shows.
 pub(super) fn number_of(run: Run) -> u32 {
     match run {
         Run::Stop => 0,

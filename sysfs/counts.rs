@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the scanner has done.
+//! Files that show what the scanner has done.
 //!
-//! Everybody may read these files, in constant time: as of the last pass, or the last change of `run`.
-//! Who may write to them gets exact counts, for which all shared pages and processes are asked.
+//! Everybody may read these files. Reads take constant time and return counts as of the last pass, or
+//! of the last change of `run`. Readers that may also write to the files get exact counts, for which
+//! all shared pages and processes are visited.
 
 use super::Scand;
 use crate::mm::zero;
@@ -54,7 +55,8 @@ pub(super) const MERGE_RATIO_X100: Attribute<Scand> =
 pub(super) const ZERO_PAGES: Attribute<Scand> =
     Attribute::read_only(c"zero_pages", |_, text| text.line(zero_pages()));
 
-/// Zero pages that stand for merged ones: exactly, for who may have all processes asked.
+/// Number of zero pages that stand for merged pages. Exact if the reader is privileged, since this
+/// visits all processes.
 pub(super) fn zero_pages() -> u64 {
     if is_privileged() {
         zero::count()

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The knobs and counts under `/sys/kernel/mm/ksm_v`; each is described in `Documentation/ABI`.
+//! The knobs and counts under `/sys/kernel/mm/ksm_v`. `Documentation/ABI` describes each.
 //!
-//! - [`control`]: what the scanner does
+//! - [`control`]: what the scanner does, and how fast
 //! - [`policy`]: what it may merge
 //! - [`counts`]: what it has done
-//! - [`compat`]: all of that by mainline KSM's names, in a directory of its own
+//! - [`compat`]: the same under mainline KSM's names, in a directory of its own
 
 mod compat;
 mod control;
@@ -21,10 +21,10 @@ use crate::threads::Threads;
 use core::fmt::Write;
 use kernel::prelude::*;
 
-/// What the files are about: the scanner and its threads.
+/// The state behind the files: the scanner and its threads.
 type Scand = Pin<KBox<Threads>>;
 
-/// The directories; dropping them removes the files, and then stops the threads.
+/// The directories. Dropping them removes the files, and then stops the threads.
 pub(crate) struct Knobs {
     _tree: Tree<Scand, compat::Shared>,
 }
@@ -86,7 +86,7 @@ fn number(text: &[u8], max: u32) -> Result<u32> {
     u32::try_from(number).map_err(|_| EINVAL)
 }
 
-/// Writes all names, the chosen one in brackets, as `/sys/kernel/mm/transparent_hugepage` does.
+/// Writes all names, the chosen one in brackets, like `/sys/kernel/mm/transparent_hugepage` does.
 fn choices<T: PartialEq>(text: &mut Text<'_>, values: &[T], names: &[&str], chosen: T) -> Result {
     let mut separator = "";
     for (value, name) in values.iter().zip(names) {
@@ -101,7 +101,7 @@ fn choices<T: PartialEq>(text: &mut Text<'_>, values: &[T], names: &[&str], chos
     text.line("")
 }
 
-/// The value whose name is written.
+/// Returns the value whose name is `text`.
 fn choice<T: Copy>(text: &[u8], values: &[T], names: &[&str]) -> Result<T> {
     let position = engine::parse::word(text, names).ok_or(EINVAL)?;
     values.get(position).copied().ok_or(EINVAL)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the scanner may merge: `scope`, `domain`.
+//! Files that control what the scanner may merge: `scope` and `domain`.
 
 use super::choice;
 use super::choices;
