@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Regions, of which some are visited less often than others.
+//! Tests of regions, some of which are visited less often than others.
 
 use engine::region::middle;
 use engine::region::Outcome;
@@ -13,7 +13,7 @@ use model::memory::Plan as MemoryPlan;
 
 const PATIENCE: u8 = 3;
 const PAGES: u16 = 512;
-/// Which pages are mapped, as long as it does not matter.
+/// A digest of mapped pages, for tests in which it does not matter.
 const SAME: u32 = 1;
 
 const IN_VAIN: Outcome = Outcome {
@@ -23,13 +23,13 @@ const IN_VAIN: Outcome = Outcome {
     is_promising: false,
 };
 
-/// All pages were merged before.
+/// A visit that found all pages merged.
 const MERGED: Outcome = Outcome {
     found_merged: PAGES,
     ..IN_VAIN
 };
 
-/// How a region is found.
+/// How the scanner finds a region.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     TooEarly,
@@ -63,12 +63,12 @@ impl Passes {
         }
     }
 
-    /// Comes to a region; true if it is visited, with this outcome then.
+    /// Reaches a region and visits it with this outcome if it is due. Returns whether it was visited.
     fn comes_to(&mut self, id: u64, digest: u32, outcome: Outcome) -> bool {
         self.finds(id, digest, outcome) != Found::TooEarly
     }
 
-    /// As above, and says whether the region was settled.
+    /// Like [`Self::comes_to`], but also returns whether the region was settled.
     fn finds(&mut self, id: u64, digest: u32, outcome: Outcome) -> Found {
         let plan = self.plan();
         let visit = self.regions.recall(RegionId(id), &plan).visit(|| digest);
@@ -90,7 +90,7 @@ impl Passes {
         self.pass += 1;
     }
 
-    /// The passes of the next `count` in which a region is visited, if each visit has this outcome.
+    /// Those of the next `count` passes in which a region is visited, if each visit has this outcome.
     fn visits(&mut self, count: u64, outcome: Outcome) -> Vec<u64> {
         let mut visited = Vec::new();
         for _ in 0..count {
@@ -141,7 +141,8 @@ fn other_pages_in_a_barren_region_bring_a_visit_at_once() {
     assert!(passes.comes_to(1, SAME, IN_VAIN));
 }
 
-/// What thrashes always has other pages: as they are merged, and as they are copied again.
+/// A thrashing region always has other pages mapped: merging replaces them, and copying replaces them
+/// again.
 #[test]
 fn thrashing_regions_are_visited_less_often_whatever_is_mapped() {
     let mut passes = Passes::new(8);
@@ -164,7 +165,7 @@ fn thrashing_regions_are_visited_less_often_whatever_is_mapped() {
 fn merges_that_last_are_no_thrashing() {
     let mut passes = Passes::new(8);
     for visit in 0..40 {
-        // One of four is broken each time.
+        // One page of four is broken each time.
         let outcome = Outcome {
             found_merged: visit * 3,
             merged: 4,
@@ -200,7 +201,7 @@ fn all_regions_meet_in_the_passes_of_the_longest_interval() {
     let mut passes = Passes::new(8);
     let mut met = Vec::new();
     for pass in 0..64u64 {
-        // One more region in each pass.
+        // Each pass reaches one more region.
         let visited: Vec<u64> = (0..=pass)
             .filter(|&id| passes.comes_to(id, SAME, IN_VAIN))
             .collect();
@@ -236,7 +237,7 @@ fn a_region_without_pages_to_merge_is_barren() {
     };
     let mut barren = Passes::new(8);
     assert_eq!(passes.visits(40, empty), barren.visits(40, IN_VAIN));
-    // Whatever is mapped there then may be pages to merge.
+    // The newly mapped pages may be mergeable.
     assert!(passes.comes_to(0, SAME + 1, empty));
 }
 
@@ -262,7 +263,7 @@ fn what_can_not_be_remembered_is_visited() {
         .is_some());
 }
 
-/// Comes to a region that is due in each pass, in `passes.pass` and the next ones, with these digests.
+/// Reaches a region that is due in each pass, in `passes.pass` and the next ones, with these digests.
 fn in_each_pass(passes: &mut Passes, digests: &[u32], outcome: Outcome) -> Vec<Found> {
     let mut found = Vec::new();
     for &digest in digests {
@@ -308,8 +309,8 @@ fn settled_regions_are_looked_at_every_sixteen_passes() {
     assert_eq!((0..40).filter(looked_at).collect::<Vec<_>>(), [0, 1, 16, 32]);
 }
 
-/// A settled visit does not count pages, and must not forget how many were merged: else merging one
-/// more would look like thrashing, or a broken one like none.
+/// A settled visit does not count pages, but must not forget how many were merged. Otherwise one more
+/// merge would look like thrashing, or a broken page would look like none.
 #[test]
 fn a_settled_region_is_visited_as_seldom_as_any_barren_one() {
     let mut passes = Passes::new(8);
@@ -321,7 +322,7 @@ fn a_settled_region_is_visited_as_seldom_as_any_barren_one() {
     };
     assert_eq!(passes.finds(1, SAME + 1, one_more), Found::Due);
     passes.next();
-    // It was no thrashing: the next visit is in the next pass.
+    // This was no thrashing: the next visit is in the next pass.
     assert_eq!(passes.finds(1, SAME + 2, MERGED), Found::Due);
 }
 
@@ -330,7 +331,7 @@ fn an_area_is_parted_where_a_region_begins() {
     const REGION: usize = 512 * 4096;
     for (rest, expected) in [
         (0..8 * REGION, Some(4 * REGION)),
-        // Rather too early than too late, and never at an end.
+        // Rather too early than too late, and never at either end.
         (0..3 * REGION, Some(REGION)),
         (REGION - 4096..REGION + 4096, Some(REGION)),
         (5 * REGION + 4096..7 * REGION, Some(6 * REGION)),
