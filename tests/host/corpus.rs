@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Every input that fuzzing has found worth keeping, and every one that once failed, once more.
+//! Replays every input that fuzzing found worth keeping, and every input that once failed.
 
 use model::fuzz;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 
-/// The inputs of a target, kept by `scripts/fuzz`.
+/// The inputs of a target, stored by `scripts/fuzz`.
 fn corpus(target: &str) -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../fuzz/corpus")

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of how long a pass waits for areas that their processes are changing.
+//! Tests of how long a pass waits for locked VMAs.
 
 use engine::delay::Delays;
 
-/// The pauses for one place that is never to be had.
+/// The pauses for one place that stays locked.
 fn pauses(delays: &mut Delays) -> Vec<u32> {
     (0..=u8::MAX)
         .map_while(|times| delays.put_off(times))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of when the batches of the LRU lists are emptied.
+//! Tests of when the LRU batches are drained.
 
 use engine::drain::Drains;
 

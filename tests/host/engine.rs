@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of the engine against models of it, and of its documented API.
+//! Tests of the engine against models, and of its documented API.
 //!
-//! - [`api`]: what the documentation of `KsmScanner` promises, one test a sentence
+//! - [`api`]: the promises of `KsmScanner`'s documentation, one test per sentence
 //! - [`rules`]: the rules beyond it, each in the smallest story that shows it
 //! - [`stories`]: random stories of a whole machine, where every answer is checked against a plain
 //!   scanner of hash maps, and against the machine itself
 //! - [`table`]: the hash table against `HashMap`
-//! - [`flooding`]: pages that somebody makes to collide
-//! - [`seats`]: how many pages one shared frame may take
-//! - [`property`]: how properties are run
+//! - [`flooding`]: pages that were made to collide
+//! - [`seats`]: the number of pages that may be merged into one shared frame
+//! - [`property`]: how properties are checked
 
 #[path = "engine/api.rs"]
 mod api;

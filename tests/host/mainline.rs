@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of mainline's settings and counts, and of its advisor against the formulas of `mm/ksm.c`,
-//! written out once more as they are there.
+//! Tests of mainline's settings and counts, and of its advisor against a transcript of the formulas in
+//! `mm/ksm.c`.
 
 use engine::advisor::Advisor;
 use engine::advisor::Mode;
@@ -28,7 +28,7 @@ fn advisor(target_scan_time: u64, max_cpu: u32, max_pages: u64) -> Advisor {
     advisor
 }
 
-/// `struct advisor_ctx`, and what `scan_time_advisor()` reads and writes besides.
+/// `struct advisor_ctx`, and the other values that `scan_time_advisor()` reads and writes.
 #[derive(Default)]
 struct Ctx {
     scan_time: u64,
@@ -179,15 +179,15 @@ fn stats(pages_shared: u64, pages_sharing: u64) -> KsmStats {
 fn volatile_is_what_was_met_and_is_nothing_else() {
     let mut passes = Passes::default();
     assert_eq!(passes.pages_volatile(0, 0, &stats(0, 0)), 0);
-    // The first pass has met 30 so far.
+    // The first pass has seen 30 pages so far.
     assert_eq!(passes.pages_volatile(30, 0, &stats(1, 4)), 25);
     passes.end_pass(100, true);
     assert_eq!(passes.pages_volatile(100, 20, &stats(1, 9)), 70);
-    // The second has met fewer so far.
+    // The second pass has seen fewer so far.
     assert_eq!(passes.pages_volatile(130, 20, &stats(1, 9)), 70);
     passes.end_pass(150, true);
     assert_eq!(passes.pages_volatile(150, 20, &stats(1, 9)), 20);
-    // Counts change at different moments: never negative.
+    // The counts are read at different moments, but the result is never negative.
     assert_eq!(passes.pages_volatile(150, 50, &stats(10, 90)), 0);
     passes.reset(170);
     assert_eq!(passes.pages_volatile(170, 0, &stats(0, 0)), 0);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of pacing: a scanner is simulated that always wants to run, and rests as it is told.
+//! Tests of pacing. They simulate a scanner that always wants to run, and rests as it is told.
 
 use engine::pace::Account;
 use engine::pace::Cause;
@@ -15,8 +15,8 @@ use proptest::proptest;
 
 const MS: u64 = 1_000_000;
 
-/// Runs for `bursts`, each followed by the rest that the pacer asks for and `late` more; returns
-/// the clocks.
+/// Runs for `bursts`, each followed by the rest that the pacer asks for and `late` more. Returns the
+/// clocks.
 fn run(pacer: &Pacer, bursts: &[u64], late: u64) -> Clocks {
     let (mut account, mut clocks) = (Account::default(), Clocks::default());
     account.rest(pacer, clocks);
@@ -62,7 +62,7 @@ fn the_whole_share_is_used() {
     }
 }
 
-/// A machine that sleeps for a year must not make up for that.
+/// A machine that slept for a year must not make up for it.
 #[test]
 fn little_is_saved_up_while_nothing_runs() {
     let (pacer, mut account) = (paced(50), Account::default());
@@ -211,7 +211,7 @@ fn by_hand_the_governor_has_no_say() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
-    /// But for one burst that has begun, and what was saved up.
+    /// Apart from one burst that has begun, and the saved credit.
     #[test]
     fn the_share_is_never_exceeded(
         percent in 1..=99u8,

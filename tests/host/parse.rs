@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of the texts that knobs accept and refuse: a table of both, and random texts against
-//! the standard library's parser.
+//! Tests of the texts that knobs accept and reject: a table of both, and random texts against the
+//! standard library's parser.
 
 use engine::parse::decimal;
 use engine::parse::kstrtobool;
@@ -109,7 +109,7 @@ fn a_page_of_text_is_read_to_its_end() {
         assert_eq!(decimal(&[octet; 4096], u64::MAX), None, "{octet}");
         assert_eq!(word(&[octet; 4096], &WORDS), None, "{octet}");
     }
-    // Leading zeros are no overflow, however many they are.
+    // Any number of leading zeros is no overflow.
     let mut text = [b'0'; 4096];
     assert_eq!(decimal(&text, 0), Some(0));
     text[4095] = b'5';

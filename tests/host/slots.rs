@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Notes that are left while others are left or taken: each access of a word is interrupted once by all
-//! of what may come in between, so that each order of the two is tried.
+//! Tests of notes that are left while others are left or taken. Each access of a word is interrupted
+//! once by everything that may come in between, so each order of the two is tried.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -18,7 +18,7 @@ type Notes = Vec<[usize; 2]>;
 type Interruption = Box<dyn FnOnce()>;
 
 thread_local! {
-    /// After how many accesses what is to be done.
+    /// The number of accesses before an interruption, and what it does.
     static PENDING: RefCell<Option<(usize, Interruption)>> = const { RefCell::new(None) };
 }
 
@@ -26,7 +26,7 @@ thread_local! {
 struct Interrupted(Cell<usize>);
 
 impl Interrupted {
-    /// Is called before each access.
+    /// Called before each access.
     fn access(&self) -> &Cell<usize> {
         let due = PENDING.with_borrow_mut(|pending| match pending {
             Some((0, _)) => pending.take().map(|(_, act)| act),
@@ -79,8 +79,8 @@ fn slots() -> &'static Slots<Interrupted, COUNT> {
     Box::leak(Box::new(Slots::new()))
 }
 
-/// Does `act` with new slots that hold `before`, interrupted by `other` at each access in turn. Returns
-/// all notes that were taken then or are left, sorted, of each run.
+/// Runs `act` on new slots that hold `before`, interrupted by `other` at each access in turn. Returns
+/// for each run all notes that were taken during it or left after it, sorted.
 fn interrupt(
     before: &[[usize; 2]],
     act: fn(&Slots<Interrupted, COUNT>) -> Notes,
@@ -122,7 +122,7 @@ fn take(slots: &Slots<Interrupted, COUNT>) -> Notes {
 }
 
 fn expect_each(runs: &[Notes], notes: &[[usize; 2]]) {
-    // Four at the least: the state twice, and two words.
+    // At least four: the state twice, and two words.
     assert!(runs.len() >= 4, "{} runs", runs.len());
     for (accesses, run) in runs.iter().enumerate() {
         assert_eq!(run, notes, "interrupted before access {accesses}");

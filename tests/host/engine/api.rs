@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The documented API of `KsmScanner`, as someone who has read only its documentation uses it.
+//! Tests of the documented API of `KsmScanner`, written from its documentation only.
 
 use engine::stats::merge_ratio_x100;
 use engine::stats::Histogram;
@@ -15,7 +15,7 @@ type KsmScanner = engine::KsmScanner<Memory>;
 const A: Letter = Letter(2);
 const B: Letter = Letter(3);
 
-/// A scanner for which frames 1 to `pages` held content `A`, one after the other.
+/// A scanner that has scanned frames 1 to `pages`, all with content `A`.
 fn scanner_of_equal_pages(pages: u64) -> KsmScanner {
     let mut scanner = KsmScanner::new();
     for frame in 1..=pages {
@@ -116,7 +116,8 @@ fn a_shared_page_is_not_merged_with_itself() {
     assert_eq!(after.pages_sharing, before.pages_sharing);
 }
 
-/// It was taken for one more page of its content once it was full and another had begun anew.
+/// Regression test: once the shared page was full and its content had a new entry, the page itself was
+/// taken for one more page of its content.
 #[test]
 fn a_full_shared_page_is_not_merged_with_the_next_of_its_content() {
     let mut scanner = KsmScanner::new();

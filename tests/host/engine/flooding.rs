@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages that somebody makes to collide who knows the code, but not the seed.
+//! Pages that an attacker makes to collide, who knows the code but not the seed.
 //!
-//! Each family is made so that many of its pages have one hash in a hash that is weak in one way,
-//! whatever that starts from: word-wise FNV-1a, a sum or an exclusive or of words, lanes that can
-//! be exchanged. In the scanner's index, each must have a key of its own, and be found as fast as
-//! pages of random words.
+//! Each family of pages is made for one weakness of a hash: many of its pages collide in a hash with
+//! this weakness, whatever its initial value is. The weaknesses are word-wise FNV-1a, a sum or an
+//! exclusive or of words, and lanes that can be exchanged. In the scanner's index, each page must have
+//! a key of its own, and be found as fast as pages of random words.
 
 use crate::property;
 use engine::content::WORDS;
@@ -21,18 +21,18 @@ use proptest::prelude::any;
 use std::cell::Cell;
 use std::collections::HashSet;
 
-/// Pages of a family.
+/// Number of pages of a family.
 const PAGES: u64 = 1 << BITS;
-/// Choices that a page of most families is made of: each is made or not.
+/// Number of choices that make a page of most families: each change is made or not.
 const BITS: u32 = 9;
 /// Lanes of the wide hash.
 const LANES: usize = 8;
-/// Words that the lanes take in one step, two each: words `i` and `i + ROW` go into one lane.
+/// Number of words that all lanes take in one step, two each: words `i` and `i + ROW` go into one lane.
 const ROW: usize = 2 * LANES;
-/// Seeds that are tried in a run, drawn anew in each.
+/// Number of seeds tried in a run, newly drawn in each run.
 const SEEDS: u32 = 6;
 
-/// The words of a page, by its number in the family.
+/// The words of a page, given its number in the family.
 type Family = fn(u64) -> [u64; WORDS];
 
 const FAMILIES: [(&str, Family); 14] = [
@@ -55,7 +55,7 @@ const FAMILIES: [(&str, Family); 14] = [
     ("one word that is not zero", single),
 ];
 
-/// A page that nothing is special about, and its words.
+/// An ordinary page, and its words.
 fn base() -> [u64; WORDS] {
     std::array::from_fn(|index| mix(index as u64 + 1))
 }
@@ -64,7 +64,7 @@ fn chosen(page: u64) -> impl Iterator<Item = usize> {
     (0..BITS as usize).filter(move |bit| (page >> bit) & 1 == 1)
 }
 
-/// The base, where `change` has been made for each choice of the page.
+/// The base page with `change` made for each choice of the page.
 fn changed(page: u64, change: impl Fn(&mut [u64; WORDS], usize)) -> [u64; WORDS] {
     let mut words = base();
     chosen(page).for_each(|choice| change(&mut words, choice));
@@ -75,7 +75,7 @@ fn random(page: u64) -> [u64; WORDS] {
     std::array::from_fn(|index| mix((page << 32) | index as u64))
 }
 
-/// Two changes of the highest bit cancel out where only the low half of a product is kept.
+/// Two changes of the highest bit cancel out if only the low half of a product is kept.
 fn highest_bits(page: u64) -> [u64; WORDS] {
     changed(page, |words, choice| {
         words[2 * choice * ROW] ^= 1 << 63;
@@ -103,7 +103,7 @@ fn exchanged_in_step(page: u64) -> [u64; WORDS] {
     })
 }
 
-/// What is added at the top stays at the top, and is taken away there again.
+/// A change added at the top stays at the top, and is subtracted there again.
 fn high_multiples(page: u64) -> [u64; WORDS] {
     changed(page, |words, choice| {
         let change = 3 << 60;
@@ -119,11 +119,11 @@ fn exchanged_in_lane(page: u64) -> [u64; WORDS] {
     })
 }
 
-/// Two whole lanes change places, three choices each being one of eight orders.
+/// Two whole lanes change places; three choices together select one of eight orders.
 fn exchanged_lanes(page: u64) -> [u64; WORDS] {
     changed(page, |words, choice| {
         let (from, to) = (choice % LANES, (choice * choice + 1) % LANES);
-        // Only from some row on, so that no two choices undo each other.
+        // Only from some row on, so that no two choices cancel each other.
         for row in choice..WORDS / ROW {
             for word in 0..2 {
                 words.swap(row * ROW + 2 * from + word, row * ROW + 2 * to + word);
@@ -140,8 +140,8 @@ fn exchanged_rows(page: u64) -> [u64; WORDS] {
     })
 }
 
-/// Collisions of FNV-1a with its public basis and prime: the state after the two first words of
-/// a lane is that of the base.
+/// Collisions of FNV-1a with its public basis and prime: after the first two words of a lane, the state
+/// is the state of the base.
 fn made_up_for(page: u64) -> [u64; WORDS] {
     const PRIME: u64 = 0x0000_0100_0000_01b3;
     const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
@@ -160,7 +160,7 @@ fn made_up_in_sum(page: u64) -> [u64; WORDS] {
     words
 }
 
-/// Also the two's complement of what a product is made of, up to one.
+/// Also the two's complement, up to one, of a factor of a product.
 fn inverted(page: u64) -> [u64; WORDS] {
     changed(page, |words, choice| {
         words[2 * choice * ROW] = !words[2 * choice * ROW];
@@ -190,7 +190,7 @@ fn the_pages_of_a_family_differ() {
     }
 }
 
-/// The documented call merges what has one key: it compares no bytes.
+/// The documented call merges pages with equal keys: it compares no bytes.
 #[test]
 fn no_two_pages_have_one_key() {
     property::holds(SEEDS, any::<u64>(), |seed| {
@@ -206,11 +206,11 @@ fn no_two_pages_have_one_key() {
 }
 
 thread_local! {
-    /// How often the key of an entry was looked at.
+    /// Number of reads of an entry's key.
     static PROBES: Cell<u32> = const { Cell::new(0) };
 }
 
-/// An entry that is found as those of the index are, and counts how often it is looked at.
+/// An entry that is found like an entry of the index, and counts reads of its key.
 #[derive(Clone, Copy, Default)]
 struct Probe {
     key: u64,
@@ -232,7 +232,7 @@ impl Entry for Probe {
     }
 }
 
-/// Slots that are looked at until all pages of a family are in a table and were found again.
+/// Number of slots read to insert all pages of a family into a table and to find them again.
 fn probes(seed: u64, family: Family) -> u32 {
     let hash = PageHash::new(HashKind::Wide, seed);
     let mut table = Table::<Probe, Memory>::new();

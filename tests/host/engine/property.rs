@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How a property is checked: random cases, the failing one made as small as possible.
+//! Checks a property on random cases, and shrinks a failing case.
 
 use proptest::strategy::Strategy;
 use proptest::test_runner::Config;
 use proptest::test_runner::TestRunner;
 
-/// Runs `check`, which panics where the property does not hold, on `cases` values of `strategy`.
+/// Runs `check`, which panics if the property does not hold, on `cases` values of `strategy`.
 ///
-/// The smallest failing value found is printed. It is not kept in a file: it belongs, spelt out,
-/// into a test of its own.
+/// Prints the smallest failing value it finds. The value is not stored in a file: it belongs, spelt
+/// out, in a test of its own.
 pub fn holds<S: Strategy>(cases: u32, strategy: S, check: impl Fn(S::Value)) {
     let config = Config {
         cases,

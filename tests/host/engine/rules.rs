@@ -19,7 +19,7 @@ use model::memory::Plan;
 use std::collections::HashMap;
 use std::collections::HashSet;
 
-/// A content that differs from others everywhere, by its number.
+/// A content that differs from other such contents in every word, by its number.
 #[derive(Clone, Copy)]
 struct Plain(u64);
 
@@ -29,7 +29,7 @@ impl engine::Content for Plain {
     }
 }
 
-/// A content that differs from others of its kind in its last word.
+/// A content that differs from other such contents only in its last word.
 #[derive(Clone, Copy)]
 struct Alike(u64);
 
@@ -59,7 +59,7 @@ fn scanner_with(plan: Plan, promote_after: u8) -> KsmScanner<Memory> {
     scanner
 }
 
-/// Scans a page of content `A` in domain `D`; true where it is to be merged.
+/// Scans a page of content `A` in domain `D`; returns whether it is to be merged.
 fn merges(scanner: &mut KsmScanner<Memory>, frame: u64) -> bool {
     matches!(scanner.scan(Frame(frame), D, &A), Verdict::Merge(_))
 }
@@ -71,7 +71,7 @@ fn key(verdict: Verdict) -> Key {
     }
 }
 
-/// Makes the shared frame `shared` of two pages of this key; whether it is in the stable set.
+/// Makes the shared frame `shared` from two pages of this key; returns whether it is in the stable set.
 fn make(scanner: &mut KsmScanner<Memory>, key: Key, domain: Domain, shared: u64) -> bool {
     assert!(scanner.announce(Frame(shared), 1));
     scanner.made(key, Frame(shared), domain, 2)
@@ -126,7 +126,8 @@ fn the_same_frame_counts_once_in_every_pass() {
     assert!(merges(&mut scanner, 2));
 }
 
-/// A frame was taken for one met before in the pass where another frame of its content had been.
+/// A frame was mistaken for one met before in the pass, although another frame of its content had been
+/// met.
 #[test]
 fn a_frame_counts_in_a_pass_whichever_frame_was_met_before_it() {
     let mut scanner = scanner(4);
@@ -189,7 +190,7 @@ fn domains_share_nothing() {
     assert_eq!(scanner.scan(Frame(6), D, &B), Verdict::Merge(key));
 }
 
-/// A domain whose contents have the same keys as those of `domain`: keys are shorter than salts.
+/// A domain whose contents have the same keys as in `domain`: keys are shorter than salts.
 fn domain_of_the_same_keys(domain: Domain, seed: u64) -> Domain {
     let secret = mix(seed);
     Domain(unmix(mix(domain.0 ^ secret) ^ 2) ^ secret)
@@ -235,7 +236,8 @@ fn colliding_pages() -> ([u8; PAGE_SIZE], [u8; PAGE_SIZE]) {
     unreachable!("there are more pages than hashes")
 }
 
-/// What differs may have one key in the bytewise hash; the caller, who compares, says so.
+/// Different contents may have one key in the bytewise hash. The caller, which compares them, reports
+/// that.
 #[test]
 fn a_collision_is_refuted_and_forgotten() {
     let (one, other) = colliding_pages();
@@ -266,7 +268,7 @@ fn a_collision_is_refuted_and_forgotten() {
     assert_eq!(wide.scan(Frame(2), D, &other), Verdict::Wait);
 }
 
-/// Has pages of one sample known by the whole of their contents; `one` is on frame 1.
+/// Makes pages with one sample known by their whole contents; `one` is on frame 1.
 fn tell_apart(scanner: &mut KsmScanner<Memory>, one: &[u8; PAGE_SIZE], other: &[u8; PAGE_SIZE]) {
     scanner.scan(Frame(1), D, one);
     let sample = key(scanner.scan(Frame(2), D, other));
@@ -277,7 +279,7 @@ fn tell_apart(scanner: &mut KsmScanner<Memory>, one: &[u8; PAGE_SIZE], other: &[
 
 // Samples.
 
-/// They are compared once, and known by the whole of their contents from then on.
+/// The pages are compared once, and known by their whole contents from then on.
 #[test]
 fn pages_of_one_sample_are_told_apart() {
     let mut scanner = scanner(2);
@@ -329,13 +331,13 @@ fn a_shared_frame_is_found_by_its_whole_content_where_its_sample_is_not_enough()
     assert_eq!(scanner.scan(Frame(3), D, &Alike(3)), Verdict::Wait);
     let whole = key(scanner.scan(Frame(4), D, &Alike(1)));
     assert_eq!(scanner.target(whole, D), Some(Target::Shared(Frame(10))));
-    // It takes its content along under the new key.
+    // A recount removes its content under the new key, too.
     scanner.recount(|_| None);
     assert_eq!(scanner.target(whole, D), None);
 }
 
-/// Once it was forgotten that its sample is not enough, equal pages got a second frame: the soak
-/// suite `many_sharers` found them on two, with writers changing words outside the sample.
+/// Once the engine had forgotten that the sample is ambiguous, equal pages got a second frame. The soak
+/// suite `many_sharers` found this, with writers changing words outside the sample.
 #[test]
 fn a_shared_frame_known_by_its_whole_content_stays_the_only_one() {
     let mut scanner = scanner(1);
@@ -354,7 +356,7 @@ fn a_shared_frame_known_by_its_whole_content_stays_the_only_one() {
     assert_eq!(scanner.glance(Frame(30), glimpse), Glance::Wait);
 }
 
-/// Two threads: one merges by the sample just after another has merged by the whole content.
+/// Two threads race: one merges by the sample just after the other has merged by the whole content.
 #[test]
 fn a_frame_that_is_told_apart_late_displaces_no_other_of_its_content() {
     let mut scanner = scanner(2);
@@ -370,9 +372,9 @@ fn a_frame_that_is_told_apart_late_displaces_no_other_of_its_content() {
     assert_eq!(scanner.target(whole, D), Some(Target::Shared(Frame(20))));
 }
 
-/// Pages that were being filled when they were looked at had a common sample, and equal contents
-/// when they were compared: the shared frame got a key by which nobody found it, and equal pages
-/// a second frame. The soak suite `many_sharers` found them on two, again.
+/// Pages that were being filled when they were scanned had a common sample, and equal contents when
+/// they were compared. So the shared frame got a key by which it could not be found, and equal pages
+/// got a second frame. The soak suite `many_sharers` found this, too.
 #[test]
 fn a_page_that_changed_after_it_was_looked_at_is_not_of_its_key() {
     let mut scanner = scanner(2);
@@ -397,7 +399,7 @@ fn a_page_that_changed_after_it_was_looked_at_is_not_of_its_key() {
     assert!(!scanner.keys().is_of(whole, D, &one));
 }
 
-/// That its twin has another content by now says nothing about the sample.
+/// A twin whose content has changed says nothing about the sample.
 #[test]
 fn a_sample_is_enough_still_where_a_twin_has_changed() {
     let mut scanner = scanner(2);
@@ -433,7 +435,7 @@ fn contents_are_remembered_until_the_next_visit() {
             scanner.end_pass(|_| None);
             assert_eq!(scanner.get_stats().pages_unshared, 1);
         }
-        // Seen elsewhere in the last pass, it is remembered for one more, and no longer.
+        // The content was seen elsewhere in the last pass, so it is remembered for exactly one more.
         assert!(merges(&mut scanner, 2));
         for kept in [1, 0] {
             scanner.end_pass(|_| None);
@@ -467,7 +469,7 @@ fn pages_seen_twice_are_promising_until_they_are_merged() {
     assert!(matches!(scan(3), Verdict::Merge(_)));
 }
 
-/// The lowest bits of a hash choose its slot: they must depend on the highest bits of a page.
+/// The lowest bits of a hash select its slot, so they must depend on the highest bits of a page.
 #[test]
 fn wide_hash_spreads_high_bits() {
     struct HighBits(u64);
@@ -484,7 +486,7 @@ fn wide_hash_spreads_high_bits() {
     let slots: HashSet<u64> = (0..2048)
         .map(|bits| hash.of(&HighBits(bits)) % 4096)
         .collect();
-    // 1612 are to be expected of 2048 random ones, give or take 18.
+    // For 2048 random hashes, 1612 are expected, plus or minus 18.
     assert!(slots.len() > 1500, "{} slots of 4096", slots.len());
 }
 
@@ -519,7 +521,7 @@ fn a_shared_frame_that_is_gone_takes_its_content_along() {
     }
 }
 
-/// Whoever counts them lets go of the scanner now and then, which goes on merging.
+/// A reader of the frames releases the scanner now and then, which goes on merging.
 #[test]
 fn each_shared_frame_is_met_once_whatever_comes_and_goes() {
     const FIRST: u64 = 1000;
@@ -575,7 +577,7 @@ fn a_frame_number_used_again_is_a_new_frame() {
     assert_eq!(scanner.get_stats().pages_shared, 1);
 }
 
-/// Merging it may fail, of which nobody tells.
+/// The merge may fail without a report to the engine.
 #[test]
 fn a_frame_that_was_announced_only_counts_for_nothing() {
     let mut scanner = scanner(2);
@@ -600,7 +602,7 @@ fn frames_are_counted_though_all_contents_are_forgotten() {
     assert_eq!(scanner.get_stats().pages_shared, 0);
 }
 
-/// Its memory has failed, as far as the scanner knows.
+/// As far as the scanner knows, its memory has failed.
 #[test]
 fn a_refuted_frame_is_counted_and_never_merged_into_again() {
     let mut scanner = scanner(2);
@@ -621,7 +623,7 @@ fn a_mapping_that_nobody_told_of_is_found_by_a_recount() {
     assert!(scanner.unmerge_page(10));
     assert!(!scanner.unmerge_page(10), "it has gone");
     assert_eq!(scanner.get_stats().pages_shared, 0);
-    // A fork had made another.
+    // A fork had added a mapping.
     scanner.recount(|_| Some(1));
     assert_eq!(scanner.get_stats().pages_shared, 1);
     assert_eq!(scanner.target(key, D), None);
@@ -690,7 +692,7 @@ fn a_full_index_keeps_what_it_has_and_counts_the_rest() {
     assert!((16 * 60..16 * 86).contains(&kept), "{kept} in 16 blocks");
     let lost = u64::from(CONTENTS) - kept;
     assert_eq!(scanner.index_failures(), lost);
-    // The scan goes on: what is in the index is promoted, what is not waits.
+    // The scan goes on: contents in the index are promoted, others wait.
     let promoted = (0..CONTENTS)
         .filter(|&number| {
             let frame = Frame(5000 + u64::from(number));
@@ -700,7 +702,7 @@ fn a_full_index_keeps_what_it_has_and_counts_the_rest() {
     assert_eq!(promoted as u64, kept);
     assert_eq!(scanner.get_stats().pages_scanned, 2 * u64::from(CONTENTS));
     assert_eq!(scanner.index_failures(), 2 * lost);
-    // What is forgotten gives its memory back, and there is no other.
+    // Forgotten contents free their memory, and no other memory is available.
     scanner.end_pass(|_| None);
     scanner.end_pass(|_| None);
     scanner.scan(Frame(1), D, &filler(1000));
@@ -741,7 +743,7 @@ fn a_full_frame_takes_no_more_and_the_next_pages_get_a_further_one() {
     assert!(make(&mut scanner, key, D, 11));
     assert_eq!(scanner.target(key, D), Some(Target::Shared(Frame(11))));
     assert_eq!(scanner.get_stats().pages_shared, 2);
-    // Nothing is left of it when both are gone.
+    // No entry is left when both are gone.
     scanner.end_pass(|_| None);
     assert_eq!(scanner.target(key, D), None);
     assert_eq!(scanner.get_stats().pages_shared, 0);
@@ -778,7 +780,7 @@ fn the_documented_call_keeps_to_the_limit() {
     assert_eq!(scanner.max_page_sharing(), 2);
     assert!(!scanner.scan_page(1, &A));
     assert!(scanner.scan_page(2, &A));
-    // The third of them begins anew.
+    // The third page starts a new entry.
     assert!(!scanner.scan_page(3, &A));
     assert!(scanner.scan_page(4, &A));
     assert_eq!(scanner.get_stats().pages_shared, 2);
@@ -808,11 +810,11 @@ fn for_want_of_memory_the_unstable_set_is_forgotten_in_parts() {
     }
     assert_eq!(scanner.get_stats().pages_unshared, 0);
     assert!(scanner.index_bytes() < full / 8);
-    // What is shared is still known.
+    // Shared frames are still known.
     assert_eq!(scanner.scan(Frame(4), D, &A), Verdict::Merge(key));
 }
 
-/// Forgotten, they would be taken for equal again, compared, and found to differ.
+/// If it were forgotten, its pages would be taken for equal again, compared, and found to differ.
 #[test]
 fn for_want_of_memory_no_ambiguous_sample_is_forgotten() {
     let mut scanner = scanner(2);
@@ -828,7 +830,7 @@ fn for_want_of_memory_no_ambiguous_sample_is_forgotten() {
     }
 }
 
-// What mainline's files ask for.
+// The statistics for mainline's files.
 
 #[test]
 fn a_content_is_at_rest_in_the_second_pass() {
@@ -854,7 +856,7 @@ fn contents_with_several_frames_are_counted() {
     let key = merge_two(&mut scanner, D, A, 10);
     merge_two(&mut scanner, D, B, 20);
     assert_eq!(copies(&mut scanner), (0, 0));
-    // A retired frame is the only one of its content until there is a further one.
+    // A retired frame is the only frame of its content until there is a further one.
     for (further, expected) in [(11, (1, 2)), (12, (1, 3))] {
         let before = copies(&mut scanner);
         scanner.retire(key, Frame(1));

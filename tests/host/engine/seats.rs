@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How many entries of one shared frame an address space can have, whatever is merged, forked, executed
-//! and unmapped: see `engine::seats`.
+//! Tests of the number of entries of one shared frame that an address space can have, whatever is
+//! merged, forked, executed and unmapped: see `engine::seats`.
 
 use crate::property::holds;
 use engine::seats::COMMON;
@@ -44,13 +44,13 @@ fn scanner(memory: &Memory) -> KsmScanner<Memory> {
     scanner
 }
 
-/// Makes the shared frame, at that time of so many pages.
+/// Makes the shared frame at `made_at`, from this number of pages.
 fn make(scanner: &mut KsmScanner<Memory>, key: Key, made_at: u64, pages: u32) {
     assert!(scanner.announce(SHARED, made_at));
     assert!(scanner.made(key, SHARED, D, pages));
 }
 
-/// A scanner with one shared frame, made at 1000 of two pages.
+/// A scanner with one shared frame, made at time 1000 from two pages.
 fn with_shared_in(memory: &Memory) -> (KsmScanner<Memory>, Key) {
     let mut scanner = scanner(memory);
     scanner.scan(Frame(1), D, &CONTENT);
@@ -65,7 +65,7 @@ fn with_shared() -> (KsmScanner<Memory>, Key) {
     with_shared_in(&Memory::default())
 }
 
-/// Takes seats until there is none left; how many that were.
+/// Takes seats until none is left; returns their number.
 fn take_all(scanner: &mut KsmScanner<Memory>, space: Option<Space>) -> u32 {
     let mut taken = 0;
     while scanner.take_seat(SHARED, space).is_some() {
@@ -133,8 +133,8 @@ fn a_seat_is_not_given_back_to_another_page_on_the_same_frame() {
     assert_eq!(take_all(&mut scanner, None), COMMON - 2);
 }
 
-/// Nothing tells such a frame from the next one of its number: seats of the one are not given back to the
-/// other.
+/// Nothing distinguishes such a frame from the next one of its number, so seats of one are not returned
+/// to the other.
 #[test]
 fn a_seat_of_a_frame_of_no_known_time_is_given_back_by_the_end_of_the_pass_only() {
     let (mut scanner, key) = with_shared();
@@ -170,18 +170,18 @@ fn without_memory_nobody_has_seats_of_his_own() {
     assert_eq!(take_all(&mut scanner, executed(1)), OWN);
 }
 
-// What the arithmetic of the module rests on.
+// The assumptions behind the arithmetic of the module.
 
-/// What happens to address spaces and to the shared frame.
+/// Operations on address spaces and on the shared frame.
 #[derive(Clone, Debug)]
 enum Op {
-    /// So many pages of a process are merged, if there are seats; or found to differ after all.
+    /// Pages of a process are merged if there are seats, or found to differ after all.
     Merge {
         process: usize,
         pages: u32,
         fails: bool,
     },
-    /// As many pages as there are, shared by fork by some processes, are merged.
+    /// Pages that some processes share by fork are merged.
     MergeForked {
         processes: Vec<usize>,
         pages: u32,
@@ -191,11 +191,11 @@ enum Op {
         parent: usize,
         child: usize,
     },
-    /// A process begins anew, with an `mm_struct` at the same address.
+    /// A process calls exec, and gets an `mm_struct` at the same address.
     Exec {
         process: usize,
     },
-    /// A thread becomes the owner, which was started later than the process.
+    /// A thread that was started later than the process becomes the owner.
     NewOwner {
         process: usize,
     },
@@ -225,12 +225,12 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// A process as far as the shared frame goes.
+/// A process, reduced to its use of the shared frame.
 #[derive(Clone, Copy)]
 struct Process {
     /// Address of its `mm_struct`.
     mm: u64,
-    /// When its owner was started.
+    /// The start time of its owner.
     started: u64,
     is_forked: bool,
     /// Entries that map the frame.
@@ -238,7 +238,7 @@ struct Process {
 }
 
 impl Process {
-    /// As `Owner::space()` of the module.
+    /// See `Owner::space()` of the module.
     fn space(&self) -> Space {
         Space {
             id: if self.is_forked {
@@ -359,7 +359,8 @@ impl Machine {
         }
     }
 
-    /// A frame that all have left is free; the next one of the content is made on the same.
+    /// A frame without mappings is free; the next shared frame of the content is made on the same
+    /// frame.
     fn end_pass(&mut self) {
         let mappings = self.mappings();
         self.scanner.end_pass(|_| Some(mappings));
@@ -370,8 +371,8 @@ impl Machine {
     }
 }
 
-/// The entries of one address space on one frame, times the number of address spaces that there can
-/// be, is what forks can make of them.
+/// The number of entries of one address space on one frame, times the number of possible address
+/// spaces, is the limit of what forks can make of them.
 #[test]
 fn no_history_gives_a_process_more_entries_than_it_may_have() {
     holds(2000, prop::collection::vec(op(), 1..100), |ops| {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Random stories of a machine, on which every answer of the engine is checked: see [`World`].
+//! Random stories of a machine that checks every answer of the engine: see [`World`].
 
 use crate::property;
 use engine::Domain;
@@ -80,8 +80,8 @@ fn story(plan: impl Strategy<Value = Plan>) -> impl Strategy<Value = Story> {
     (setting(plan), vec(op(), 1..160)).prop_map(|(setting, ops)| Story { setting, ops })
 }
 
-/// Checks `cases` random stories on machines whose memory behaves as `plan` says, and returns
-/// what happened in them.
+/// Checks `cases` random stories on machines whose allocations follow `plan`, and returns the counts of
+/// events.
 fn tell(cases: u32, plan: impl Strategy<Value = Plan>) -> Events {
     let events = RefCell::new(Events::default());
     property::holds(cases, story(plan), |Story { setting, ops }| {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The hash table against `HashMap`, with keys that collide, runs of entries that reach around
+//! Tests of the hash table against `HashMap`: with keys that collide, runs of entries that reach across
 //! the end, and storage that fails.
 
 use crate::property;
@@ -22,12 +22,12 @@ use std::collections::HashMap;
 const SPREAD: u8 = 0;
 /// Homes are the first and the last one of a segment, in turn.
 const AT_THE_ENDS: u8 = 1;
-/// There is one home for all, the first of a segment.
+/// All entries share one home, the first of a segment.
 const ONE_HOME: u8 = 2;
 
 const ITEM: usize = size_of::<Item<SPREAD>>();
 const SEGMENTS: usize = 16;
-/// Bytes of a segment's first block, as documented by its behaviour below.
+/// Bytes of a segment's first block, as its behaviour below shows.
 const FIRST_BLOCK: usize = 1024;
 
 /// An entry whose home is chosen by `HOMES`.
@@ -75,21 +75,21 @@ fn hash<const HOMES: u8>(key: u64) -> u64 {
 /// A step; keys are below [`KEYS`].
 #[derive(Clone, Debug)]
 enum Op {
-    /// Each key from `first` is inserted, or changed where it is in the table.
+    /// Each key from `first` is inserted, or changed if it is in the table.
     Insert { first: u64, count: u64, value: u64 },
     /// Each key from `first` is removed.
     Remove { first: u64, count: u64 },
-    /// Entries of value `v` stay where `v % modulus != remainder`; those that stay are changed.
+    /// Entries of value `v` stay if `v % modulus != remainder`; those that stay are changed.
     Retain { modulus: u64, remainder: u64 },
-    /// Memory is given back.
+    /// Memory is freed.
     Shrink,
-    /// As `Retain` and `Shrink`, a segment at a time, with no allocation.
+    /// Like `Retain` and `Shrink`, but a segment at a time, without allocations.
     ThinOut { modulus: u64, remainder: u64 },
-    /// Whether blocks can give back their ends from now on.
+    /// Whether blocks can be truncated from now on.
     Truncates(bool),
-    /// All is forgotten.
+    /// The table is cleared.
     Clear,
-    /// From now on memory behaves like this.
+    /// Allocations follow this plan from now on.
     Plan(Plan),
 }
 
@@ -118,7 +118,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// A table, and what ought to be in it.
+/// A table, and its expected entries.
 struct Pair<const HOMES: u8> {
     memory: Memory,
     table: Table<Item<HOMES>, Memory>,
@@ -192,7 +192,7 @@ impl<const HOMES: u8> Pair<HOMES> {
         }
     }
 
-    /// Adds an entry that is not there, in either of the two ways.
+    /// Adds a new entry in one of the two ways.
     fn add(&mut self, key: u64, value: u64) -> Result<(), Full> {
         let item = Item::new(key, value);
         if value % 2 == 0 {
@@ -279,7 +279,7 @@ impl<const HOMES: u8> Pair<HOMES> {
         }
     }
 
-    /// From some entry on, from behind it, and from the beginning.
+    /// From some entry on, from after it, and from the beginning.
     fn check_order(&self) {
         let mut hashes: Vec<u64> = self.model.keys().map(|&key| hash::<HOMES>(key)).collect();
         hashes.sort_unstable();
@@ -292,7 +292,7 @@ impl<const HOMES: u8> Pair<HOMES> {
     }
 }
 
-/// Checks random steps; returns how many insertions found no room.
+/// Checks random steps; returns the number of insertions without room.
 fn agrees_with_a_hash_map<const HOMES: u8>(cases: u32) -> u32 {
     let refused = Cell::new(0);
     property::holds(cases, vec(op(), 1..40), |ops| {
@@ -324,8 +324,7 @@ fn keys_of_one_home() {
     agrees_with_a_hash_map::<ONE_HOME>(30);
 }
 
-/// All ways in which five entries can lie beside each other, in any order, and each removed in
-/// turn.
+/// Tries all arrangements of five adjacent entries, inserted in any order, and removes each in turn.
 #[test]
 fn removal_closes_the_gap_and_moves_nothing_else() {
     const ENTRIES: u32 = 5;
@@ -378,7 +377,7 @@ fn an_empty_table_has_no_memory_and_finds_nothing() {
     assert_eq!((table.len(), table.bytes(), nothing.failures()), (0, 0, 1));
 }
 
-/// Twice the first blocks, and an eighth more than a page and beyond.
+/// First blocks double, and larger ones grow by an eighth from a page on.
 #[test]
 fn a_large_table_is_nearly_full() {
     let mut pair = Pair::<SPREAD>::new();
@@ -395,8 +394,8 @@ fn a_large_table_is_nearly_full() {
     }
 }
 
-/// A small segment could be full at its end, and refused what it had memory for: one benchmark in
-/// five ended with a page that was not merged.
+/// A small segment could be full at its end and refuse an entry for which there was memory: one
+/// benchmark in five ended with an unmerged page.
 #[test]
 fn a_table_with_ample_memory_is_never_full() {
     for run in 0..3000 {
@@ -425,7 +424,7 @@ fn without_memory_to_grow_nearly_all_slots_can_be_used() {
         let item = pair.table.get(hash::<SPREAD>(key)).map(|item| item.value);
         assert_eq!(item, pair.model.get(&key).copied());
     }
-    // Memory is back.
+    // Allocations succeed again.
     pair.memory.set_plan(Plan::Ample);
     for key in 0..2000 {
         pair.insert(key, key);
@@ -433,7 +432,7 @@ fn without_memory_to_grow_nearly_all_slots_can_be_used() {
     assert_eq!(pair.table.len(), 2000);
 }
 
-/// Under reclaim an allocation may wait for the very reclaim that it is part of.
+/// During reclaim, an allocation may wait for the very reclaim that it is part of.
 #[test]
 fn thinning_out_gives_memory_back_and_allocates_nothing() {
     const MANY: u64 = 20_000;

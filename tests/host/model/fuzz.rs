@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The checks for any string of bytes: what a fuzzer calls, and what replays its corpus.
+//! Checks that accept any string of bytes: entry points for the fuzzer and for the replay of its
+//! corpus.
 //!
-//! Stories are records of four octets, so that a mutation of one leaves the others as they are:
-//! first the setting, then the operations, each a code and three arguments. Every string of bytes
-//! is a story; arguments are taken modulo what there is to choose from.
+//! A story is a sequence of records of four octets, so a mutation of one record leaves the others
+//! alone. The first record is the setting, the others are operations, each a code and three arguments.
+//! Every string of bytes is a story; arguments are taken modulo the number of choices.
 
 use crate::knob;
 use crate::letters::Letter;
@@ -22,26 +23,26 @@ use std::cell::RefCell;
 
 /// Octets of a record.
 const RECORD: usize = 4;
-/// Operations of a story at most; what goes beyond is left out.
+/// Largest number of operations of a story; the rest is ignored.
 const OPS: usize = 40;
-/// Floods of a story at most: one costs as much as a hundred other operations, and two make the
-/// index grow twice.
+/// Largest number of floods in a story: one costs as much as a hundred other operations, and two make
+/// the index grow twice.
 const FLOODS: usize = 2;
 
-/// Bytes of a story at most.
+/// Largest number of bytes of a story.
 pub const LONGEST_STORY: usize = RECORD * (1 + OPS);
 
-/// A target: its name, which is that of its corpus, and what it checks.
+/// A target: its name, which is also the name of its corpus, and its check.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
 pub const TARGETS: [Target; 2] = [("engine", engine), ("parse", parse)];
 
-/// Tells the story in `data`.
+/// Plays the story in `data`.
 ///
 /// # Panics
 ///
-/// Where the engine, the reference and the machine disagree.
+/// If the engine, the reference and the machine disagree.
 pub fn engine(data: &[u8]) {
     let story = Shown(story(data));
     let events = RefCell::default();
@@ -51,12 +52,11 @@ pub fn engine(data: &[u8]) {
     }
 }
 
-/// Reads the text in `data` as a number below a limit, which the first octet chooses, and as a
-/// word.
+/// Parses the text in `data` as a number below a limit, which the first octet chooses, and as a word.
 ///
 /// # Panics
 ///
-/// Where the engine reads it differently from the standard library.
+/// If the engine and the standard library disagree.
 pub fn parse(data: &[u8]) {
     let Some((&limit, text)) = data.split_first() else {
         return;
@@ -70,7 +70,7 @@ pub fn parse(data: &[u8]) {
     assert_eq!(region, knob::region(text));
 }
 
-/// Shows the story to whoever sees it fail.
+/// Prints the story after a failure.
 struct Shown(Story);
 
 impl Drop for Shown {
@@ -101,7 +101,7 @@ fn story(data: &[u8]) -> Story {
 
 fn setting([hash, memory, promote_after, seed]: [u8; RECORD]) -> Setting {
     Setting {
-        // The bytewise hash is slow, and only differs in what collides.
+        // The bytewise hash is slow, and differs only in its collisions.
         hash: match hash {
             u8::MAX => HashKind::Bytewise,
             _ => HashKind::Wide,
@@ -170,7 +170,8 @@ fn outcome(octet: u8) -> Outcome {
     pick(&[Outcome::Merge, Outcome::Fail, Outcome::Fresh], octet)
 }
 
-/// The lower half: all allocations succeed; a quarter: some; the rest: by the bits, in turn.
+/// For the lower half of the values all allocations succeed, for a quarter the first ones do, and for
+/// the rest the bits decide in turn.
 fn plan(octet: u8) -> Plan {
     match octet {
         0..128 => Plan::Ample,

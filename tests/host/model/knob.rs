@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the knobs read from a text, said with the standard library.
+//! The values that knobs read from a text, computed with the standard library.
 
 use std::ops::Range;
 
 /// The words of the knob `domain`.
 pub const WORDS: [&str; 4] = ["user", "process", "cgroup", "global"];
 
-/// What [`engine::parse::decimal`] is to return. The standard library's parser only differs in
-/// that it takes a plus sign.
+/// The expected result of [`engine::parse::decimal`]. The standard library's parser differs only in
+/// accepting a plus sign.
 pub fn decimal(text: &[u8], max: u64) -> Option<u64> {
     let digits = bare(text)?;
     let number: u64 = digits.parse().ok().filter(|_| !digits.starts_with('+'))?;
     (number <= max).then_some(number)
 }
 
-/// What [`engine::parse::word`] is to return for [`WORDS`].
+/// The expected result of [`engine::parse::word`] for [`WORDS`].
 pub fn word(text: &[u8]) -> Option<usize> {
     let text = bare(text)?;
     WORDS.iter().position(|&word| word == text)
 }
 
-/// What [`engine::parse::region`] is to return: the process id and the addresses.
+/// The expected result of [`engine::parse::region`]: the process ID and the addresses.
 pub fn region(text: &[u8]) -> Option<(i32, Range<usize>)> {
     let fields: Vec<&str> = bare(text)?.split(' ').collect();
     let address = |text: &&str| {
@@ -41,7 +41,7 @@ pub fn region(text: &[u8]) -> Option<(i32, Range<usize>)> {
     (!range.is_empty()).then_some((pid, range))
 }
 
-/// The text without the newline that may end it.
+/// The text without a newline at its end.
 fn bare(text: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(text).ok()?;
     Some(text.strip_suffix('\n').unwrap_or(text))

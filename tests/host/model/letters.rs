@@ -5,14 +5,14 @@
 use engine::content::WORDS;
 use engine::Content;
 
-/// A page whose content has this name. Different letters are different contents.
+/// A name for the content of a page. Different letters are different contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Letter(pub u32);
 
 /// All bytes zero.
 pub const ZERO: Letter = Letter(0);
 
-/// Letters below this one differ in one thing each.
+/// Letters below this one are special cases.
 pub const ALPHABET: u32 = 7;
 
 impl Letter {
@@ -21,27 +21,27 @@ impl Letter {
         let counting = index as u64;
         match (self.0, index) {
             (0, _) => 0,
-            // One bit, the page's last.
+            // Only the last bit of the page is set.
             (1, 511) => 1 << 63,
             (1, _) => 0,
             (2, _) => counting,
-            // As 2, with two words swapped that are hashed in the same lane.
+            // Like 2, with two words swapped that are hashed in the same lane.
             (3, 3) => 11,
             (3, 11) => 3,
-            // As 2, with two words swapped that are hashed in different lanes.
+            // Like 2, with two words swapped that are hashed in different lanes.
             (4, 3) => 4,
             (4, 4) => 3,
-            // As 2, but for the highest bit of the last word and of the first.
+            // Like 2, except for the highest bit of the last word (5) or of the first word (6).
             (5, 511) => counting | (1 << 63),
             (6, 0) => 1 << 63,
             (3..ALPHABET, _) => counting,
-            // Any number of others, which begin alike.
+            // Any number of other contents with a common beginning.
             (name, 511) => name as u64,
             _ => 7,
         }
     }
 
-    /// The whole page, for those who read it often.
+    /// The whole page, for callers that read it often.
     pub fn page(self) -> Page {
         let mut page = PAGES[self.0.min(ALPHABET) as usize];
         page.0[WORDS - 1] = self.spell(WORDS - 1);
@@ -65,7 +65,7 @@ impl Content for Page {
     }
 }
 
-/// The pages of the alphabet, and one of the others.
+/// The special letters, and one of the others.
 static PAGES: [Page; ALPHABET as usize + 1] = {
     let mut pages = [Page([0; WORDS]); ALPHABET as usize + 1];
     let mut at = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Storage for tables that runs out of memory when it is told to.
+//! Storage for tables whose allocations fail as planned.
 
 use engine::Storage;
 use std::cell::RefCell;
@@ -12,9 +12,9 @@ pub enum Plan {
     /// All of them.
     #[default]
     Ample,
-    /// The next so many, and none after them.
+    /// The next allocations up to this number, and none after them.
     Only(usize),
-    /// As this list says, again and again.
+    /// As in this list, which repeats.
     Repeat(Vec<bool>),
 }
 
@@ -31,29 +31,29 @@ struct State {
 pub struct Memory(Rc<RefCell<State>>);
 
 impl Memory {
-    /// Makes storage that behaves like this from the beginning.
+    /// Makes storage that follows this plan.
     pub fn new(plan: Plan) -> Self {
         let memory = Memory::default();
         memory.set_plan(plan);
         memory
     }
 
-    /// Changes what succeeds from now on.
+    /// Changes the plan.
     pub fn set_plan(&self, plan: Plan) {
         self.0.borrow_mut().plan = plan;
     }
 
-    /// Whether blocks can give back their ends from now on.
+    /// Sets whether blocks can be truncated from now on.
     pub fn set_truncates(&self, truncates: bool) {
         self.0.borrow_mut().truncates = truncates;
     }
 
-    /// How many allocations were made or refused.
+    /// Number of allocations, successful or not.
     pub fn allocations(&self) -> usize {
         self.0.borrow().allocations
     }
 
-    /// How many allocations were refused.
+    /// Number of failed allocations.
     pub fn failures(&self) -> usize {
         self.0.borrow().failures
     }

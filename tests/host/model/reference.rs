@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The scanner once more: hash maps, no hashes of contents, nothing packed, every sum summed up
-//! anew. Slow and plain, so that one can see that it is right.
+//! A reference model of the scanner: with hash maps, without hashes of contents, without packing, every
+//! sum computed anew. Slow and plain, so that its correctness is obvious.
 //!
-//! It has memory for everything. Where the engine had none, the caller says so
-//! (`remembered: false`), and what the engine could not remember is not remembered here.
+//! Its allocations never fail. Where the engine's did, the caller says so (`remembered: false`), and
+//! the model does not remember the entry either.
 
 use crate::letters::Letter;
 use crate::letters::ZERO;
@@ -17,33 +17,33 @@ use std::collections::HashMap as SeededMap;
 use std::hash::BuildHasherDefault;
 use std::hash::DefaultHasher;
 
-/// A hash map that is the same in every run, so that a fuzzer sees the same twice.
+/// A hash map with the same order in every run, so that a fuzzer can reproduce a failure.
 type HashMap<K, V> = SeededMap<K, V, BuildHasherDefault<DefaultHasher>>;
 
-/// What pages are told apart by.
+/// The part of a page that identifies its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Name {
     /// A sample of the content.
     Sample(Glimpse),
-    /// The whole of it, where pages of different contents were found to have this sample.
+    /// The whole content, if pages with different contents were found to have this sample.
     Whole(Letter, Glimpse),
 }
 
-/// What the engine calls a key: a content in a domain.
+/// The engine's key: a content in a domain.
 pub type What = (Domain, Name);
 
-/// A page that the scanner looks at.
+/// A page to scan.
 #[derive(Clone, Copy)]
 pub struct Look {
-    /// Whose it is.
+    /// Its domain.
     pub domain: Domain,
     /// Its content.
     pub letter: Letter,
-    /// The engine's sample of that.
+    /// The engine's sample of the content.
     pub sample: Glimpse,
 }
 
-/// What the engine is to say of a page: a [`engine::Verdict`], with the target that it leads to.
+/// The expected decision on a page: a [`engine::Verdict`], with the target that it leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// [`engine::Verdict::Wait`].
@@ -58,12 +58,12 @@ pub enum Answer {
 
 /// A content of the unstable set.
 struct Unstable {
-    /// The frame that it was seen on first.
+    /// The frame on which it was first seen.
     twin: Frame,
     sightings: usize,
     /// The frames on which it was seen in this pass.
     in_this_pass: Vec<Frame>,
-    /// The pass with which it is forgotten.
+    /// The pass at whose end it is forgotten.
     until: u64,
 }
 
@@ -78,17 +78,17 @@ impl Unstable {
     }
 }
 
-/// A sample that pages of different contents have.
+/// A sample that pages with different contents have.
 struct Ambiguous {
     /// How many such pages were seen in this pass.
     seen: usize,
-    /// The pass with which it is forgotten.
+    /// The pass at whose end it is forgotten.
     until: u64,
 }
 
 /// A shared frame.
 struct Shared {
-    /// What it was made for; `None`: nothing is merged into it.
+    /// The key that it was made for; `None` if no pages are merged into it.
     what: Option<What>,
     mappings: u32,
     /// Whether it takes no more sharers.
@@ -108,7 +108,7 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Makes a scanner that promotes after so many sightings, at least one.
+    /// Makes a scanner that promotes contents after this many sightings, at least one.
     pub fn new(promote_after: u8) -> Self {
         Reference {
             promote_after: promote_after.into(),
@@ -122,13 +122,13 @@ impl Reference {
         }
     }
 
-    /// As `KsmScanner::init`.
+    /// See `KsmScanner::init`.
     pub fn init(&mut self) {
         self.forget_contents();
         self.shared.clear();
     }
 
-    /// As `KsmScanner::forget_contents`.
+    /// See `KsmScanner::forget_contents`.
     pub fn forget_contents(&mut self) {
         self.unstable.clear();
         self.stable.clear();
@@ -138,12 +138,12 @@ impl Reference {
         }
     }
 
-    /// As `KsmScanner::pass_by`.
+    /// See `KsmScanner::pass_by`.
     pub fn pass_by(&mut self, pages: u64) {
         self.pages_scanned += pages;
     }
 
-    /// What the page is known by now.
+    /// The key of the page now.
     pub fn name(&self, look: Look) -> What {
         let ambiguous = self.ambiguous.contains_key(&(look.domain, look.sample));
         let name = if ambiguous {
@@ -154,27 +154,27 @@ impl Reference {
         (look.domain, name)
     }
 
-    /// As `KsmScanner::set_promote_after`.
+    /// See `KsmScanner::set_promote_after`.
     pub fn set_promote_after(&mut self, sightings: u8) {
         self.promote_after = sightings.max(1).into();
     }
 
-    /// As `KsmScanner::remember_for`.
+    /// See `KsmScanner::remember_for`.
     pub fn remember_for(&mut self, passes: u8) {
         self.remembered_for = passes.clamp(1, 8).into();
     }
 
-    /// The pass with which is forgotten what is seen now.
+    /// The pass at whose end contents seen now are forgotten.
     fn until(&self) -> u64 {
         self.full_scans + self.remembered_for
     }
 
-    /// As `KsmScanner::full_scans`.
+    /// See `KsmScanner::full_scans`.
     pub fn full_scans(&self) -> u64 {
         self.full_scans
     }
 
-    /// As `KsmScanner::get_stats`.
+    /// See `KsmScanner::get_stats`.
     pub fn stats(&self) -> KsmStats {
         let mapped = || self.shared.values().filter(|shared| shared.mappings > 0);
         let pages_shared = mapped().count() as u64;
@@ -191,7 +191,7 @@ impl Reference {
         }
     }
 
-    /// As `KsmScanner::scan`.
+    /// See `KsmScanner::scan`.
     pub fn scan(&mut self, frame: Frame, look: Look, remembered: bool) -> Answer {
         self.pages_scanned += 1;
         if look.letter == ZERO {
@@ -226,7 +226,7 @@ impl Reference {
         }
     }
 
-    /// As `KsmScanner::announce`.
+    /// See `KsmScanner::announce`.
     pub fn announce(&mut self, frame: Frame, remembered: bool) {
         self.forget_shared(frame);
         if remembered {
@@ -239,7 +239,7 @@ impl Reference {
         }
     }
 
-    /// As `KsmScanner::made`.
+    /// See `KsmScanner::made`.
     pub fn made(&mut self, what: What, frame: Frame, mappings: u32, remembered: bool) {
         let is_stable = remembered && !self.stable.contains_key(&what);
         if is_stable {
@@ -254,12 +254,12 @@ impl Reference {
         self.shared.insert(frame, shared);
     }
 
-    /// As `KsmScanner::merged`.
+    /// See `KsmScanner::merged`.
     pub fn merged(&mut self, frame: Frame, mappings: u32) {
         self.shared.get_mut(&frame).unwrap().mappings = mappings;
     }
 
-    /// As `KsmScanner::differed`; `target` is what that has now.
+    /// See `KsmScanner::differed`; `target` is the present content of the target.
     pub fn differed(&mut self, what: What, frame: Frame, target: Look, remembered: bool) {
         let known = self.unstable.get(&what);
         let (domain, sample) = match what {
@@ -298,7 +298,7 @@ impl Reference {
         (shared.what, shared.retired) = (Some(what), !free);
     }
 
-    /// As `KsmScanner::refuted`.
+    /// See `KsmScanner::refuted`.
     pub fn refuted(&mut self, what: What, frame: Frame) {
         if let Some(shared) = self.stable.remove(&what) {
             self.shared.get_mut(&shared).unwrap().what = None;
@@ -307,7 +307,7 @@ impl Reference {
             .insert(what, Unstable::new(frame, self.until()));
     }
 
-    /// As `KsmScanner::retire`.
+    /// See `KsmScanner::retire`.
     pub fn retire(&mut self, what: What, frame: Frame) {
         if let Some(full) = self.stable.remove(&what) {
             self.shared.get_mut(&full).unwrap().retired = true;
@@ -323,7 +323,7 @@ impl Reference {
         }
     }
 
-    /// As `KsmScanner::unmerge_page`.
+    /// See `KsmScanner::unmerge_page`.
     pub fn unmerge_page(&mut self, frame: Frame) -> bool {
         let Some(shared) = self
             .shared
@@ -340,7 +340,7 @@ impl Reference {
         true
     }
 
-    /// As `KsmScanner::recount`.
+    /// See `KsmScanner::recount`.
     pub fn recount(&mut self, mappings: impl Fn(Frame) -> Option<u32>) {
         let frames: Vec<Frame> = self.shared.keys().copied().collect();
         for frame in frames {
@@ -351,7 +351,7 @@ impl Reference {
         }
     }
 
-    /// As `KsmScanner::end_pass`, without the frames that it takes back.
+    /// See `KsmScanner::end_pass`, except that retired frames are not reinstated.
     pub fn end_pass(&mut self, mappings: impl Fn(Frame) -> Option<u32>) {
         let ended = self.full_scans;
         self.full_scans += 1;
@@ -360,7 +360,7 @@ impl Reference {
         for content in self.unstable.values_mut() {
             content.in_this_pass.clear();
         }
-        // Where a shared frame is known by its whole content, its sample must lead there.
+        // If a shared frame is filed under its whole content, its sample must lead there.
         for what in self.shared.values().filter_map(|shared| shared.what) {
             if let (domain, Name::Whole(_, sample)) = what {
                 if let Some(sample) = self.ambiguous.get_mut(&(domain, sample)) {
@@ -374,8 +374,8 @@ impl Reference {
         }
     }
 
-    /// What a retired frame is to be taken back as, if it has no more than `most` mappings and its place is
-    /// free.
+    /// The key under which a retired frame is reinstated, if it has at most `most` mappings and the key
+    /// is free.
     pub fn is_to_return(&self, frame: Frame, most: u32) -> Option<What> {
         let is_ambiguous = |what: &What| match what {
             (domain, Name::Sample(sample)) => self.ambiguous.contains_key(&(*domain, *sample)),
@@ -388,7 +388,7 @@ impl Reference {
         what.filter(|what| !is_ambiguous(what) && !self.stable.contains_key(what))
     }
 
-    /// Takes a retired frame back.
+    /// Reinstates a retired frame.
     pub fn reinstate(&mut self, frame: Frame, what: What) {
         self.shared.get_mut(&frame).unwrap().retired = false;
         self.unstable.remove(&what);

@@ -10,36 +10,36 @@ use engine::HashKind;
 /// Virtual pages of the machine.
 pub const SLOTS: usize = 10;
 
-/// How a story begins, and how it goes on.
+/// A story: its setting and its operations.
 #[derive(Clone, Debug)]
 pub struct Story {
-    /// How it begins.
+    /// The setting.
     pub setting: Setting,
-    /// What happens, one after the other.
+    /// The operations, in order.
     pub ops: Vec<Op>,
 }
 
-/// How a story begins.
+/// The setting of a story.
 #[derive(Clone, Debug)]
 pub struct Setting {
-    /// What the scanner hashes with.
+    /// The hash of the scanner.
     pub hash: HashKind,
-    /// What its keys are seeded with.
+    /// The seed of its keys.
     pub seed: u64,
     /// Which allocations succeed.
     pub plan: Plan,
-    /// The knob.
+    /// The knob `promote_after`, before the story begins.
     pub promote_after: u8,
 }
 
-/// What becomes of a merge that the engine asks for.
+/// The outcome of a merge that the engine asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The pages are merged where they are equal.
+    /// The pages are merged if they are equal.
     Merge,
     /// The page is pinned, or a lock is held: nothing happens.
     Fail,
-    /// As `Merge`, but onto a fresh frame even where there is a shared one.
+    /// Like `Merge`, but onto a fresh frame even if there is a shared one.
     Fresh,
 }
 
@@ -50,20 +50,20 @@ pub enum Op {
     Map {
         /// The first slot.
         first: usize,
-        /// How many slots; behind the last one comes the first.
+        /// Number of slots, with wraparound after the last slot.
         count: usize,
-        /// Whose pages.
+        /// The domain of the pages.
         domain: Domain,
         /// Their content.
         letter: Letter,
     },
-    /// The process writes: the content becomes `letter`, in a private copy where need be.
+    /// The process writes: the content becomes `letter`, in a private copy if necessary.
     Write {
         /// Where.
         slot: usize,
         /// What.
         letter: Letter,
-        /// Whether the engine hears of it where the mapping of a shared page is broken.
+        /// Whether the engine is told if this breaks the mapping of a shared page.
         report: bool,
     },
     /// The page in `from` is mapped in `to` too.
@@ -80,26 +80,26 @@ pub enum Op {
         /// Its slot.
         slot: usize,
     },
-    /// All processes exit that map the page in `slot`.
+    /// All processes that map the page in `slot` exit.
     Free {
         /// One of their slots.
         slot: usize,
     },
-    /// The scanner looks at a page.
+    /// The scanner scans a page.
     Scan {
         /// Where.
         slot: usize,
-        /// What becomes of a merge.
+        /// The outcome of a merge.
         outcome: Outcome,
     },
-    /// The scanner looks at all pages and ends its pass.
+    /// The scanner scans all pages and ends its pass.
     Pass {
-        /// What becomes of each merge.
+        /// The outcome of each merge.
         outcome: Outcome,
     },
     /// The scanner ends its pass early.
     EndPass,
-    /// The counts are brought up to date.
+    /// The counts are updated.
     Recount,
     /// The scanner forgets all contents.
     ForgetContents,
@@ -109,15 +109,16 @@ pub enum Op {
     PromoteAfter(u8),
     /// The knob is set.
     MaxPageSharing(u32),
-    /// How often each page is looked at, at the least, and how often those from now on.
+    /// The longest interval between visits is set, and for how long contents seen from now on are
+    /// remembered.
     Interval {
-        /// The knob.
+        /// The knob `max_interval`.
         longest: u8,
-        /// For how many passes contents are remembered.
+        /// Number of passes for which contents are remembered.
         remembered_for: u8,
     },
-    /// The scanner looks at so many pages of contents that nobody else has.
+    /// The scanner scans this many pages, each with a content of its own.
     Flood(u16),
-    /// Memory behaves like this from now on.
+    /// Allocations follow this plan from now on.
     Memory(Plan),
 }

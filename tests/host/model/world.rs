@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A machine on which stories happen, with a scanner and the model of that.
+//! A simulated machine on which stories happen, with a scanner and a model of the scanner.
 //!
-//! It does what the module does around the engine: it asks, compares, merges onto fresh
-//! frames, and reports. Frame numbers are used again as soon as they are free, so that what the
-//! engine remembers of a frame is often out of date. After every step, what the engine said and
-//! counts is compared with the [`Reference`]; what it wants merged is compared with the machine.
+//! It does what the module does around the engine: it asks, compares, merges onto fresh frames, and
+//! reports. Frame numbers are reused as soon as they are free, so the engine's entry of a frame is
+//! often out of date. After every step, the engine's answers and counts are compared with the
+//! [`Reference`], and each merge it asks for is compared with the machine.
 
 use crate::letters::Letter;
 use crate::letters::ALPHABET;
@@ -28,7 +28,7 @@ use engine::Verdict;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-/// First frame of the machine: the last ones that a physical address can have.
+/// First frame of the machine: its frames are the last ones that a physical address can have.
 const FIRST_FRAME: u64 = (1 << 40) - 4096;
 /// First frame of the pages of [`Op::Flood`].
 const FLOOD_FRAMES: u64 = 1 << 36;
@@ -45,36 +45,36 @@ struct Mapping {
 struct Page {
     letter: Letter,
     shared: bool,
-    /// The domain that it was merged for, if the scanner knows of it.
+    /// The domain that it was merged for, if the scanner knows the frame.
     home: Option<Domain>,
 }
 
-/// How often things happened, to see that the stories are about something.
+/// Counts of events, to check that the stories cover something.
 #[derive(Default)]
 pub struct Events {
     /// The engine wanted nothing done.
     pub waits: u32,
     /// A page was full of zeros.
     pub zeros: u32,
-    /// Two pages became a shared one.
+    /// Two pages became a shared page.
     pub merged_twins: u32,
-    /// A page was merged into a shared one.
+    /// A page was merged into a shared page.
     pub merged_into_shared: u32,
-    /// The other page to merge with had changed or gone.
+    /// The twin had changed or gone.
     pub refuted_twins: u32,
-    /// The shared page to merge into had gone.
+    /// The shared page that was the target had gone.
     pub refuted_shared: u32,
-    /// The page to merge with had the same sample, and another content.
+    /// The target had the same sample, but another content.
     pub differed: u32,
-    /// A shared page had all the sharers that it may have.
+    /// A shared page had all the sharers it may have.
     pub retired: u32,
-    /// Such a page had lost half of them.
+    /// A retired shared page had lost half of its sharers.
     pub reinstated: u32,
     /// The engine was told of a broken mapping.
     pub unmerged: u32,
-    /// The engine had no memory for something.
+    /// The engine failed to allocate memory.
     pub failures: u32,
-    /// As `failures`, with a table in use.
+    /// Like `failures`, with a table in use.
     pub full_index: u32,
     /// The counts were compared with those of the whole machine.
     pub exact_counts: u32,
@@ -87,11 +87,11 @@ struct Candidate {
     letter: Letter,
     /// The engine's key.
     key: Key,
-    /// The model's.
+    /// The model's key.
     what: What,
 }
 
-/// The machine, its scanner, and the model of that.
+/// The machine, its scanner, and the model of the scanner.
 pub struct World<'a> {
     setting: Setting,
     memory: Memory,
@@ -104,7 +104,7 @@ pub struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    /// Makes a machine without pages, which counts what happens in `events`.
+    /// Makes a machine without pages, which counts events in `events`.
     pub fn new(setting: Setting, events: &'a RefCell<Events>) -> Self {
         let memory = Memory::new(setting.plan.clone());
         let mut world = World {
@@ -125,7 +125,7 @@ impl<'a> World<'a> {
     ///
     /// # Panics
     ///
-    /// Where the engine, its model and the machine disagree.
+    /// If the engine, its model and the machine disagree.
     pub fn step(&mut self, op: &Op) {
         match *op {
             Op::Map {
@@ -161,12 +161,12 @@ impl<'a> World<'a> {
         assert_eq!(self.engine.full_scans(), self.model.full_scans());
     }
 
-    /// What the engine could not remember.
+    /// Number of entries that the engine could not remember.
     pub fn index_failures(&self) -> u64 {
         self.engine.index_failures()
     }
 
-    /// Calls the engine; also returns whether it had the memory that it needed.
+    /// Calls the engine; also returns whether all its allocations succeeded.
     fn ask<R>(&mut self, call: impl FnOnce(&mut KsmScanner<Memory>) -> R) -> (R, bool) {
         let counted = self.engine.index_failures();
         let refused = self.memory.failures();
@@ -184,7 +184,7 @@ impl<'a> World<'a> {
         (answer, failed == 0)
     }
 
-    // What processes do.
+    // Operations of processes.
 
     fn map(&mut self, slot: usize, domain: Domain, letter: Letter) {
         self.unmap(slot);
@@ -262,7 +262,7 @@ impl<'a> World<'a> {
         self.mappings_where(|mapping| mapping.frame == frame)
     }
 
-    // What the scanner does.
+    // Operations of the scanner.
 
     fn scan(&mut self, slot: usize, outcome: Outcome) {
         let Some(Mapping { frame, domain, .. }) = self.slots[slot] else {
@@ -316,8 +316,8 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Compares a page with its target, and merges it or says what is wrong. A page with many
-    /// mappings is left alone; one that is too much for its target retires that.
+    /// Compares a page with its target, and merges it or returns why not. A page with many mappings is
+    /// left alone; if it would exceed its target's limit, the target is retired.
     fn merge(&mut self, candidate: Candidate, outcome: Outcome) {
         let Candidate { frame, key, .. } = candidate;
         let most = self.engine.max_page_sharing();
@@ -400,8 +400,8 @@ impl<'a> World<'a> {
         self.events.borrow_mut().retired += 1;
     }
 
-    /// What `frame` holds, where it is in use, shared or not as asked for; also, where it is not
-    /// shared, only if this domain alone maps it.
+    /// The content of `frame` if it is in use and as shared as asked for. An unshared frame must also
+    /// be mapped by this domain only.
     fn content(&self, frame: Frame, domain: Domain, shared: bool) -> Option<Letter> {
         let foreign =
             |mapping: &Mapping| mapping.frame == frame && mapping.domain != domain && !shared;
@@ -409,7 +409,7 @@ impl<'a> World<'a> {
         (self.mappings_where(foreign) == 0 && page.shared == shared).then_some(page.letter)
     }
 
-    /// Makes a shared frame, unless the engine has no memory for one.
+    /// Makes a shared frame, unless the engine has no memory for its entry.
     fn merge_onto_fresh_frame(&mut self, frames: &[Frame], candidate: Candidate) {
         let Candidate {
             letter, key, what, ..
@@ -462,7 +462,7 @@ impl<'a> World<'a> {
         self.end_pass();
     }
 
-    /// Every shared frame is counted, whatever was not reported.
+    /// Every shared frame is counted, even if changes to it were not reported.
     fn check_exact_counts(&self) {
         let is_known = |(_, page): &(&Frame, &Page)| page.shared && page.home.is_some();
         let shared = self.pages.iter().filter(is_known);
@@ -559,7 +559,7 @@ impl<'a> World<'a> {
             let what = self.model.name(look);
             assert_eq!(answer, self.model.scan(frame, look, remembered));
             if let Verdict::Merge(key) = verdict {
-                // Of flooded pages the samples may be equal, but no two contents.
+                // Flooded pages may have equal samples, but no two contents are equal.
                 let content = Letter(letter.0 - 1);
                 let shared = matches!(self.engine.target(key, domain), Some(Target::Shared(_)));
                 if !shared {
@@ -576,8 +576,7 @@ impl<'a> World<'a> {
     }
 }
 
-/// The count that [`KsmScanner::end_pass`] asks for. Both answers for a frame that is gone are in
-/// use.
+/// The count that [`KsmScanner::end_pass`] asks for. For a frame that is gone, both answers are used.
 fn count(pages: &BTreeMap<Frame, Page>, slots: &[Option<Mapping>], frame: Frame) -> Option<u32> {
     let of_frame = |mapping: &&Mapping| mapping.frame == frame;
     match pages.get(&frame) {
