@@ -8,8 +8,8 @@
 //! others from asking the engine; they can still read pages meanwhile. A third mutex guards the
 //! [`Pool`] of spare frames; it is never held together with one of the others.
 //!
-//! Lock order: state, then sets. Neither the lock of an address space nor that of a page is acquired
-//! while holding one of the two, so both mutexes may be acquired under any lock of those that allows
+//! Lock order: state, then sets. While holding either of the two, a thread acquires no address-space
+//! lock and no page lock, so both mutexes may be acquired under any of these locks that allows
 //! sleeping.
 //!
 //! Between these short critical sections a thread is in a [`Step`]. An operation that must not overlap
@@ -88,7 +88,7 @@ type StateGuard<'a> = Guard<'a, State, MutexBackend>;
 /// Values of the `run` knob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Run {
-    /// Do not scan; what is merged stays merged.
+    /// Do not scan; merged pages stay merged.
     Stop,
     /// Scan and merge.
     Merge,
@@ -566,8 +566,8 @@ impl Commons {
         self.turned.notify_all();
     }
 
-    /// Returns what a thread does next that has scanned `done` pages in this cycle. Sleeps while the
-    /// only thing left to do is to wait for the steps of other threads.
+    /// Returns the next action of a thread that has scanned `done` pages in this cycle. Sleeps as long
+    /// as the thread can only wait for the steps of others.
     pub(crate) fn next_turn(&self, is_stopping: &Atomic<bool>, done: u32) -> Turn<'_> {
         let mut state = self.lock();
         let pass = state.pass;

@@ -2,7 +2,8 @@
 
 //! Declarations of the C shims and of the functions in `imports.c`, generated from `shim/shim.h`.
 //!
-//! Types come from `kernel::bindings`. Only [`crate::mm`] and [`crate::sys`] use this module.
+//! Types come from `kernel::bindings`. Only [`crate::mm`], [`crate::sys`] and [`crate::trace`] use this
+//! module.
 
 #![allow(
     clippy::all,

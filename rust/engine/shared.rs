@@ -71,7 +71,8 @@ impl SharedFrame {
 }
 
 impl SharedFrame {
-    /// Whether its key is that of a whole content, and pages are merged into it or may be again.
+    /// Whether it is filed under the key of its whole content, and pages are merged into it or may be
+    /// again.
     pub fn is_told_apart(&self) -> bool {
         self.key.is_whole() && matches!(self.standing, Standing::Stable | Standing::Retired)
     }

@@ -11,7 +11,7 @@ pub struct KsmStats {
     pub pages_sharing: u64,
     /// Contents seen, but not merged (the unstable set).
     pub pages_unshared: u64,
-    /// Pages looked at since the scanner was made.
+    /// Pages scanned since the scanner was made.
     pub pages_scanned: u64,
     /// `pages_sharing` per 100 `pages_shared`: the average number of pages saved by a shared frame, in
     /// hundredths.
@@ -31,8 +31,8 @@ impl Histogram {
         }
     }
 
-    /// Iterates over the classes up to that of the largest object: first size, last size, number of
-    /// objects.
+    /// Iterates over the classes, up to the class of the largest object: first size, last size, number
+    /// of objects.
     pub fn classes(&self) -> impl Iterator<Item = (u32, u32, u64)> + '_ {
         let used = self.0.iter().rposition(|&count| count > 0);
         let used = used.map_or(0, |last| last + 1);
