@@ -306,7 +306,10 @@ fn a_region_with_a_page_that_is_not_merged_is_never_settled() {
 fn settled_regions_are_looked_at_every_sixteen_passes() {
     let found = in_each_pass(&mut Passes::new(1), &[SAME; 40], MERGED);
     let looked_at = |pass: &usize| found[*pass] == Found::Due;
-    assert_eq!((0..40).filter(looked_at).collect::<Vec<_>>(), [0, 1, 16, 32]);
+    assert_eq!(
+        (0..40).filter(looked_at).collect::<Vec<_>>(),
+        [0, 1, 16, 32]
+    );
 }
 
 /// A settled visit does not count pages, but must not forget how many were merged. Otherwise one more

@@ -25,7 +25,12 @@ pub fn expect_merged(all: &[Pages<'_>]) -> Result<Vec<Frame>> {
             peer.pid(),
             first.pid()
         );
-        let refusals = || format!("refused so far: {:?}", debugfs::refusals().unwrap_or_default());
+        let refusals = || {
+            format!(
+                "refused so far: {:?}",
+                debugfs::refusals().unwrap_or_default()
+            )
+        };
         expect_same(what, &frames, &peer.frames(other)?).during(refusals)?;
     }
     for &frame in &frames {

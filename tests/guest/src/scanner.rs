@@ -147,7 +147,12 @@ fn refused_for_now() -> Option<u64> {
     // A twin that is pinned counts as gone.
     const FOR_NOW: [&str; 4] = ["locked", "busy", "pinned", "target_gone"];
     let refusals = debugfs::refusals().ok()?;
-    Some(FOR_NOW.iter().filter_map(|&reason| refusals.get(reason)).sum())
+    Some(
+        FOR_NOW
+            .iter()
+            .filter_map(|&reason| refusals.get(reason))
+            .sum(),
+    )
 }
 
 /// The settings most tests want: as fast as it can, all pages in each pass, merging at the second

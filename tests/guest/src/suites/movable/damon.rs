@@ -56,7 +56,10 @@ impl Monitor {
         for (index, frame) in frames.iter().enumerate() {
             let start = frame.0 * PAGE_SIZE;
             let end = start + PAGE_SIZE;
-            context(&format!("targets/0/regions/{index}/start"), &start.to_string())?;
+            context(
+                &format!("targets/0/regions/{index}/start"),
+                &start.to_string(),
+            )?;
             context(&format!("targets/0/regions/{index}/end"), &end.to_string())?;
         }
         context("schemes/nr_schemes", "1")?;
