@@ -334,7 +334,7 @@ impl Visitor for Gatherer<'_> {
         false
     }
 
-    fn merged_zero(&mut self, _zero: MergedZero) -> ControlFlow<()> {
+    fn merged_zero(&mut self, _zero: MergedZero<'_>) -> ControlFlow<()> {
         self.visits.count_found_merged(self.visit);
         ControlFlow::Continue(())
     }

@@ -26,7 +26,6 @@ use crate::mm::refusal::Refusal;
 use crate::mm::vma::NextArea;
 use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::walk;
-use crate::mm::walk::Held;
 use crate::sets::Engine;
 use crate::sets::SetsGuard;
 use crate::sys::kthread::boot_time_ns;
@@ -294,12 +293,7 @@ impl Scanner {
             movers::meet_area(space.mm, &vma);
             addr = if may_merge(space.mm, &vma, rules.policy) {
                 is_admitted = true;
-                let next = walk(
-                    &vma,
-                    Held::VmaLock,
-                    addr.max(vma.start())..end,
-                    &mut gatherer,
-                );
+                let next = walk(&vma, addr.max(vma.start())..end, &mut gatherer);
                 gatherer.leave_area();
                 next
             } else {

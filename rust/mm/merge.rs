@@ -425,7 +425,11 @@ pub(super) enum Equal<'a> {
     /// A shared page of equal content.
     Shared(&'a Sharer<'a>),
     /// A new shared page, which gets the content of the page if the closure accepts that content.
-    New(&'a Sharer<'a>, &'a dyn Fn(&MappedPage<'_>) -> bool),
+    New(
+        &'a Sharer<'a>,
+        &'a NewShared,
+        &'a dyn Fn(&MappedPage<'_>) -> bool,
+    ),
     /// The zero page.
     Zero,
 }
@@ -440,8 +444,7 @@ impl Equal<'_> {
     fn check(&self, page: &PageRef, content: &StillPage<'_>) -> Result<(), Refusal> {
         match self {
             Equal::Shared(sharer) => expect_same(content, &sharer.shared().still_content()),
-            Equal::New(sharer, is_expected) => {
-                let shared = sharer.shared();
+            Equal::New(_, shared, is_expected) => {
                 shared.fill(page)?;
                 if is_expected(&shared.content()) {
                     Ok(())
@@ -466,7 +469,7 @@ pub(super) fn replace_entry(
         return Err(refusal);
     }
     match equal {
-        Equal::Shared(sharer) | Equal::New(sharer, _) => entry.map(old, sharer),
+        Equal::Shared(sharer) | Equal::New(sharer, ..) => entry.map(old, sharer),
         Equal::Zero => entry.map_zero(old),
     }
     Ok(())

@@ -359,7 +359,7 @@ impl Run<'_> {
         let sharer = self.sharers.get(index).and_then(Option::as_ref);
         let equal = match (&self.neighbours.get(index).ok_or(Refusal::Gone)?.by, sharer) {
             (By::Shared(_), Some(sharer)) => Equal::Shared(sharer),
-            (By::New(..), Some(sharer)) => Equal::New(sharer, &is_expected),
+            (By::New(shared, _), Some(sharer)) => Equal::New(sharer, shared, &is_expected),
             (By::Zero, _) => Equal::Zero,
             // Not reached: `entry` returns no entry for such a neighbour.
             (_, None) => return Err(Refusal::Gone),

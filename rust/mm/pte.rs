@@ -99,12 +99,12 @@ pub(super) struct Unflushed(bindings::pte_t);
 #[must_use]
 pub(super) struct Cleared(bindings::pte_t);
 
-/// Proof that the TLBs were flushed after entries were cleared.
-pub(super) struct Flushed(());
+/// Proof that the range of a [`LockedTable`] was flushed from the TLBs. Lives no longer than its lock is held.
+pub(super) struct Flushed<'a>(PhantomData<&'a ()>);
 
 impl Unflushed {
-    /// The entry is flushed, because `_flush` was made after the entry was cleared, and covered it.
-    pub(super) fn flushed(self, _flush: &Flushed) -> Cleared {
+    /// The entry is flushed: `_flush` was made after the entry was cleared, of the table that contains it.
+    pub(super) fn flushed(self, _flush: &Flushed<'_>) -> Cleared {
         Cleared(self.0)
     }
 }
@@ -548,12 +548,12 @@ impl<'a> LockedTable<'a> {
     }
 
     /// Flushes all of this range from the TLBs.
-    pub(super) fn flush(&self) -> Flushed {
+    pub(super) fn flush(&self) -> Flushed<'_> {
         // SAFETY: By the invariant of `StableVma` the VMA is in place, and the range lies within it.
         unsafe {
             shim::ksm_v_flush_tlb_ptes(self.vma.as_ptr(), self.range.start, self.range.end);
         }
-        Flushed(())
+        Flushed(PhantomData)
     }
 }
 

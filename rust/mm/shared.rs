@@ -147,20 +147,6 @@ impl SharedPage {
         // module wrote its content before anybody else could find the page.
         unsafe { StillPage::new(self.content()) }
     }
-
-    /// Copies the content of `original` to this page, which must not be mapped anywhere.
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal::Failed`]: the memory of `original` can't be read. This page must not be used then, and
-    /// `original` must not be read again: the kernel takes its frame out of use soon.
-    pub(super) fn fill(&self, original: &PageRef) -> Result<(), Refusal> {
-        // SAFETY: Each of the two `PageRef`s owns a reference to its page, so both pages exist.
-        match unsafe { shim::ksm_v_copy_mc_highpage(self.as_ptr(), original.as_ptr()) } {
-            0 => Ok(()),
-            _ => Err(Refusal::Failed),
-        }
-    }
 }
 
 impl Deref for SharedPage {
@@ -222,6 +208,21 @@ impl NewShared {
             bindings::folio_mark_dirty(folio);
         }
         Ok(new)
+    }
+
+    /// Copies the content of `original` to this page. Called before the page is mapped: whoever maps it has
+    /// compared it with what it replaces.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Failed`]: the memory of `original` can't be read. This page must not be used then, and
+    /// `original` must not be read again: the kernel takes its frame out of use soon.
+    pub(super) fn fill(&self, original: &PageRef) -> Result<(), Refusal> {
+        // SAFETY: Each of the two `PageRef`s owns a reference to its page, so both pages exist.
+        match unsafe { shim::ksm_v_copy_mc_highpage(self.as_ptr(), original.as_ptr()) } {
+            0 => Ok(()),
+            _ => Err(Refusal::Failed),
+        }
     }
 
     /// Puts the page on an LRU list as an active page. Must be called once, by the maker of the page, when

@@ -15,7 +15,6 @@ use crate::mm::room::Room;
 use crate::mm::vma::NextArea;
 use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::walk;
-use crate::mm::walk::Held;
 use crate::mm::walk::Mapped;
 use crate::mm::walk::MergedZero;
 use crate::mm::walk::Visitor;
@@ -251,7 +250,7 @@ impl Unmerger {
             found: None,
             uncopied: 0,
         };
-        walk(vma, Held::VmaLock, range, &mut finder);
+        walk(vma, range, &mut finder);
         outcome.uncopied = outcome.uncopied.saturating_add(finder.uncopied);
         finder.found
     }
@@ -285,7 +284,7 @@ impl Visitor for Finder<'_> {
         ControlFlow::Break(())
     }
 
-    fn merged_zero(&mut self, zero: MergedZero) -> ControlFlow<()> {
+    fn merged_zero(&mut self, zero: MergedZero<'_>) -> ControlFlow<()> {
         match self.which {
             Which::All => {
                 self.found = Some((zero.addr(), Merged::Zero));

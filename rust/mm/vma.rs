@@ -16,6 +16,7 @@ use kernel::bindings;
 use kernel::mm::virt::vm_flags_t;
 use kernel::mm::Mm;
 use kernel::mm::MmWithUser;
+use kernel::mm::MmapReadGuard;
 use kernel::prelude::*;
 use kernel::sync::rcu;
 use kernel::types::NotThreadSafe;
@@ -95,6 +96,70 @@ impl<'a> StableVma<'a> {
     pub(super) fn page_prot(&self) -> bindings::pgprot_t {
         // SAFETY: By the type invariant the VMA is in place.
         unsafe { shim::ksm_v_vma_page_prot(self.as_ptr()) }
+    }
+}
+
+/// The mmap lock of an address space, held for reading until this is dropped.
+///
+/// # Invariants
+///
+/// `_lock` holds the mmap lock of `mm`.
+pub(super) struct MmapLock<'a> {
+    mm: &'a MmWithUser,
+    _lock: MmapReadGuard<'a>,
+}
+
+impl<'a> MmapLock<'a> {
+    /// Takes the lock if it is available at once.
+    pub(super) fn try_read(mm: &'a MmWithUser) -> Option<Self> {
+        // INVARIANT: The lock of `mm` was just taken.
+        mm.mmap_read_trylock().map(|_lock| MmapLock { mm, _lock })
+    }
+
+    /// The first VMA that ends above `addr`.
+    pub(super) fn next(&self, addr: usize) -> Option<MmapLockedVma<'_>> {
+        // SAFETY: By the type invariant the mmap lock is held for reading, as `find_vma()` requires.
+        let vma = NonNull::new(unsafe { bindings::find_vma(self.mm.as_raw(), addr) })?;
+        // INVARIANT: The mmap lock is held as long as `self` is borrowed.
+        Some(MmapLockedVma {
+            // SAFETY: The mmap lock is held as long as `self` is borrowed, which keeps the VMA in place.
+            vma: unsafe { StableVma::from_raw(vma) },
+        })
+    }
+}
+
+/// A VMA of an address space whose mmap lock is held for reading. Its page tables stay, and its bounds do not
+/// change.
+///
+/// # Invariants
+///
+/// For `'a` this thread holds the mmap lock for reading.
+pub(crate) struct MmapLockedVma<'a> {
+    vma: StableVma<'a>,
+}
+
+impl MmapLockedVma<'_> {
+    /// First address.
+    pub(super) fn start(&self) -> usize {
+        self.area().start()
+    }
+
+    /// First address after the VMA.
+    pub(super) fn end(&self) -> usize {
+        self.area().end()
+    }
+
+    fn area(&self) -> &kernel::mm::virt::VmaRef {
+        // SAFETY: By the type invariant the mmap lock is held for reading, as `VmaRef` requires.
+        unsafe { kernel::mm::virt::VmaRef::from_raw(self.as_ptr()) }
+    }
+}
+
+impl<'a> Deref for MmapLockedVma<'a> {
+    type Target = StableVma<'a>;
+
+    fn deref(&self) -> &StableVma<'a> {
+        &self.vma
     }
 }
 
@@ -194,9 +259,8 @@ impl<'a> VmaReadGuard<'a> {
     /// As [`Self::next`], but finds the VMA under the mmap lock; `None` if that lock is not available at
     /// once, or if the VMA has too many readers.
     fn next_under_mmap_lock(mm: &'a MmWithUser, addr: usize) -> Option<NextArea<'a>> {
-        let _lock = mm.mmap_read_trylock()?;
-        // SAFETY: The mmap lock is held for reading, as `find_vma()` requires.
-        let Some(vma) = NonNull::new(unsafe { bindings::find_vma(mm.as_raw(), addr) }) else {
+        let lock = MmapLock::try_read(mm)?;
+        let Some(vma) = lock.next(addr) else {
             return Some(NextArea::None);
         };
         // SAFETY: The mmap lock is held, so the VMA is in place. The function fails only if the VMA has too
@@ -205,7 +269,7 @@ impl<'a> VmaReadGuard<'a> {
             return None;
         }
         // SAFETY: The VMA lock was just taken by this thread, of a VMA of `mm`.
-        Some(NextArea::Locked(unsafe { Self::from_locked(vma) }))
+        Some(NextArea::Locked(unsafe { Self::from_locked(vma.vma.vma) }))
     }
 
     /// # Safety

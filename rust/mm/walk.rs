@@ -4,8 +4,8 @@
 //!
 //! C header: [`include/linux/pagewalk.h`](srctree/include/linux/pagewalk.h)
 //!
-//! The caller holds the VMA lock (or the mmap lock), so that no page table of the VMA is freed. Entries are
-//! read under the page table lock.
+//! A [`WalkableVma`] proves that the VMA lock or the mmap lock is held, so that no page table of the VMA is
+//! freed. Entries are read under the page table lock.
 
 use crate::mm::page::is_tagged;
 use crate::mm::page::kind_of_mapping;
@@ -14,9 +14,11 @@ use crate::mm::page::MappedPage;
 use crate::mm::pte::LockedHuge;
 use crate::mm::pte::LockedTable;
 use crate::mm::pte::Population;
+use crate::mm::vma::MmapLockedVma;
 use crate::mm::vma::StableVma;
 use crate::mm::vma::VmaReadGuard;
 use crate::shim;
+use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ops::ControlFlow;
 use core::ops::Range;
@@ -30,18 +32,42 @@ use kernel::bindings;
 use kernel::ffi::c_int;
 use kernel::ffi::c_ulong;
 
-/// The lock of the address space that the caller holds.
-#[derive(Clone, Copy)]
-pub(crate) enum Held {
-    /// The VMA lock.
-    VmaLock,
-    /// The mmap lock.
-    MmapLock,
+/// A VMA whose page tables may be walked.
+///
+/// # Safety
+///
+/// As long as a value of the type exists, the lock that [`Self::WALK_LOCK`] names is held for reading.
+pub(crate) unsafe trait WalkableVma {
+    /// The lock, for `walk_page_range_vma()`, which asserts it.
+    const WALK_LOCK: shim::page_walk_lock;
+
+    /// The VMA.
+    fn vma(&self) -> &StableVma<'_>;
+}
+
+// SAFETY: By the invariant of `VmaReadGuard` this thread holds the VMA lock for reading.
+unsafe impl WalkableVma for VmaReadGuard<'_> {
+    const WALK_LOCK: shim::page_walk_lock = shim::page_walk_lock_PGWALK_VMA_RDLOCK_VERIFY;
+
+    fn vma(&self) -> &StableVma<'_> {
+        self
+    }
+}
+
+// SAFETY: By the invariant of `MmapLockedVma` this thread holds the mmap lock for reading.
+unsafe impl WalkableVma for MmapLockedVma<'_> {
+    const WALK_LOCK: shim::page_walk_lock = shim::page_walk_lock_PGWALK_RDLOCK;
+
+    fn vma(&self) -> &StableVma<'_> {
+        self
+    }
 }
 
 /// A page table entry that maps an anonymous page, merged or not.
 ///
-/// Valid while the visitor is called with it, because the page table lock is held.
+/// # Invariants
+///
+/// `what` describes an entry that maps a page, and its page table lock is held for `'a`.
 pub(crate) struct Mapped<'a> {
     what: &'a shim::ksm_v_mapped,
     /// The kind of page that the entry maps.
@@ -56,8 +82,8 @@ impl Mapped<'_> {
 
     /// Whether the page has memory tags, which are not among its bytes.
     pub(crate) fn is_tagged(&self) -> bool {
-        // SAFETY: `show` makes a `Mapped` only for an entry that maps a page, so `page` is not null. The
-        // page table lock is held while `self` is shown, so the page and its folio stay.
+        // SAFETY: By the type invariant an entry maps the page, so `page` is not null, and the page table
+        // lock is held, so the page and its folio stay.
         unsafe { is_tagged(NonNull::new_unchecked(self.what.page)) }
     }
 
@@ -75,8 +101,8 @@ impl Mapped<'_> {
         if self.what.poisoned {
             return None;
         }
-        // SAFETY: `words` points to the page in the linear mapping. The page table lock is held while
-        // `self` is shown, so the page stays.
+        // SAFETY: `words` points to the page in the linear mapping. By the type invariant the page table
+        // lock is held, so the page stays.
         let content = unsafe { MappedPage::at(self.what.words.cast()) };
         Some(keys.glimpse(salt, &content.sample()))
     }
@@ -84,15 +110,19 @@ impl Mapped<'_> {
 
 /// A page table entry that maps the zero page instead of a page that was merged with it.
 ///
-/// Valid while the visitor is called with it, because the page table lock is held.
-pub(crate) struct MergedZero {
+/// # Invariants
+///
+/// `entry` is the entry at `addr` of a VMA of `mm`, and has the value `pte`. Its page table lock is held for
+/// `'a`.
+pub(crate) struct MergedZero<'a> {
     entry: *mut bindings::pte_t,
     pte: bindings::pte_t,
     mm: *mut bindings::mm_struct,
     addr: usize,
+    _lock: PhantomData<&'a ()>,
 }
 
-impl MergedZero {
+impl MergedZero<'_> {
     /// The address of the entry.
     pub(crate) fn addr(&self) -> usize {
         self.addr
@@ -100,8 +130,8 @@ impl MergedZero {
 
     /// Makes the entry an ordinary mapping of the zero page, which the kernel does not count.
     pub(crate) fn unmark(self) {
-        // SAFETY: The walk holds the page table lock while the visitor is called with `self`, so the entry
-        // is still `pte`. It is read-only before and after, so that no TLB has to be flushed.
+        // SAFETY: By the type invariant the page table lock is held, so the entry is still `pte`. It is
+        // read-only before and after, so that no TLB has to be flushed.
         unsafe {
             shim::ksm_v_ksm_might_unmap_zero_page(self.mm, self.pte);
             let plain = shim::ksm_v_pte_mkclean(self.pte);
@@ -134,7 +164,7 @@ pub(crate) trait Visitor {
 
     /// An entry maps the zero page instead of a page that was merged with it. `Break` ends the walk before
     /// the next entry.
-    fn merged_zero(&mut self, _zero: MergedZero) -> ControlFlow<()> {
+    fn merged_zero(&mut self, _zero: MergedZero<'_>) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 
@@ -153,9 +183,8 @@ pub(crate) trait Visitor {
 /// Shows the entries of `range`, which must lie within `vma`, to `visitor`.
 ///
 /// Returns the address at which to resume: the end of the range, unless the visitor ended the walk.
-pub(crate) fn walk<V: Visitor>(
-    vma: &StableVma<'_>,
-    held: Held,
+pub(crate) fn walk<A: WalkableVma, V: Visitor>(
+    vma: &A,
     range: Range<usize>,
     visitor: &mut V,
 ) -> usize {
@@ -164,18 +193,15 @@ pub(crate) fn walk<V: Visitor>(
         resume: range.end,
         others: Others::default(),
     };
-    let ops = match held {
-        Held::VmaLock => &Walk::<V>::UNDER_VMA_LOCK,
-        Held::MmapLock => &Walk::<V>::UNDER_MMAP_LOCK,
-    };
-    // SAFETY: The caller's `StableVma` keeps the VMA in place, and the caller holds the lock that `held`
-    // names, which `ops` asserts. The callback casts its private data back to `Walk<V>`, which `walk` is.
+    // SAFETY: `vma` exists until this function returns, so the lock that `WALK_LOCK` names is held, which
+    // keeps the VMA and its page tables. The callback casts its private data back to `Walk<V>`, which `walk`
+    // is.
     let result = unsafe {
         shim::walk_page_range_vma(
-            vma.as_ptr(),
+            vma.vma().as_ptr(),
             range.start,
             range.end,
-            ops,
+            const { &Walk::<V>::ops(A::WALK_LOCK) },
             core::ptr::from_mut(&mut walk).cast(),
         )
     };
@@ -195,7 +221,7 @@ where
     let mut visit = Some(visit);
     let ops = shim::mm_walk_ops {
         pmd_entry: Some(table_entry::<F>),
-        walk_lock: shim::page_walk_lock_PGWALK_VMA_RDLOCK_VERIFY,
+        walk_lock: VmaReadGuard::WALK_LOCK,
         // SAFETY: All other fields are optional callbacks, for which zero means none.
         ..unsafe { core::mem::zeroed() }
     };
@@ -288,10 +314,6 @@ struct Walk<'a, V: Visitor> {
 }
 
 impl<V: Visitor> Walk<'_, V> {
-    const UNDER_VMA_LOCK: shim::mm_walk_ops =
-        Self::ops(shim::page_walk_lock_PGWALK_VMA_RDLOCK_VERIFY);
-    const UNDER_MMAP_LOCK: shim::mm_walk_ops = Self::ops(shim::page_walk_lock_PGWALK_RDLOCK);
-
     const fn ops(lock: shim::page_walk_lock) -> shim::mm_walk_ops {
         shim::mm_walk_ops {
             pmd_entry: Some(Self::pmd_entry),
@@ -492,11 +514,14 @@ impl<V: Visitor> Walk<'_, V> {
         if !unsafe { shim::ksm_v_is_ksm_zero_pte(pte) } {
             return ControlFlow::Continue(());
         }
+        // INVARIANT: The caller promises that `entry` is the entry for `addr`, and holds its page table lock
+        // while the visitor is called. `pte` was just read from it.
         self.visitor.merged_zero(MergedZero {
             entry,
             pte,
             mm,
             addr,
+            _lock: PhantomData,
         })
     }
 

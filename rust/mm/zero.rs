@@ -12,19 +12,16 @@
 
 use crate::mm::process::is_registered;
 use crate::mm::process::Cursor;
+use crate::mm::vma::MmapLock;
 use crate::mm::vma::NextArea;
-use crate::mm::vma::StableVma;
 use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::walk;
-use crate::mm::walk::Held;
 use crate::mm::walk::Mapped;
 use crate::mm::walk::MergedZero;
 use crate::mm::walk::Visitor;
 use crate::shim;
 use crate::sys::kthread::cond_resched;
 use core::ops::ControlFlow;
-use core::ptr::NonNull;
-use kernel::bindings;
 use kernel::mm::Mm;
 use kernel::mm::MmWithUser;
 
@@ -82,7 +79,7 @@ pub(super) fn unmark(mm: &MmWithUser) {
             NextArea::Locked(vma) => {
                 addr = vma.end();
                 if vma.has_anon_vma() {
-                    walk(&vma, Held::VmaLock, vma.start()..vma.end(), &mut Unmarker);
+                    walk(&vma, vma.start()..vma.end(), &mut Unmarker);
                 }
             }
             // The marks of this VMA stay, which is harmless.
@@ -103,20 +100,14 @@ pub(super) fn settle(mm: &MmWithUser) -> bool {
     if marks_of(mm) == 0 {
         return true;
     }
-    let Some(_lock) = mm.mmap_read_trylock() else {
+    let Some(lock) = MmapLock::try_read(mm) else {
         return false;
     };
     let mut addr = 0;
-    // SAFETY: The mmap lock is held for reading, as `find_vma()` requires.
-    while let Some(vma) = NonNull::new(unsafe { bindings::find_vma(mm.as_raw(), addr) }) {
-        // SAFETY: The mmap lock is held until this function returns, so the VMA stays.
-        let (area, range) = unsafe {
-            let area = kernel::mm::virt::VmaRef::from_raw(vma.as_ptr());
-            (StableVma::from_raw(vma), area.start()..area.end())
-        };
-        addr = range.end;
-        if area.has_anon_vma() {
-            walk(&area, Held::MmapLock, range, &mut Unmarker);
+    while let Some(vma) = lock.next(addr) {
+        addr = vma.end();
+        if vma.has_anon_vma() {
+            walk(&vma, vma.start()..vma.end(), &mut Unmarker);
         }
         cond_resched();
     }
@@ -149,7 +140,7 @@ impl Visitor for Unmarker {
         ControlFlow::Continue(())
     }
 
-    fn merged_zero(&mut self, zero: MergedZero) -> ControlFlow<()> {
+    fn merged_zero(&mut self, zero: MergedZero<'_>) -> ControlFlow<()> {
         zero.unmark();
         ControlFlow::Continue(())
     }
