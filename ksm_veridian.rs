@@ -6,64 +6,38 @@
 //! shared page. The kernel's own copy-on-write breaks the sharing when a process writes.
 //!
 //! - [`engine`]: decides what to merge with what; knows no kernel types (a crate of its own)
+//! - [`scan`]: the pipeline: workers take turns, gather pages, ask the engine, and merge
 //! - [`mm`]: finds pages, merges and unmerges them; the unsafe layer
-//! - [`scanner`]: joins the two, in steps: [`gather`] collects pages, [`merger`] merges them
-//! - [`visits`]: the regions that a step visits
-//! - [`commons`]: state shared by the threads, and how they take turns; [`sets`]: the engine behind its
-//!   mutex
-//! - [`threads`]: the kernel threads
-//! - [`daemon`]: operations of the knobs on all that; [`undo`] unmerges pages
-//! - [`profile`]: the module's own settings, and mainline's
-//! - [`offline`]: vacates memory that is going offline
+//! - [`control`]: what the knobs do, and what else happens to a scanner from outside
 //! - [`sysfs`]: the knobs
-//! - [`debugfs`], [`trace`]: internal state and tracepoints, for debugging
 //! - [`sys`]: kernel services that the `kernel` crate does not wrap
+//! - [`trace`]: tracepoints
 //! - [`shim`]: generated declarations of the C shims
 //!
 //! `Documentation/design.md` describes how the parts fit together, `Documentation/ABI` each knob.
 
-use crate::daemon::Daemon;
-use crate::debugfs::Insight;
-use crate::offline::Offlining;
+use crate::control::debugfs::Insight;
+use crate::control::hotplug::Offlining;
+use crate::control::Daemon;
+use crate::scan::worker::Threads;
 use crate::sys::imports::Imports;
 use crate::sys::shrinker::Shrinker;
-use crate::threads::Threads;
 use engine::HashKind;
 use kernel::prelude::*;
 
-#[path = "rust/commons.rs"]
-mod commons;
-#[path = "rust/daemon.rs"]
-mod daemon;
-#[path = "rust/debugfs.rs"]
-mod debugfs;
-#[path = "rust/gather.rs"]
-mod gather;
-#[path = "rust/merger.rs"]
-mod merger;
+#[path = "rust/control/mod.rs"]
+mod control;
 #[path = "rust/mm/mod.rs"]
 mod mm;
-#[path = "rust/offline.rs"]
-mod offline;
-#[path = "rust/profile.rs"]
-mod profile;
-#[path = "rust/scanner.rs"]
-mod scanner;
-#[path = "rust/sets.rs"]
-mod sets;
+#[path = "rust/scan/mod.rs"]
+mod scan;
 #[path = "rust/shim.rs"]
 mod shim;
 #[path = "rust/sys/mod.rs"]
 mod sys;
 mod sysfs;
-#[path = "rust/threads.rs"]
-mod threads;
 #[path = "rust/trace.rs"]
 mod trace;
-#[path = "rust/undo.rs"]
-mod undo;
-#[path = "rust/visits.rs"]
-mod visits;
 
 module! {
     type: KsmVeridian,

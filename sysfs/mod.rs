@@ -12,12 +12,12 @@ mod control;
 mod counts;
 mod policy;
 
+use crate::scan::worker::Threads;
 use crate::sys::imports::Imports;
 use crate::sys::sysfs::Attribute;
 use crate::sys::sysfs::Listing;
 use crate::sys::sysfs::Text;
 use crate::sys::sysfs::Tree;
-use crate::threads::Threads;
 use core::fmt::Write;
 use kernel::prelude::*;
 

@@ -20,7 +20,7 @@
 //!                                         writing (when it splits a large page)
 //!       mmu notifiers                     (non-blocking; blocking when the kernel splits)
 //!         page table lock
-//!   mutexes of state, sets and pool       (crate::commons; lock order: state, then sets)
+//!   mutexes of state, sets and pool       (crate::scan::turns; lock order: state, then sets)
 //!   lock of the known movers              (a spinlock, within RCU; nothing is locked under it)
 //! ```
 //!

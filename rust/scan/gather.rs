@@ -2,8 +2,6 @@
 
 //! Collects the mapped pages in a part of an address space, for the engine to decide on.
 
-use crate::commons::Commons;
-use crate::commons::Rules;
 use crate::mm::page::Kind;
 use crate::mm::page::PageRef;
 use crate::mm::pte::Population;
@@ -11,9 +9,11 @@ use crate::mm::walk::Mapped;
 use crate::mm::walk::MergedZero;
 use crate::mm::walk::Others;
 use crate::mm::walk::Visitor;
-use crate::visits::Coming;
-use crate::visits::VisitNo;
-use crate::visits::Visits;
+use crate::scan::regions::Coming;
+use crate::scan::regions::VisitNo;
+use crate::scan::regions::Visits;
+use crate::scan::state::Rules;
+use crate::scan::turns::Commons;
 use core::ops::ControlFlow;
 use core::ops::Range;
 use engine::Domain;

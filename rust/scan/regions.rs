@@ -5,9 +5,9 @@
 //! The engine decides which regions are due, and is told the outcome of each visit. A visit that a step
 //! does not complete is continued by the next step there.
 
-use crate::commons::Commons;
-use crate::commons::State;
 use crate::mm::pte::Population;
+use crate::scan::state::State;
+use crate::scan::turns::Commons;
 use core::ops::Range;
 use engine::region::Outcome;
 use engine::region::RegionId;

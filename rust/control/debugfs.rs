@@ -3,7 +3,7 @@
 //! Internal state for debugging, under `/sys/kernel/debug/ksm_v`; `Documentation/ABI/debugfs-ksm_v`
 //! describes the files.
 
-use crate::daemon::Daemon;
+use crate::control::Daemon;
 use crate::sys::debugfs::Directory;
 use crate::sys::debugfs::File;
 use kernel::fmt;

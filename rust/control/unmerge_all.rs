@@ -4,7 +4,6 @@
 //!
 //! No step is in progress meanwhile: the state is closed.
 
-use crate::commons::Closed;
 use crate::mm::drain_lru;
 use crate::mm::process::Cursor;
 use crate::mm::process::Owner;
@@ -16,6 +15,7 @@ use crate::mm::unmerge::Outcome;
 use crate::mm::unmerge::Unmerger;
 use crate::mm::unmerge::Which;
 use crate::mm::zero;
+use crate::scan::turns::Closed;
 use crate::trace;
 use crate::trace::UnmergeCause;
 use core::ops::Range;

@@ -2,26 +2,25 @@
 
 //! Operations on the scanner for the knobs, the shrinker, memory offlining and debugfs.
 //!
-//! The threads that scan are in [`crate::threads`].
+//! The threads that scan are in [`crate::scan::worker`].
 
-use crate::commons::Commons;
-use crate::commons::Run;
-use crate::commons::State;
+use crate::control::profile::Profile;
+use crate::control::profile::Profiles;
 use crate::mm::drain_lru;
 use crate::mm::policy::Division;
 use crate::mm::pool::Pool;
 use crate::mm::refusal::Refusals;
 use crate::mm::shared;
 use crate::mm::sharers;
-use crate::profile::Profile;
-use crate::profile::Profiles;
-use crate::scanner::Progress;
-use crate::scanner::Scanner;
-use crate::sets::Sets;
-use crate::sets::SetsGuard;
+use crate::scan::sets::Sets;
+use crate::scan::sets::SetsGuard;
+use crate::scan::state::Run;
+use crate::scan::state::State;
+use crate::scan::step::Progress;
+use crate::scan::step::Scanner;
+use crate::scan::turns::Commons;
 use crate::sys::kthread::cond_resched;
 use crate::sys::shrinker::Cache;
-use crate::undo;
 use core::ops::Range;
 use engine::mainline::Passes;
 use engine::pace::Account;
@@ -41,6 +40,11 @@ use kernel::sync::Arc;
 use kernel::sync::Mutex;
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
+
+pub(crate) mod debugfs;
+pub(crate) mod hotplug;
+pub(crate) mod profile;
+mod unmerge_all;
 
 /// How often `merge_now` retries a VMA that is locked.
 const BUSY_TRIES: u32 = 100;
@@ -135,7 +139,7 @@ impl Daemon {
     ///
     /// # Errors
     ///
-    /// Those of [`undo::everything`], after which the scanner is stopped. `ERESTARTSYS` from
+    /// Those of [`unmerge_all::everything`], after which the scanner is stopped. `ERESTARTSYS` from
     /// [`Commons::close`].
     pub(crate) fn set_run(&self, run: Run, profile: Profile) -> Result {
         let closed = self.commons.close()?;
@@ -148,7 +152,7 @@ impl Daemon {
         }
         drop((sets, state));
         let result = if run == Run::Unmerge {
-            undo::everything(&closed).inspect_err(|_| self.commons.lock().set_run(Run::Stop))
+            unmerge_all::everything(&closed).inspect_err(|_| self.commons.lock().set_run(Run::Stop))
         } else {
             Ok(())
         };
@@ -212,11 +216,11 @@ impl Daemon {
         Ok(())
     }
 
-    /// Vacates `frames`, whose memory is going offline; see [`undo::on_frames`].
+    /// Vacates `frames`, whose memory is going offline; see [`unmerge_all::on_frames`].
     pub(crate) fn evacuate(&self, frames: Range<u64>) {
         // A work item gets no signal.
         let closed = self.commons.close();
-        let result = closed.and_then(|closed| undo::on_frames(&closed, frames.clone()));
+        let result = closed.and_then(|closed| unmerge_all::on_frames(&closed, frames.clone()));
         let (first, end) = (frames.start, frames.end);
         match result {
             Ok(0) => (),
@@ -356,12 +360,14 @@ impl Daemon {
     /// `EBUSY`: pages are shared, and `division` would be a change. Those of [`Commons::close`].
     pub(crate) fn set_division(&self, division: Division) -> Result {
         let _closed = self.commons.close()?;
-        let mut state = self.commons.lock();
-        if division != state.policy.division {
-            self.expect_nothing_shared()?;
-            state.forget_all(&mut self.commons.sets().lock());
-            state.policy.division = division;
+        if self.read(|state| state.policy.division == division) {
+            return Ok(());
         }
+        // Without the lock of the state: a sweep may wait for the lock of an anon_vma.
+        self.expect_nothing_shared()?;
+        let mut state = self.commons.lock();
+        state.forget_all(&mut self.commons.sets().lock());
+        state.policy.division = division;
         Ok(())
     }
 

@@ -3,18 +3,8 @@
 //! A step of the scanner: it scans a batch of pages of one process, and merges what can be merged.
 //!
 //! A step connects the engine, which decides, with [`crate::mm`], which finds pages and merges them.
-//! Each thread has a [`Scanner`] of its own; shared state is in [`crate::commons`].
+//! Each thread has a [`Scanner`] of its own; shared state is in [`crate::scan::turns`].
 
-use crate::commons::Commons;
-use crate::commons::Place;
-use crate::commons::Rules;
-use crate::gather::effort_to_find;
-use crate::gather::Batch;
-use crate::gather::Budget;
-use crate::gather::Candidate;
-use crate::gather::Gatherer;
-use crate::gather::TABLES;
-use crate::merger::Merger;
 use crate::mm::merge::space_of;
 use crate::mm::merge::Terms;
 use crate::mm::movers;
@@ -26,11 +16,21 @@ use crate::mm::refusal::Refusal;
 use crate::mm::vma::NextArea;
 use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::walk;
-use crate::sets::Engine;
-use crate::sets::SetsGuard;
+use crate::scan::gather::effort_to_find;
+use crate::scan::gather::Batch;
+use crate::scan::gather::Budget;
+use crate::scan::gather::Candidate;
+use crate::scan::gather::Gatherer;
+use crate::scan::gather::TABLES;
+use crate::scan::merge::Merger;
+use crate::scan::places::Place;
+use crate::scan::regions::VisitNo;
+use crate::scan::regions::Visits;
+use crate::scan::sets::Engine;
+use crate::scan::sets::SetsGuard;
+use crate::scan::state::Rules;
+use crate::scan::turns::Commons;
 use crate::sys::kthread::boot_time_ns;
-use crate::visits::VisitNo;
-use crate::visits::Visits;
 use core::mem::take;
 use core::ops::Range;
 use engine::Domain;
@@ -154,9 +154,9 @@ impl Scanner {
         if let Some((addr, area_end)) = next {
             place.range.start = addr;
             if progress.is_put_off {
-                state.put_off(place);
+                state.places.put_off(place);
             } else {
-                state.put_back(place, area_end);
+                state.places.put_back(place, area_end);
             }
         }
         finding.saturating_add(u32::try_from(effort).unwrap_or(u32::MAX))

@@ -7,7 +7,7 @@
 //! `soft_offline_page()` sends nothing). So the entries of these two functions are probed. The attempt
 //! that hits the probe fails with `EBUSY` or `EIO`; one made a moment later finds no shared page.
 
-use crate::daemon::Daemon;
+use crate::control::Daemon;
 use crate::sys::entry_probe::EntryProbe;
 use crate::sys::entry_probe::Watcher;
 use core::ops::Range;

@@ -9,9 +9,6 @@
 //! - A result is reported only as long as the engine still has the same target for the key. Otherwise
 //!   another thread has changed the entry, and the result says nothing about the new target.
 
-use crate::commons::Commons;
-use crate::gather::Candidate;
-use crate::gather::MOST_PAGES;
 use crate::mm::drain_own_lru;
 use crate::mm::merge::Terms;
 use crate::mm::merge::Twin;
@@ -25,12 +22,15 @@ use crate::mm::shared::NewShared;
 use crate::mm::shared::SharedPage;
 use crate::mm::vma::NextArea;
 use crate::mm::vma::VmaReadGuard;
-use crate::sets::Claim;
-use crate::sets::Engine;
-use crate::sets::Sets;
+use crate::scan::gather::Candidate;
+use crate::scan::gather::MOST_PAGES;
+use crate::scan::regions::VisitNo;
+use crate::scan::regions::Visits;
+use crate::scan::sets::Claim;
+use crate::scan::sets::Engine;
+use crate::scan::sets::Sets;
+use crate::scan::turns::Commons;
 use crate::trace;
-use crate::visits::VisitNo;
-use crate::visits::Visits;
 use core::mem::take;
 use engine::Domain;
 use engine::Frame;
@@ -358,7 +358,7 @@ impl Attempt {
     }
 
     /// Tells the engine that the page differs from its target, unless the page has just changed. By now
-    /// both frames may hold other pages, see [`crate::gather::Batch::inspect`]. So the key of the page
+    /// both frames may hold other pages, see [`crate::scan::gather::Batch::inspect`]. So the key of the page
     /// is checked again before anything is reported.
     fn differed(&self, engine: &mut Engine, key: Key) {
         let (frame, domain) = (self.page.frame, self.domain);

@@ -2,14 +2,13 @@
 
 //! The kernel threads `ksm_v_scand`, which scan.
 
-use crate::commons::Turn;
-use crate::commons::IDLE_MS;
-use crate::commons::MOST_THREADS;
-use crate::daemon::Daemon;
+use crate::control::Daemon;
 use crate::mm::movers;
 use crate::mm::sharers;
 use crate::mm::zero;
-use crate::scanner::Scanner;
+use crate::scan::state::IDLE_MS;
+use crate::scan::step::Scanner;
+use crate::scan::turns::Turn;
 use crate::sys::kthread::cond_resched;
 use crate::sys::kthread::ns_since;
 use crate::sys::kthread::own_cpu_ns;
@@ -26,6 +25,9 @@ use kernel::sync::Mutex;
 use kernel::time::Instant;
 use kernel::time::Monotonic;
 
+/// Largest number of scanner threads.
+pub(crate) const MOST_THREADS: u32 = 64;
+
 const NAME: &CStr = c"ksm_v_scand";
 /// The nice value of ksmd: applications take precedence over scanning.
 const NICE: i8 = 5;
@@ -34,12 +36,12 @@ const NICE: i8 = 5;
 #[pin_data]
 pub(crate) struct Threads {
     #[pin]
-    crew: Mutex<Crew>,
+    workers: Mutex<Workers>,
     daemon: Arc<Daemon>,
 }
 
-struct Crew {
-    threads: KVec<Kthread<Hand>>,
+struct Workers {
+    threads: KVec<Kthread<Worker>>,
     /// CPU time of the threads that were stopped, in nanoseconds.
     retired_ns: u64,
 }
@@ -51,14 +53,14 @@ impl Threads {
     ///
     /// `ENOMEM`, `EINTR`.
     pub(crate) fn new(daemon: Arc<Daemon>) -> Result<Pin<KBox<Self>>> {
-        let mut crew = Crew {
+        let mut workers = Workers {
             threads: KVec::with_capacity(MOST_THREADS as usize, GFP_KERNEL)?,
             retired_ns: 0,
         };
-        crew.grow(&daemon, 1)?;
+        workers.grow(&daemon, 1)?;
         KBox::pin_init(
             pin_init!(Threads {
-                crew <- new_mutex!(crew, "ksm_v::crew"),
+                workers <- new_mutex!(workers, "ksm_v::workers"),
                 daemon,
             }),
             GFP_KERNEL,
@@ -77,7 +79,7 @@ impl Threads {
 
     /// Number of threads.
     pub(crate) fn count(&self) -> usize {
-        self.crew.lock().threads.len()
+        self.workers.lock().threads.len()
     }
 
     /// Sets the number of threads; at least one stays.
@@ -86,11 +88,11 @@ impl Threads {
     ///
     /// `ENOMEM`, `EINTR`: the number stays as it was.
     pub(crate) fn set_count(&self, count: usize) -> Result {
-        let mut crew = self.crew.lock();
-        let before = crew.threads.len();
-        let grown = crew.grow(&self.daemon, count.min(MOST_THREADS as usize));
-        crew.shrink(if grown.is_ok() { count.max(1) } else { before });
-        drop(crew);
+        let mut workers = self.workers.lock();
+        let before = workers.threads.len();
+        let grown = workers.grow(&self.daemon, count.min(MOST_THREADS as usize));
+        workers.shrink(if grown.is_ok() { count.max(1) } else { before });
+        drop(workers);
         // The remaining threads take over the work of those that were stopped.
         self.daemon.commons().wake();
         grown
@@ -99,17 +101,17 @@ impl Threads {
     /// CPU time of all threads, in nanoseconds: exact for threads that sleep, up to a tick old for
     /// running ones.
     pub(crate) fn cpu_ns(&self) -> u64 {
-        let crew = self.crew.lock();
-        let running = crew.threads.iter().map(Kthread::cpu_ns);
-        running.fold(crew.retired_ns, u64::saturating_add)
+        let workers = self.workers.lock();
+        let running = workers.threads.iter().map(Kthread::cpu_ns);
+        running.fold(workers.retired_ns, u64::saturating_add)
     }
 }
 
-impl Crew {
+impl Workers {
     fn grow(&mut self, daemon: &Arc<Daemon>, count: usize) -> Result {
         while self.threads.len() < count {
-            let hand = Hand::new(daemon.clone())?;
-            let thread = Kthread::spawn(NAME, self.threads.len(), NICE, hand)?;
+            let worker = Worker::new(daemon.clone())?;
+            let thread = Kthread::spawn(NAME, self.threads.len(), NICE, worker)?;
             self.threads.push(thread, GFP_KERNEL)?;
         }
         Ok(())
@@ -127,7 +129,7 @@ impl Crew {
 
 /// The work of one thread.
 #[pin_data]
-struct Hand {
+struct Worker {
     daemon: Arc<Daemon>,
     /// Used by this thread only.
     #[pin]
@@ -137,11 +139,11 @@ struct Hand {
     start: Instant<Monotonic>,
 }
 
-impl Hand {
+impl Worker {
     fn new(daemon: Arc<Daemon>) -> Result<Arc<Self>> {
         let scanner = Scanner::new()?;
         Arc::pin_init(
-            pin_init!(Hand {
+            pin_init!(Worker {
                 daemon,
                 scanner <- new_mutex!(scanner, "ksm_v::scanner"),
                 is_stopping: Atomic::new(false),
@@ -198,7 +200,7 @@ impl Hand {
     }
 }
 
-impl Body for Hand {
+impl Body for Worker {
     fn run(&self) {
         let commons = self.daemon.commons();
         let mut account = Account::default();

@@ -3,13 +3,13 @@
 //! What is known of contents, and which threads are about to merge them.
 //!
 //! The sets have a mutex of their own, so a thread that asks about a batch of pages does not keep
-//! others from finding their next place: see [`crate::commons`] for the lock order.
+//! others from finding their next place: see [`crate::scan::turns`] for the lock order.
 
-use crate::commons::MOST_THREADS;
 use crate::mm::neighbours;
 use crate::mm::refusal::Refusals;
 use crate::mm::shared;
 use crate::mm::storage::KernelStorage;
+use crate::scan::worker::MOST_THREADS;
 use core::ops::Deref;
 use core::ops::DerefMut;
 use engine::Domain;

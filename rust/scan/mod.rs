@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The scan: from the processes to the pages that are merged.
+//!
+//! ```text
+//! worker    threads that scan
+//!   turns     give each worker a place and a step, and close the scan for others
+//!     places    how far the pass has come
+//!     state     the settings in force, and counts
+//!   step      one batch of pages of a place
+//!     gather    samples the pages that are mapped there
+//!     regions   what visits of a region brought
+//!     sets      the engine, behind its lock: decides
+//!     merge     merges the candidates
+//! ```
+
+pub(crate) mod gather;
+pub(crate) mod merge;
+pub(crate) mod places;
+pub(crate) mod regions;
+pub(crate) mod sets;
+pub(crate) mod state;
+pub(crate) mod step;
+pub(crate) mod turns;
+pub(crate) mod worker;
