@@ -14,15 +14,29 @@
 //! # Lock order
 //!
 //! ```text
-//! VMA lock, for reading                   (never waited for; walk, unmerge, neighbours; not in merge)
-//!   folio locks                           (trylock)
+//! VMA lock, mmap lock, for reading        (trylock; walk, unmerge, neighbours; not in merge)
+//!   folio locks                           (trylock; pages and shared pages, in any order)
+//!     KNOWN                               (anon_vmas; allocates without reclaim)
 //!     anon_vma lock, for reading          (trylock; merge, neighbours), or taken by the kernel for
 //!                                         writing (when it splits a large page)
+//!       KNOWN
 //!       mmu notifiers                     (non-blocking; blocking when the kernel splits)
 //!         page table lock
-//!   mutexes of state, sets and pool       (crate::scan::turns; lock order: state, then sets)
-//!   lock of the known movers              (a spinlock, within RCU; nothing is locked under it)
+//!           MOVERS                        (movers; a spinlock, under which nothing is locked)
+//!   mutex of the state                    (crate::scan::turns)
+//! mutex of the state                      (crate::scan::turns)
+//!   mutex of the sets                     (crate::scan::sets)
+//!     GIVING_UP                           (sharers)
+//!       folio lock of a shared page       (trylock)
+//!         anon_vma lock, for reading      (trylock; drops stale records, without GIVING_UP)
+//!         KNOWN
+//!         IN_USE                          (sharers)
+//!           FREE                          (set_table)
+//! mutex of the pool                       (crate::scan::turns; not under state or sets, nothing under it)
 //! ```
+//!
+//! Any of these may be skipped. State, sets, pool, `FREE` and `IN_USE` are held over allocations that reclaim, so
+//! they are not acquired under an anon_vma lock. `Documentation/design.md` has the whole order.
 //!
 //! [`merge`] and [`neighbours`] explain what may happen to a mapping at the same time, and which lock prevents
 //! it.
