@@ -8,9 +8,10 @@
 //! others from asking the engine; they can still read pages meanwhile. A third mutex guards the
 //! [`Pool`] of spare frames; it is never held together with one of the others.
 //!
-//! Lock order: state, then sets. While holding either of the two, a thread acquires no address-space
-//! lock and no page lock, so both mutexes may be acquired under any of these locks that allows
-//! sleeping.
+//! Lock order: state, then sets. While holding either of the two, a thread waits for no address-space
+//! lock and no folio lock (counting shared pages tries folio locks), so both mutexes may be acquired
+//! under any of these locks that allows sleeping. They are held over allocations that reclaim, so they
+//! must not be acquired under an anon_vma lock.
 //!
 //! Between these short critical sections a thread is in a [`Step`]. An operation that must not overlap
 //! with a step *closes* the state ([`Commons::close`]).
