@@ -10,14 +10,15 @@
 //! in every row but those where what else the machine does decides.
 //!
 //! - [`work`]: what is measured, by which scanner whatsoever
-//! - [`volatile`], [`flushes`], [`busy`], [`speed`], [`applications`]: works that need more than
-//!   memory and a scanner
+//! - [`volatile`], [`collapse`], [`flushes`], [`busy`], [`speed`], [`applications`]: works that need
+//!   more than memory and a scanner
 //! - [`memory`]: processes with memory of known contents
 //! - [`scanner`]: the two scanners, and what they have used up
 //! - [`report`]: the figures of both, the goals, the table
 
 mod applications;
 mod busy;
+mod collapse;
 mod flushes;
 mod memory;
 mod report;

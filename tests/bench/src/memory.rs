@@ -15,6 +15,12 @@ use std::slice::from_raw_parts_mut;
 pub const PAGE_SIZE: usize = 4096;
 /// Words at the end of a page in which those differ that are alike: 100 bytes, rounded down.
 const LAST_WORDS: usize = 100 / 8;
+/// Pages of a huge page.
+pub const HUGE_PAGES: usize = 512;
+/// Spreads equal pages over a huge page.
+const SCATTER: usize = 203;
+/// More pages than any work has.
+const FAR: usize = 1 << 32;
 
 /// What the pages hold.
 #[derive(Clone, Copy)]
@@ -27,6 +33,14 @@ pub enum Content {
     Copies(usize),
     /// Zeroes.
     Zero,
+    /// In huge pages: this many pages of each huge page are equal to those at the same place in the
+    /// other processes, which have as many pages `each`. All others differ.
+    Parts {
+        /// Of the pages of a huge page.
+        equal: usize,
+        /// Pages of a process.
+        each: usize,
+    },
 }
 
 impl Content {
@@ -34,6 +48,13 @@ impl Content {
     fn id(self, index: usize, of: usize) -> usize {
         match self {
             Content::Copies(copies) => index % (of / copies),
+            // Scattered over the huge page: `SCATTER` is odd.
+            Content::Parts { equal, each } => {
+                let is_equal = index * SCATTER % HUGE_PAGES < equal;
+                let place = if is_equal { index % each } else { of + index };
+                // No other number of equal pages has these contents.
+                place + equal * FAR
+            }
             _ => index,
         }
     }
@@ -76,11 +97,21 @@ impl Workers {
 
     /// Pages of theirs that are merged, as their page tables have it.
     pub fn merged_pages(&self) -> u64 {
-        let merged = |&(pid, _): &(libc::pid_t, UnixStream)| {
-            let kb = procfs::rollup(pid, "KSM").expect("what is merged of a worker");
+        self.pages("KSM")
+    }
+
+    /// Pages of theirs that are parts of huge pages.
+    pub fn huge_pages(&self) -> u64 {
+        self.pages("AnonHugePages")
+    }
+
+    /// The sum of a field of `smaps_rollup`.
+    fn pages(&self, field: &str) -> u64 {
+        let of_one = |&(pid, _): &(libc::pid_t, UnixStream)| {
+            let kb = procfs::rollup(pid, field).expect("a worker's pages");
             kb * 1024 / PAGE_SIZE as u64
         };
-        self.children.iter().map(merged).sum()
+        self.children.iter().map(of_one).sum()
     }
 }
 
@@ -139,7 +170,7 @@ impl Worker {
         for (page, index) in pages_of(self.memory).zip(self.pages.clone()) {
             let id = self.content.id(index, self.of);
             match self.content {
-                Content::Unique | Content::Copies(_) => scribble(page, id),
+                Content::Unique | Content::Copies(_) | Content::Parts { .. } => scribble(page, id),
                 Content::Alike => {
                     let (alike, last) = page.split_at_mut(page.len() - LAST_WORDS);
                     scribble(alike, 0);
@@ -190,7 +221,10 @@ fn spawn_one(
     if pid == 0 {
         drop(ours);
         let mut worker = Worker {
-            memory: map(pages.len()),
+            memory: match content {
+                Content::Parts { .. } => map_huge(pages.len()),
+                _ => map(pages.len()),
+            },
             pages,
             of,
             content,
@@ -215,29 +249,43 @@ fn scribble(words: &mut [u64], seed: usize) {
 
 /// Maps memory without huge pages, so that both scanners meet the same pages, and registers it.
 pub fn map(pages: usize) -> &'static mut [u64] {
-    let bytes = pages * PAGE_SIZE;
+    let memory = map_bytes(pages * PAGE_SIZE);
+    if Feature::HugePages.missing().is_none() {
+        advise(memory, libc::MADV_NOHUGEPAGE);
+    }
+    advise(memory, libc::MADV_MERGEABLE);
+    memory
+}
+
+/// Maps memory that can be huge pages from its first page on, and registers it.
+fn map_huge(pages: usize) -> &'static mut [u64] {
+    let huge_page = HUGE_PAGES * PAGE_SIZE;
+    let memory = map_bytes(pages * PAGE_SIZE + huge_page);
+    let skipped = memory.as_ptr().align_offset(huge_page);
+    let memory = &mut memory[skipped..][..pages * PAGE_SIZE / 8];
+    advise(memory, libc::MADV_MERGEABLE);
+    memory
+}
+
+fn map_bytes(bytes: usize) -> &'static mut [u64] {
+    let (protection, flags) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+    );
     // SAFETY: A new private mapping, which is never unmapped.
     unsafe {
-        let memory = libc::mmap(
-            std::ptr::null_mut(),
-            bytes,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        );
-        assert_ne!(
-            memory,
-            libc::MAP_FAILED,
-            "mmap: {}",
-            std::io::Error::last_os_error()
-        );
-        if Feature::HugePages.missing().is_none() {
-            assert_eq!(libc::madvise(memory, bytes, libc::MADV_NOHUGEPAGE), 0);
-        }
-        assert_eq!(libc::madvise(memory, bytes, libc::MADV_MERGEABLE), 0);
+        let memory = libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0);
+        let error = std::io::Error::last_os_error();
+        assert_ne!(memory, libc::MAP_FAILED, "mmap: {error}");
         from_raw_parts_mut(memory.cast(), bytes / 8)
     }
+}
+
+fn advise(memory: &mut [u64], advice: libc::c_int) {
+    let (addr, bytes) = (memory.as_mut_ptr().cast(), size_of_val(memory));
+    // SAFETY: The advice changes no contents.
+    let result = unsafe { libc::madvise(addr, bytes, advice) };
+    assert_eq!(result, 0, "madvise: {}", std::io::Error::last_os_error());
 }
 
 /// SplitMix64 (Steele, Lea, Flood, 2014).

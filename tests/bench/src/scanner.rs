@@ -110,6 +110,44 @@ impl Scanner {
         }
     }
 
+    /// Mainline's, with its defaults.
+    pub fn ksmd_by_default() -> Self {
+        Scanner {
+            opened: &[
+                ("pages_to_scan", "100"),
+                ("sleep_millisecs", "20"),
+                ("smart_scan", "1"),
+            ],
+            ..Self::ksmd()
+        }
+    }
+
+    /// Ours, with its defaults, but of registered memory only.
+    pub fn ksm_v_by_default() -> Self {
+        Scanner {
+            opened: &[
+                ("scan_rate", "100"),
+                ("sleep_ms", "200"),
+                ("scope", "registered"),
+                ("max_interval", "8"),
+            ],
+            ..Self::ksm_v()
+        }
+    }
+
+    /// Ours, as package/ksm-veridian.conf advises for servers.
+    pub fn ksm_v_of_server() -> Self {
+        Scanner {
+            opened: &[
+                ("scan_rate", "2000"),
+                ("sleep_ms", "20"),
+                ("scope", "registered"),
+                ("max_interval", "8"),
+            ],
+            ..Self::ksm_v()
+        }
+    }
+
     /// Its name.
     pub fn name(&self) -> &'static str {
         self.name
@@ -128,11 +166,21 @@ impl Scanner {
 
     /// Lets it scan, with a pause after each pass.
     pub fn start_with_pauses(&self, pause: Duration) {
+        self.open();
+        self.write(self.pause, &pause.as_millis().to_string());
+        self.resume();
+    }
+
+    /// Lets it scan with the pauses that its knobs set.
+    pub fn start_with_own_pauses(&self) {
+        self.open();
+        self.resume();
+    }
+
+    fn open(&self) {
         for (knob, value) in self.opened {
             self.write(knob, value);
         }
-        self.write(self.pause, &pause.as_millis().to_string());
-        self.resume();
     }
 
     /// Stops it; what is merged stays merged.

@@ -4,6 +4,8 @@
 
 use crate::applications;
 use crate::busy;
+use crate::collapse;
+use crate::collapse::Khugepaged;
 use crate::flushes;
 use crate::memory::Content;
 use crate::memory::Workers;
@@ -112,6 +114,8 @@ pub enum Guest {
     Counting,
     /// As that, with the demo and its applications.
     Demo,
+    /// As Counting, for works that take long and are done only when named.
+    Named,
     /// Two CPUs and real time.
     Parallel,
     /// User-Mode Linux: one CPU, which is a real one, and real time.
@@ -124,6 +128,7 @@ impl Guest {
         match self {
             Guest::Counting => "counting",
             Guest::Demo => "demo",
+            Guest::Named => "named",
             Guest::Parallel => "parallel",
             Guest::Native => "native",
         }
@@ -234,6 +239,34 @@ pub const WORKS: &[Work] = &[
     })
     .without_ksmd(),
     Work {
+        scanners: &[Scanner::ksm_v_by_default, Scanner::ksmd_by_default],
+        guest: Guest::Named,
+        ..Work::new("khugepaged-defaults", |scanner| {
+            collapse::measure(scanner, Khugepaged::Default, &collapse::DEFAULTS)
+        })
+    },
+    Work {
+        scanners: &[Scanner::ksm_v_by_default],
+        guest: Guest::Named,
+        ..Work::new("khugepaged-yielding", |scanner| {
+            collapse::measure(scanner, Khugepaged::Yielding, &collapse::YIELDING)
+        })
+    },
+    Work {
+        scanners: &[Scanner::ksm_v_of_server],
+        guest: Guest::Named,
+        ..Work::new("khugepaged-server", |scanner| {
+            collapse::measure(scanner, Khugepaged::Default, &collapse::SERVER)
+        })
+    },
+    Work {
+        scanners: &[Scanner::ksm_v_of_server],
+        guest: Guest::Named,
+        ..Work::new("khugepaged-eager", |scanner| {
+            collapse::measure(scanner, Khugepaged::Eager, &collapse::EAGER)
+        })
+    },
+    Work {
         guest: Guest::Demo,
         scanners: &[Scanner::ksmd_in_use, Scanner::ksm_v_in_use],
         ..Work::new("applications", |scanner| {
@@ -298,7 +331,8 @@ fn only(figure: Figure) -> Outcome {
     }
 }
 
-fn figure(id: &'static str, value: f64) -> Figure {
+/// A figure of this name.
+pub fn figure(id: &'static str, value: f64) -> Figure {
     Figure { id, value }
 }
 
