@@ -8,6 +8,10 @@
 //! are due are multiples of each other: now and then all are visited in one pass, so that equal
 //! pages meet.
 //!
+//! A region stays thrashing until a visit finds its merges intact and nothing to merge. Merging pages
+//! again can take several visits, as khugepaged may collapse the regions of all sharers: such visits
+//! do not end the thrashing.
+//!
 //! One in which all pages are merged is *settled* as long as the same ones are mapped: there is no
 //! more to be seen in it than that.
 
@@ -95,7 +99,7 @@ impl Outcome {
         } else {
             0
         };
-        merged.min(Record::ALL - 1) | all
+        merged.min(Record::THRASHING - 1) | all
     }
 }
 
@@ -233,7 +237,8 @@ pub struct Record {
     /// Which pages were mapped when the last visit began; [`Self::ANY_PAGES`] where others make no
     /// difference.
     digest: u32,
-    /// Pages that were merged when it ended; with [`Self::ALL`], these were all.
+    /// Pages that were merged when a visit last merged or found as many; with [`Self::ALL`], these were
+    /// all; with [`Self::THRASHING`], the region thrashes.
     merged: u16,
     /// Visits in a row that brought nothing, or nothing that lasted.
     vain_visits: u8,
@@ -246,6 +251,7 @@ impl Record {
     const ANY_PAGES: u32 = 0;
     /// A region has no more pages than a page table has entries, which leaves this bit.
     const ALL: u16 = 1 << 15;
+    const THRASHING: u16 = 1 << 14;
 
     fn new(hash: u64) -> Self {
         Record {
@@ -256,38 +262,55 @@ impl Record {
 
     /// What is remembered after one more visit.
     fn after(self, visit: Visit, plan: &Plan, outcome: Outcome) -> Self {
-        let is_thrashing = self.is_thrashing(outcome);
+        let was_thrashing = self.merged & Record::THRASHING != 0;
+        let broke_again = self.broke_again(outcome);
+        let has_hope = outcome.merged > 0 || outcome.is_promising;
+        let is_intact = visit.is_settled || self.broken(outcome) == 0;
+        let is_thrashing = broke_again || was_thrashing && (has_hope || !is_intact);
         let one_more = self.vain_visits.saturating_add(1);
-        let vain_visits = if is_thrashing {
-            one_more.max(plan.patience)
-        } else if outcome.merged > 0 || outcome.is_promising {
-            0
-        } else {
-            one_more
+        let vain_visits = match (broke_again, has_hope, was_thrashing) {
+            (true, ..) => one_more.max(plan.patience),
+            (false, true, true) => self.vain_visits,
+            (false, true, false) => 0,
+            (false, false, _) => one_more,
         };
+        let flag = if is_thrashing { Record::THRASHING } else { 0 };
         Record {
-            // What thrashes changes all the time.
+            // The pages of a thrashing region change all the time.
             digest: if is_thrashing {
                 Record::ANY_PAGES
             } else {
                 visit.digest
             },
-            merged: if visit.is_settled {
-                self.merged
-            } else {
-                outcome.merged_in_all()
-            },
+            merged: self.merged_after(visit, outcome) | flag,
             vain_visits,
             due: due(plan.pass.wrapping_add(plan.until_next(vain_visits).into())),
             ..self
         }
     }
 
-    /// Whether at least half of what was merged now had been broken since the last visit.
-    fn is_thrashing(&self, outcome: Outcome) -> bool {
-        let merged = self.merged & !Record::ALL;
-        let broken = merged.saturating_sub(outcome.found_merged);
-        outcome.merged > 0 && broken >= outcome.merged.div_ceil(2)
+    /// Pages merged, without the flag. A visit that merges nothing does not forget the broken ones:
+    /// a later visit may merge them again.
+    fn merged_after(self, visit: Visit, outcome: Outcome) -> u16 {
+        let before = self.merged & !Record::THRASHING;
+        if visit.is_settled {
+            before
+        } else if outcome.merged == 0 && self.broken(outcome) > 0 {
+            before & !Record::ALL
+        } else {
+            outcome.merged_in_all()
+        }
+    }
+
+    /// Merged pages that were broken since they were merged.
+    fn broken(&self, outcome: Outcome) -> u16 {
+        let merged = self.merged & !(Record::ALL | Record::THRASHING);
+        merged.saturating_sub(outcome.found_merged)
+    }
+
+    /// Whether at least half of the pages merged now had been broken before.
+    fn broke_again(&self, outcome: Outcome) -> bool {
+        outcome.merged > 0 && self.broken(outcome) >= outcome.merged.div_ceil(2)
     }
 
     /// Whether all pages were merged when the last visit ended.

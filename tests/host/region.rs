@@ -161,6 +161,73 @@ fn thrashing_regions_are_visited_less_often_whatever_is_mapped() {
     assert_eq!(visited, [0, 1, 2, 4, 8, 16, 24, 32]);
 }
 
+/// Comes to a region in each of the next `count` passes, as khugepaged collapses it after `period` passes
+/// if some of its pages are merged. They are merged at the third sighting since. Returns how often it was
+/// collapsed.
+fn collapses(passes: &mut Passes, count: u64, period: u64) -> u64 {
+    let (mut sightings, mut digest, mut collapses) = (0, SAME, 0);
+    for pass in 1..=count {
+        let is_merged = sightings >= 3;
+        let outcome = Outcome {
+            found_merged: if is_merged { PAGES / 4 } else { 0 },
+            merged: if sightings == 2 { PAGES / 4 } else { 0 },
+            // The first sighting is the first of that content.
+            is_promising: sightings == 1,
+            ..IN_VAIN
+        };
+        if passes.comes_to(1, digest, outcome) && !is_merged {
+            sightings += 1;
+            digest += u32::from(sightings == 3);
+        }
+        if pass % period == 0 && sightings >= 3 {
+            (sightings, digest, collapses) = (0, digest + 1, collapses + 1);
+        }
+        passes.next();
+    }
+    collapses
+}
+
+#[test]
+fn regions_that_thrash_are_visited_less_often_even_if_merging_again_takes_several_visits() {
+    let found = collapses(&mut Passes::new(8), 384, 1);
+    // One in three visits, of which there are no more than one in eight passes in the long run.
+    assert!((10..=20).contains(&found), "{found} collapses");
+    // Every third pass, without a memory of what was broken.
+    assert_eq!(collapses(&mut Passes::new(1), 384, 1), 128);
+}
+
+#[test]
+fn pages_that_are_seldom_broken_are_merged_again() {
+    assert_eq!(collapses(&mut Passes::new(8), 3200, 100), 32);
+}
+
+/// Thrashing ends with a visit that finds the merges intact: new pages are then met at once.
+#[test]
+fn a_region_that_keeps_its_merges_thrashes_no_longer() {
+    let mut passes = Passes::new(8);
+    let again = Outcome {
+        merged: PAGES / 4,
+        ..IN_VAIN
+    };
+    let intact = Outcome {
+        found_merged: PAGES / 4,
+        ..IN_VAIN
+    };
+    let mut visited = |digest, outcome| {
+        let is_visited = passes.comes_to(1, digest, outcome);
+        passes.next();
+        is_visited
+    };
+    assert!(visited(SAME, again));
+    assert!(
+        visited(SAME, again),
+        "the merges of the first visit were broken"
+    );
+    assert!(visited(SAME, intact) || visited(SAME, intact));
+    // Not due, and some other page is mapped.
+    assert!(visited(SAME + 1, intact));
+}
+
 #[test]
 fn merges_that_last_are_no_thrashing() {
     let mut passes = Passes::new(8);

@@ -5,12 +5,15 @@
 
 use guest::content::Ids;
 use guest::expect;
+use guest::knob;
 use guest::lab::Lab;
 use guest::lab::Test;
+use guest::peer::Peer;
 use guest::procfs;
 use guest::scanner;
 use guest::task;
 use guest::Result;
+use guest::Span;
 
 use super::group::Group;
 use super::IDS;
@@ -19,6 +22,10 @@ pub(super) const TESTS: &[Test] = &[
     ("khugepaged_beside_shared_pages", khugepaged),
     ("collapsing_some_shared_pages", collapsed),
     ("collapsing_shared_pages", all_collapsed),
+    (
+        "pages_that_are_collapsed_again_and_again_are_merged_less_often",
+        fought,
+    ),
 ];
 
 pub(super) const DIRECTORY: &str = "/sys/kernel/mm/transparent_hugepage/khugepaged";
@@ -119,4 +126,63 @@ fn collapsed(lab: &Lab) -> Result {
 
 fn all_collapsed(lab: &Lab) -> Result {
     collapse(lab, HUGE)
+}
+
+/// Collapses a range, if the kernel does so at one of a few attempts: pages may be busy.
+fn collapse_range(peer: &Peer, span: Span) -> Result {
+    for _ in 0..10 {
+        let _ = peer.advise(span, MADV_COLLAPSE);
+        if peer.smaps_pages(span, "AnonHugePages")? == HUGE {
+            return Ok(());
+        }
+    }
+    Err(format!("{span:?}: expected a huge page after MADV_COLLAPSE").into())
+}
+
+/// In how many of `count` passes pages of a range are merged, which are collapsed after each one.
+fn merging_passes(count: u64, ranges: [(&Peer, Span); 2]) -> Result<u64> {
+    let mut merging = 0;
+    for _ in 0..count {
+        scanner::passes(1)?;
+        let [(peer, span), _] = ranges;
+        if peer.smaps_pages(span, "AnonHugePages")? == 0 {
+            merging += 1;
+            for (peer, span) in ranges {
+                collapse_range(peer, span)?;
+            }
+        }
+    }
+    Ok(merging)
+}
+
+/// Both processes' ranges are collapsed, so that merging again takes two passes.
+fn fought(lab: &Lab) -> Result {
+    const PASSES: u64 = 32;
+    const EQUAL: u64 = 100;
+    knob::set("scope", "registered")?;
+    knob::set("promote_after", 3)?;
+    knob::set("sleep_ms", scanner::UNTIL_TOLD_MS)?;
+    let (a, b) = lab.pair()?;
+    let in_a = a.anon(HUGE, Ids::each(10_000))?;
+    let in_b = b.anon(HUGE, Ids::each(20_000))?;
+    b.fill(in_b.part(0, EQUAL), Ids::each(10_000))?;
+    let ranges = [(&a, in_a), (&b, in_b)];
+    for (peer, span) in ranges {
+        peer.register_all()?;
+        collapse_range(peer, span)?;
+    }
+    let mut merging = [0; 2];
+    for (interval, merging) in [1, 8].into_iter().zip(&mut merging) {
+        knob::set("max_interval", interval)?;
+        *merging = merging_passes(PASSES, ranges)?;
+    }
+    let [always, seldom] = merging;
+    expect::that(always >= PASSES / 4 && seldom <= always / 2, || {
+        format!(
+            "passes of {PASSES} that merged: expected half as many with intervals, found {always} \
+             and {seldom}"
+        )
+    })?;
+    a.check(in_a, Ids::each(10_000))?;
+    b.check(in_b.part(0, EQUAL), Ids::each(10_000))
 }
