@@ -727,7 +727,8 @@ fn peek(id: SetId) -> Option<(u32, usize)> {
     Some((u32::try_from(mappings).ok()?, set.len()))
 }
 
-/// Gives up a set whose page is gone, unless the page was migrated to the memory of a device.
+/// Gives up a set whose page is gone. A page in the memory of a device, to which no reference can be taken
+/// ([`PageRef::get`]), counts as mapped once until it is freed or returns.
 fn give_up_gone(id: SetId) -> Option<u32> {
     let pointer = {
         let _rcu = rcu::read_lock();
@@ -742,8 +743,9 @@ fn give_up_gone(id: SetId) -> Option<u32> {
     }
     let frame = &set.frame;
     let known = frame.load(Acquire);
-    // SAFETY: The function accepts any frame number; it checks that the frame is device memory.
-    if unsafe { shim::ksm_v_pfn_is_device(known as usize) } {
+    let token = set.token(id);
+    // SAFETY: The function accepts any frame number.
+    if unsafe { shim::ksm_v_is_merged_on_device(known as usize, token.0 as usize) } {
         return Some(1);
     }
     // Migration freezes the references of a folio in the swap cache for a moment: it is there, and can't be

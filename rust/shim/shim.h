@@ -222,8 +222,8 @@ u64 ksm_v_ktime_get_boottime_ns(void);
 
 /* <linux/memory_hotplug.h> */
 struct page *ksm_v_pfn_to_online_page(unsigned long pfn);
-/* <linux/memremap.h>: whether the frame belongs to the memory of a device that is present. */
-bool ksm_v_pfn_is_device(unsigned long pfn);
+/* <linux/memremap.h>: whether the merged page with this index is on @pfn, in the memory of a device. */
+bool ksm_v_is_merged_on_device(unsigned long pfn, pgoff_t index);
 
 /* <linux/mmap_lock.h> */
 bool ksm_v_vma_start_read(struct mm_struct *mm, struct vm_area_struct *vma,
