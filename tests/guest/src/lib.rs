@@ -13,6 +13,7 @@ pub mod child;
 pub mod compat;
 pub mod content;
 pub mod debugfs;
+pub mod device;
 pub mod domain;
 pub mod events;
 pub mod expect;

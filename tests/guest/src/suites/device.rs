@@ -6,15 +6,15 @@
 //! Reference: [`Documentation/mm/hmm.rst`](https://docs.kernel.org/mm/hmm.html).
 
 use guest::content::Ids;
+use guest::device::Device;
+use guest::device::Migration;
 use guest::expect;
 use guest::lab;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::module;
 use guest::pages;
 use guest::peer::Peer;
 use guest::probe::NoProbes;
-use guest::procfs;
 use guest::scanner;
 use guest::task;
 use guest::Result;
@@ -44,41 +44,14 @@ pub fn trials() -> Vec<Trial> {
 const PAGES: u64 = 64;
 const IDS: Ids = Ids::each(100);
 
-/// A device, for as long as this lives.
-struct Device;
-
-impl Device {
-    const MODULE: &'static str = "ksm_v_device";
-    const FILE: &'static str = "/sys/kernel/debug/ksm_v_device";
-
-    fn new() -> Result<Self> {
-        module::load_beside(Self::MODULE)?;
-        Ok(Device)
-    }
-
-    /// Has the device use memory of a process.
-    fn watch(&self, peer: &Peer) -> Result {
-        procfs::write(Self::FILE, &format!("watch {}", peer.pid()))
-    }
-
-    /// Has its driver do `what` with all pages; expects it to get each.
-    fn migrate(&self, what: &str, peer: &Peer, span: Span, ids: Ids) -> Result {
-        let line = format!("{what} {} {:x} {}", peer.pid(), span.addr, span.pages);
-        procfs::write(Self::FILE, &line)?;
-        expect::eq(what, span.pages, procfs::number(Self::FILE)?)?;
-        peer.check(span, ids)
-    }
-}
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        module::unload_beside(Self::MODULE);
-    }
-}
-
+/// Expects the driver to get all pages of an area, whether it moves them or not.
 fn expect_movable(device: &Device, peer: &Peer, span: Span, ids: Ids) -> Result {
-    device.migrate("offer", peer, span, ids)?;
-    device.migrate("move", peer, span, ids)
+    for migration in [Migration::Offer, Migration::Move] {
+        let found = device.migrate(migration, peer, span)?;
+        expect::eq(format!("{migration:?}"), span.pages, found)?;
+        peer.check(span, ids)?;
+    }
+    Ok(())
 }
 
 fn watched(lab: &Lab) -> Result {

@@ -10,6 +10,7 @@
 use std::path::Path;
 
 use guest::content::Ids;
+use guest::device::Device;
 use guest::knob;
 use guest::lab;
 use guest::memory_block::Block;
@@ -22,6 +23,7 @@ use libtest_mimic::Trial;
 mod compaction;
 mod counts;
 mod damon;
+mod device;
 mod group;
 mod huge;
 mod idle;
@@ -43,6 +45,7 @@ pub fn trials() -> Vec<Trial> {
         (kept, compaction::TESTS),
         (kept, offline::TESTS),
         (kept, poison::TESTS),
+        (no_device, device::TESTS),
         (no_nodes, migrate::TESTS),
         (no_nodes, sharers::TESTS),
         (no_nodes, counts::TESTS),
@@ -86,6 +89,10 @@ fn or_else(lacking: impl FnOnce() -> Option<String>) -> Result<Option<String>> {
 
 fn no_nodes() -> Result<Option<String>> {
     or_else(|| (!numa::are_two()).then(|| "the machine has one node".to_owned()))
+}
+
+fn no_device() -> Result<Option<String>> {
+    or_else(|| (!Device::exists()).then(|| "the guest has no driver of a device".to_owned()))
 }
 
 fn no_block() -> Result<Option<String>> {

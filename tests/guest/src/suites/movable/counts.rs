@@ -24,7 +24,7 @@ const PAGES: u64 = 256;
 const SLACK: i64 = 1000;
 
 /// Expects `smaps` of each process to show all pages, all merged.
-fn expect_smaps(group: &Group, when: &str) -> Result {
+pub(super) fn expect_smaps(group: &Group, when: &str) -> Result {
     for sharer in &group.sharers {
         for name in ["Rss", "Anonymous", "KSM"] {
             let what = format!("{when}: {name} in smaps of process {}", sharer.pid());
