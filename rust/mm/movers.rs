@@ -22,14 +22,26 @@
 //!
 //! # By the driver of a device
 //!
-//! `migrate_vma_setup()` replaces entries of any page by migration entries, and puts them back through the
-//! rmap where it can't isolate the page. Where merged pages are not movable
-//! ([`crate::mm::rmap_ksm`]), the rmap finds no entry of one: whoever touches it next waits for ever. Where
-//! they are, the page would go to the memory of the device for all sharers, which has not been tried. Drivers
-//! that migrate (amdgpu, xe, nouveau) have interval notifiers in the address space,
-//! which tells them; so has anybody who mirrors page tables (`hmm_range_fault()`) and never migrates. Such
-//! memory is left alone even where it was registered. Probes tell of the first notifier; the driver may
-//! migrate before the pages have been broken apart.
+//! `migrate_vma_setup()` replaces entries of any page by migration entries, and restores them through the
+//! rmap if it can't isolate the page. If the kernel finds the sharers of merged pages
+//! ([`crate::mm::rmap_ksm`]), entries are restored, and a merged page moves to the memory of the device and back
+//! for all its sharers (suite `movable`, `device.rs`). Without that the rmap finds no entry: whoever touches the
+//! page next waits for ever.
+//!
+//! Memory that a driver may migrate is still left alone, with any value of `movable`, and even if it was
+//! registered:
+//!
+//! - The fault of *any* sharer on a page in the memory of a device is up to the driver that has the page.
+//!   amdgpu looks the address up among the ranges of the process that uses the device
+//!   (`svm_migrate_to_ram()`). A sharer may have the page at another address: it gets SIGBUS, or faults
+//!   again and again. It gets SIGBUS as well if the process that uses the device has exited.
+//! - What resets or removes the device loses the page for sharers that never used the device.
+//! - Each merge has the device forget the page: to do so, amdgpu may stop the queues of the process.
+//!
+//! Drivers that migrate (amdgpu, xe, nouveau) have interval notifiers in the address space, and so has
+//! everybody who mirrors page tables (`hmm_range_fault()`) and never migrates (RDMA): the module can't tell
+//! them apart. Probes tell of the first notifier. A driver that migrates at once, before the pages have been
+//! broken apart, still gets merged pages.
 
 use crate::mm::process;
 use crate::mm::process::Owner;
