@@ -24,6 +24,7 @@ pub mod held_fork;
 pub mod kmsg;
 pub mod knob;
 pub mod lab;
+pub mod livepatch;
 pub mod mainline;
 pub mod memory_block;
 pub mod module;

@@ -85,7 +85,8 @@ pub fn unload_beside(name: &str) {
     }
 }
 
-fn unload_named(name: &str) -> io::Result<()> {
+/// Unloads any module, and tells how that went.
+pub fn unload_named(name: &str) -> io::Result<()> {
     let name = CString::new(name)?;
     Ok(kmod::delete_module(
         &name,

@@ -13,6 +13,7 @@ use guest::content::Ids;
 use guest::device::Device;
 use guest::knob;
 use guest::lab;
+use guest::livepatch::Livepatch;
 use guest::memory_block::Block;
 use guest::numa;
 use guest::swap::Swap;
@@ -29,6 +30,7 @@ mod huge;
 mod idle;
 mod lazy;
 mod limits;
+mod livepatch;
 mod migrate;
 mod offline;
 mod poison;
@@ -46,6 +48,7 @@ pub fn trials() -> Vec<Trial> {
         (kept, offline::TESTS),
         (kept, poison::TESTS),
         (no_device, device::TESTS),
+        (no_livepatch, livepatch::TESTS),
         (no_nodes, migrate::TESTS),
         (no_nodes, sharers::TESTS),
         (no_nodes, counts::TESTS),
@@ -93,6 +96,10 @@ fn no_nodes() -> Result<Option<String>> {
 
 fn no_device() -> Result<Option<String>> {
     or_else(|| (!Device::exists()).then(|| "the guest has no driver of a device".to_owned()))
+}
+
+fn no_livepatch() -> Result<Option<String>> {
+    or_else(|| (!Livepatch::exists()).then(|| "the guest has no livepatch".to_owned()))
 }
 
 fn no_block() -> Result<Option<String>> {

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A livepatch of a function that the module redirects: the module `ksm_v_livepatch`
+//! (`tests/provoke/ksm_v_livepatch.c`).
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::module;
+use crate::task;
+
+const NAME: &str = "ksm_v_livepatch";
+const FILE: &str = "ksm_v_livepatch.ko";
+
+/// The function is patched as long as this exists.
+#[derive(Debug)]
+pub struct Livepatch(());
+
+impl Livepatch {
+    /// Whether the guest has its module.
+    pub fn exists() -> bool {
+        Path::new(FILE).exists()
+    }
+
+    /// Enables it, and tells how that went.
+    pub fn new() -> io::Result<Self> {
+        module::load_file(FILE, "")?;
+        Ok(Livepatch(()))
+    }
+}
+
+impl Drop for Livepatch {
+    fn drop(&mut self) {
+        // Only a kernel with livepatches has this file.
+        let _ = fs::write(format!("/sys/kernel/livepatch/{NAME}/enabled"), "0");
+        // The module stays in use until no task runs the patched function.
+        let unload = || module::unload_named(NAME).is_ok();
+        if !task::wait_until(task::PATIENCE, unload) {
+            eprintln!("{NAME} is still loaded");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Another module that redirects a function which the module redirects: the kernel allows one of the two.
+
+use guest::expect;
+use guest::kmsg::Kmsg;
+use guest::knob;
+use guest::lab::Lab;
+use guest::lab::Test;
+use guest::livepatch::Livepatch;
+use guest::module;
+use guest::scanner;
+use guest::Context;
+use guest::Result;
+
+use super::group::Group;
+use super::MOVABLE;
+
+pub(super) const TESTS: &[Test] = &[
+    ("pages_stay_in_place_beside_a_livepatch", before),
+    ("a_livepatch_of_a_redirected_function_is_refused", after),
+];
+
+const PAGES: u64 = 64;
+/// What the module says when it finds a livepatch.
+const MESSAGE: &str = "another module redirects rmap_walk_ksm()";
+
+/// Loads the module beside a livepatch, and expects it to merge pages that stay in place.
+fn load_beside_livepatch(lab: &Lab) -> Result {
+    let _livepatch = Livepatch::new().context(|| "the livepatch")?;
+    let mut kmsg = Kmsg::open()?;
+    module::load("")?;
+    let messages = kmsg.messages();
+    expect::that(messages.iter().any(|text| text.contains(MESSAGE)), || {
+        format!("the log: expected {MESSAGE:?}, found {messages:?}")
+    })?;
+    expect::eq("movable", 0, knob::number(MOVABLE)?)?;
+    let written = knob::try_write(MOVABLE, b"1\n");
+    expect::errno("writing 1 to movable", libc::EOPNOTSUPP, written)?;
+    expect::eq("movable", 0, knob::number(MOVABLE)?)?;
+    scanner::settle_knobs()?;
+    let group = Group::mixed(lab, PAGES)?;
+    let frames = group.expect_intact("beside a livepatch")?;
+    for frame in &frames {
+        let flags = frame.flags()?;
+        expect::that(!flags.lru(), || {
+            format!("{frame:?}: expected to be on no list, found {flags:?}")
+        })?;
+    }
+    scanner::expect_exact_counts("beside a livepatch")?;
+    group.expect_in_place("after all", &frames)?;
+    module::unload()?;
+    group.check("without the module")
+}
+
+fn before(lab: &Lab) -> Result {
+    module::unload()?;
+    let merged = load_beside_livepatch(lab);
+    // The livepatch is disabled now: the module may redirect the function again.
+    module::reload("")?;
+    scanner::settle_knobs()?;
+    merged?;
+    expect::eq("movable, without a livepatch", 1, knob::number(MOVABLE)?)
+}
+
+fn after(lab: &Lab) -> Result {
+    let group = Group::mixed(lab, PAGES)?;
+    let refused = Livepatch::new().map(drop);
+    expect::errno("enabling the livepatch", libc::EBUSY, refused)?;
+    expect::eq("movable", 1, knob::number(MOVABLE)?)?;
+    for node in [1, 0] {
+        group.move_all(0, node)?;
+        group.expect_intact("after a livepatch was refused")?;
+    }
+    Ok(())
+}
