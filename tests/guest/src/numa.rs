@@ -15,6 +15,24 @@ pub fn are_two() -> bool {
     Path::new("/sys/devices/system/node/node1").exists()
 }
 
+/// The node of a CPU, as the scheduler takes it. With `numa=fake` sysfs shows each CPU on all nodes.
+pub fn node_of_cpu(cpu: u64) -> io::Result<i32> {
+    crate::task::pin(0, cpu)?;
+    let mut node: libc::c_uint = 0;
+    // SAFETY: The kernel writes one number to `node`; the other pointers may be null.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_getcpu,
+            std::ptr::null_mut::<libc::c_uint>(),
+            &raw mut node,
+            std::ptr::null_mut::<libc::c_void>(),
+        )
+    };
+    crate::task::unpin(0)?;
+    check(result)?;
+    Ok(node as i32)
+}
+
 /// Moves each page of a process to the node `targets` names, also pages it shares (`move_pages(2)`).
 /// Returns for each page its node or, negative, an error number.
 pub fn move_pages(pid: i32, addresses: &[u64], targets: &[i32]) -> io::Result<Vec<i32>> {

@@ -21,6 +21,7 @@ use guest::Context;
 use guest::Result;
 use libtest_mimic::Trial;
 
+mod balancing;
 mod compaction;
 mod counts;
 mod damon;
@@ -47,6 +48,7 @@ pub fn trials() -> Vec<Trial> {
         (kept, compaction::TESTS),
         (kept, offline::TESTS),
         (kept, poison::TESTS),
+        (no_balancing, balancing::TESTS),
         (no_device, device::TESTS),
         (no_livepatch, livepatch::TESTS),
         (no_nodes, migrate::TESTS),
@@ -100,6 +102,10 @@ fn no_device() -> Result<Option<String>> {
 
 fn no_livepatch() -> Result<Option<String>> {
     or_else(|| (!Livepatch::exists()).then(|| "the guest has no livepatch".to_owned()))
+}
+
+fn no_balancing() -> Result<Option<String>> {
+    Ok(no_nodes()?.or_else(balancing::lacking))
 }
 
 fn no_block() -> Result<Option<String>> {
