@@ -216,7 +216,7 @@ fn new_programs(lab: &Lab) -> Result {
 /// of the area's pages.
 fn latency(lab: &Lab) -> Result {
     const PAGES: u64 = 16_384;
-    /// `BATCH` of rust/gather.rs.
+    /// `BATCH` of rust/scan/gather.rs.
     const BATCH: u64 = 512;
     let peer = lab.alice()?;
     let span = peer.map(Kind::Anon, PAGES)?;
