@@ -4,14 +4,14 @@
 //!
 //! The threads that scan are in [`crate::scan::worker`].
 
-use crate::control::profile::Profile;
-use crate::control::profile::Profiles;
 use crate::mm::drain_lru;
 use crate::mm::policy::Division;
 use crate::mm::pool::Pool;
 use crate::mm::refusal::Refusals;
 use crate::mm::shared;
 use crate::mm::sharers;
+use crate::scan::profile::Profile;
+use crate::scan::profile::Profiles;
 use crate::scan::sets::Sets;
 use crate::scan::sets::SetsGuard;
 use crate::scan::state::Run;
@@ -43,7 +43,6 @@ use kernel::time::Delta;
 
 pub(crate) mod debugfs;
 pub(crate) mod hotplug;
-pub(crate) mod profile;
 mod unmerge_all;
 
 /// How often `merge_now` retries a VMA that is locked.

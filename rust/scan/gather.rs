@@ -319,7 +319,9 @@ impl Visitor for Gatherer<'_> {
             return true;
         };
         self.settle();
-        let (count, pages) = match self.visits.come_to(self.commons, space, range, population) {
+        let recall = |id| self.commons.recall_region(id);
+        let coming = self.visits.come_to(recall, space, range, population);
+        let (count, pages) = match coming {
             Coming::Visit(visit) => {
                 self.visit = visit;
                 return true;

@@ -6,7 +6,7 @@
 //! worker    threads that scan
 //!   turns     give each worker a place and a step, and close the scan for others
 //!     places    how far the pass has come
-//!     state     the settings in force, and counts
+//!     state     the settings in force, and counts; profile: the two sets of settings
 //!   step      one batch of pages of a place
 //!     gather    samples the pages that are mapped there
 //!     regions   what visits of a region brought
@@ -17,9 +17,13 @@
 pub(crate) mod gather;
 pub(crate) mod merge;
 pub(crate) mod places;
+pub(crate) mod profile;
 pub(crate) mod regions;
 pub(crate) mod sets;
 pub(crate) mod state;
 pub(crate) mod step;
 pub(crate) mod turns;
 pub(crate) mod worker;
+
+/// Largest number of scanner threads.
+pub(crate) const MOST_THREADS: u32 = 64;

@@ -4,7 +4,7 @@
 
 use crate::mm::process::Cursor;
 use crate::scan::regions::Region;
-use crate::scan::worker::MOST_THREADS;
+use crate::scan::MOST_THREADS;
 use core::mem::replace;
 use core::ops::Range;
 use engine::delay::Delays;

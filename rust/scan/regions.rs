@@ -6,10 +6,9 @@
 //! does not complete is continued by the next step there.
 
 use crate::mm::pte::Population;
-use crate::scan::state::State;
-use crate::scan::turns::Commons;
 use core::ops::Range;
 use engine::region::Outcome;
+use engine::region::Prospect;
 use engine::region::RegionId;
 use engine::region::Visit;
 use kernel::prelude::*;
@@ -73,17 +72,18 @@ impl Visits {
     }
 
     /// Decides what to do with the rest of a region, `range` of the address space `space`. Begins a
-    /// visit of the region if it is due; `population` counts and digests its mapped pages.
+    /// visit of the region if it is due: `recall` looks up what is known of it, `population` counts and
+    /// digests its mapped pages.
     pub(crate) fn come_to(
         &mut self,
-        commons: &Commons,
+        recall: impl FnOnce(RegionId) -> Prospect,
         space: u64,
         range: &Range<usize>,
         population: impl Fn() -> Population,
     ) -> Coming {
         if !self.goes_on(space, range.start) {
             let id = RegionId(space ^ engine::hash::mix(range.start as u64));
-            let prospect = commons.recall_region(id);
+            let prospect = recall(id);
             let mut pages = None;
             let digest = || {
                 let Population { digest, pages: met } = population();
@@ -183,12 +183,16 @@ impl Visits {
     }
 
     /// Ends all visits except one that continues at `next`, an address space ID and an address. Returns
-    /// that one.
-    pub(crate) fn end(&mut self, state: &mut State, next: Option<(u64, usize)>) -> Option<Region> {
+    /// that one. Calls `ended` with each of the others.
+    pub(crate) fn end(
+        &mut self,
+        next: Option<(u64, usize)>,
+        mut ended: impl FnMut(Visit, Outcome),
+    ) -> Option<Region> {
         let goes_on = next.is_some_and(|(space, addr)| self.goes_on(space, addr));
         let last = goes_on.then(|| self.regions.pop()).flatten();
         for Region { visit, outcome, .. } in self.regions.drain_all() {
-            state.end_visit(visit, outcome);
+            ended(visit, outcome);
         }
         last
     }

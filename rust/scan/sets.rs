@@ -9,7 +9,7 @@ use crate::mm::neighbours;
 use crate::mm::refusal::Refusals;
 use crate::mm::shared;
 use crate::mm::storage::KernelStorage;
-use crate::scan::worker::MOST_THREADS;
+use crate::scan::MOST_THREADS;
 use core::ops::Deref;
 use core::ops::DerefMut;
 use engine::Domain;

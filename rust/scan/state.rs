@@ -2,8 +2,6 @@
 
 //! The settings in force, and what the scanner counts.
 
-use crate::control::profile::Profile;
-use crate::control::profile::Profiles;
 use crate::mm::is_memory_short;
 use crate::mm::policy::Division;
 use crate::mm::policy::Policy;
@@ -11,6 +9,8 @@ use crate::mm::policy::Scope;
 use crate::mm::shared;
 use crate::mm::storage::KernelStorage;
 use crate::scan::places::Places;
+use crate::scan::profile::Profile;
+use crate::scan::profile::Profiles;
 use crate::scan::sets::Sets;
 use crate::sys::kthread::ns_since;
 use crate::trace;

@@ -131,7 +131,10 @@ impl Scanner {
         let finding = place.passed.take().map_or(0, effort_to_find);
         self.visits.resume(place.visit.take());
         let Some(user) = place.mm.mmget_not_zero() else {
-            let _ = self.visits.end(&mut commons.lock(), None);
+            let mut state = commons.lock();
+            let _ = self
+                .visits
+                .end(None, |visit, outcome| state.end_visit(visit, outcome));
             return finding;
         };
         // The last other user may exit meanwhile. The asynchronous mmput() then keeps the teardown of
@@ -150,7 +153,8 @@ impl Scanner {
         if is_registered(&user) {
             state.meet_registered();
         }
-        place.visit = self.visits.end(&mut state, going_on);
+        let end_visit = |visit, outcome| state.end_visit(visit, outcome);
+        place.visit = self.visits.end(going_on, end_visit);
         if let Some((addr, area_end)) = next {
             place.range.start = addr;
             if progress.is_put_off {

@@ -9,6 +9,7 @@ use crate::mm::zero;
 use crate::scan::state::IDLE_MS;
 use crate::scan::step::Scanner;
 use crate::scan::turns::Turn;
+use crate::scan::MOST_THREADS;
 use crate::sys::kthread::cond_resched;
 use crate::sys::kthread::ns_since;
 use crate::sys::kthread::own_cpu_ns;
@@ -24,9 +25,6 @@ use kernel::sync::Arc;
 use kernel::sync::Mutex;
 use kernel::time::Instant;
 use kernel::time::Monotonic;
-
-/// Largest number of scanner threads.
-pub(crate) const MOST_THREADS: u32 = 64;
 
 const NAME: &CStr = c"ksm_v_scand";
 /// The nice value of ksmd: applications take precedence over scanning.
