@@ -11,7 +11,7 @@
 //! - [`control`]: what the knobs do, and what else happens to a scanner from outside
 //! - [`sysfs`]: the knobs
 //! - [`sys`]: kernel services that the `kernel` crate does not wrap
-//! - [`trace`]: tracepoints
+//! - [`trace`]: the tracepoints of the module
 //! - [`shim`]: generated declarations of the C shims
 //!
 //! `Documentation/design.md` describes how the parts fit together, `Documentation/ABI` each knob.
