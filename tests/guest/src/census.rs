@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The truth that the module's counts are held against: all page tables, read by ourselves.
+//! The reference for the module's counts: the page tables of all processes, read by the test itself.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +24,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Process, name of its program, address and flags of the mapping.
+    /// Describes the mapping: process, program name, address and VMA flags.
     fn describe(&self) -> String {
         let Place { pid, addr } = *self;
         let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -37,16 +37,16 @@ impl Place {
     }
 }
 
-/// All merged frames of the system and who maps them.
+/// All merged frames of the system and the mappings of each.
 ///
-/// The page of zeros is none of them.
+/// The shared zero page is not included.
 #[derive(Debug, Default)]
 pub struct Census {
     frames: BTreeMap<Frame, Vec<Place>>,
 }
 
 impl Census {
-    /// Reads the page tables of all processes. They should hold still for it.
+    /// Reads the page tables of all processes, which should be idle meanwhile.
     pub fn take() -> Result<Self> {
         let flags = FlagsOf::open()?;
         let mut mapped = BTreeMap::<Frame, Vec<Place>>::new();
@@ -64,12 +64,12 @@ impl Census {
         Ok(Census { frames })
     }
 
-    /// What `pages_shared` should say: merged frames that are mapped.
+    /// The expected `pages_shared`: the number of merged frames that are mapped.
     pub fn shared(&self) -> u64 {
         self.frames.len() as u64
     }
 
-    /// What `pages_sharing` should say: mappings beyond the first of each merged frame.
+    /// The expected `pages_sharing`: the number of mappings beyond the first of each merged frame.
     pub fn sharing(&self) -> u64 {
         let mappings: usize = self.frames.values().map(Vec::len).sum();
         (mappings - self.frames.len()) as u64
@@ -82,7 +82,7 @@ impl Census {
             .map(|(&frame, places)| (frame, &places[..]))
     }
 
-    /// Some of the frames, with who maps them and how often, to be read by people.
+    /// Describes some of the frames for a failure message: the number of mappings and the processes.
     pub fn sample(&self) -> String {
         let line = |(frame, places): (&Frame, &Vec<Place>)| {
             let mappings = frame.mappings().unwrap_or(0);
@@ -105,7 +105,7 @@ impl Census {
     }
 }
 
-/// Present pages of a process that are no pages of files; nothing if it just ended.
+/// The present anonymous pages of a process; empty if the process just ended.
 pub fn private_pages(pid: i32) -> Vec<(Frame, Place)> {
     let Ok(maps) = fs::read_to_string(format!("/proc/{pid}/maps")) else {
         return Vec::new();
@@ -132,7 +132,7 @@ fn pages_of(pid: i32, span: Span) -> Vec<(Frame, Place)> {
         .collect()
 }
 
-/// The sum over all processes of the pages of zeros that merging gave them.
+/// The number of pages merged into the zero page, summed over all processes.
 pub fn zero_pages() -> u64 {
     let of = |pid: i32| {
         let text = fs::read_to_string(format!("/proc/{pid}/ksm_stat")).ok()?;

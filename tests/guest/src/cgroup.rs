@@ -13,19 +13,19 @@ use crate::Result;
 
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// A cgroup that is removed at the end, when its processes have to be gone.
+/// A cgroup that is removed on drop; its processes must be gone by then.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
 }
 
 impl Cgroup {
-    /// Makes a cgroup with memory accounting.
+    /// Creates a cgroup with memory accounting.
     pub fn new(name: &str) -> Result<Self> {
         Self::within(PathBuf::from(ROOT), &format!("ksm_v_test_{name}"))
     }
 
-    /// Makes a cgroup in this one, which must not have processes itself.
+    /// Creates a child of this cgroup, which must not contain processes itself.
     pub fn child(&self, name: &str) -> Result<Self> {
         Self::within(self.path.clone(), name)
     }
@@ -38,23 +38,23 @@ impl Cgroup {
         Ok(Cgroup { path })
     }
 
-    /// Moves the calling process here. What it has stays charged to where it was.
+    /// Moves the calling process here. Its existing memory stays charged to its previous cgroup.
     pub fn enter(&self) -> Result {
         procfs::write(&self.procs(), "0")
     }
 
-    /// Removes it. Fails if it has processes.
+    /// Removes the cgroup. Fails if it still contains processes.
     pub fn remove(self) -> Result {
         let removed = fs::remove_dir(&self.path);
         removed.context(|| format!("removing {}", self.path.display()))
     }
 
-    /// Path of the file to which a process is written that is to belong to the cgroup.
+    /// The path of `cgroup.procs`: a process ID written there moves the process into the cgroup.
     pub fn procs(&self) -> String {
         self.file("cgroup.procs")
     }
 
-    /// The number by which `/proc/kpagecgroup` calls it.
+    /// The inode number, which identifies the cgroup in `/proc/kpagecgroup`.
     pub fn inode(&self) -> Result<u64> {
         let metadata = fs::metadata(&self.path);
         metadata
@@ -62,57 +62,58 @@ impl Cgroup {
             .context(|| self.path.display().to_string())
     }
 
-    /// Bytes charged for the anonymous memory of its processes.
+    /// Bytes of anonymous memory charged to the cgroup.
     pub fn anon_bytes(&self) -> Result<u64> {
         procfs::number_in(&self.file("memory.stat"), "anon")
     }
 
-    /// Bytes charged in all. The kernel charges in batches: this may be some dozens of pages off.
+    /// Bytes charged in total. The kernel charges in batches, so the value may be some dozens of
+    /// pages off.
     pub fn current_bytes(&self) -> Result<u64> {
         procfs::number(&self.file("memory.current"))
     }
 
-    /// Cgroups below it that were removed, but not let go of.
+    /// The number of descendants that were removed but are still referenced.
     pub fn dying(&self) -> Result<u64> {
         procfs::number_in(&self.file("cgroup.stat"), "nr_dying_descendants")
     }
 
-    /// Bytes swapped out of its processes.
+    /// Bytes of swap charged to the cgroup.
     pub fn swapped_bytes(&self) -> Result<u64> {
         procfs::number(&self.file("memory.swap.current"))
     }
 
-    /// Processes of it that were killed because its memory was short.
+    /// The number of its processes that the OOM killer killed.
     pub fn killed(&self) -> Result<u64> {
         procfs::number_in(&self.file("memory.events"), "oom_kill")
     }
 
-    /// Has none of its memory swapped out.
+    /// Forbids swapping out its memory.
     pub fn forbid_swap(&self) -> Result {
         procfs::write(&self.file("memory.swap.max"), "0")
     }
 
-    /// Limits its memory.
+    /// Sets its hard memory limit.
     pub fn limit(&self, bytes: u64) -> Result {
         procfs::write(&self.file("memory.max"), &bytes.to_string())
     }
 
-    /// Has its processes wait when they want more memory.
+    /// Sets the limit above which its processes are throttled (`memory.high`).
     pub fn throttle(&self, bytes: u64) -> Result {
         procfs::write(&self.file("memory.high"), &bytes.to_string())
     }
 
-    /// Has them wait no longer.
+    /// Removes the throttling limit.
     pub fn unthrottle(&self) -> Result {
         procfs::write(&self.file("memory.high"), "max")
     }
 
-    /// Has the kernel reclaim memory of its processes; `EAGAIN` if it found less.
+    /// Reclaims memory of its processes; fails with `EAGAIN` if the kernel reclaimed less.
     pub fn reclaim(&self, bytes: u64) -> io::Result<()> {
         fs::write(self.file("memory.reclaim"), bytes.to_string())
     }
 
-    /// Lifts the limit.
+    /// Removes the hard memory limit.
     pub fn unlimit(&self) -> Result {
         procfs::write(&self.file("memory.max"), "max")
     }
@@ -124,7 +125,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // A process that was just killed may need a moment to leave.
+        // A process that was just killed may take a moment to leave the cgroup.
         for _ in 0..500 {
             match fs::remove_dir(&self.path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {}

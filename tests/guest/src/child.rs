@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A child that tries one thing with fewer rights than the test has.
+//! A child process that attempts one operation with fewer privileges than the test.
 
 use std::io;
 
@@ -36,17 +36,17 @@ struct Data {
     inheritable: u32,
 }
 
-/// What a child status says that failed without an error number.
+/// Exit status of a child whose operation failed without an error number.
 const NO_NUMBER: i32 = 255;
 
-/// Does something in a child and returns how that went there.
+/// Runs `act` in a child process and returns its result.
 pub fn attempt(act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-    // SAFETY: Tests run in a process with one thread: its child may do whatever it could.
+    // SAFETY: The test process has a single thread, so its child may run any code.
     match unsafe { fork() }? {
         ForkResult::Child => {
             let status =
                 act().map_or_else(|error| error.raw_os_error().unwrap_or(NO_NUMBER), |()| 0);
-            // SAFETY: Ends the child; what belongs to the test is left to the test.
+            // SAFETY: Only ends the child; the parent keeps everything the test owns.
             unsafe { libc::_exit(status) }
         }
         ForkResult::Parent { child } => match waitpid(child, None)? {
@@ -58,13 +58,13 @@ pub fn attempt(act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Of the calling process.
+/// Header that names the calling process.
 const OWN: Header = Header {
     version: VERSION_3,
     pid: 0,
 };
 
-/// Gives up one capability, below 32, for good.
+/// Drops one capability, below 32, for good.
 pub fn drop_capability(capability: u32) -> io::Result<()> {
     let mut data = [Data::default(); 2];
     // SAFETY: Header and data have the layout of this version.
@@ -74,13 +74,13 @@ pub fn drop_capability(capability: u32) -> io::Result<()> {
     set_capabilities(data)
 }
 
-/// Gives up all capabilities for good.
+/// Drops all capabilities for good.
 pub fn drop_capabilities() -> io::Result<()> {
     set_capabilities([Data::default(); 2])
 }
 
-/// Has the one capability, below 32, and no other from now on, through exec too (as an ambient one).
-/// The process needs to have it.
+/// Keeps only this capability, which must be below 32 and held by the process. It survives `execve`
+/// as an ambient capability.
 pub fn keep_one_capability(capability: u32) -> io::Result<()> {
     let bit = 1 << capability;
     let low = Data {
@@ -90,7 +90,7 @@ pub fn keep_one_capability(capability: u32) -> io::Result<()> {
     };
     set_capabilities([low, Data::default()])?;
     let (raise, capability) = (libc::PR_CAP_AMBIENT_RAISE, libc::c_ulong::from(capability));
-    // SAFETY: Takes numbers only.
+    // SAFETY: The call takes numbers only.
     check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, raise, capability, 0, 0) }.into())
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The files with mainline's names, used as mainline's are.
+//! The files that have the names of mainline's KSM files, used the way mainline's are used.
 
 use std::fs;
 use std::time::Duration;
@@ -16,17 +16,17 @@ use crate::task;
 use crate::Context;
 use crate::Result;
 
-/// Where the module's are.
+/// The directory of the module's compatibility files.
 pub const DIR: &str = "/sys/kernel/mm/ksm_v/compat";
 
-/// How long a pass may take, with all else that runs in a slow guest.
+/// How long a pass may take in a slow guest that runs other work, too.
 const PASS_TIMEOUT: Duration = crate::task::PATIENCE;
 
-/// The module's files in the place of mainline's, until this is dropped.
+/// The module's files, bind-mounted over mainline's until this is dropped.
 pub struct InPlace;
 
 impl InPlace {
-    /// Puts them there.
+    /// Mounts them.
     pub fn mount() -> Result<Self> {
         let none: Option<&str> = None;
         mount(Some(DIR), knob::MAINLINE, none, MsFlags::MS_BIND, none)
@@ -43,7 +43,7 @@ impl Drop for InPlace {
     }
 }
 
-/// Reads a file of `dir` whole.
+/// Reads a file of `dir` as a whole.
 pub fn text(dir: &str, name: &str) -> Result<String> {
     procfs::read(&format!("{dir}/{name}"))
 }
@@ -63,7 +63,7 @@ pub fn number(name: &str) -> Result<i64> {
         .ok_or_else(|| format!("{name}: expected a number and a newline, found {text:?}").into())
 }
 
-/// Names of all files of `dir`, in order.
+/// The sorted names of all files in `dir`.
 pub fn names(dir: &str) -> Result<Vec<String>> {
     let entries = fs::read_dir(dir).context(|| dir.to_owned())?;
     let mut names: Vec<String> = entries
@@ -73,8 +73,8 @@ pub fn names(dir: &str) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Gives all settings their defaults, of a module that is stopped with nothing merged, and has it
-/// scan as fast as it can, all registered pages in each pass.
+/// Resets all settings to their defaults and makes the module scan all registered pages in each pass,
+/// as fast as it can. The module must be stopped and nothing merged.
 pub fn settle() -> Result {
     set("run", 2)?;
     set("advisor_mode", "none")?;
@@ -91,7 +91,7 @@ pub fn settle() -> Result {
     set("sleep_millisecs", 0)
 }
 
-/// Waits for `count` more full scans, as programs do that know mainline.
+/// Waits for `count` more full scans, like a program written for mainline.
 pub fn wait_scans(count: i64) -> Result {
     let target = number("full_scans")? + count;
     let reached = task::wait_until(PASS_TIMEOUT, || {
@@ -105,14 +105,14 @@ pub fn wait_scans(count: i64) -> Result {
     })
 }
 
-/// Merges with two full scans, and stops.
+/// Merges by running two full scans, then stops.
 pub fn merge() -> Result {
     set("run", 1)?;
     wait_scans(2)?;
     set("run", 0)
 }
 
-/// Expects numbers in the module's files.
+/// Expects these numbers in the module's files.
 pub fn expect_numbers(when: &str, expected: &[(&str, i64)]) -> Result {
     let found: Vec<(&str, i64)> = expected
         .iter()

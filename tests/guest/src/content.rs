@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Contents of pages, each named by a number.
+//! Page contents, each identified by a number.
 //!
-//! Number 0 is the page of zeros; every other number is a page of its own, pseudo-random from
-//! the first word to the last.
+//! Number 0 is a page of zeros; every other number is a unique page, pseudo-random from the first
+//! word to the last.
 
 use crate::rng::mix;
 
@@ -21,12 +21,12 @@ pub fn word(id: u64, index: usize) -> u64 {
     }
 }
 
-/// Contents of a run of pages: page `i` has the content `first + i * stride`.
+/// Contents of a run of pages: page `i` contains `first + i * stride`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ids {
     /// Content of the first page.
     pub first: u64,
-    /// 0: the same in all pages, 1: another one in each.
+    /// 0: the same content in all pages, 1: different content in each page.
     pub stride: u64,
 }
 
@@ -42,7 +42,7 @@ impl Ids {
         }
     }
 
-    /// A content of its own in every page, counting from `first`.
+    /// Different content in each page, numbered from `first`.
     pub const fn each(first: u64) -> Self {
         Ids { first, stride: 1 }
     }
@@ -53,7 +53,7 @@ impl Ids {
     }
 }
 
-/// A page's worth of words of the content `id`.
+/// One page filled with the content `id`.
 pub fn page(id: u64) -> Box<[u64; WORDS]> {
     let mut words = Box::new([0; WORDS]);
     for (index, slot) in words.iter_mut().enumerate() {

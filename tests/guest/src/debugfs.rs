@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use crate::procfs;
 use crate::Result;
 
-/// Where they are.
+/// The directory of the files.
 pub const DIR: &str = "/sys/kernel/debug/ksm_v";
 
-/// All of them.
+/// The names of all files.
 pub const FILES: [&str; 2] = ["sharers", "refusals"];
 
 /// Path of a file.
@@ -29,13 +29,13 @@ fn lines(name: &str) -> Result<Vec<Vec<String>>> {
 /// A class of shared pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Class {
-    /// The fewest and the most mappings of each.
+    /// The lowest and the highest number of mappings of a page in this class.
     pub mappings: (u64, u64),
-    /// How many there are.
+    /// The number of pages in this class.
     pub pages: u64,
 }
 
-/// How many mappings shared pages have.
+/// The number of mappings of shared pages, by class.
 pub fn sharers() -> Result<Vec<Class>> {
     let class = |words: Vec<String>| {
         let numbers: Option<Vec<u64>> = words.iter().map(|word| word.parse().ok()).collect();
@@ -50,12 +50,14 @@ pub fn sharers() -> Result<Vec<Class>> {
     lines("sharers")?.into_iter().map(class).collect()
 }
 
-/// How often pages were refused, by reason.
+/// The number of refused pages, by reason.
 pub fn refusals() -> Result<BTreeMap<String, u64>> {
     let reason = |words: Vec<String>| match words.as_slice() {
         [reason, count] => match count.parse() {
             Ok(count) => Ok((reason.clone(), count)),
-            Err(_) => Err(format!("refusals of {reason}: {count:?} is no number").into()),
+            Err(_) => {
+                Err(format!("refusals of {reason}: expected a number, found {count:?}").into())
+            }
         },
         _ => Err(format!("refusals: expected a name and a number, found {words:?}").into()),
     };

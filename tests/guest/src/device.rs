@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A device with memory of its own and its driver: the module `ksm_v_device`
+//! A device with its own memory and its driver: the module `ksm_v_device`
 //! (`tests/provoke/ksm_v_device.c`).
 //!
 //! Reference: [`Documentation/mm/hmm.rst`](https://docs.kernel.org/mm/hmm.html).
@@ -37,16 +37,16 @@ impl Migration {
     }
 }
 
-/// The device is there as long as this exists. Dropping it returns its pages to system memory.
+/// A device that exists until this is dropped. Dropping it returns its pages to system memory.
 pub struct Device(());
 
 impl Device {
-    /// Whether the guest has its module.
+    /// Returns whether the guest has the driver's module.
     pub fn exists() -> bool {
         Path::new(&format!("{NAME}.ko")).exists()
     }
 
-    /// Plugs the device in.
+    /// Loads the driver, which adds the device.
     pub fn new() -> Result<Self> {
         module::load_beside(NAME)?;
         Ok(Device(()))
@@ -57,7 +57,7 @@ impl Device {
         procfs::write(FILE, &format!("watch {}", peer.pid()))
     }
 
-    /// Migrates pages of one area; returns how many the driver got.
+    /// Migrates pages of one VMA; returns how many pages the driver got.
     pub fn migrate(&self, migration: Migration, peer: &Peer, span: Span) -> Result<u64> {
         let word = migration.word();
         let line = format!("{word} {} {:x} {}", peer.pid(), span.addr, span.pages);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whose pages may be merged with whose, as `/proc` tells it.
+//! The domains that restrict merging, derived from `/proc`.
 
 use crate::census::Census;
 use crate::expect;
@@ -11,7 +11,7 @@ use crate::task;
 use crate::Context;
 use crate::Result;
 
-/// The domain of a process, by the present setting of the knob `domain`.
+/// The domain of a process if the knob `domain` is set to `division`.
 pub fn of(pid: i32, division: &str) -> Result<String> {
     match division {
         "user" => user(pid),
@@ -21,7 +21,7 @@ pub fn of(pid: i32, division: &str) -> Result<String> {
     }
 }
 
-/// The real ids of the user and the group.
+/// The real user and group IDs.
 fn user(pid: i32) -> Result<String> {
     let text = procfs::read(&format!("/proc/{pid}/status"))?;
     let ids = (procfs::field(&text, "Uid"), procfs::field(&text, "Gid"));
@@ -31,7 +31,7 @@ fn user(pid: i32) -> Result<String> {
     }
 }
 
-/// The path in the unified hierarchy.
+/// The path in the unified cgroup hierarchy.
 fn cgroup(pid: i32) -> Result<String> {
     let text = procfs::read(&format!("/proc/{pid}/cgroup"))?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::"));
@@ -39,10 +39,10 @@ fn cgroup(pid: i32) -> Result<String> {
         .ok_or_else(|| format!("/proc/{pid}/cgroup: {text:?}").into())
 }
 
-/// Expects that no merged frame is shared by processes of different domains, unless one was
-/// forked by the other. Returns how many frames are shared by several processes.
+/// Expects that no merged frame is shared between processes of different domains, unless one process
+/// forked the other. Returns how many frames are shared by several processes.
 ///
-/// Call it while the scanner is stopped and processes do nothing.
+/// Call it while the scanner is stopped and the processes are idle.
 pub fn expect_apart() -> Result<usize> {
     let division = knob::choice("domain")?;
     let (census, mut shared) = (Census::take()?, 0);
@@ -73,7 +73,7 @@ fn expect_frame_apart(frame: Frame, pids: &[i32], division: &str) -> Result {
     Ok(())
 }
 
-/// Whether `parent` forked `child`. The parent's number is field 4 of `/proc/PID/stat`.
+/// Returns whether `parent` forked `child`: the parent's process ID is field 4 of `/proc/PID/stat`.
 fn is_child(child: i32, parent: i32) -> Result<bool> {
     let found: i32 = task::stat(child, 4)?
         .parse()

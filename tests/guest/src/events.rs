@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module's tracepoints, as tracefs records them
+//! The module's tracepoints, as recorded by tracefs
 //! ([`Documentation/trace/events.rst`](https://docs.kernel.org/trace/events.html)).
 
 use std::collections::BTreeMap;
@@ -11,24 +11,24 @@ use crate::procfs;
 use crate::Context;
 use crate::Result;
 
-/// Where the events are described.
+/// The directory with the descriptions of the events.
 pub const DIR: &str = "/sys/kernel/tracing/events/ksm_v";
-/// A trace of its own, so that nobody else's settings matter.
+/// A separate trace instance, independent of the settings of other instances.
 const INSTANCE: &str = "/sys/kernel/tracing/instances/ksm_v_test";
-/// Memory of the trace, for each CPU: enough for every event of a test.
+/// Buffer size of the trace instance per CPU: enough for every event of a test.
 const BUFFER_KB: &str = "8192";
 
-/// An event that was recorded.
+/// A recorded event.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Which it is, without the prefix `ksm_v_`.
+    /// The name of the event, without the prefix `ksm_v_`.
     pub name: String,
     fields: BTreeMap<String, String>,
 }
 
 impl Event {
-    /// The event in a line of a trace: task, CPU, flags and time, then the name, then the fields,
-    /// with colons in between.
+    /// Parses a line of a trace: task, CPU, flags and time, then the name, then the fields, separated
+    /// by colons.
     fn parse(line: &str) -> Option<Self> {
         let mut parts = line.splitn(3, ": ").skip(1);
         let name = parts.next()?.strip_prefix("ksm_v_")?.to_owned();
@@ -40,13 +40,13 @@ impl Event {
         Some(Event { name, fields })
     }
 
-    /// A field, as text.
+    /// The value of a field as text.
     pub fn text(&self, field: &str) -> Result<&str> {
         let text = self.fields.get(field).map(String::as_str);
         text.ok_or_else(|| format!("{self:?} has no field {field}").into())
     }
 
-    /// A field that is a number, decimal or with `0x` hexadecimal.
+    /// The value of a numeric field: decimal, or hexadecimal with `0x`.
     pub fn number(&self, field: &str) -> Result<i64> {
         let text = self.text(field)?;
         let number = match text.strip_prefix("0x") {
@@ -57,18 +57,18 @@ impl Event {
     }
 }
 
-/// Records events for as long as it exists.
+/// Records events while it exists.
 pub struct Recorder(());
 
 impl Recorder {
-    /// Begins to record all events of the module.
+    /// Starts recording all events of the module.
     pub fn start() -> Result<Self> {
         let recorder = Self::new()?;
         recorder.enable()?;
         Ok(recorder)
     }
 
-    /// Begins to record an event of the kernel, by its system and name: where `filter` is true.
+    /// Starts recording a kernel event, given as `system/name`, for which `filter` is true.
     pub fn of_kernel(event: &str, filter: &str) -> Result<Self> {
         let recorder = Self::new()?;
         set(&format!("events/{event}/filter"), filter)?;
@@ -83,12 +83,12 @@ impl Recorder {
         Ok(recorder)
     }
 
-    /// Has the events recorded of a module that was loaded since.
+    /// Records the events of a module that was loaded after the recorder started.
     pub fn enable(&self) -> Result {
         set("events/ksm_v/enable", "1")
     }
 
-    /// What was recorded so far, in order.
+    /// The events recorded so far, in order.
     pub fn events(&self) -> Result<Vec<Event>> {
         let text = self.complete()?;
         let lines = event_lines(&text);
@@ -96,12 +96,12 @@ impl Recorder {
         lines.map(parse).collect()
     }
 
-    /// How many events were recorded so far.
+    /// The number of events recorded so far.
     pub fn count(&self) -> Result<usize> {
         Ok(event_lines(&self.complete()?).count())
     }
 
-    /// What follows a text in each line, a number; in order.
+    /// The numbers that follow the text `before` in each line, in order.
     pub fn numbers(&self, before: &str) -> Result<Vec<u64>> {
         let number = |line: &str| -> Option<u64> {
             let rest = &line[line.find(before)? + before.len()..];
@@ -113,15 +113,19 @@ impl Recorder {
             .collect()
     }
 
-    /// The trace, of which nothing was lost.
+    /// The whole trace; fails if events were lost.
     fn complete(&self) -> Result<String> {
         let text = procfs::read(&self.file("trace"))?;
         let (kept, written) = counts(&text).ok_or("trace: expected its counts, found none")?;
-        expect::eq("events that were kept of all", written, kept)?;
+        expect::eq(
+            "number of events in the buffer, of all written",
+            written,
+            kept,
+        )?;
         Ok(text)
     }
 
-    /// A file of the trace.
+    /// The path of a file of the trace instance.
     pub fn file(&self, name: &str) -> String {
         format!("{INSTANCE}/{name}")
     }
@@ -129,7 +133,8 @@ impl Recorder {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        // It removes the trace, and so ends the recording, unless a file of it is open.
+        // Removing the directory removes the instance and ends the recording, unless one of its files
+        // is open.
         if let Err(error) = fs::remove_dir(INSTANCE) {
             eprintln!("{INSTANCE}: {error}");
         }
@@ -145,7 +150,7 @@ fn event_lines(trace: &str) -> impl Iterator<Item = &str> {
     trace.lines().filter(|line| !line.starts_with('#'))
 }
 
-/// How many events a trace has, and how many there were.
+/// The number of events in the buffer and the number of events written.
 pub(crate) fn counts(trace: &str) -> Option<(u64, u64)> {
     let counts = trace.lines().find_map(|line| {
         line.strip_prefix("# entries-in-buffer/entries-written: ")?
@@ -156,7 +161,7 @@ pub(crate) fn counts(trace: &str) -> Option<(u64, u64)> {
     Some((kept.parse().ok()?, written.parse().ok()?))
 }
 
-/// The fields of an event of the module, in order, each with its type.
+/// The fields of one of the module's events, in order, each with its type.
 pub fn format(event: &str) -> Result<Vec<String>> {
     let text = procfs::read(&format!("{DIR}/ksm_v_{event}/format"))?;
     let fields = text.lines().filter_map(|line| {

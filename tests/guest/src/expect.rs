@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Expectations: each failure says what was expected and what was found.
+//! Expectations: each failure message says what was expected and what was found.
 
 use std::fmt::Debug;
 use std::fmt::Display;
@@ -8,12 +8,12 @@ use std::ops::RangeInclusive;
 
 use libtest_mimic::Failed;
 
-/// The result of a test and of every helper: an error is the text of the failure.
+/// The result of a test and of every helper; the error is the failure message.
 pub type Result<T = ()> = std::result::Result<T, Failed>;
 
-/// Says what was being done when an error came up.
+/// Adds to an error what was being done when it occurred.
 pub trait Context<T> {
-    /// Puts `what()` in front of the error's text.
+    /// Prefixes the error's text with `what()`.
     fn context<S: Display>(self, what: impl FnOnce() -> S) -> Result<T>;
 }
 
@@ -23,9 +23,9 @@ impl<T, E: Display> Context<T> for std::result::Result<T, E> {
     }
 }
 
-/// As [`Context`], for failures of other helpers.
+/// Like [`Context`], but for failures of other helpers.
 pub trait FailureContext<T> {
-    /// Puts `what()` in front of the failure's text.
+    /// Prefixes the failure's text with `what()`.
     fn during<S: Display>(self, what: impl FnOnce() -> S) -> Result<T>;
 }
 
@@ -38,7 +38,7 @@ impl<T> FailureContext<T> for Result<T> {
     }
 }
 
-/// Fails with the text unless `condition` holds.
+/// Fails with the text of `otherwise` unless `condition` holds.
 pub fn that<S: Display>(condition: bool, otherwise: impl FnOnce() -> S) -> Result {
     if condition {
         Ok(())
@@ -61,7 +61,7 @@ pub fn ne<T: PartialEq + Debug>(what: impl Display, unexpected: T, found: T) -> 
     })
 }
 
-/// Expects a value within bounds.
+/// Expects a value within a range.
 pub fn within<T: PartialOrd + Debug>(
     what: impl Display,
     expected: RangeInclusive<T>,

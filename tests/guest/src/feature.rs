@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What some kernels lack, and tests do without there.
+//! Features that some kernels lack. Tests that need one are skipped there.
 
 use std::path::Path;
 
@@ -8,21 +8,21 @@ use crate::peer::tags;
 use crate::probe;
 use crate::procfs;
 
-/// Something that a kernel may have been built without.
+/// A feature that a kernel may have been built without.
 #[derive(Clone, Copy, Debug)]
 pub enum Feature {
-    /// Counting the calls of a function that flushes TLBs.
+    /// Counts of the calls to a function that flushes TLBs.
     FlushCounts,
     /// Transparent huge pages.
     HugePages,
     /// Memory tags.
     MemoryTags,
-    /// Marks of pages that were written to (Documentation/admin-guide/mm/soft-dirty.rst).
+    /// Soft-dirty bits of page table entries (Documentation/admin-guide/mm/soft-dirty.rst).
     SoftDirty,
 }
 
 impl Feature {
-    /// Says so where this kernel lacks it.
+    /// Returns why the feature is missing; `None` if it is available.
     pub fn missing(self) -> Option<&'static str> {
         match self {
             Feature::FlushCounts => {
@@ -40,9 +40,9 @@ impl Feature {
                 (!tags::are_there()).then_some("this machine has no memory tags")
             }
             Feature::SoftDirty => {
-                // Every new area has the flag.
+                // Every new VMA has the flag.
                 let maps = procfs::read("/proc/self/smaps").unwrap_or_default();
-                (!maps.contains(" sd")).then_some("the kernel marks no written pages")
+                (!maps.contains(" sd")).then_some("the kernel has no soft-dirty bits")
             }
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All tasks frozen, as before the system is suspended.
+//! Freezing all tasks, as the kernel does before it suspends the system.
 //!
 //! Reference: Documentation/power/basic-pm-debugging.rst.
 
@@ -12,11 +12,11 @@ use crate::procfs;
 use crate::task;
 use crate::Result;
 
-/// For how long the scanner has to stand still when it is frozen for a second: clocks are read
-/// one after the other.
+/// The minimum time for which the scanner must not run during a freeze of one second. It is shorter
+/// than a second because the two clocks are not read at the same instant.
 const STANDSTILL: Duration = Duration::from_millis(900);
 
-/// Whether the kernel can suspend to idle, and test that.
+/// Returns whether the kernel supports suspend-to-idle and its test mode.
 pub fn is_there() -> bool {
     let has = |path: &str, word: &str| {
         let words = procfs::read(path).unwrap_or_default();
@@ -25,8 +25,8 @@ pub fn is_there() -> bool {
     has("/sys/power/state", "freeze") && has("/sys/power/pm_test", "freezer")
 }
 
-/// Freezes all tasks for a second, in the kernel's own test of suspending, and expects the
-/// scanner not to run then.
+/// Freezes all tasks for one second through the kernel's suspend test mode, and expects that the
+/// scanner does not run meanwhile.
 pub fn freeze() -> Result {
     procfs::write("/sys/power/pm_test", "freezer")?;
     procfs::write("/sys/module/suspend/parameters/pm_test_delay", "1")?;
@@ -34,7 +34,7 @@ pub fn freeze() -> Result {
     let (start, before) = (Instant::now(), task::run_time_ns(pid)?);
     let frozen = procfs::write("/sys/power/state", "freeze");
     let ran = Duration::from_nanos(task::run_time_ns(pid)? - before);
-    // It may run until all others are frozen, too, which takes its time.
+    // The scanner may also run until all other tasks are frozen, which takes time.
     let stood_still = start.elapsed().saturating_sub(ran);
     procfs::write("/sys/power/pm_test", "none")?;
     frozen?;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A file system in user space that stops answering; a process that waits for it with its mmap lock held
-//! for writing, and one that has others wait for it.
+//! A FUSE file system whose daemon stops answering; a process that waits for the daemon while it
+//! holds its mmap lock for writing; and a process that makes others wait for the daemon.
 //!
-//! The protocol: include/uapi/linux/fuse.h. The root of the file system is its only file.
+//! Protocol: include/uapi/linux/fuse.h. The root of the file system is its only file.
 
 use std::ffi::CString;
 use std::fs;
@@ -31,7 +31,7 @@ use crate::Result;
 
 const PAGE: usize = 4096;
 const MOUNT_POINT: &str = "/tmp/silent";
-/// Pages of the file.
+/// Size of the file in pages.
 const FILE_PAGES: usize = 4096;
 
 /// `enum fuse_opcode`.
@@ -46,18 +46,18 @@ mod opcode {
     pub const INIT: u32 = 26;
 }
 
-/// A word that the processes here share.
+/// A word in memory that the processes of this file share.
 type Word = &'static AtomicU32;
 
-/// The daemon. Dropping it ends it, and everything that waits for it fails.
+/// The daemon. Dropping it ends it; everything that waits for it then fails.
 struct Daemon {
     pid: Pid,
-    /// Not 0: reads are not answered any more, either.
+    /// Nonzero: the daemon does not answer reads, either.
     is_silent: Word,
 }
 
 impl Daemon {
-    /// Starts it, and waits until it has mounted its file.
+    /// Starts the daemon and waits until it has mounted its file.
     fn start() -> Result<Self> {
         fs::write(MOUNT_POINT, "").context(|| "making a mount point")?;
         let is_silent = word().context(|| "sharing a word")?;
@@ -74,61 +74,62 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         end(self.pid);
         let path = CString::new(MOUNT_POINT).unwrap_or_default();
-        // SAFETY: A string is passed.
+        // SAFETY: The path is a NUL-terminated string that outlives the call.
         unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
     }
 }
 
-/// A process of its own that does `work`.
+/// Forks a child process that runs `work`.
 fn child(work: impl FnOnce() -> io::Result<()>) -> nix::Result<Pid> {
-    // SAFETY: Tests run in a process with one thread: its child may do whatever it could.
+    // SAFETY: The test process has a single thread, so its child may run any code.
     match unsafe { fork() }? {
         ForkResult::Child => {
             let _ = work();
-            // SAFETY: Ends the child.
+            // SAFETY: Only ends the child.
             unsafe { libc::_exit(0) }
         }
         ForkResult::Parent { child } => Ok(child),
     }
 }
 
-/// Ends a child.
+/// Kills a child and waits for its end.
 fn end(child: Pid) {
     let _ = kill(child, Signal::SIGKILL);
     let _ = waitpid(child, None);
 }
 
-/// A word that children share, 0 at first.
+/// A word shared with child processes, initially 0.
 fn word() -> io::Result<Word> {
     let page = map(ptr::null_mut(), 1, libc::MAP_SHARED, None)?;
-    // SAFETY: Just mapped, for as long as this process is there.
+    // SAFETY: The page was just mapped, is zeroed, and is never unmapped.
     Ok(unsafe { &*page.cast::<AtomicU32>() })
 }
 
-/// A process that waits in `mmap(MAP_FIXED)` for the daemon to write back the page of a file that was
-/// mapped there: with the mmap lock held for writing, and with an area that is detached and in the tree
-/// still. It maps `PAIRS` of equal pages, too, directly before the file. Dropping it ends both.
+/// A process blocked in `mmap(MAP_FIXED)`: the daemon has to write back the page of the file that was
+/// mapped there before. The process holds its mmap lock for writing, and a detached VMA is still in
+/// the VMA tree. It also maps `PAIRS` pairs of equal pages, directly before the file. Dropping this
+/// ends both the process and the daemon.
 pub struct Stuck {
-    // Ends first, or the process could not.
+    // Must end first: the blocked process cannot end before.
     daemon: Option<Daemon>,
     process: Pid,
 }
 
 impl Stuck {
-    /// Pairs of equal pages that it maps.
+    /// The number of pairs of equal pages in the process.
     pub const PAIRS: usize = 16;
 
-    /// Starts both, and waits until the process waits.
+    /// Starts the daemon and the process, and waits until the process is blocked.
     pub fn start() -> Result<Self> {
         Self::start_with(0)
     }
 
-    /// As [`Self::start`]; but the area of the pairs is locked, too.
+    /// Like [`Self::start`], but the VMA of the pairs is write-locked, too.
     pub fn start_with_locked_pairs() -> Result<Self> {
         Self::start_with(1)
     }
 
-    /// As [`Self::start`], where so many pages before the file are mapped anew with it.
+    /// Like [`Self::start`], but `mmap` also replaces `pages_before` pages before the file.
     fn start_with(pages_before: usize) -> Result<Self> {
         let daemon = Some(Daemon::start()?);
         let wait = || {
@@ -142,21 +143,23 @@ impl Stuck {
         let waits = || crate::task::stat(stuck.pid(), 3).is_ok_and(|state| state == "D");
         let waiting = crate::task::wait_until(crate::task::PATIENCE, || {
             waits() && {
-                // Not for a moment only.
+                // Check again after a while: the process may have been in this state for a moment only.
                 std::thread::sleep(std::time::Duration::from_millis(300));
                 waits()
             }
         });
-        crate::expect::that(waiting, || "expected the process to wait for its daemon")?;
+        crate::expect::that(waiting, || {
+            "expected the process to be blocked on its daemon"
+        })?;
         Ok(stuck)
     }
 
-    /// Ends the daemon, and so the wait: the process keeps its pages.
+    /// Ends the daemon, which unblocks the process. The process keeps its pages.
     pub fn release(&mut self) {
         self.daemon = None;
     }
 
-    /// The process that waits.
+    /// The ID of the blocked process.
     pub fn pid(&self) -> i32 {
         self.process.as_raw()
     }
@@ -169,20 +172,20 @@ impl Drop for Stuck {
     }
 }
 
-/// A process that has pairs of equal pages in a private mapping of the file, and discards some of them just
-/// when others would break them apart: who faults on them then waits for the daemon.
+/// A process with pairs of equal pages in a private mapping of the file. It discards some pages at
+/// the moment when they are unmerged: the fault that the unmerge triggers then waits for the daemon.
 pub struct Discarder {
     daemon: Option<Daemon>,
     process: Pid,
-    /// 1: it has its pages. 2: it waits for them to be broken apart.
+    /// 1: the process has its pages. 2: it waits until its pages are unmerged.
     is_ready: Word,
 }
 
 impl Discarder {
-    /// Pairs of equal pages that it maps.
+    /// The number of pairs of equal pages in the process.
     pub const PAIRS: usize = FILE_PAGES / 2;
 
-    /// Starts both, and waits until the process has its pages.
+    /// Starts the daemon and the process, and waits until the process has its pages.
     pub fn start() -> Result<Self> {
         let daemon = Daemon::start()?;
         let is_ready = word().context(|| "sharing a word")?;
@@ -197,7 +200,7 @@ impl Discarder {
         Ok(discarder)
     }
 
-    /// From now on the daemon answers nothing, and the process waits for its pages to be broken apart.
+    /// Makes the daemon stop answering, and the process wait until its pages are unmerged.
     pub fn lie_in_wait(&self) -> Result {
         crate::procfs::write("/proc/sys/vm/drop_caches", "1")?;
         if let Some(daemon) = &self.daemon {
@@ -220,20 +223,21 @@ impl Drop for Discarder {
     }
 }
 
-/// The result of a system call: negative means that `errno` says why.
+/// Converts the result of a system call: a negative value means that `errno` holds the error.
 fn check(result: i64) -> io::Result<u64> {
     u64::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// Maps pairs of equal pages, a page and the file behind; writes to the file, and maps something else in
-/// its place and that of `pages_before`.
+/// Maps pairs of equal pages, one more page, and the file directly behind them. Writes to the file,
+/// then maps new memory over the file and the `pages_before` pages before it.
 fn wait_for_daemon(pages_before: usize) -> io::Result<()> {
-    // The tests' own process, whose child this is, is not dumpable: so it is left alone.
+    // This process was forked from the test process, which is not dumpable, so the module would skip
+    // it.
     prctl::set_dumpable(true)?;
     let file = File::options().read(true).write(true).open(MOUNT_POINT)?;
     let pages = 2 * Stuck::PAIRS + 1;
     let anon = map(ptr::null_mut(), pages + 1, libc::MAP_PRIVATE, None)?;
-    // SAFETY: So many pages were mapped, and more.
+    // SAFETY: At least this many pages were just mapped.
     let (behind, first) = unsafe {
         fill_pairs(anon, Stuck::PAIRS);
         (
@@ -242,7 +246,7 @@ fn wait_for_daemon(pages_before: usize) -> io::Result<()> {
         )
     };
     map(behind, 1, libc::MAP_SHARED | libc::MAP_FIXED, Some(&file))?;
-    // SAFETY: Just mapped.
+    // SAFETY: The page was just mapped, writable.
     unsafe { behind.write_volatile(1) };
     let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
     map(first, 1 + pages_before, flags, None)?;
@@ -251,12 +255,12 @@ fn wait_for_daemon(pages_before: usize) -> io::Result<()> {
 
 /// # Safety
 ///
-/// There are as many pages of the caller's.
+/// The caller must own `2 * pairs` writable pages at `pages`.
 unsafe fn fill_pairs(pages: *mut u8, pairs: usize) {
     for page in 0..2 * pairs {
-        // Told apart by any sample of some words.
+        // The text repeats, so any sample of a few words tells the pages apart.
         let text = format!("silent {:>9}", page % pairs).repeat(PAGE / 16);
-        // SAFETY: Promised by the caller; the text is as long as one.
+        // SAFETY: The caller guarantees that the page is writable; the text is one page long.
         unsafe {
             pages
                 .add(page * PAGE)
@@ -265,23 +269,23 @@ unsafe fn fill_pairs(pages: *mut u8, pairs: usize) {
     }
 }
 
-/// Maps pairs of equal pages. Then, again and again, waits until a page is another than before, and
-/// discards the next one.
+/// Maps pairs of equal pages. Then repeatedly waits until the page table entry of one page changes,
+/// and discards the next page.
 fn discard(is_ready: Word, is_silent: Word) -> io::Result<()> {
-    /// Pages from one that it waits for to the next.
+    /// The distance in pages between two pages that it waits for.
     const DISTANCE: usize = 4;
-    /// In how many ways it hesitates.
+    /// The number of different delays before a page is discarded.
     const DELAYS: usize = 64;
     prctl::set_dumpable(true)?;
     let file = File::options().read(true).write(true).open(MOUNT_POINT)?;
     let pages = map(ptr::null_mut(), FILE_PAGES, libc::MAP_PRIVATE, Some(&file))?;
     let advise = |first: usize, count: usize, advice| {
-        // SAFETY: Part of what was just mapped, and used by nobody else.
+        // SAFETY: The range is part of the new mapping, which nobody else uses.
         check(unsafe { libc::madvise(pages.add(first * PAGE).cast(), count * PAGE, advice) }.into())
     };
-    // Nothing is read ahead: that would have the file's pages in the cache.
+    // Disable readahead, which would put the file's pages into the page cache.
     advise(0, FILE_PAGES, libc::MADV_RANDOM)?;
-    // SAFETY: Just mapped.
+    // SAFETY: The pages were just mapped, writable.
     unsafe { fill_pairs(pages, Discarder::PAIRS) };
     is_ready.store(1, Ordering::Release);
     while is_silent.load(Ordering::Acquire) == 0 {
@@ -298,7 +302,7 @@ fn discard(is_ready: Word, is_silent: Word) -> io::Result<()> {
     is_ready.store(2, Ordering::Release);
     for (page, &before) in before.iter().enumerate().step_by(DISTANCE) {
         while entry(page)? == before {}
-        // The next one is being broken apart now, or in a moment.
+        // The next page is being unmerged now, or in a moment.
         for _ in 0..page / DISTANCE % DELAYS {
             std::hint::spin_loop();
         }
@@ -309,7 +313,7 @@ fn discard(is_ready: Word, is_silent: Word) -> io::Result<()> {
 
 fn map(at: *mut u8, pages: usize, flags: i32, file: Option<&File>) -> io::Result<*mut u8> {
     let (fd, anonymous) = file.map_or((-1, libc::MAP_ANONYMOUS), |file| (file.as_raw_fd(), 0));
-    // SAFETY: With MAP_FIXED only what this process has mapped for that is replaced.
+    // SAFETY: MAP_FIXED replaces only memory that this process mapped for this purpose.
     let mapped = unsafe {
         libc::mmap(
             at.cast(),
@@ -326,17 +330,17 @@ fn map(at: *mut u8, pages: usize, flags: i32, file: Option<&File>) -> io::Result
     Ok(mapped.cast())
 }
 
-/// Mounts the file and answers requests; not those that follow from its being written to, nor reads once
-/// it `is_silent`.
+/// Mounts the file and answers requests. It never answers the requests that follow from a write to
+/// the file, and no reads once `is_silent` is set.
 fn serve(is_silent: Word) -> io::Result<()> {
     let path = c"/dev/fuse".as_ptr();
-    // SAFETY: A string is passed.
+    // SAFETY: The path is a NUL-terminated string.
     let fd = check(unsafe { libc::open(path, libc::O_RDWR) }.into())?;
-    // SAFETY: Just opened, and nobody else's.
+    // SAFETY: The descriptor was just opened and has no other owner.
     let mut device = unsafe { File::from_raw_fd(fd as i32) };
     let options = format!("fd={fd},rootmode=100666,user_id=0,group_id=0,allow_other");
     let (target, options) = (CString::new(MOUNT_POINT)?, CString::new(options)?);
-    // SAFETY: Strings are passed.
+    // SAFETY: All pointers are NUL-terminated strings that outlive the call.
     let mounted = unsafe {
         libc::mount(
             c"silent".as_ptr(),
@@ -376,7 +380,7 @@ fn serve(is_silent: Word) -> io::Result<()> {
         reply.extend(error.to_le_bytes());
         reply.extend(unique.to_le_bytes());
         reply.extend(body);
-        // Some requests want no answer.
+        // Some requests expect no answer, so an error is ignored.
         let _ = device.write(&reply);
     }
 }
@@ -388,7 +392,7 @@ fn init(max_readahead: u32) -> Vec<u8> {
     words.into_iter().flat_map(u32::to_le_bytes).collect()
 }
 
-/// `struct fuse_attr_out` of the file, which stays as it is for an hour.
+/// `struct fuse_attr_out` of the file. The attributes are valid for an hour.
 fn attributes() -> Vec<u8> {
     let mut words = vec![3600u32, 0, 0, 0];
     // ino, size, blocks, three times; their nanoseconds, mode, nlink, uid, gid, rdev, blksize, flags

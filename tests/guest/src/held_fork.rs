@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Forks that are held in the middle, by the module `ksm_v_hold_fork`
-//! (`tests/provoke/ksm_v_hold_fork.c`).
+//! Forks that the module `ksm_v_hold_fork` (`tests/provoke/ksm_v_hold_fork.c`) stops halfway.
 
 use std::fs::File;
 use std::io;
@@ -15,24 +14,25 @@ use crate::task;
 use crate::Context;
 use crate::Result;
 
-/// The module's file. A mapping of it holds forks.
+/// The module's file. A fork stops when it copies a mapping of this file.
 pub const FILE: &str = "/sys/kernel/debug/ksm_v_hold_fork";
-/// Three words: the first tells a writer to write, the second says that it did, the third who it is.
+/// Three words: the first tells the writer to write, the second is set once it wrote, the third is
+/// its thread ID.
 pub const SIGNALS: &str = "/tmp/ksm_v_hold_fork";
-/// What a writer writes: no page begins like that.
+/// The word that a writer writes; no page begins with it.
 pub const WRITTEN: u64 = u64::MAX;
-/// Where writers run, and nobody else.
+/// The CPU reserved for writers.
 pub const WRITERS_CPU: u64 = 1;
-/// Where the rest runs, meanwhile.
+/// The CPU for all other tasks meanwhile.
 const OTHER_CPU: u64 = 0;
 
-/// Forks can be held, for as long as this exists.
+/// Allows forks to be held while it exists.
 pub struct Holder {
     signals: File,
 }
 
 impl Holder {
-    /// Loads the module, and leaves a CPU to writers.
+    /// Loads the module and reserves a CPU for writers.
     pub fn new() -> Result<Self> {
         module::load_beside("ksm_v_hold_fork")?;
         let signals = File::options()
@@ -54,18 +54,19 @@ impl Holder {
         expect::that(held, || "expected a fork to be held, found none")
     }
 
-    /// Lets it go on.
+    /// Releases the held fork.
     pub fn release(&self) -> Result {
         procfs::write(FILE, "go")
     }
 
-    /// Tells a writer to write, and waits until it did or waits for the fork itself. Returns whether it did.
+    /// Tells the writer to write, and waits until it either wrote or blocks on the fork. Returns
+    /// whether it wrote.
     pub fn write(&self) -> Result<bool> {
         let set = self.signals.write_all_at(&1u64.to_ne_bytes(), 0);
         set.context(|| SIGNALS)?;
         let writer = self.word(2).context(|| SIGNALS)? as i32;
         let has_written = || self.word(1).is_ok_and(|word| word != 0);
-        // Asleep in a fault, and not woken since it was looked at before.
+        // The writer blocks if it sleeps in a fault and was not woken since the previous check.
         let mut before = None;
         let mut waits = || {
             let asleep = task::stat(writer, 3).is_ok_and(|state| state == "D");

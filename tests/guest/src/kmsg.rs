@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Complaints of the kernel during one test, from its log.
+//! Complaints in the kernel log during one test.
 //!
-//! The guest's console is searched as a whole, too; this names the test.
+//! The test runner also searches the guest's whole console; this check tells which test is to blame.
 
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -16,7 +16,7 @@ use crate::procfs;
 use crate::Context;
 use crate::Result;
 
-/// What begins a complaint.
+/// Texts that begin a complaint.
 const COMPLAINTS: [&str; 13] = [
     "BUG: ",
     "BUG at ",
@@ -33,11 +33,11 @@ const COMPLAINTS: [&str; 13] = [
     "scheduling while atomic",
 ];
 
-/// The kernel's log from the time it was opened.
+/// The kernel log, starting at the time when it was opened.
 pub struct Kmsg(File);
 
 impl Kmsg {
-    /// Starts at the end of the log as it is now.
+    /// Opens the log at its current end.
     pub fn open() -> Result<Self> {
         let mut file = OpenOptions::new()
             .read(true)
@@ -48,11 +48,12 @@ impl Kmsg {
         Ok(Kmsg(file))
     }
 
-    /// Messages since the last call. One read is one message.
+    /// The messages since the last call. One read returns one message.
     pub fn messages(&mut self) -> Vec<String> {
         let mut messages = Vec::new();
         let mut record = [0; 8192];
-        // The log ends with EAGAIN; EPIPE says that messages were overwritten, and goes on.
+        // EAGAIN marks the end of the log; EPIPE means that messages were overwritten, and reading
+        // goes on.
         loop {
             match self.0.read(&mut record) {
                 Ok(length) => messages.push(text_of(&String::from_utf8_lossy(&record[..length]))),
@@ -76,8 +77,8 @@ impl Kmsg {
     }
 }
 
-/// Keeps messages from the console while it lives, where they are expected and look like
-/// complaints. They are in the log all the same.
+/// Keeps messages off the console while it exists, for tests that expect messages that look like
+/// complaints. The messages still reach the log.
 pub struct QuietConsole {
     levels: String,
 }
@@ -85,7 +86,7 @@ pub struct QuietConsole {
 impl QuietConsole {
     const KNOB: &'static str = "/proc/sys/kernel/printk";
 
-    /// Lets only emergencies through.
+    /// Lets only emergency messages reach the console.
     pub fn begin() -> Result<Self> {
         let levels = procfs::read(Self::KNOB)?;
         procfs::write(Self::KNOB, "1")?;
@@ -101,7 +102,7 @@ impl Drop for QuietConsole {
     }
 }
 
-/// The text of a record: behind the first semicolon, before the first newline.
+/// The text of a record: from the first semicolon to the first newline after it.
 fn text_of(record: &str) -> String {
     let text = record.split_once(';').map_or(record, |(_, text)| text);
     text.lines().next().unwrap_or("").to_owned()

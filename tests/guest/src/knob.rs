@@ -10,12 +10,12 @@ use std::io::Write;
 use crate::Context;
 use crate::Result;
 
-/// Where the module's files are.
+/// The directory of the module's files.
 pub const DIR: &str = "/sys/kernel/mm/ksm_v";
-/// Where mainline's are.
+/// The directory of mainline's files.
 pub const MAINLINE: &str = "/sys/kernel/mm/ksm";
 
-/// Files that can be written, and read.
+/// Files that can be written and read.
 pub const WRITABLE: [&str; 12] = [
     "run",
     "scan_rate",
@@ -34,7 +34,7 @@ pub const WRITABLE: [&str; 12] = [
 /// The file that can only be written.
 pub const WRITE_ONLY: &str = "merge_now";
 
-/// The file that says whose settings are in force.
+/// The file that says which interface's settings are in force.
 pub const PROFILE: &str = "profile";
 
 /// Files that can only be read; each but [`PROFILE`] holds one number.
@@ -53,7 +53,7 @@ pub const READ_ONLY: [&str; 12] = [
     "cpu_ns",
 ];
 
-/// Those that hold one number.
+/// The files that hold one number each.
 pub fn counts() -> impl Iterator<Item = &'static str> {
     READ_ONLY.into_iter().filter(|&name| name != PROFILE)
 }
@@ -63,7 +63,7 @@ pub fn path(name: &str) -> String {
     format!("{DIR}/{name}")
 }
 
-/// Reads a file whole.
+/// Reads a file as a whole.
 pub fn read(name: &str) -> Result<String> {
     let path = path(name);
     fs::read_to_string(&path).context(|| format!("reading {path}"))
@@ -77,12 +77,12 @@ pub fn number(name: &str) -> Result<u64> {
         .ok_or_else(|| format!("{name}: expected a number and a newline, found {text:?}").into())
 }
 
-/// Writes `text` in one call, exactly as it is, and tells how that went.
+/// Writes `text` in one call, unchanged, and returns the result.
 pub fn try_write(name: &str, text: &[u8]) -> io::Result<()> {
     try_write_in(DIR, name, text)
 }
 
-/// As above, to a file of `dir`.
+/// Like [`try_write`], but to a file of `dir`.
 pub fn try_write_in(dir: &str, name: &str, text: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
@@ -91,7 +91,9 @@ pub fn try_write_in(dir: &str, name: &str, text: &[u8]) -> io::Result<()> {
     if written == text.len() {
         Ok(())
     } else {
-        Err(io::Error::other(format!("only {written} bytes were taken")))
+        Err(io::Error::other(format!(
+            "only {written} bytes were written"
+        )))
     }
 }
 
@@ -102,7 +104,7 @@ pub fn set(name: &str, value: impl ToString) -> Result {
         .context(|| format!("writing {value} to {}", path(name)))
 }
 
-/// The chosen one of a list of words like `[user] process`.
+/// The word in brackets in a list like `[user] process`.
 pub fn choice(name: &str) -> Result<String> {
     let text = read(name)?;
     chosen(&text)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What every test starts from and leaves behind: the module loaded, stopped, with nothing
-//! merged, and no process but the test.
+//! The state in which every test starts and ends: the module loaded and stopped, nothing merged, and
+//! no process besides the test.
 
 use std::rc::Rc;
 
@@ -18,7 +18,7 @@ use crate::peer::User;
 use crate::scanner;
 use crate::Result;
 
-/// A test's surroundings.
+/// The environment of a test.
 pub struct Lab {
     nursery: Rc<Nursery>,
 }
@@ -52,7 +52,8 @@ impl Lab {
         Ok((self.alice()?, self.alice()?))
     }
 
-    /// Starts `program`, a copy of this one. Its process, which is root's, does `setup` before.
+    /// Starts `program`, a copy of this one. The new process, still as root, runs `setup` before it
+    /// executes `program`.
     pub fn start(
         &self,
         program: &str,
@@ -77,23 +78,23 @@ impl Drop for Lab {
     }
 }
 
-/// A test: what it is called, and what it does.
+/// The name and the function of a test.
 pub type Test = (&'static str, fn(&Lab) -> Result);
 
-/// A test that may find that it can't be run here, and why.
+/// Like [`Test`], but the function may return why the test cannot run here.
 pub type SkippableTest = (&'static str, fn(&Lab) -> Result<Completion>);
 
-/// Makes tests of a suite ready to run.
+/// Turns the tests of a suite into trials.
 pub fn trials(suite: &str, tests: &[Test]) -> Vec<Trial> {
     let make =
         |&(name, test): &Test| Trial::test(format!("{suite}::{name}"), move || watched(test));
     tests.iter().map(make).collect()
 }
 
-/// A test that is run with something given.
+/// A test that takes an argument.
 pub type TestOf<T> = (&'static str, fn(&Lab, T) -> Result);
 
-/// Makes tests ready to run, each with `given`.
+/// Turns tests into trials that each pass `given` to their test.
 pub fn trials_of<T>(suite: &str, given: T, tests: &[TestOf<T>]) -> Vec<Trial>
 where
     T: Copy + Send + 'static,
@@ -106,7 +107,7 @@ where
     tests.iter().map(make).collect()
 }
 
-/// Makes tests ready to run that are skipped where the kernel lacks one of `features`.
+/// Turns tests into trials that are skipped if the kernel lacks one of `features`.
 pub fn trials_with(features: &[Feature], suite: &str, tests: &[Test]) -> Vec<Trial> {
     let Some(why) = features.iter().find_map(|feature| feature.missing()) else {
         return trials(suite, tests);
@@ -119,7 +120,8 @@ pub fn trials_with(features: &[Feature], suite: &str, tests: &[Test]) -> Vec<Tri
     tests.iter().map(skip).collect()
 }
 
-/// Makes tests ready to run that are skipped where `lacking` says why. It is asked with the module loaded.
+/// Turns tests into trials that are skipped if `lacking` returns a reason. It is called with the
+/// module loaded.
 pub fn trials_unless(
     lacking: fn() -> Result<Option<String>>,
     suite: &str,
@@ -135,7 +137,7 @@ pub fn trials_unless(
     tests.iter().map(make).collect()
 }
 
-/// Makes tests that may be skipped ready to run.
+/// Turns tests that may skip themselves into trials.
 pub fn skippable_trials(suite: &str, tests: &[SkippableTest]) -> Vec<Trial> {
     let make = |&(name, test): &SkippableTest| {
         Trial::ignorable_test(format!("{suite}::{name}"), move || watched(test))
@@ -143,7 +145,7 @@ pub fn skippable_trials(suite: &str, tests: &[SkippableTest]) -> Vec<Trial> {
     tests.iter().map(make).collect()
 }
 
-/// Runs a test in a lab of its own, and fails it if the kernel complained meanwhile.
+/// Runs a test in its own lab; fails if the kernel complained meanwhile.
 fn watched<T>(test: impl FnOnce(&Lab) -> Result<T>) -> Result<T> {
     let mut log = Kmsg::open()?;
     let result = Lab::open().and_then(|lab| test(&lab));

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the guest tests are made of.
+//! Building blocks of the guest tests.
 //!
-//! A test runs as root in a guest with the module. It starts [`peer`]s, processes that map,
-//! fill and check memory on demand, lets the [`scanner`] run over them, and then asks the kernel
-//! itself (`/proc/PID/pagemap`, `/proc/kpageflags`) what became of their pages. [`lab`] ties
-//! these together and leaves nothing behind, whatever the outcome of a test.
+//! A test runs as root in a guest with the module. It starts [`peer`]s, processes that map, fill and
+//! check memory on demand, and lets the [`scanner`] scan their memory. Then it asks the kernel itself
+//! (`/proc/PID/pagemap`, `/proc/kpageflags`) about the state of their pages. [`lab`] ties these
+//! together and cleans up, whether the test passes or fails.
 
 pub mod census;
 pub mod cgroup;

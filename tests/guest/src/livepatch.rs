@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A livepatch of a function that the module redirects: the module `ksm_v_livepatch`
+//! A livepatch of a function that the module also redirects: the module `ksm_v_livepatch`
 //! (`tests/provoke/ksm_v_livepatch.c`).
 
 use std::fs;
@@ -13,17 +13,17 @@ use crate::task;
 const NAME: &str = "ksm_v_livepatch";
 const FILE: &str = "ksm_v_livepatch.ko";
 
-/// The function is patched as long as this exists.
+/// Keeps the function patched while it exists.
 #[derive(Debug)]
 pub struct Livepatch(());
 
 impl Livepatch {
-    /// Whether the guest has its module.
+    /// Returns whether the guest has the livepatch module.
     pub fn exists() -> bool {
         Path::new(FILE).exists()
     }
 
-    /// Enables it, and tells how that went.
+    /// Enables the livepatch and returns the result.
     pub fn new() -> io::Result<Self> {
         module::load_file(FILE, "")?;
         Ok(Livepatch(()))
@@ -32,7 +32,7 @@ impl Livepatch {
 
 impl Drop for Livepatch {
     fn drop(&mut self) {
-        // Only a kernel with livepatches has this file.
+        // This file exists only in kernels with livepatch support.
         let _ = fs::write(format!("/sys/kernel/livepatch/{NAME}/enabled"), "0");
         // The module stays in use until no task runs the patched function.
         let unload = || module::unload_named(NAME).is_ok();

@@ -2,8 +2,9 @@
 
 //! Tests of the module in a guest.
 //!
-//! usage: `ksm_v_guest_tests SUITE [OPTION]... [FILTER]`, with the options of libtest; `all` is
-//! all suites. Runs as root in a directory with `ksm_v.ko`. `KSM_V_SEED` replays random tests.
+//! usage: `ksm_v_guest_tests SUITE [OPTION]... [FILTER]`, with the options of libtest; the suite
+//! `all` stands for all suites. Must run as root in a directory with `ksm_v.ko`. `KSM_V_SEED` replays
+//! random tests.
 
 use std::io;
 use std::process::ExitCode;
@@ -17,7 +18,7 @@ use libtest_mimic::Trial;
 
 mod suites;
 
-/// A suite: its name, and its tests.
+/// The name of a suite and the function that returns its tests.
 type Suite = (&'static str, fn() -> Vec<Trial>);
 
 const SUITES: &[Suite] = &[
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
         Some(server::NOTHING) => ExitCode::SUCCESS,
         Some(server::ARGUMENT) => report(server::run(&arguments[2])),
         Some(name) => run_suite(name, &arguments[1..]),
-        None => usage("no suite is named"),
+        None => usage("no suite given"),
     }
 }
 
@@ -76,22 +77,22 @@ fn run_suite(name: &str, arguments: &[String]) -> ExitCode {
         .flat_map(|(_, trials)| trials())
         .collect();
     if trials.is_empty() {
-        return usage(&format!("there is no suite {name:?}"));
+        return usage(&format!("unknown suite {name:?}"));
     }
     if let Err(error) = prepare() {
-        eprintln!("this has to run as root: {error}");
+        eprintln!("the tests must run as root: {error}");
         return ExitCode::FAILURE;
     }
     let mut arguments = Arguments::from_iter(arguments);
-    // The module and its knobs are one for all tests.
+    // All tests share the module and its knobs, so they run one at a time.
     arguments.test_threads = Some(1);
-    // The output is read by programs, too, though the guest's serial port is a terminal.
+    // Programs read the output, too, although the guest's serial port is a terminal.
     arguments.color = arguments.color.or(Some(ColorSetting::Never));
     println!("KSM_V_SEED={}", rng::seed());
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// The tests' own memory stays as it is: the module leaves it alone.
+/// Makes the test process not dumpable, so that the module skips its memory.
 fn prepare() -> io::Result<()> {
     nix::sys::prctl::set_dumpable(false)?;
     peer::open_program_to_all()

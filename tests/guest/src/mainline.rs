@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The files that mainline's KSM has, and that of the module in their place
+//! The directory of mainline's KSM, served by mainline or by the module
 //! (Documentation/admin-guide/mm/ksm.rst of the kernel).
 
 use std::time::Duration;
@@ -17,25 +17,25 @@ use crate::task;
 use crate::Context;
 use crate::Result;
 
-/// How long it may take to merge the memory of a test.
+/// How long merging the memory of a test may take.
 const MERGE_TIMEOUT: Duration = crate::task::PATIENCE;
 
-/// Who serves `/sys/kernel/mm/ksm`.
+/// The server of `/sys/kernel/mm/ksm`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
     /// The kernel's own scanner.
     Ksmd,
-    /// The module: its directory `compat` is mounted there.
+    /// The module: its directory `compat` is bind-mounted there.
     Module,
 }
 
-/// `/sys/kernel/mm/ksm` for as long as this exists: stopped, nothing merged, quick once started.
+/// `/sys/kernel/mm/ksm` while it exists: initially stopped, nothing merged, and set to scan fast.
 pub struct Mainline {
     mounted: bool,
 }
 
 impl Mainline {
-    /// Makes it the server's.
+    /// Makes `server` serve the directory.
     pub fn of(server: Server) -> Result<Self> {
         let mainline = Mainline {
             mounted: server == Server::Module,
@@ -70,7 +70,7 @@ impl Mainline {
         procfs::write(&path(name), &format!("{value}\n"))
     }
 
-    /// Starts to scan, waits until `sharing` pages are saved, and stops.
+    /// Starts scanning, waits until `pages_sharing` reaches `sharing`, and stops.
     pub fn merge(&self, sharing: u64) -> Result {
         self.set("run", 1)?;
         let done = || {
@@ -90,7 +90,7 @@ impl Drop for Mainline {
             eprintln!("cleaning up: {}", failed.message().unwrap_or("failed"));
         }
         if self.mounted {
-            // What a program still holds open may stay until that is closed.
+            // A lazy unmount: files that a program holds open stay usable until they are closed.
             let _ = umount2(knob::MAINLINE, MntFlags::MNT_DETACH);
         }
     }

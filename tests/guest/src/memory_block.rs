@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Blocks of memory, which are taken offline and online as a whole.
+//! Memory blocks, which are taken offline and online as a whole.
 //!
 //! Reference: Documentation/admin-guide/mm/memory-hotplug.rst.
 
@@ -33,26 +33,26 @@ use crate::Context;
 use crate::Result;
 
 const DIRECTORY: &str = "/sys/devices/system/memory";
-/// For how long the kernel may try to take a block offline. It would try for ever where it has taken a
-/// page for free that is not; the document says to send it a signal.
+/// How long the kernel may try to take a block offline. It retries for ever if it mistakes a page in
+/// use for a free one; its documentation recommends a signal to end this.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A block of memory, as the kernel numbers them.
+/// A memory block, by the kernel's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Block(u64);
 
 impl Block {
-    /// The block that an address of physical memory, in bytes, lies in. There need not be one.
+    /// The block that contains a physical address. The block need not exist.
     pub fn at(address: u64) -> Result<Self> {
         Ok(Block(address / Self::bytes()?))
     }
 
-    /// The block of a frame.
+    /// The block that contains a frame.
     pub fn of(frame: Frame) -> Result<Self> {
         Self::at(frame.0 * PAGE_SIZE)
     }
 
-    /// All that are offline now.
+    /// All blocks that are offline now.
     pub fn all_offline() -> Result<Vec<Self>> {
         let entries = fs::read_dir(DIRECTORY).context(|| DIRECTORY)?;
         let number = |entry: io::Result<fs::DirEntry>| {
@@ -65,42 +65,42 @@ impl Block {
         Ok(blocks)
     }
 
-    /// The numbers of its frames.
+    /// The frame numbers of the block.
     pub fn frames(self) -> Result<Range<u64>> {
         let count = Self::bytes()? / PAGE_SIZE;
         Ok(self.0 * count..(self.0 + 1) * count)
     }
 
-    /// The next one. There need not be one.
+    /// The next block, which need not exist.
     pub fn next(self) -> Self {
         Block(self.0 + 1)
     }
 
-    /// Whether there is such a block.
+    /// Returns whether the block exists.
     pub fn exists(self) -> bool {
         Path::new(&self.path()).exists()
     }
 
-    /// Whether it has movable pages only, while it is online.
+    /// Returns whether the block contains movable pages only. The block must be online.
     pub fn is_movable(self) -> Result<bool> {
         Ok(procfs::read(&format!("{}/valid_zones", self.path()))?.starts_with("Movable"))
     }
 
-    /// Whether it is online.
+    /// Returns whether the block is online.
     pub fn is_online(self) -> Result<bool> {
         Ok(procfs::read(&format!("{}/state", self.path()))?.trim() == "online")
     }
 
-    /// Writes its state: `online`, `online_kernel`, `online_movable`.
+    /// Writes to its state file: `online`, `online_kernel`, `online_movable` or `offline`.
     pub fn set_state(self, state: &str) -> io::Result<()> {
-        // In one call: what is interrupted must not be tried again.
+        // A single write: an interrupted write must not be retried.
         let mut file = File::options()
             .write(true)
             .open(format!("{}/state", self.path()))?;
         file.write(state.as_bytes()).map(drop)
     }
 
-    /// Takes it offline, or gives up.
+    /// Takes the block offline, or gives up after a while.
     pub fn take_offline(self) -> io::Result<()> {
         interrupted_after(PATIENCE, || self.set_state("offline"))
     }
@@ -109,18 +109,18 @@ impl Block {
         format!("{DIRECTORY}/memory{}", self.0)
     }
 
-    /// How large each of them is.
+    /// The size of a block.
     fn bytes() -> Result<u64> {
         let hex = procfs::read(&format!("{DIRECTORY}/block_size_bytes"))?;
         u64::from_str_radix(hex.trim(), 16).context(|| format!("{hex:?} is no number"))
     }
 }
 
-/// Does what a signal interrupts if it takes longer than `limit`.
+/// Runs `act`, and interrupts it with a signal if it takes longer than `limit`.
 fn interrupted_after(limit: Duration, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     extern "C" fn ignore(_: c_int) {}
     let handler = SigHandler::Handler(ignore);
-    // Without SA_RESTART.
+    // Without SA_RESTART, so that the signal interrupts the system call.
     let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
     // SAFETY: The handler does nothing.
     unsafe { sigaction(Signal::SIGALRM, &action) }?;
@@ -137,8 +137,8 @@ fn interrupted_after(limit: Duration, act: impl FnOnce() -> io::Result<()>) -> i
     })
 }
 
-/// The block with the most of these frames, if any are in one that can go offline. The first one
-/// belongs to two zones, so that the kernel does not even try.
+/// The block that contains the most of these frames; `None` if no frame is in a block that can go
+/// offline. Block 0 is excluded: it spans two zones, and the kernel refuses to take it offline.
 pub fn fullest(frames: &[Frame]) -> Result<Option<Block>> {
     let (bytes, mut counts) = (Block::bytes()?, HashMap::new());
     for frame in frames {

@@ -2,7 +2,7 @@
 
 //! Loading and unloading the module.
 //!
-//! The module is in use while pages are merged: the kernel does not unload it then.
+//! While pages are merged, the module is in use and the kernel refuses to unload it.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -26,17 +26,17 @@ pub const NAME: &str = "ksm_v";
 /// `MODULE_INIT_COMPRESSED_FILE` of include/uapi/linux/module.h.
 const MODULE_INIT_COMPRESSED_FILE: u32 = 4;
 
-/// Where the module lies: in the current directory, unless `KSM_V_KO` says otherwise.
+/// The path of the module: in the current directory, unless `KSM_V_KO` is set.
 pub fn file() -> String {
     std::env::var("KSM_V_KO").unwrap_or_else(|_| "./ksm_v.ko".to_owned())
 }
 
-/// Whether the module is there with all it provides.
+/// Returns whether the module is loaded and has created its files.
 pub fn is_loaded() -> bool {
     Path::new(knob::DIR).is_dir()
 }
 
-/// Loads the module and tells how that went.
+/// Loads the module and returns the result.
 pub fn try_load(parameters: &str) -> io::Result<()> {
     load_file(&file(), parameters)
 }
@@ -57,12 +57,12 @@ pub fn load_file(path: &str, parameters: &str) -> io::Result<()> {
     Ok(kmod::finit_module(File::open(path)?, &parameters, flags)?)
 }
 
-/// Loads a driver that lies in the current directory, packed or not, unless it is loaded; says
-/// why it can't.
+/// Loads a driver from the current directory, compressed or not, unless it is loaded already; an
+/// error says why it could not be loaded.
 pub fn load_beside(name: &str) -> std::result::Result<(), String> {
     let candidates = [format!("{name}.ko"), format!("{name}.ko.xz")];
     let Some(file) = candidates.iter().find(|file| Path::new(file).exists()) else {
-        return Err(format!("there is no {name}.ko here"));
+        return Err(format!("{name}.ko is missing"));
     };
     match load_file(file, "") {
         Err(error) if error.raw_os_error() != Some(libc::EEXIST) => {
@@ -72,8 +72,8 @@ pub fn load_beside(name: &str) -> std::result::Result<(), String> {
     }
 }
 
-/// Unloads the module as it is, and tells how that went. It fails with `EAGAIN` while pages are merged,
-/// or while one of the module's files in debugfs is open.
+/// Unloads the module in its current state and returns the result. It fails with `EAGAIN` while pages
+/// are merged, or while one of the module's files in debugfs is open.
 pub fn try_unload() -> io::Result<()> {
     unload_named(NAME)
 }
@@ -85,7 +85,7 @@ pub fn unload_beside(name: &str) {
     }
 }
 
-/// Unloads any module, and tells how that went.
+/// Unloads any module and returns the result.
 pub fn unload_named(name: &str) -> io::Result<()> {
     let name = CString::new(name)?;
     Ok(kmod::delete_module(
@@ -94,18 +94,18 @@ pub fn unload_named(name: &str) -> io::Result<()> {
     )?)
 }
 
-/// Unloads the module as it is; no page may be merged.
+/// Unloads the module in its current state; no page may be merged.
 pub fn unload_as_it_is() -> Result {
     try_unload().context(|| format!("unloading {NAME} with a use count of {:?}", use_count()))
 }
 
-/// Breaks all merged pages apart, and unloads the module.
+/// Unmerges all pages and unloads the module.
 pub fn unload() -> Result {
     scanner::unmerge()?;
     unload_as_it_is()
 }
 
-/// As [`unload`], beside others who write to `run` and may let the module merge in between.
+/// Like [`unload`], but retries while other tasks write to `run` and may restart merging.
 pub fn unload_beside_writers() -> Result {
     let start = Instant::now();
     loop {
@@ -117,17 +117,17 @@ pub fn unload_beside_writers() -> Result {
     }
 }
 
-/// Whether unloading failed since the module is in use.
+/// Returns whether unloading failed because the module is in use.
 pub fn is_in_use(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EAGAIN)
 }
 
-/// The kernel's count of users of the module: 0 if it can be unloaded.
+/// The module's reference count: 0 if it can be unloaded.
 pub fn use_count() -> Result<u64> {
     procfs::number(&format!("/sys/module/{NAME}/refcnt"))
 }
 
-/// Expects the kernel to refuse to unload the module, and the module to stay.
+/// Expects that the kernel refuses to unload the module and the module stays loaded.
 pub fn expect_in_use(when: &str) -> Result {
     expect::errno(
         format!("unloading the module {when}"),
@@ -147,7 +147,7 @@ pub fn ensure_loaded() -> Result {
     }
 }
 
-/// Loads the module afresh, so that everything has its default.
+/// Reloads the module, which resets all settings to their defaults.
 pub fn reload(parameters: &str) -> Result {
     if is_loaded() {
         unload()?;

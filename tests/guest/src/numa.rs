@@ -10,16 +10,17 @@ use crate::peer::spawn::check;
 /// `MPOL_MF_MOVE_ALL` of include/uapi/linux/mempolicy.h.
 const MPOL_MF_MOVE_ALL: i32 = 1 << 2;
 
-/// Whether the machine has two nodes, 0 and 1.
+/// Returns whether the machine has the nodes 0 and 1.
 pub fn are_two() -> bool {
     Path::new("/sys/devices/system/node/node1").exists()
 }
 
-/// The node of a CPU, as the scheduler takes it. With `numa=fake` sysfs shows each CPU on all nodes.
+/// The NUMA node of a CPU, as the scheduler sees it. With `numa=fake`, sysfs lists each CPU under all
+/// nodes.
 pub fn node_of_cpu(cpu: u64) -> io::Result<i32> {
     crate::task::pin(0, cpu)?;
     let mut node: libc::c_uint = 0;
-    // SAFETY: The kernel writes one number to `node`; the other pointers may be null.
+    // SAFETY: `node` has room for the number the kernel writes; the other pointers may be null.
     let result = unsafe {
         libc::syscall(
             libc::SYS_getcpu,
@@ -33,24 +34,24 @@ pub fn node_of_cpu(cpu: u64) -> io::Result<i32> {
     Ok(node as i32)
 }
 
-/// Moves each page of a process to the node `targets` names, also pages it shares (`move_pages(2)`).
-/// Returns for each page its node or, negative, an error number.
+/// Moves each page of a process to its node in `targets`, including pages that it shares
+/// (`move_pages(2)`). Returns for each page its node or a negative error number.
 pub fn move_pages(pid: i32, addresses: &[u64], targets: &[i32]) -> io::Result<Vec<i32>> {
     assert_eq!(addresses.len(), targets.len());
     states(pid, addresses, Some(targets))
 }
 
-/// The nodes of pages of a process; negative: an error number.
+/// The node of each page of a process, or a negative error number.
 pub fn nodes_of(pid: i32, addresses: &[u64]) -> io::Result<Vec<i32>> {
     states(pid, addresses, None)
 }
 
-/// Moves pages, if there are `targets`, which are as many, and returns what became of each.
+/// Moves pages if `targets` is given, one for each page, and returns the state of each page.
 fn states(pid: i32, addresses: &[u64], targets: Option<&[i32]>) -> io::Result<Vec<i32>> {
-    // The kernel leaves the state of pages as it is that it did not reach.
+    // The kernel does not write the states of pages that it did not reach.
     let mut states = vec![-libc::EAGAIN; addresses.len()];
-    // SAFETY: The arrays have an element for each page, and live until the call ends; without targets
-    // nothing is moved.
+    // SAFETY: Each array has one element per page and outlives the call; a null `targets` means that
+    // no page moves.
     check(unsafe {
         libc::syscall(
             libc::SYS_move_pages,
@@ -69,11 +70,11 @@ fn states(pid: i32, addresses: &[u64], targets: Option<&[i32]>) -> io::Result<Ve
     Ok(states)
 }
 
-/// Moves all pages that a process has on one node to another (`migrate_pages(2)`). Returns how many
+/// Moves all pages of a process from one node to another (`migrate_pages(2)`). Returns how many pages
 /// could not be moved.
 pub fn migrate_pages(pid: i32, from: u64, to: u64) -> io::Result<u64> {
     let [from, to] = [from, to].map(|node| 1u64 << node);
-    // SAFETY: The two masks have as many bits as is said.
+    // SAFETY: Both masks have at least the number of bits passed.
     check(unsafe {
         libc::syscall(
             libc::SYS_migrate_pages,

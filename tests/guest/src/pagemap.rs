@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which frames hold which pages, and what the kernel says about a frame.
+//! The frames of pages, and the kernel's flags of frames.
 //!
 //! Reference: Documentation/admin-guide/mm/pagemap.rst.
 
@@ -34,28 +34,28 @@ impl Entry {
     const SOFT_DIRTY: u64 = 1 << 55;
     const FRAME: u64 = (1 << 55) - 1;
 
-    /// The frame, where the page is present.
+    /// The frame, if the page is present.
     pub fn frame(self) -> Option<Frame> {
         (self.0 & Self::PRESENT != 0).then_some(Frame(self.0 & Self::FRAME))
     }
 
-    /// Whether it was written since `clear_refs`.
+    /// Returns whether the page was written since the last `clear_refs`.
     pub fn soft_dirty(self) -> bool {
         self.0 & Self::SOFT_DIRTY != 0
     }
 
-    /// Whether the page is swapped out.
+    /// Returns whether the page is swapped out.
     pub fn swapped(self) -> bool {
         self.0 & Self::SWAPPED != 0
     }
 
-    /// Whether it is a page of a file or of shared memory.
+    /// Returns whether the page belongs to a file or to shared memory.
     pub fn of_file(self) -> bool {
         self.0 & Self::FILE != 0
     }
 }
 
-/// What `/proc/kpageflags` says about a frame.
+/// The flags of a frame in `/proc/kpageflags`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Flags(u64);
 
@@ -68,7 +68,7 @@ impl Flags {
     const THP: u32 = 22;
     const ZERO_PAGE: u32 = 24;
 
-    /// An entry of the file.
+    /// Wraps an entry of the file.
     pub fn new(entry: u64) -> Self {
         Flags(entry)
     }
@@ -77,22 +77,22 @@ impl Flags {
         self.0 & (1 << bit) != 0
     }
 
-    /// The frame holds anonymous memory, merged or not.
+    /// The frame contains anonymous memory, merged or not.
     pub fn anonymous(self) -> bool {
         self.has(Self::ANON)
     }
 
-    /// The frame is a merged one.
+    /// The frame is merged.
     pub fn ksm(self) -> bool {
         self.has(Self::KSM)
     }
 
-    /// The frame's memory has failed, or is about to, or was said to: nobody gets it any more.
+    /// The frame is marked as failed memory (`HWPOISON`), which the kernel never allocates again.
     pub fn poisoned(self) -> bool {
         self.has(Self::HWPOISON)
     }
 
-    /// The frame is on a list of pages to be reclaimed.
+    /// The frame is on an LRU list.
     pub fn lru(self) -> bool {
         self.has(Self::LRU)
     }
@@ -107,7 +107,7 @@ impl Flags {
         self.has(Self::THP)
     }
 
-    /// The frame is the kernel's page of zeros.
+    /// The frame is the shared zero page.
     pub fn zero_page(self) -> bool {
         self.has(Self::ZERO_PAGE)
     }
@@ -120,7 +120,7 @@ impl fmt::Debug for Flags {
 }
 
 impl Frame {
-    /// Reads the entry of this frame in a file with 8 bytes for each.
+    /// Reads the entry of this frame in a file with 8 bytes per frame.
     fn entry(self, path: &str) -> Result<u64> {
         let mut bytes = [0; 8];
         File::open(path)
@@ -145,11 +145,11 @@ impl Frame {
     }
 }
 
-/// Flags of many frames: keeps the file open.
+/// Reads the flags of many frames through one open file.
 pub struct FlagsOf(File);
 
 impl FlagsOf {
-    /// Opens the kernel's table of flags.
+    /// Opens `/proc/kpageflags`.
     pub fn open() -> Result<Self> {
         let path = "/proc/kpageflags";
         File::open(path).map(FlagsOf).context(|| path)
@@ -165,7 +165,7 @@ impl FlagsOf {
     }
 }
 
-/// The page table entries of a span of a process, as `/proc/PID/pagemap` shows them.
+/// The page table entries of a span of a process, from `/proc/PID/pagemap`.
 pub fn entries(pid: i32, span: Span) -> Result<Vec<Entry>> {
     let path = format!("/proc/{pid}/pagemap");
     let mut bytes = vec![0; span.pages as usize * 8];
@@ -178,7 +178,7 @@ pub fn entries(pid: i32, span: Span) -> Result<Vec<Entry>> {
         .collect())
 }
 
-/// The frames of a span whose pages are all expected to be present.
+/// The frames of a span. All its pages are expected to be present.
 pub fn frames(pid: i32, span: Span) -> Result<Vec<Frame>> {
     entries(pid, span)?
         .iter()

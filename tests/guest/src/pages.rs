@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What tests expect of the pages of peers.
+//! Expectations about the pages of peers.
 
 use std::fmt::Display;
 
@@ -12,10 +12,10 @@ use crate::peer::Peer;
 use crate::Result;
 use crate::Span;
 
-/// Pages of a process.
+/// A span of pages in a process.
 pub type Pages<'a> = (&'a Peer, Span);
 
-/// Expects pages of several processes to be merged, page by page, and returns their frames.
+/// Expects that the corresponding pages of all processes are merged, and returns their frames.
 pub fn expect_merged(all: &[Pages<'_>]) -> Result<Vec<Frame>> {
     let (first, span) = all[0];
     let frames = first.frames(span)?;
@@ -42,7 +42,7 @@ pub fn expect_merged(all: &[Pages<'_>]) -> Result<Vec<Frame>> {
     Ok(frames)
 }
 
-/// Expects all pages of a span to have frames that are not merged, and returns them.
+/// Expects that all pages of a span are present and not merged, and returns their frames.
 pub fn expect_not_merged((peer, span): Pages<'_>) -> Result<Vec<Frame>> {
     let frames = peer.frames(span)?;
     for (index, frame) in frames.iter().enumerate() {
@@ -58,13 +58,13 @@ pub fn expect_not_merged((peer, span): Pages<'_>) -> Result<Vec<Frame>> {
     Ok(frames)
 }
 
-/// Expects all pages of a span to be the kernel's page of zeros.
+/// Expects that all pages of a span map the shared zero page.
 pub fn expect_zero_page((peer, span): Pages<'_>) -> Result {
     for (index, frame) in peer.frames(span)?.iter().enumerate() {
         let flags = frame.flags()?;
         expect::that(flags.zero_page(), || {
             format!(
-                "process {}, page {index} of {span:?}: expected the page of zeros, \
+                "process {}, page {index} of {span:?}: expected the shared zero page, \
                  found {frame:?} with {flags:?}",
                 peer.pid()
             )
@@ -73,14 +73,14 @@ pub fn expect_zero_page((peer, span): Pages<'_>) -> Result {
     Ok(())
 }
 
-/// Expects a span to have the frames that it had before.
+/// Expects that the frames of a span are unchanged.
 pub fn expect_frames(what: &str, (peer, span): Pages<'_>, before: &[Frame]) -> Result {
     let found = peer.frames(span)?;
     let what = format!("{what}: frames of process {}, {span:?}", peer.pid());
     expect_same(what, before, &found)
 }
 
-/// Expects two lists of frames to be equal, and shows the first that are not.
+/// Expects that two lists of frames are equal, and reports the first differences.
 fn expect_same(what: impl Display, expected: &[Frame], found: &[Frame]) -> Result {
     expect::eq(format!("number of {what}"), expected.len(), found.len())?;
     let mut pairs = expected.iter().zip(found);
@@ -94,7 +94,7 @@ fn expect_same(what: impl Display, expected: &[Frame], found: &[Frame]) -> Resul
     }
 }
 
-/// Expects every frame to be mapped this many times.
+/// Expects that every frame is mapped `count` times.
 pub fn expect_mappings(frames: &[Frame], count: u64) -> Result {
     for frame in frames {
         expect::eq(format!("mappings of {frame:?}"), count, frame.mappings()?)?;
@@ -102,7 +102,7 @@ pub fn expect_mappings(frames: &[Frame], count: u64) -> Result {
     Ok(())
 }
 
-/// Expects two sets of frames to have none in common.
+/// Expects that two sets of frames are disjoint.
 pub fn expect_disjoint(what: &str, some: &[Frame], others: &[Frame]) -> Result {
     let common = some.iter().find(|frame| others.contains(frame));
     expect::that(common.is_none(), || {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Processes whose pages are merged, and what a test can make them do.
+//! Processes whose pages are merged, and the requests that a test can send them.
 //!
-//! A peer is this very program, started anew: it shares no page with the test or with another
-//! peer, unless it was forked by one. It is told what to do over a socket, one line a request,
-//! one line an answer; [`server`] is its side of it. It dies with the test.
+//! A peer is a new process of this very program: it shares no page with the test or with another
+//! peer, unless another peer forked it. The test sends requests over a socket, one line each, and
+//! gets one line as the answer; [`server`] implements the peer's side. A peer dies with the test.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -59,24 +59,24 @@ pub use spawn::open_program_to_all;
 /// How long a peer may take for one request.
 const ANSWER_TIMEOUT: Duration = crate::task::PATIENCE;
 
-/// Distance of the places where a peer's regions are put.
+/// The distance between the slots for a peer's regions.
 const SLOT: u64 = 1 << 32;
-/// Where the first of them is: far from everything else, and aligned to a huge page.
+/// The address of the first slot: far from all other mappings, and aligned to a huge page.
 const FIRST_SLOT: u64 = 0x1000_0000_0000;
 
-/// Whose process it is.
+/// The user a process runs as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum User {
     /// The superuser.
     Root,
-    /// A user.
+    /// An ordinary user.
     Alice,
-    /// Another one.
+    /// Another ordinary user.
     Bob,
 }
 
 impl User {
-    /// The number of the user, and of the user's group.
+    /// The user ID, which is also the ID of the user's group.
     pub fn id(self) -> u32 {
         match self {
             User::Root => 0,
@@ -86,14 +86,14 @@ impl User {
     }
 }
 
-/// Real, effective and saved ids.
+/// Real, effective and saved IDs.
 pub type Ids3 = [Option<User>; 3];
 
 fn id_or_none(user: Option<User>) -> u64 {
     user.map_or(u32::MAX, User::id).into()
 }
 
-/// Where peers come from: each connects to its socket.
+/// Starts peers; each connects to its socket.
 pub struct Nursery {
     listener: UnixListener,
     name: String,
@@ -122,7 +122,8 @@ impl Nursery {
         self.adopt(pid, true)
     }
 
-    /// Starts `program`, a copy of this one. Its process, which is root's, does `setup` before.
+    /// Starts `program`, a copy of this one. The new process, still as root, runs `setup` before it
+    /// executes `program`.
     pub fn spawn_program(
         self: &Rc<Self>,
         program: &str,
@@ -132,7 +133,7 @@ impl Nursery {
         self.adopt(pid, true)
     }
 
-    /// Takes the process `pid`, which was just started.
+    /// Waits for the connection of the process `pid`, which was just started, and wraps it.
     fn adopt(self: &Rc<Self>, pid: i32, is_child: bool) -> Result<Peer> {
         Ok(Peer {
             pid,
@@ -143,7 +144,7 @@ impl Nursery {
         })
     }
 
-    /// Waits for a process to connect.
+    /// Waits until the process connects.
     fn accept(&self, pid: i32) -> Result<BufReader<UnixStream>> {
         let accept = || {
             let stream = spawn::accept(&self.listener, ANSWER_TIMEOUT)?;
@@ -154,7 +155,7 @@ impl Nursery {
     }
 }
 
-/// A process that does what it is told; it is killed when this is dropped.
+/// A process that serves requests; dropping this kills it.
 pub struct Peer {
     pid: i32,
     is_child: bool,
@@ -163,9 +164,9 @@ pub struct Peer {
     nursery: Rc<Nursery>,
 }
 
-/// Asking.
+/// Requests and answers.
 impl Peer {
-    /// Number of the process.
+    /// The process ID.
     pub fn pid(&self) -> i32 {
         self.pid
     }
@@ -176,7 +177,7 @@ impl Peer {
         self.finish(verb)
     }
 
-    /// Sends a request; [`Peer::finish`] has to follow.
+    /// Sends a request; the caller must call [`Peer::finish`] later.
     pub fn begin(&self, verb: &str, arguments: &[u64]) -> Result {
         let mut line = verb.to_owned();
         for argument in arguments {
@@ -213,7 +214,7 @@ impl Peer {
 
 /// Memory.
 impl Peer {
-    /// Maps `pages` pages of some kind at a place of their own, aligned to a huge page.
+    /// Maps `pages` pages of a kind in their own slot, aligned to a huge page.
     pub fn map(&self, kind: Kind, pages: u64) -> Result<Span> {
         let span = Span::new(self.next_slot.get(), pages);
         self.next_slot.set(span.addr + SLOT);
@@ -221,7 +222,7 @@ impl Peer {
         Ok(span)
     }
 
-    /// Maps a span that is not mapped.
+    /// Maps a span at an unused address.
     pub fn map_at(&self, kind: Kind, span: Span) -> Result {
         self.on("map", span, &[kind as u64]).map(drop)
     }
@@ -231,14 +232,14 @@ impl Peer {
         self.filled(Kind::Anon, pages, ids)
     }
 
-    /// Maps memory of some kind and fills it.
+    /// Maps memory of a kind and fills it.
     pub fn filled(&self, kind: Kind, pages: u64, ids: Ids) -> Result<Span> {
         let span = self.map(kind, pages)?;
         self.fill(span, ids)?;
         Ok(span)
     }
 
-    /// A place where nothing is mapped.
+    /// Reserves an address range where nothing is mapped.
     pub fn free_place(&self, pages: u64) -> Span {
         let span = Span::new(self.next_slot.get(), pages);
         self.next_slot.set(span.addr + SLOT);
@@ -250,7 +251,7 @@ impl Peer {
         Ok(Span::new(self.ask("heap", &[pages])?, pages))
     }
 
-    /// Uses [`server::STACK_PAGES`] pages of the stack, from now on.
+    /// Returns [`server::STACK_PAGES`] pages of the peer's stack for the test to use.
     pub fn stack(&self) -> Result<Span> {
         Ok(Span::new(self.ask("stack", &[])?, server::STACK_PAGES))
     }
@@ -260,7 +261,7 @@ impl Peer {
         self.on("fill", span, &[ids.first, ids.stride]).map(drop)
     }
 
-    /// Expects these contents, byte for byte.
+    /// Expects these contents, comparing every byte.
     pub fn check(&self, span: Span, ids: Ids) -> Result {
         self.on("check", span, &[ids.first, ids.stride]).map(drop)
     }
@@ -270,8 +271,8 @@ impl Peer {
         self.ask("poke", &[addr, value]).map(drop)
     }
 
-    /// Changes the first word of each page and restores it, over and over for a while, and
-    /// expects to read what it wrote.
+    /// Repeatedly changes and restores the first word of each page for the given time, and expects to
+    /// read back what it wrote.
     pub fn flip(&self, span: Span, time: Duration) -> Result {
         self.on("flip", span, &[time.as_millis() as u64]).map(drop)
     }
@@ -281,12 +282,12 @@ impl Peer {
         self.ask("peek", &[addr])
     }
 
-    /// `madvise`, with an `MADV_` number.
+    /// Calls `madvise` with an `MADV_` number.
     pub fn advise(&self, span: Span, advice: i32) -> Result {
         self.on("madvise", span, &[advice as u64]).map(drop)
     }
 
-    /// Keeps the kernel from collecting the pages of `span` in huge pages, which moves them.
+    /// Keeps the kernel from collapsing the pages of `span` into huge pages, which would move them.
     pub fn keep_small(&self, span: Span) -> Result {
         match Feature::HugePages.missing() {
             None => self.advise(span, libc::MADV_NOHUGEPAGE),
@@ -294,83 +295,83 @@ impl Peer {
         }
     }
 
-    /// Has the pages of `span` on a NUMA node (`mbind`): those to come, and those that are there.
+    /// Binds the pages of `span` to a NUMA node (`mbind`), both existing and future pages.
     pub fn bind(&self, span: Span, node: u64) -> Result {
         self.on("bind", span, &[node]).map(drop)
     }
 
-    /// As [`Self::bind`], with pages that others share, too; fails if one can't be moved
-    /// (`MPOL_MF_MOVE_ALL | MPOL_MF_STRICT`). Wants `CAP_SYS_NICE`.
+    /// Like [`Self::bind`], but also moves pages shared with others; fails if a page cannot be moved
+    /// (`MPOL_MF_MOVE_ALL | MPOL_MF_STRICT`). Requires `CAP_SYS_NICE`.
     pub fn bind_all(&self, span: Span, node: u64) -> Result {
         self.on("bind_all", span, &[node]).map(drop)
     }
 
-    /// Gives back every other page (`MADV_DONTNEED`), one by one.
+    /// Discards every other page (`MADV_DONTNEED`), one by one.
     pub fn perforate(&self, span: Span) -> Result {
         self.on("perforate", span, &[]).map(drop)
     }
 
-    /// `mprotect`, with `PROT_` bits.
+    /// Calls `mprotect` with `PROT_` bits.
     pub fn protect(&self, span: Span, protection: i32) -> Result {
         self.on("mprotect", span, &[protection as u64]).map(drop)
     }
 
-    /// Maps a span with memory tags from now on, which are 0 at first. There is no way back.
+    /// Enables memory tags for a span; all tags are initially 0. This cannot be undone.
     pub fn allow_tags(&self, span: Span) -> Result {
         self.protect(span, libc::PROT_READ | libc::PROT_WRITE | tags::PROT_MTE)
     }
 
-    /// Sets the memory tags of a span, others for each seed; all are 0 for 0.
+    /// Sets the memory tags of a span, derived from `seed`; seed 0 makes all tags 0.
     pub fn set_tags(&self, span: Span, seed: u64) -> Result {
         self.on("set_tags", span, &[seed]).map(drop)
     }
 
-    /// Expects those memory tags.
+    /// Expects the memory tags of this seed.
     pub fn check_tags(&self, span: Span, seed: u64) -> Result {
         self.on("check_tags", span, &[seed]).map(drop)
     }
 
-    /// `mlock`.
+    /// Calls `mlock`.
     pub fn lock(&self, span: Span) -> Result {
         self.on("mlock", span, &[]).map(drop)
     }
 
-    /// `mlock2`, which leaves pages that are not there where they are.
+    /// Calls `mlock2` with `MLOCK_ONFAULT`, which does not fault in missing pages.
     pub fn lock_on_fault(&self, span: Span) -> Result {
         self.on("mlock_onfault", span, &[]).map(drop)
     }
 
-    /// `mlockall` of all that is and will be mapped.
+    /// Calls `mlockall` for all current and future mappings.
     pub fn lock_all(&self) -> Result {
         self.ask("mlockall", &[]).map(drop)
     }
 
-    /// Maps a shadow stack, where the machine has such.
+    /// Maps a shadow stack, if the machine supports it.
     pub fn map_shadow_stack(&self, span: Span) -> Result {
         self.on("shadow_stack", span, &[]).map(drop)
     }
 
-    /// Writes one word to each page: faster than contents.
+    /// Writes one word to each page, which is faster than filling it.
     pub fn touch(&self, span: Span) -> Result {
         self.on("touch", span, &[]).map(drop)
     }
 
-    /// Reads one word of each page, which maps the zero page where there was none.
+    /// Reads one word of each page, which maps the shared zero page where no page was present.
     pub fn read_touch(&self, span: Span) -> Result {
         self.on("read_touch", span, &[]).map(drop)
     }
 
-    /// `munlock`.
+    /// Calls `munlock`.
     pub fn unlock(&self, span: Span) -> Result {
         self.on("munlock", span, &[]).map(drop)
     }
 
-    /// `munmap`.
+    /// Calls `munmap`.
     pub fn unmap(&self, span: Span) -> Result {
         self.on("munmap", span, &[]).map(drop)
     }
 
-    /// `mremap` to a place of its own.
+    /// Calls `mremap` to move the span to a slot of its own.
     pub fn remap(&self, span: Span) -> Result<Span> {
         let place = self.free_place(span.pages);
         self.on("mremap", span, &[place.addr])?;
@@ -378,46 +379,46 @@ impl Peer {
     }
 }
 
-/// Pins and watchers.
+/// Holders and watchers of pages.
 impl Peer {
-    /// Gives the pages to a pipe without copying (`vmsplice`): it refers to them from now on.
+    /// Gives the pages to a pipe without copying (`vmsplice`); the pipe then holds references to them.
     pub fn splice(&self, span: Span) -> Result {
         let given = self.on("splice", span, &[])?;
         crate::expect::eq("bytes that vmsplice gave to the pipe", span.bytes(), given)
     }
 
-    /// Expects these contents in the pipe, and empties it.
+    /// Expects these contents in the pipe, and empties the pipe.
     pub fn check_pipe(&self, pages: u64, ids: Ids) -> Result {
         self.ask("check_pipe", &[pages, ids.first, ids.stride])
             .map(drop)
     }
 
-    /// Registers the pages as a buffer of an io_uring, which pins them for good.
+    /// Registers the pages as an io_uring buffer, which pins them long-term.
     pub fn pin(&self, span: Span) -> Result {
         self.on("pin", span, &[]).map(drop)
     }
 
-    /// Gives the buffer back.
+    /// Unregisters the buffer.
     pub fn unpin(&self) -> Result {
         self.ask("unpin", &[]).map(drop)
     }
 
-    /// Lets the io_uring write a word into its buffer.
+    /// Makes the io_uring write a word into its buffer.
     pub fn pinned_write(&self, addr: u64, value: u64) -> Result {
         self.ask("pinned_write", &[addr, value]).map(drop)
     }
 
-    /// Registers a span with a userfaultfd, with `UFFDIO_REGISTER_MODE_` bits.
+    /// Registers a span with a userfaultfd. `mode` has `UFFDIO_REGISTER_MODE_` bits.
     pub fn watch(&self, span: Span, mode: u64) -> Result {
         self.on("watch", span, &[mode]).map(drop)
     }
 
-    /// Registers an empty span with a userfaultfd, to move pages there.
+    /// Registers an empty span with a userfaultfd as a destination for moved pages.
     pub fn watch_moves(&self, span: Span) -> Result {
         self.on("watch_moves", span, &[]).map(drop)
     }
 
-    /// Moves pages by the userfaultfd; returns how many the kernel would not move.
+    /// Moves pages through the userfaultfd; returns how many pages the kernel refused to move.
     pub fn move_pages(&self, from: Span, to: Span) -> Result<u64> {
         self.on("move_pages", from, &[to.addr])
     }
@@ -430,47 +431,47 @@ impl Peer {
 
 /// The process as a whole.
 impl Peer {
-    /// Makes the process dumpable, or not.
+    /// Makes the process dumpable or not dumpable.
     pub fn set_dumpable(&self, dumpable: bool) -> Result {
         self.ask("dumpable", &[u64::from(dumpable)]).map(drop)
     }
 
-    /// Becomes another user.
+    /// Switches to another user.
     pub fn become_user(&self, user: User) -> Result {
         self.ask("user", &[u64::from(user.id())]).map(drop)
     }
 
-    /// Changes the ids of the user (`setresuid`); `None`: leaves one as it is.
+    /// Changes the user IDs (`setresuid`); `None` leaves an ID unchanged.
     pub fn set_user_ids(&self, ids: Ids3) -> Result {
         self.ask("user_ids", &ids.map(id_or_none)).map(drop)
     }
 
-    /// As [`Self::set_user_ids`], of the group.
+    /// Like [`Self::set_user_ids`], for the group IDs.
     pub fn set_group_ids(&self, ids: Ids3) -> Result {
         self.ask("group_ids", &ids.map(id_or_none)).map(drop)
     }
 
-    /// Changes by which user it is for file systems (`setfsuid`).
+    /// Changes the user ID for file system access (`setfsuid`).
     pub fn set_file_system_user(&self, user: User) -> Result {
         self.ask("fsuid", &[user.id().into()]).map(drop)
     }
 
-    /// As above, by which group.
+    /// Changes the group ID for file system access (`setfsgid`).
     pub fn set_file_system_group(&self, user: User) -> Result {
         self.ask("fsgid", &[user.id().into()]).map(drop)
     }
 
-    /// Keeps its capabilities when it becomes another user (`PR_SET_KEEPCAPS`).
+    /// Keeps its capabilities when it switches to another user (`PR_SET_KEEPCAPS`).
     pub fn keep_capabilities(&self) -> Result {
         self.ask("keep_capabilities", &[]).map(drop)
     }
 
-    /// Gives up all capabilities.
+    /// Drops all capabilities.
     pub fn drop_capabilities(&self) -> Result {
         self.ask("drop_capabilities", &[]).map(drop)
     }
 
-    /// Enters a user namespace of its own, in which it calls itself `inside`.
+    /// Enters a new user namespace, in which its user ID is that of `inside`.
     pub fn enter_user_namespace(&self, inside: User) -> Result {
         self.ask("user_namespace", &[u64::from(inside.id())])
             .map(drop)
@@ -482,12 +483,12 @@ impl Peer {
         self.finish_fork()
     }
 
-    /// Begins to fork; [`Self::finish_fork`] has to follow.
+    /// Starts a fork; the caller must call [`Self::finish_fork`] later.
     pub fn begin_fork(&self) -> Result {
         self.begin("fork", &[])
     }
 
-    /// Waits for the child of a fork that was begun.
+    /// Waits for the child of a started fork.
     pub fn finish_fork(&self) -> Result<Peer> {
         let pid = self.finish("fork")? as i32;
         let child = self.nursery.adopt(pid, false)?;
@@ -495,18 +496,19 @@ impl Peer {
         Ok(child)
     }
 
-    /// Maps the file that holds its forks (see [`crate::held_fork`]) behind all that it has mapped.
+    /// Maps the file that holds the process's forks (see [`crate::held_fork`]) at an address above
+    /// all its other mappings.
     pub fn hold_forks(&self) -> Result {
         self.ask("hold_forks", &[self.free_place(1).addr]).map(drop)
     }
 
-    /// Starts a thread on a CPU of its own, which can write to two pages all the time, and does so
-    /// when it is told to.
+    /// Starts a thread that keeps writable TLB entries for two pages on its own CPU, and writes to
+    /// both when it is told to.
     pub fn start_writer(&self, first: Span, second: Span) -> Result {
         self.ask("writer", &[first.addr, second.addr]).map(drop)
     }
 
-    /// Replaces its program by the same one anew: all its memory is gone, the process is not.
+    /// Executes the same program again (`execve`): its memory is new, the process stays.
     pub fn exec(&self) -> Result {
         self.begin("exec", &[])?;
         let stream = self.nursery.accept(self.pid)?;
@@ -514,14 +516,14 @@ impl Peer {
         Ok(())
     }
 
-    /// Ends the process and waits until its memory is gone.
+    /// Ends the process and waits until its memory is freed.
     pub fn exit(self) -> Result {
         self.begin("exit", &[])?;
         let ended = task::wait_until(ANSWER_TIMEOUT, || task::ended(self.pid));
         crate::expect::that(ended, || format!("process {} did not end", self.pid))
     }
 
-    /// Goes on in a second thread, whose number is returned, after the end of the first.
+    /// Continues in a second thread after the first one ends, and returns the ID of the second.
     pub fn leave_first_thread(&self) -> Result<i32> {
         let thread = self.ask("thread", &[])? as i32;
         let ended = task::wait_until(ANSWER_TIMEOUT, || task::ended(self.pid));
@@ -531,47 +533,47 @@ impl Peer {
         Ok(thread)
     }
 
-    /// Registers all memory of the process, now and later (`PR_SET_MEMORY_MERGE`).
+    /// Registers all current and future memory of the process (`PR_SET_MEMORY_MERGE`).
     pub fn register_all(&self) -> Result {
         self.ask("register_all", &[1]).map(drop)
     }
 
-    /// Takes that back.
+    /// Undoes [`Self::register_all`].
     pub fn unregister_all(&self) -> Result {
         self.ask("register_all", &[0]).map(drop)
     }
 
-    /// Starts to work on memory of its own for a while, checking it; see [`Peer::churned`].
+    /// Starts to change and check memory of its own for the given time; see [`Peer::churned`].
     pub fn churn(&self, seed: u64, time: Duration) -> Result {
         self.begin("churn", &[seed, time.as_millis() as u64])
     }
 
-    /// As above, a number of steps however long they take.
+    /// Like [`Self::churn`], but for a number of steps instead of a time.
     pub fn churn_steps(&self, seed: u64, steps: u64) -> Result {
         self.begin("churn", &[seed, 0, steps])
     }
 
-    /// Catches `SIGBUS` from now on, and maps a new page where one was needed that had failed. With
-    /// `early` the process is told of failed pages before it needs them.
+    /// Handles `SIGBUS` from now on: maps a new page in place of a failed one. With `early`, the
+    /// kernel also reports failed pages before the process accesses them.
     pub fn catch_bus(&self, early: bool) -> Result {
         self.ask("catch_bus", &[early.into()]).map(drop)
     }
 
-    /// How often it got `SIGBUS`, and code and address of the last.
+    /// The number of `SIGBUS` signals, and the code and address of the last one.
     pub fn bus_signals(&self) -> Result<(u64, u64, u64)> {
         let seen = |what| self.ask("bus_signals", &[what]);
         Ok((seen(0)?, seen(1)?, seen(2)?))
     }
 
-    /// Waits for the end of [`Peer::churn`] and returns how much was done.
+    /// Waits for the end of [`Peer::churn`] and returns the number of steps.
     pub fn churned(&self) -> Result<u64> {
         self.finish("churn")
     }
 }
 
-/// What the kernel says about its pages.
+/// The kernel's information about the peer's pages.
 impl Peer {
-    /// The frames of a span, whose pages are all expected to be present.
+    /// The frames of a span. All its pages are expected to be present.
     pub fn frames(&self, span: Span) -> Result<Vec<Frame>> {
         pagemap::frames(self.pid, span)
     }
@@ -600,7 +602,7 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         let pid = Pid::from_raw(self.pid);
-        // A process that ended by itself can't be killed, and need not.
+        // Fails if the process has ended already, which is fine.
         let _ = kill(pid, Signal::SIGKILL);
         if self.is_child {
             let _ = waitpid(pid, None);

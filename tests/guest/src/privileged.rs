@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Programs that give whoever executes them privileges: copies of this very program, with the mode
-//! or the extended attribute that does it.
+//! Programs that grant privileges on execution: copies of this very program with a set-ID mode bit or
+//! a capability attribute.
 
 use std::ffi::CStr;
 use std::ffi::CString;
@@ -17,32 +17,32 @@ use crate::procfs;
 use crate::Context;
 use crate::Result;
 
-/// A directory whose file system has set-user-ID programs and extended attributes.
+/// A directory whose file system supports set-user-ID programs and extended attributes.
 const PLACE: &str = "/tmp";
 
 /// `VFS_CAP_REVISION_2` and `VFS_CAP_FLAGS_EFFECTIVE` of include/uapi/linux/capability.h.
 const REVISION_2_EFFECTIVE: u32 = 0x0200_0001;
 
-/// What a program gives to whoever executes it.
+/// What a program grants to a process that executes it.
 #[derive(Clone, Copy, Debug)]
 pub enum Gift {
-    /// Its owner's user id.
+    /// The user ID of its owner.
     User(User),
-    /// Its group's id.
+    /// The ID of its group.
     Group(User),
     /// A capability, below 32.
     Capability(u32),
-    /// Nothing; nor may others read it.
+    /// Nothing; and other users cannot read the program.
     Nothing,
 }
 
-/// A program; its file is removed when this is dropped.
+/// A program; dropping this removes its file.
 pub struct Program {
     path: String,
 }
 
 impl Program {
-    /// Makes a program that anybody may execute.
+    /// Creates a program that everybody may execute.
     pub fn new(gift: Gift) -> Result<Self> {
         let path = format!("{PLACE}/ksm_v_privileged.{}", std::process::id());
         let program = Program { path };
@@ -52,7 +52,7 @@ impl Program {
         Ok(program)
     }
 
-    /// Its file.
+    /// The path of the program.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -77,13 +77,13 @@ impl Program {
         fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))
     }
 
-    /// As setcap(8) does: permitted and effective.
+    /// Grants a capability as permitted and effective, as setcap(8) does.
     fn give_capability(&self, capability: u32) -> io::Result<()> {
         const NAME: &CStr = c"security.capability";
         let words = [REVISION_2_EFFECTIVE, 1 << capability, 0, 0, 0];
         let value: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
         let path = CString::new(self.path.as_str())?;
-        // SAFETY: Path, name and value live until the call returns.
+        // SAFETY: The path, the name and the value outlive the call.
         let result = unsafe {
             libc::setxattr(
                 path.as_ptr(),
@@ -105,11 +105,11 @@ impl Drop for Program {
 
 const SUID_DUMPABLE: &str = "/proc/sys/fs/suid_dumpable";
 
-/// Whether privileged programs are dumpable, as long as this exists; 0 otherwise.
+/// Sets whether privileged programs are dumpable; dropping this sets 0 again.
 pub struct SuidDumpable;
 
 impl SuidDumpable {
-    /// Sets it.
+    /// Writes the value.
     pub fn set(value: u32) -> Result<Self> {
         procfs::write(SUID_DUMPABLE, &value.to_string())?;
         Ok(SuidDumpable)
@@ -122,8 +122,8 @@ impl Drop for SuidDumpable {
     }
 }
 
-/// Expects real, effective, saved and file-system ids, as `/proc/PID/status` has them in `Uid` or
-/// `Gid`.
+/// Expects these real, effective, saved and file system IDs in the line `Uid` or `Gid` of
+/// `/proc/PID/status`.
 pub fn expect_ids(pid: i32, name: &str, expected: [User; 4]) -> Result {
     let path = format!("/proc/{pid}/status");
     let text = procfs::read(&path)?;

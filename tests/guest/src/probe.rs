@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How often the kernel calls one of its functions
+//! Counts and records of calls to kernel functions
 //! ([`Documentation/trace/kprobetrace.rst`](https://docs.kernel.org/trace/kprobetrace.html)).
 
 use std::fs;
@@ -16,16 +16,16 @@ use crate::Result;
 const TRACING: &str = "/sys/kernel/tracing";
 const GROUP: &str = "ksm_v_test";
 
-/// What flushes the TLBs of x86.
+/// The function that flushes TLBs on x86.
 pub const FLUSH: &str = "flush_tlb_mm_range";
 
-/// Counts the calls of a function for as long as it exists.
+/// Counts the calls of a function while it exists.
 pub struct CallCount {
     function: &'static str,
 }
 
 impl CallCount {
-    /// Begins to count the calls of `function`.
+    /// Starts counting the calls of `function`.
     pub fn start(function: &'static str) -> Result<Self> {
         define(&format!("p:{GROUP}/{function} {function}"))?;
         let count = CallCount { function };
@@ -34,17 +34,17 @@ impl CallCount {
         Ok(count)
     }
 
-    /// Has each call begin with something that takes a while.
+    /// Makes each call slower: a trigger records a stack trace at its start.
     pub fn slow_down(&self) -> Result {
         let path = format!("{TRACING}/events/{GROUP}/{}/trigger", self.function);
         fs::write(&path, "stacktrace").context(|| path)
     }
 
-    /// The calls so far.
+    /// The number of calls so far.
     pub fn calls(&self) -> Result<u64> {
         let path = format!("{TRACING}/kprobe_profile");
         let text = fs::read_to_string(&path).context(|| path)?;
-        // Name, hits, misses.
+        // The columns are name, hits and misses.
         let mut hits = text.lines().filter_map(|line| {
             let mut words = line.split_whitespace();
             (words.next() == Some(self.function)).then(|| words.next()?.parse().ok())?
@@ -58,7 +58,7 @@ impl CallCount {
 impl Drop for CallCount {
     fn drop(&mut self) {
         let function = self.function;
-        // A probe that is left over counts, and does nothing else.
+        // A leftover probe only counts calls, so errors are ignored.
         let _ = fs::write(
             format!("{TRACING}/events/{GROUP}/{function}/trigger"),
             "!stacktrace",
@@ -68,29 +68,29 @@ impl Drop for CallCount {
     }
 }
 
-/// A trace of its own, of calls.
+/// A separate trace instance for calls.
 const INSTANCE: &str = "/sys/kernel/tracing/instances/ksm_v_test_calls";
 
-/// Records the calls of a function, with their beginnings and ends, for as long as it exists.
+/// Records the starts and ends of the calls of a function while it exists.
 pub struct CallRecorder {
     function: &'static str,
 }
 
-/// Whose call begins or ends.
+/// The start or the end of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// The thread.
+    /// The ID of the calling thread.
     pub thread: i32,
-    /// Whether the call ends.
+    /// Whether this is the end of the call.
     pub ends: bool,
 }
 
 impl CallRecorder {
-    /// Begins to record the calls of `function`.
+    /// Starts recording the calls of `function`.
     pub fn start(function: &'static str) -> Result<Self> {
         fs::create_dir(INSTANCE).context(|| INSTANCE)?;
         let recorder = CallRecorder { function };
-        // In the order in which they happen on all CPUs.
+        // This clock orders the events of all CPUs.
         procfs::write(&format!("{INSTANCE}/trace_clock"), "counter")?;
         define(&format!("p:{GROUP}/begins {function}"))?;
         define(&format!("r:{GROUP}/ends {function}"))?;
@@ -100,16 +100,20 @@ impl CallRecorder {
         Ok(recorder)
     }
 
-    /// Forgets the calls so far.
+    /// Discards the calls recorded so far.
     pub fn clear(&self) -> Result {
         procfs::write(&format!("{INSTANCE}/trace"), "")
     }
 
-    /// The calls since, in order; none of them was lost.
+    /// The calls recorded since then, in order; fails if any were lost.
     pub fn calls(&self) -> Result<Vec<Call>> {
         let text = procfs::read(&format!("{INSTANCE}/trace"))?;
         let (kept, written) = counts(&text).ok_or("trace: expected its counts, found none")?;
-        expect::eq("calls that were kept of all", written, kept)?;
+        expect::eq(
+            "number of calls in the buffer, of all recorded",
+            written,
+            kept,
+        )?;
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let call = |line: &str| {
             let (task, rest) = line.split_once('[')?;
@@ -141,7 +145,7 @@ impl Drop for CallRecorder {
     }
 }
 
-/// Adds a line to the definitions of probes.
+/// Appends a line to the kprobe definitions.
 fn define(line: &str) -> Result {
     let path = format!("{TRACING}/kprobe_events");
     let file = OpenOptions::new().append(true).open(&path);
@@ -149,7 +153,7 @@ fn define(line: &str) -> Result {
         .context(|| format!("{line} to {path}"))
 }
 
-/// Whether the kernel has a function of this name.
+/// Returns whether the kernel has a function of this name.
 pub fn is_function(name: &str) -> bool {
     let symbols = procfs::read("/proc/kallsyms").unwrap_or_default();
     symbols
@@ -157,12 +161,12 @@ pub fn is_function(name: &str) -> bool {
         .any(|line| line.split_whitespace().nth(2) == Some(name))
 }
 
-/// Whether calls can be counted.
+/// Returns whether the kernel can count calls.
 pub fn is_possible() -> bool {
     fs::exists(format!("{TRACING}/kprobe_events")).unwrap_or(false)
 }
 
-/// No probe of the kernel tells of anything while this lives.
+/// Disables all kprobes while it exists.
 pub struct NoProbes(());
 
 impl NoProbes {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files of `/proc` and `/sys` that hold numbers with names.
+//! Files in `/proc` and `/sys` that contain named numbers.
 
 use std::fs;
 use std::ops::Range;
@@ -14,7 +14,7 @@ pub fn read(path: &str) -> Result<String> {
     fs::read_to_string(path).context(|| format!("reading {path}"))
 }
 
-/// Writes a text file that exists.
+/// Writes to an existing text file.
 pub fn write(path: &str, text: &str) -> Result {
     fs::write(path, text).context(|| format!("writing {text:?} to {path}"))
 }
@@ -27,7 +27,7 @@ pub fn number(path: &str) -> Result<u64> {
         .context(|| format!("{path} should hold a number, but holds {text:?}"))
 }
 
-/// The number behind `name` in lines like `name: 12 kB` or `name 12`.
+/// The number after `name` in lines like `name: 12 kB` or `name 12`.
 pub fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let rest = line.strip_prefix(name)?;
@@ -36,12 +36,12 @@ pub fn field(text: &str, name: &str) -> Option<u64> {
     })
 }
 
-/// Reads a file of lines like `name: 12 kB` and returns the number behind `name`.
+/// Reads a file of lines like `name: 12 kB` and returns the number after `name`.
 pub fn number_in(path: &str, name: &str) -> Result<u64> {
     field(&read(path)?, name).ok_or_else(|| format!("{path} has no number named {name}").into())
 }
 
-/// The sum over all mappings of a process, in kB, of a field of `/proc/PID/smaps`.
+/// The value in kB of a field of `/proc/PID/smaps_rollup`, the sum over all mappings of a process.
 pub fn rollup(pid: i32, name: &str) -> Result<u64> {
     number_in(&format!("/proc/{pid}/smaps_rollup"), name)
 }
@@ -52,7 +52,7 @@ pub fn smaps(pid: i32, span: Span, name: &str) -> Result<u64> {
     Ok(sum_of_smaps(&text, span.range(), name))
 }
 
-/// The two letters of each flag (`VmFlags`) of the mapping at `addr`.
+/// The two-letter flags (`VmFlags`) of the mapping at `addr`.
 pub fn vma_flags(pid: i32, addr: u64) -> Result<Vec<String>> {
     let text = read(&format!("/proc/{pid}/smaps"))?;
     let mut inside = false;

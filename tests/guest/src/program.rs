@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Programs of the guest's root, run as their packages install them.
+//! Programs installed in the guest's root file system by their packages.
 
 use std::fs;
 use std::fs::File;
@@ -17,10 +17,10 @@ use crate::task;
 use crate::Context;
 use crate::Result;
 
-/// How long a daemon may take to end.
+/// How long a daemon may take to exit.
 const END_TIMEOUT: Duration = crate::task::PATIENCE;
 
-/// A program and its arguments, which no spaces divide.
+/// Builds a command from a program and its arguments, separated by spaces.
 pub fn command(line: &str) -> Command {
     let mut words = line.split_whitespace();
     let mut command = Command::new(words.next().unwrap_or_default());
@@ -28,15 +28,15 @@ pub fn command(line: &str) -> Command {
     command
 }
 
-/// What one run of a program came to.
+/// The result of running a program.
 pub struct Outcome {
-    /// Its exit status; none if a signal ended it.
+    /// The exit status; `None` if a signal ended the program.
     pub status: Option<i32>,
-    /// What it wrote to its standard output and, behind that, to its standard error.
+    /// The standard output followed by the standard error.
     pub text: String,
 }
 
-/// Runs a program to its end.
+/// Runs a program until it exits.
 pub fn run(command: &mut Command) -> Result<Outcome> {
     let output = command.output().context(|| format!("{command:?}"))?;
     let text = [output.stdout, output.stderr].concat();
@@ -46,7 +46,7 @@ pub fn run(command: &mut Command) -> Result<Outcome> {
     })
 }
 
-/// Runs a program that is expected to succeed, and returns what it wrote.
+/// Runs a program that is expected to succeed, and returns its output.
 pub fn output(command: &mut Command) -> Result<String> {
     match run(command)? {
         Outcome {
@@ -59,14 +59,14 @@ pub fn output(command: &mut Command) -> Result<String> {
     }
 }
 
-/// A program that goes on until this is dropped. Its output is in a file.
+/// A program that runs until this is dropped. Its output goes to a file.
 pub struct Daemon {
     child: Child,
     log: String,
 }
 
 impl Daemon {
-    /// Starts it, with its output in `NAME.log` of the current directory.
+    /// Starts the program, with its output in `NAME.log` in the current directory.
     pub fn start(name: &str, command: &mut Command) -> Result<Self> {
         let log = format!("{name}.log");
         let file = File::create(&log).context(|| log.clone())?;
@@ -78,12 +78,12 @@ impl Daemon {
         })
     }
 
-    /// What it has written so far.
+    /// The output so far.
     pub fn output(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Asks it, over and over, until it has an answer; it may still be starting.
+    /// Calls `ask` repeatedly until it returns an answer; the program may still be starting.
     pub fn wait_for<T>(
         &mut self,
         timeout: Duration,
@@ -99,11 +99,11 @@ impl Daemon {
         });
         answer.map_err(|failed| {
             let why = failed.message().unwrap_or("failed").to_owned();
-            format!("{why}; it wrote: {}", self.output()).into()
+            format!("{why}; output: {}", self.output()).into()
         })
     }
 
-    /// Waits for it to end by itself, and expects that it succeeded.
+    /// Waits for the program to exit by itself, and expects success.
     pub fn finish(mut self, timeout: Duration) -> Result {
         let pid = self.child.id() as i32;
         let ended = task::wait_until(timeout, || task::ended(pid));
@@ -114,7 +114,7 @@ impl Daemon {
         )
     }
 
-    /// Ends it and waits for that.
+    /// Ends the program and waits for its exit.
     pub fn end(mut self) {
         self.stop();
     }

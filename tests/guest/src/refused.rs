@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Text that knobs have to refuse.
+//! Texts that knobs must refuse.
 
-/// Text that is no number, whatever the range.
+/// Texts that are not a number, whatever the allowed range.
 pub fn no_numbers() -> Vec<Vec<u8>> {
     let texts = [
         "\n",
@@ -29,7 +29,7 @@ pub fn no_numbers() -> Vec<Vec<u8>> {
         "1e3",
         "1\0",
         "1\n\0",
-        // The first one is 0 and the second one is 1 if bits beyond the 64th are lost.
+        // If bits above bit 63 were lost, the first text would be 0 and the second one 1.
         "18446744073709551616",
         "18446744073709551617",
         "36893488147419103233",
@@ -44,7 +44,7 @@ pub fn no_numbers() -> Vec<Vec<u8>> {
     all
 }
 
-/// Text that is none of the words, though close to some.
+/// Texts that resemble the given words but equal none of them.
 pub fn no_words(words: &[&str]) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for word in words {

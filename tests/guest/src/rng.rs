@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! SplitMix64 (Steele, Lea, Flood 2014): a generator that a test can replay from its seed.
+//! SplitMix64 (Steele, Lea, Flood 2014): a generator whose sequence a test can replay from its seed.
 
 use std::sync::OnceLock;
 
-/// One SplitMix64 output for one input: also a good hash of a number.
+/// The SplitMix64 output for one input; also a good hash of a number.
 pub fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -17,7 +17,7 @@ pub fn mix(value: u64) -> u64 {
 pub struct Rng(u64);
 
 impl Rng {
-    /// The sequence of this seed.
+    /// The sequence of a seed.
     pub fn new(seed: u64) -> Self {
         Rng(seed)
     }
@@ -40,7 +40,7 @@ impl Rng {
     }
 }
 
-/// The seed of all random tests of this run: of `KSM_V_SEED`, or of the clock.
+/// The seed of all random tests of this run: from `KSM_V_SEED`, or else from the clock.
 pub fn seed() -> u64 {
     static SEED: OnceLock<u64> = OnceLock::new();
     *SEED.get_or_init(|| {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Making the module scan, and waiting for what it did.
+//! Controls the module's scanner and waits for its results.
 
 use std::fmt::Display;
 use std::sync::atomic::AtomicI64;
@@ -20,31 +20,32 @@ use crate::task::PATIENCE;
 use crate::Result;
 use crate::Span;
 
-/// Passes that find every pair of equal pages if one sighting is enough: the rest of the pass
-/// that is under way, and two whole ones.
+/// The number of passes that find every pair of equal pages if one sighting is enough: the rest of
+/// the current pass and two whole passes.
 pub const ENOUGH_PASSES: u64 = 3;
 
-/// How often so many passes are made, where something is locked or held all the time.
+/// How many times to scan [`ENOUGH_PASSES`] passes if pages are refused each time because they are
+/// locked or held.
 const MOST_ROUNDS: u32 = 5;
 
-/// A `sleep_ms` that no test waits for: a scanner that pauses goes on only as a knob changes.
+/// A `sleep_ms` longer than any test: a pausing scanner resumes only when a knob changes.
 pub const UNTIL_TOLD_MS: u64 = 3_600_000;
 
-/// How long counts may take to become exact once nothing happens any more: a tenth of what a test that
-/// hangs is given, since tests go on to fail otherwise.
+/// How long counts may take to become exact once all processes are idle. It is a tenth of
+/// [`PATIENCE`], so that a test fails before it counts as hung.
 const SETTLED_WITHIN: Duration = Duration::from_secs(PATIENCE.as_secs() / 10);
 
-/// What stands before the number of ticks in the events of [`record_pauses`].
+/// The text before the number of ticks in the events of [`record_pauses`].
 pub const TICKS: &str = "[timeout=";
 
-/// Records for how long the module's thread asks to sleep, each time that it does.
+/// Records every sleep of the module's thread with its timeout.
 pub fn record_pauses() -> Result<Recorder> {
     let pid = task::scanner()?;
     let filter = format!("common_pid == {pid} && function.function == process_timeout");
     Recorder::of_kernel("timer/timer_start", &filter)
 }
 
-/// Waits until all threads of the module sleep. One that has been told to may be on its way.
+/// Waits until all threads of the module sleep. A thread that was told to sleep may not sleep yet.
 pub fn wait_asleep() -> Result {
     let asleep = || task::scanners().into_iter().all(task::sleeps);
     expect::that(task::wait_until(PATIENCE, asleep), || {
@@ -52,34 +53,34 @@ pub fn wait_asleep() -> Result {
     })
 }
 
-/// Lets the module scan.
+/// Starts the scanner.
 pub fn start() -> Result {
     knob::set("run", 1)
 }
 
-/// Stops it.
+/// Stops the scanner.
 pub fn stop() -> Result {
     knob::set("run", 0)
 }
 
-/// Stops it and takes all merged pages apart.
+/// Stops the scanner and unmerges all pages.
 pub fn unmerge() -> Result {
     knob::set("run", 2)
 }
 
-/// Merges what one process has, at once, whether it scans or not.
+/// Merges the pages of one process immediately, whether the scanner runs or not.
 pub fn merge_now(peer: &Peer) -> Result {
     merge_at_once(peer.pid())
 }
 
-/// What is written to that knob to merge the pages of a span of a process.
+/// The text for `merge_now` that merges a span of a process.
 pub fn part(peer: &Peer, span: Span) -> String {
     let end = span.addr + span.bytes();
     format!("{} {:#x} {end:#x}", peer.pid(), span.addr)
 }
 
-/// Merges what is written to the knob. Where pages were refused, once more: the kernel may have held
-/// one for a moment, as compaction does, and who asks again gets that, too.
+/// Writes `what` to `merge_now`. Writes it again if pages were refused: the kernel, for example
+/// compaction, may have held a page for a moment.
 pub fn merge_at_once(what: impl Display) -> Result {
     let before = debugfs::refusals().ok();
     knob::set(knob::WRITE_ONLY, &what)?;
@@ -89,12 +90,12 @@ pub fn merge_at_once(what: impl Display) -> Result {
     knob::set(knob::WRITE_ONLY, &what)
 }
 
-/// Waits for `count` more passes to end.
+/// Waits until `count` more passes have ended.
 pub fn wait_passes(count: u64) -> Result {
     wait_until_pass(knob::number("full_scans")? + count)
 }
 
-/// Waits until so many passes have ended in all.
+/// Waits until `target` passes have ended in total.
 pub fn wait_until_pass(target: u64) -> Result {
     let start = Instant::now();
     loop {
@@ -109,15 +110,15 @@ pub fn wait_until_pass(target: u64) -> Result {
     }
 }
 
-/// Scans for `count` passes, and stops.
+/// Scans for `count` passes, then stops.
 pub fn scan(count: u64) -> Result {
     start()?;
     wait_passes(count)?;
     stop()
 }
 
-/// Scans for `count` passes and not one more, however late the guest wakes us. Wants a `sleep_ms` of
-/// [`UNTIL_TOLD_MS`], and no more pages in scope than a cycle has.
+/// Scans for exactly `count` passes, however late the guest wakes the test. Requires a `sleep_ms` of
+/// [`UNTIL_TOLD_MS`] and no more pages in scope than one cycle scans.
 pub fn passes(count: u64) -> Result {
     for _ in 0..count {
         let target = knob::number("full_scans")? + 1;
@@ -128,9 +129,9 @@ pub fn passes(count: u64) -> Result {
     Ok(())
 }
 
-/// Scans until everything is merged that can be, and stops. Scans again where something was refused that may
-/// be granted the next time: in a guest that is not served for a while, an area may be locked whenever a pass
-/// comes to it, and a page held by compaction.
+/// Scans until everything that can be merged is merged, then stops. Scans again if pages were refused
+/// for a temporary reason: in a guest that gets little CPU time, a VMA may be locked, or a page held
+/// by compaction, whenever a pass reaches it.
 pub fn merge() -> Result {
     for _ in 0..MOST_ROUNDS {
         let before = refused_for_now();
@@ -142,9 +143,9 @@ pub fn merge() -> Result {
     Ok(())
 }
 
-/// How often something was refused so far that may be granted later; `None` where nobody is told.
+/// The number of pages refused so far for a temporary reason; `None` if the counts cannot be read.
 fn refused_for_now() -> Option<u64> {
-    // A twin that is pinned counts as gone.
+    // A pinned twin counts as `target_gone`.
     const FOR_NOW: [&str; 4] = ["locked", "busy", "pinned", "target_gone"];
     let refusals = debugfs::refusals().ok()?;
     Some(
@@ -155,8 +156,8 @@ fn refused_for_now() -> Option<u64> {
     )
 }
 
-/// The settings most tests want: as fast as it can, all pages in each pass, merging at the second
-/// sighting.
+/// The settings that most tests need: scan at full speed, all pages in each pass, and merge at the
+/// second sighting.
 pub fn settle_knobs() -> Result {
     unmerge()?;
     stop()?;
@@ -167,7 +168,7 @@ pub fn settle_knobs() -> Result {
     knob::set("sleep_ms", 0)?;
     knob::set("max_interval", 1)?;
     knob::set("max_page_sharing", 1024)?;
-    // Refused where merged pages can't be moved, as it says already.
+    // This is refused if merged pages cannot be moved; the knob reads 0 already then.
     let _ = knob::try_write("movable", b"1");
     knob::set("max_cpu", 100)?;
     knob::set("governor", "manual")?;
@@ -179,11 +180,11 @@ pub fn settle_knobs() -> Result {
     Ok(())
 }
 
-/// What `zero_pages` says while there is none, where an earlier test made it wrong: one test is
-/// to fail for that, not all that follow.
+/// The value of `zero_pages` without any merged zero page, if an earlier test made it wrong: only
+/// that test should fail, not all later ones.
 static DRIFT: AtomicI64 = AtomicI64::new(0);
 
-/// The count of zero pages; the kernel's own may be negative.
+/// The count of zero pages; the kernel's count may be negative.
 fn zero_pages() -> Result<i64> {
     let text = knob::read("zero_pages")?;
     text.trim()
@@ -196,14 +197,14 @@ fn zero_pages() -> Result<i64> {
 pub struct Counts {
     /// Merged frames.
     pub shared: u64,
-    /// Mappings beyond the first of each.
+    /// Mappings beyond the first of each merged frame.
     pub sharing: u64,
-    /// Pages of zeros merged into the kernel's own.
+    /// Pages of zeros merged into the shared zero page.
     pub zero: i64,
 }
 
 impl Counts {
-    /// What the module says.
+    /// The counts that the module reports.
     pub fn read() -> Result<Self> {
         Ok(Counts {
             shared: knob::number("pages_shared")?,
@@ -212,7 +213,7 @@ impl Counts {
         })
     }
 
-    /// What the page tables say.
+    /// The counts according to the page tables.
     pub fn truth() -> Result<Self> {
         Census::take().map(|census| Self::of(&census))
     }
@@ -226,11 +227,11 @@ impl Counts {
     }
 }
 
-/// Expects the module's counts to be exact: call it while the module is stopped, and while no
-/// process does anything.
+/// Expects that the module's counts are exact. Call it while the module is stopped and all processes
+/// are idle.
 ///
-/// A process that has just answered may still write to a merged page of its stack: what does not
-/// settle is a failure.
+/// A process that has just answered may still write to a merged page of its stack, so the counts may
+/// take a moment to settle; if they do not settle, this fails.
 pub fn expect_exact_counts(when: &str) -> Result<Counts> {
     let start = Instant::now();
     loop {

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Addresses of the kernel in what is shown to people.
+//! Detects kernel addresses in data shown to user space.
 
 use std::fmt::Display;
 
 use crate::expect;
 use crate::Result;
 
-/// Where the kernel's half of the address space begins, with five levels of page tables or four.
+/// The start of the kernel's half of the address space, with five levels of page tables or four.
 const FIRST: u64 = 0xff00_0000_0000_0000;
-/// Small negative numbers are no addresses: the last 16 MiB hold nothing.
+/// The last 16 MiB contain nothing: values there are small negative numbers, not addresses.
 const LAST: u64 = u64::MAX - (16 << 20);
 
-/// Expects a text, or binary data, to hold no address of the kernel.
+/// Expects that a text or binary data contains no kernel address.
 pub fn expect_no_address(place: impl Display, bytes: &[u8]) -> Result {
     let found = in_text(&String::from_utf8_lossy(bytes)).or_else(|| in_binary(bytes));
     expect::that(found.is_none(), || {
         format!(
-            "{place}: expected no address of the kernel, found {:#x} in {:?}",
+            "{place}: expected no kernel address, found {:#x} in {:?}",
             found.unwrap_or(0),
             String::from_utf8_lossy(bytes)
         )
@@ -28,7 +28,7 @@ fn is_address(value: u64) -> bool {
     (FIRST..=LAST).contains(&value)
 }
 
-/// Numbers of 16 hexadecimal digits, and decimal ones.
+/// Searches numbers of 16 hexadecimal digits, and decimal numbers.
 fn in_text(text: &str) -> Option<u64> {
     let words = text.split(|letter: char| !letter.is_ascii_alphanumeric());
     words
@@ -41,7 +41,7 @@ fn in_text(text: &str) -> Option<u64> {
         .find(|&value| is_address(value))
 }
 
-/// Eight bytes anywhere.
+/// Searches eight consecutive bytes at any offset.
 fn in_binary(bytes: &[u8]) -> Option<u64> {
     bytes
         .windows(8)

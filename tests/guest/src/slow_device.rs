@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A device that does not forget memory at once: the module `ksm_v_slow_device`
+//! A device that takes a while to invalidate its mappings: the module `ksm_v_slow_device`
 //! (`tests/provoke/ksm_v_slow_device.c`).
 
 use crate::content::PAGE_SIZE;
@@ -14,11 +14,11 @@ use crate::Span;
 const FILE: &str = "ksm_v_slow_device.ko";
 const NAME: &str = "ksm_v_slow_device";
 
-/// The device has memory mapped for as long as this exists.
+/// Keeps the device's mapping while it exists.
 pub struct SlowDevice(());
 
 impl SlowDevice {
-    /// Has the device map memory of a process.
+    /// Makes the device map memory of a process.
     pub fn map(peer: &Peer, span: Span) -> Result<Self> {
         let (pid, start, len) = (peer.pid(), span.addr, span.pages * PAGE_SIZE);
         let parameters = format!("pid={pid} start={start} len={len}");
@@ -26,7 +26,7 @@ impl SlowDevice {
         Ok(SlowDevice(()))
     }
 
-    /// How often somebody has waited for it.
+    /// The number of times somebody waited for the device.
     pub fn waited(&self) -> Result<u64> {
         procfs::number("/sys/module/ksm_v_slow_device/parameters/waited")
     }

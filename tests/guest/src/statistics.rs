@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of hypotheses about samples.
+//! Statistical tests of samples.
 
-/// The statistic of Kolmogorov and Smirnov for two samples: the largest difference of their
-/// empirical distribution functions, 0 (the same) to 1 (apart).
+/// The two-sample Kolmogorov-Smirnov statistic: the largest difference between the two empirical
+/// distribution functions, from 0 (identical) to 1 (disjoint).
 pub fn kolmogorov_smirnov(one: &[u64], other: &[u64]) -> f64 {
     let (one, other) = (sorted(one), sorted(other));
     let share = |sample: &[u64], value: u64| {
@@ -16,8 +16,8 @@ pub fn kolmogorov_smirnov(one: &[u64], other: &[u64]) -> f64 {
         .fold(0.0, f64::max)
 }
 
-/// What the statistic of two samples of one distribution exceeds with a probability of at most
-/// `significance`: `c sqrt((n + m) / nm)` with `c = sqrt(-ln(significance / 2) / 2)`.
+/// The value that the statistic of two samples of the same distribution exceeds with a probability of
+/// at most `significance`: `c sqrt((n + m) / nm)` with `c = sqrt(-ln(significance / 2) / 2)`.
 ///
 /// Source: Knuth, TAOCP vol. 2, section 3.3.1; Smirnov 1948. Exact for large samples of a
 /// continuous distribution, conservative where values are equal.
@@ -47,12 +47,12 @@ mod tests {
 
     #[test]
     fn tabulated_critical_distances() {
-        // c(0.05) = 1.358 and c(0.001) = 1.949, as tables have them.
+        // Published tables list c(0.05) = 1.358 and c(0.001) = 1.949.
         assert!((critical_distance(200, 200, 0.05) - 0.1358).abs() < 1e-4);
         assert!((critical_distance(1024, 1024, 0.001) - 0.0862).abs() < 1e-4);
     }
 
-    /// Samples of one distribution exceed the critical distance as seldom as they should.
+    /// Samples of the same distribution exceed the critical distance as rarely as expected.
     #[test]
     fn significance_is_what_it_says() {
         let mut rng = Rng::new(1);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Swap space on compressed memory, the only disk of a guest.
+//! Swap space on zram, the only disk of a guest.
 
 use std::ffi::CString;
 use std::fs;
@@ -15,7 +15,7 @@ use crate::task;
 use crate::Context;
 use crate::Result;
 
-/// Modules that the driver needs, on some kernels.
+/// Modules that the zram driver needs on some kernels.
 const NEEDED_AT_TIMES: [&str; 4] = [
     "zsmalloc",
     "lz4_decompress",
@@ -29,7 +29,7 @@ pub struct Swap;
 impl Swap {
     const DISK: &'static str = "/dev/zram0";
 
-    /// Makes swap space of so many MiB. `Err`, and why, where the driver is not there.
+    /// Creates swap space of `mebibytes` MiB. The inner `Err` says why the driver is unavailable.
     pub fn open(mebibytes: u64) -> Result<std::result::Result<Self, String>> {
         if let Err(why) = Self::load_driver() {
             return Ok(Err(why));
@@ -44,13 +44,13 @@ impl Swap {
         Ok(Ok(Swap))
     }
 
-    /// Loads the driver, unless it is there, and says why it can't.
+    /// Loads the driver unless it is loaded already; an error says why it could not be loaded.
     pub fn load_driver() -> std::result::Result<(), String> {
         if Path::new(Self::DISK).exists() {
             return Ok(());
         }
         for name in NEEDED_AT_TIMES {
-            // Part of the kernel itself where it does not lie here.
+            // A missing file means that the kernel has the module built in.
             let _ = module::load_beside(name);
         }
         module::load_beside("zram")?;
@@ -62,23 +62,23 @@ impl Swap {
         }
     }
 
-    /// Takes everything back from it, and has it used no more (`swapoff`).
+    /// Disables the swap space (`swapoff`), which reads everything back into memory.
     pub fn off(&self) -> Result {
         call(|path| {
-            // SAFETY: The path is a string that ends with a zero.
+            // SAFETY: The path is a NUL-terminated string.
             unsafe { libc::swapoff(path) }
         })
         .context(|| "swapoff")
     }
 
-    /// Has it used again.
+    /// Enables the swap space again.
     pub fn on_again(&self) -> Result {
         Self::on()
     }
 
     fn on() -> Result {
         call(|path| {
-            // SAFETY: The path is a string that ends with a zero.
+            // SAFETY: The path is a NUL-terminated string.
             unsafe { libc::swapon(path, 0) }
         })
         .context(|| "swapon")
@@ -95,21 +95,21 @@ fn call(call: impl FnOnce(*const libc::c_char) -> libc::c_int) -> io::Result<()>
 
 impl Drop for Swap {
     fn drop(&mut self) {
-        // It may be off already.
+        // The swap space may be off already.
         let _ = self.off();
         if let Err(error) = fs::write("/sys/block/zram0/reset", "1") {
-            eprintln!("swap could not be taken down: {error}");
+            eprintln!("swap could not be removed: {error}");
         }
     }
 }
 
-/// Swap space in use, in kB.
+/// The swap space in use, in kB.
 pub fn in_use() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     Some(procfs::field(&text, "SwapTotal")? - procfs::field(&text, "SwapFree")?)
 }
 
-/// Swap space there is, in kB.
+/// The total swap space, in kB.
 pub fn total() -> u64 {
     procfs::number_in("/proc/meminfo", "SwapTotal").unwrap_or(0)
 }

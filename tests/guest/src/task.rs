@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tasks by what `/proc/PID` says about them.
+//! Information about tasks from `/proc/PID`.
 
 use std::fs;
 use std::io;
@@ -14,19 +14,19 @@ use nix::unistd::Pid;
 use crate::procfs;
 use crate::Result;
 
-/// How long a test waits for what is to come soon, before it calls that hung. Nothing right takes so
-/// long on a machine however busy, and what is wrong takes far longer, or for ever.
+/// How long a test waits for something that should happen soon before it reports a hang. Correct
+/// behaviour never takes this long, even on a busy machine; a hang lasts much longer, or for ever.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Name of the module's thread.
+/// The name of the module's thread.
 pub const SCANNER: &str = "ksm_v_scand";
 
-/// A task is a kernel thread (`PF_KTHREAD` of include/linux/sched.h).
+/// The flag of kernel threads (`PF_KTHREAD` of include/linux/sched.h).
 pub const PF_KTHREAD: u64 = 0x0020_0000;
-/// A task is not stopped when the system is frozen (`PF_NOFREEZE`).
+/// The flag of tasks that are not frozen when the system is suspended (`PF_NOFREEZE`).
 pub const PF_NOFREEZE: u64 = 0x0000_8000;
 
-/// Numbers of all processes.
+/// The IDs of all processes.
 pub fn all() -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
@@ -36,7 +36,7 @@ pub fn all() -> Vec<i32> {
         .collect()
 }
 
-/// Numbers of all processes of this name.
+/// The IDs of all processes of this name.
 pub fn named(name: &str) -> Vec<i32> {
     let is_named = |pid: &i32| {
         fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name)
@@ -52,7 +52,7 @@ pub fn scanner() -> Result<i32> {
     }
 }
 
-/// All threads of the module: others have a number behind the first one's name.
+/// All threads of the module: the others append a number to the first one's name.
 pub fn scanners() -> Vec<i32> {
     let is_one = |pid: &i32| {
         fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with(SCANNER))
@@ -60,7 +60,7 @@ pub fn scanners() -> Vec<i32> {
     all().into_iter().filter(is_one).collect()
 }
 
-/// Field `number` of `/proc/PID/stat`, counted from 1 as proc(5) does, from 3 on.
+/// Field `number` of `/proc/PID/stat`, counted from 1 as in proc(5). `number` must be at least 3.
 pub fn stat(pid: i32, number: usize) -> Result<String> {
     let text = procfs::read(&format!("/proc/{pid}/stat"))?;
     stat_field(&text, number)
@@ -68,13 +68,13 @@ pub fn stat(pid: i32, number: usize) -> Result<String> {
         .ok_or_else(|| format!("/proc/{pid}/stat has no field {number}: {text}").into())
 }
 
-/// The name may hold spaces and parentheses: what counts begins behind its last one.
+/// The name may contain spaces and parentheses, so the fields are counted from the last parenthesis.
 fn stat_field(text: &str, number: usize) -> Option<&str> {
     let rest = &text[text.rfind(')')? + 1..];
     rest.split_whitespace().nth(number.checked_sub(3)?)
 }
 
-/// Nanoseconds that a task has run, from `/proc/PID/schedstat`.
+/// The CPU time of a task in nanoseconds, from `/proc/PID/schedstat`.
 pub fn run_time_ns(pid: i32) -> Result<u64> {
     let text = procfs::read(&format!("/proc/{pid}/schedstat"))?;
     text.split_whitespace()
@@ -83,7 +83,7 @@ pub fn run_time_ns(pid: i32) -> Result<u64> {
         .ok_or_else(|| format!("/proc/{pid}/schedstat: {text:?}").into())
 }
 
-/// How often a task was switched to and from, for whatever reason.
+/// The number of context switches of a task, voluntary or not.
 pub fn switches(pid: i32) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
     let text = procfs::read(&path)?;
@@ -94,7 +94,7 @@ pub fn switches(pid: i32) -> Result<u64> {
         .ok_or_else(|| format!("{path} has no counts of switches").into())
 }
 
-/// Whether a process has let go of its memory: it is gone or a zombie.
+/// Returns whether a process has released its memory: it is gone or a zombie.
 pub fn ended(pid: i32) -> bool {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(text) => matches!(stat_field(&text, 3), None | Some("Z" | "X")),
@@ -102,7 +102,7 @@ pub fn ended(pid: i32) -> bool {
     }
 }
 
-/// Lets a task (0: the calling one) run on one CPU only.
+/// Restricts a task (0: the calling one) to one CPU.
 pub fn pin(pid: i32, cpu: u64) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu as usize)?;
@@ -118,12 +118,12 @@ pub fn unpin(pid: i32) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(pid), &set)?)
 }
 
-/// Whether a task sleeps until it is told, a sleep that does not count as load or one that does.
+/// Returns whether a task sleeps interruptibly, or is idle, which does not count as load.
 pub fn sleeps(pid: i32) -> bool {
     stat(pid, 3).is_ok_and(|state| matches!(state.as_str(), "S" | "I"))
 }
 
-/// Waits until `condition` holds; false after `timeout`.
+/// Waits until `condition` holds; returns false after `timeout`.
 pub fn wait_until(timeout: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while !condition() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Writing to the memory of a process as debuggers do.
+//! Writes to the memory of a process through ptrace, as debuggers do.
 
 use nix::sys::ptrace;
 use nix::sys::wait::waitpid;
@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use crate::Context;
 use crate::Result;
 
-/// Stops a process, does something to it as its debugger, and lets it go on.
+/// Attaches to a process, which stops it, runs `body`, and detaches.
 pub fn attached<T>(pid: i32, body: impl FnOnce() -> Result<T>) -> Result<T> {
     let pid = Pid::from_raw(pid);
     ptrace::attach(pid).context(|| "ptrace")?;
@@ -19,8 +19,8 @@ pub fn attached<T>(pid: i32, body: impl FnOnce() -> Result<T>) -> Result<T> {
     result
 }
 
-/// Writes words from `addr` on with `PTRACE_POKEDATA`, which also writes to memory that the
-/// process itself may only read. The process must be [`attached`].
+/// Writes words from `addr` on with `PTRACE_POKEDATA`, which also writes to memory that is read-only
+/// for the process. The caller must be [`attached`] to the process.
 pub fn poke(pid: i32, addr: u64, words: &[u64]) -> Result {
     let write = |(index, &word): (usize, &u64)| {
         let addr = (addr + index as u64 * 8) as ptrace::AddressType;
@@ -30,7 +30,7 @@ pub fn poke(pid: i32, addr: u64, words: &[u64]) -> Result {
     written.context(|| "PTRACE_POKEDATA")
 }
 
-/// Stops a process and writes as [`poke`].
+/// Attaches to a process and writes like [`poke`].
 pub fn write(pid: i32, addr: u64, words: &[u64]) -> Result {
     attached(pid, || poke(pid, addr, words))
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Faults that user space resolves.
+//! Page faults that user space resolves.
 //!
 //! Reference: Documentation/admin-guide/mm/userfaultfd.rst, include/uapi/linux/userfaultfd.h.
 
@@ -20,11 +20,11 @@ use nix::poll::PollTimeout;
 use crate::peer::spawn::check;
 use crate::Span;
 
-/// Pages that are missing (`UFFDIO_REGISTER_MODE_MISSING`).
+/// Watch missing pages (`UFFDIO_REGISTER_MODE_MISSING`).
 pub const MISSING: u64 = 1 << 0;
-/// Pages that are write-protected (`UFFDIO_REGISTER_MODE_WP`).
+/// Watch write-protected pages (`UFFDIO_REGISTER_MODE_WP`).
 pub const WRITE_PROTECT: u64 = 1 << 1;
-/// Pages can be moved into what is watched (`UFFD_FEATURE_MOVE`).
+/// Pages can be moved into the watched range (`UFFD_FEATURE_MOVE`).
 pub const FEATURE_MOVE: u64 = 1 << 16;
 
 const UFFD_USER_MODE_ONLY: i32 = 1;
@@ -32,7 +32,7 @@ const UFFD_API: u64 = 0xaa;
 const UFFD_EVENT_PAGEFAULT: u8 = 0x12;
 const UFFD_PAGEFAULT_FLAG_WP: u64 = 1 << 1;
 
-/// A request and its argument, an array of numbers as long as the kernel's structure.
+/// A request number and the length of its argument, the kernel's structure as an array of numbers.
 macro_rules! request {
     ($name:ident, $number:expr, $words:expr) => {
         /// `_IOWR(0xAA, number, structure)`
@@ -55,22 +55,22 @@ const UFFDIO_UNREGISTER: libc::c_ulong = 0x8010_aa01;
 /// A userfaultfd.
 pub struct Userfaultfd(File);
 
-/// A fault that waits to be resolved.
+/// A fault that waits for its resolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// Address of the page.
     pub page: u64,
-    /// Whether it is one of a write to a write-protected page.
+    /// Whether the fault is a write to a write-protected page.
     pub write_protect: bool,
 }
 
 impl Userfaultfd {
-    /// Opens one with these features, for faults of user space.
+    /// Opens a userfaultfd with these features, for faults in user mode.
     pub fn open(features: u64) -> io::Result<Self> {
         let flags = libc::O_CLOEXEC | UFFD_USER_MODE_ONLY;
         // SAFETY: The call takes flags only.
         let fd = check(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })? as i32;
-        // SAFETY: The call made the descriptor, for us alone.
+        // SAFETY: The call just created the descriptor, which has no other owner.
         let faults = Userfaultfd(unsafe { File::from_raw_fd(fd) });
         faults.request(UFFDIO_API, [UFFD_API, features, 0])?;
         Ok(faults)
@@ -81,32 +81,32 @@ impl Userfaultfd {
         self.request(UFFDIO_REGISTER, [span.addr, span.bytes(), mode, 0])
     }
 
-    /// Ends the watch. Whoever waits tries again.
+    /// Stops watching a span. Blocked tasks retry their access.
     pub fn unregister(&self, span: Span) -> io::Result<()> {
         let range = [span.addr, span.bytes()];
-        // SAFETY: The request takes a range.
+        // SAFETY: The request reads a `struct uffdio_range`, which `range` matches.
         check(unsafe { libc::ioctl(self.0.as_raw_fd(), UFFDIO_UNREGISTER, &range) }.into())
             .map(drop)
     }
 
-    /// Fills a missing page with these bytes, a page of them.
+    /// Fills a missing page with one page of bytes.
     pub fn copy(&self, page: Span, bytes: &[u8]) -> io::Result<()> {
         assert_eq!(bytes.len() as u64, page.bytes());
         let source = bytes.as_ptr() as u64;
         self.request(UFFDIO_COPY, [page.addr, source, page.bytes(), 0, 0])
     }
 
-    /// Maps the page of zeros where one is missing.
+    /// Maps the shared zero page in place of a missing page.
     pub fn zero(&self, page: Span) -> io::Result<()> {
         self.request(UFFDIO_ZEROPAGE, [page.addr, page.bytes(), 0, 0])
     }
 
-    /// Moves a page to where one is missing.
+    /// Moves a page to the place of a missing one.
     pub fn move_page(&self, from: Span, to: Span) -> io::Result<()> {
         self.request(UFFDIO_MOVE, [to.addr, from.addr, to.bytes(), 0, 0])
     }
 
-    /// Protects pages against writes, or no longer.
+    /// Write-protects pages, or removes the protection.
     pub fn write_protect(&self, span: Span, wanted: bool) -> io::Result<()> {
         self.request(
             UFFDIO_WRITEPROTECT,
@@ -114,14 +114,14 @@ impl Userfaultfd {
         )
     }
 
-    /// Waits for the next fault; nothing if there is none in time.
+    /// Waits for the next fault; returns `None` after `timeout`.
     pub fn next(&mut self, timeout: Duration) -> io::Result<Option<Fault>> {
         let mut waiting = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         if poll(&mut waiting, timeout)? == 0 {
             return Ok(None);
         }
-        // struct uffd_msg: the event in the first byte, flags and address behind 8 bytes.
+        // struct uffd_msg: the event is in the first byte, flags and address follow after 8 bytes.
         let mut message = [0; 32];
         self.0.read_exact(&mut message)?;
         if message[0] != UFFD_EVENT_PAGEFAULT {
@@ -140,7 +140,7 @@ impl Userfaultfd {
         mut argument: [u64; WORDS],
     ) -> io::Result<()> {
         assert_eq!(words, WORDS);
-        // SAFETY: The argument is as long as the request says.
+        // SAFETY: The argument is as long as the request number says.
         check(unsafe { libc::ioctl(self.0.as_raw_fd(), number, argument.as_mut_ptr()) }.into())
             .map(drop)
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an attacker does that wants to know what others have, or to slow the scanner down.
+//! Operations of an attacker who wants to learn about the memory of others, or to slow the scanner
+//! down.
 
 use std::io;
 
@@ -11,16 +12,16 @@ use crate::content::WORDS;
 use crate::rng::Rng;
 use crate::Span;
 
-/// Bytes that `probe` notes for each page: two words.
+/// The number of bytes that `probe` records for each page: two words.
 pub const NOTE_BYTES: u64 = 16;
 
-/// Lanes of the scanner's wide hash: word `i` is hashed into lane `i % 8`.
+/// The number of lanes of the scanner's wide hash: word `i` goes into lane `i % 8`.
 const LANES: usize = 8;
-/// The highest bit of a word: a product with an odd number carries it nowhere.
+/// The highest bit of a word. Multiplying by an odd number leaves it in place.
 const TOP_BIT: u64 = 1 << 63;
 
-/// Writes once to each page of a span, in random order. Notes for page `i`, in two words at
-/// `notes + i * NOTE_BYTES`, how many cycles of the time stamp counter that took, and how many
+/// Writes once to each page of a span, in random order. For page `i` it records two words at `notes +
+/// i * NOTE_BYTES`: the duration of the write in cycles of the time stamp counter, and the number of
 /// page faults.
 pub(super) fn probe(span: Span, notes: u64, seed: u64) -> io::Result<()> {
     for index in shuffled(span.pages, seed) {
@@ -34,7 +35,7 @@ pub(super) fn probe(span: Span, notes: u64, seed: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// The numbers below `count` in random order (Fisher and Yates).
+/// The numbers below `count` in random order (Fisher-Yates shuffle).
 fn shuffled(count: u64, seed: u64) -> Vec<u64> {
     let mut rng = Rng::new(seed);
     let mut order: Vec<u64> = (0..count).collect();
@@ -50,10 +51,10 @@ fn time_of_write(addr: u64, value: u64) -> u64 {
     cycles() - before
 }
 
-/// The counter, once all before has been done.
+/// Reads the counter after all previous accesses have completed.
 #[cfg(target_arch = "x86_64")]
 fn cycles() -> u64 {
-    // SAFETY: They only order accesses and read a counter, on every x86-64.
+    // SAFETY: The instructions only order accesses and read a counter; every x86-64 CPU has them.
     unsafe {
         std::arch::x86_64::_mm_mfence();
         std::arch::x86_64::_mm_lfence();
@@ -61,31 +62,32 @@ fn cycles() -> u64 {
     }
 }
 
-/// As above.
+/// Reads the counter after all previous accesses have completed.
 #[cfg(target_arch = "aarch64")]
 fn cycles() -> u64 {
     let count;
-    // SAFETY: They only order accesses and read a counter that Linux lets every program read.
+    // SAFETY: The instructions only order accesses and read a counter that Linux lets every program
+    // read.
     unsafe {
         std::arch::asm!("dsb sy", "isb", "mrs {}, cntvct_el0", out(reg) count);
     }
     count
 }
 
-/// Page faults of this process so far that read nothing from a disk.
+/// The number of page faults of this process so far that read nothing from a disk.
 fn minor_faults() -> io::Result<u64> {
-    // SAFETY: The structure is valid as zeros.
+    // SAFETY: The structure is valid if all bytes are zero.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: The structure is the one that the call fills.
+    // SAFETY: The call writes one `rusage` structure, which `usage` is.
     check(unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) }.into())?;
     Ok(usage.ru_minflt as u64)
 }
 
-/// Fills a span with pages that all differ, and all have the same 64-bit FNV-1a in eight lanes,
-/// whatever the hash begins with and multiplies by: an even number of top bits is set in lane 0.
+/// Fills a span with pages that all differ but have the same 64-bit FNV-1a hash in eight lanes, for
+/// every basis and multiplier: an even number of top bits is set in lane 0.
 ///
-/// All else is zeros, and what differs comes last, so that whoever looks for zeros or compares
-/// two of them has to read them nearly to the end.
+/// All other bits are zero, and the differing words are at the end of the page. So checking a page
+/// for zeros, or comparing two pages, has to read them almost to the end.
 pub(super) fn fill_colliding(span: Span) {
     for index in 0..span.pages {
         for position in 0..WORDS {
@@ -95,8 +97,8 @@ pub(super) fn fill_colliding(span: Span) {
     }
 }
 
-/// Fills a span with pages that differ in their last word only: as alike as the colliding ones,
-/// and nothing special.
+/// Fills a span with pages that differ only in their last word: as similar as the colliding pages,
+/// but with different hashes.
 pub(super) fn fill_alike(span: Span) {
     for index in 0..span.pages {
         let last = span.page(index).addr + (WORDS as u64 - 1) * 8;
@@ -104,8 +106,9 @@ pub(super) fn fill_alike(span: Span) {
     }
 }
 
-/// A word of page `index`: the bits of a number above 0 are in the last words of lane 0 but one,
-/// the lowest one last; the last word makes the number of top bits even.
+/// A word of page `index`: lane 0 encodes a nonzero number in the top bits of its words before the
+/// last one, with the lowest bit in the last of them; the last word makes the number of top bits
+/// even.
 fn colliding_word(index: u64, position: usize) -> u64 {
     const LAST_ROW: usize = WORDS / LANES - 1;
     let (row, lane) = (position / LANES, position % LANES);
@@ -122,7 +125,7 @@ fn colliding_word(index: u64, position: usize) -> u64 {
     }
 }
 
-/// How many pages the notes of `probe` on a span of pages take.
+/// The number of pages that the records of `probe` need for a span of `pages` pages.
 pub fn pages_of_notes(pages: u64) -> u64 {
     (pages * NOTE_BYTES).div_ceil(PAGE_SIZE)
 }
@@ -139,7 +142,7 @@ mod tests {
         assert_eq!(order, (0..100).collect::<Vec<_>>());
     }
 
-    /// The hash of lane 0, from some beginning on, with some odd multiplier.
+    /// The hash of lane 0 for a basis and an odd multiplier.
     fn lane(index: u64, basis: u64, multiplier: u64) -> u64 {
         (0..WORDS).step_by(LANES).fold(basis, |hash, position| {
             (hash ^ colliding_word(index, position)).wrapping_mul(multiplier)

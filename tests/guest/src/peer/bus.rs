@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A process that goes on after a page of it has failed, as databases and virtual machines do: it
-//! maps a new page there.
+//! A process that survives a failed page, like databases and virtual machine monitors: it maps a new
+//! page in its place.
 //!
 //! Reference: `PR_MCE_KILL` in prctl(2), `SIGBUS` in sigaction(2).
 
@@ -23,9 +23,9 @@ use nix::sys::signal::Signal;
 use super::spawn::check;
 use crate::content::PAGE_SIZE;
 
-/// The page was needed (`BUS_MCEERR_AR`).
+/// The process accessed the failed page (`BUS_MCEERR_AR`).
 pub const NEEDED: u64 = 4;
-/// The page was not needed so far (`BUS_MCEERR_AO`).
+/// The process has not accessed the failed page yet (`BUS_MCEERR_AO`).
 pub const NOT_NEEDED: u64 = 5;
 
 const PR_MCE_KILL: c_int = 33;
@@ -33,26 +33,26 @@ const PR_MCE_KILL_SET: c_int = 1;
 const PR_MCE_KILL_LATE: c_int = 0;
 const PR_MCE_KILL_EARLY: c_int = 1;
 
-/// Signals so far, and code and address of the last one.
+/// The number of signals so far, and the code and address of the last one.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 static CODE: AtomicI32 = AtomicI32::new(0);
 static ADDRESS: AtomicU64 = AtomicU64::new(0);
 
-/// Counts `SIGBUS` from now on. With `early` the kernel sends it for pages that are not needed, too.
+/// Counts `SIGBUS` from now on. With `early`, the kernel also sends it for pages not accessed yet.
 pub(super) fn catch(early: bool) -> io::Result<()> {
     let flags = SaFlags::SA_SIGINFO | SaFlags::SA_RESTART;
     let action = SigAction::new(SigHandler::SigAction(on_bus), flags, SigSet::empty());
-    // SAFETY: The handler makes system calls only.
+    // SAFETY: The handler only makes system calls and uses atomics, so it is async-signal-safe.
     unsafe { sigaction(Signal::SIGBUS, &action) }?;
     let when = match early {
         true => PR_MCE_KILL_EARLY,
         false => PR_MCE_KILL_LATE,
     };
-    // SAFETY: Takes numbers only.
+    // SAFETY: The call takes numbers only.
     check(unsafe { libc::prctl(PR_MCE_KILL, PR_MCE_KILL_SET, when, 0, 0) }.into()).map(drop)
 }
 
-/// Number of signals (0), code (1) and address (2) of the last one.
+/// The number of signals (0), or the code (1) or address (2) of the last one.
 pub(super) fn seen(what: u64) -> u64 {
     match what {
         0 => COUNT.load(Ordering::SeqCst),
@@ -62,7 +62,7 @@ pub(super) fn seen(what: u64) -> u64 {
 }
 
 extern "C" fn on_bus(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
-    // SAFETY: The kernel passes a valid structure, of a fault or of a failed page.
+    // SAFETY: The kernel passes a valid structure, and `SIGBUS` sets its address.
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as u64) };
     COUNT.fetch_add(1, Ordering::SeqCst);
     CODE.store(code, Ordering::SeqCst);
@@ -73,7 +73,7 @@ extern "C" fn on_bus(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
 }
 
 fn map_anew(address: u64) {
-    // SAFETY: Replaces a page that can't be used any more.
+    // SAFETY: The mapping replaces only the failed page, which is unusable.
     let mapped = unsafe {
         libc::mmap(
             address as *mut c_void,
@@ -85,7 +85,7 @@ fn map_anew(address: u64) {
         )
     };
     if mapped == libc::MAP_FAILED {
-        // SAFETY: Ends the process at once: it would fault for ever.
+        // SAFETY: Only ends the process, which would otherwise fault for ever.
         unsafe { libc::_exit(1) };
     }
 }

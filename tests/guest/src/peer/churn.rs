@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Work of a peer on its own: it does to its memory whatever programs do, at random, and knows
-//! at any time what every page has to hold.
+//! Random work of a peer on its own memory: it uses the operations that programs use, and knows at
+//! any time what every page must contain.
 //!
-//! The contents are few, so that other peers always have pages to merge with.
+//! There are only a few contents, so that pages of other peers can always be merged with its pages.
 
 use std::io;
 use std::time::Duration;
@@ -20,23 +20,23 @@ use crate::content::WORDS;
 use crate::rng::Rng;
 use crate::Span;
 
-/// Pages of the memory that is worked on.
+/// The number of pages of the memory that it works on.
 pub const PAGES: u64 = 48;
-/// The places where it may lie.
+/// The possible addresses of this memory.
 pub const PLACES: [u64; 2] = [0x6000_0000_0000, 0x6100_0000_0000];
-/// Where huge pages are made.
+/// The address of its huge pages.
 const HUGE_PLACE: u64 = 0x6200_0000_0000;
-/// Pages of a huge page.
+/// The number of small pages in a huge page.
 const HUGE_PAGES: u64 = 512;
-/// Contents 1 to this one are in use, and zeros.
+/// The highest content number in use; 0 and all numbers up to it are used.
 const CONTENTS: u64 = 6;
 
-/// What a page has to hold.
+/// The expected content of a page.
 #[derive(Clone, Copy, Default)]
 struct Page {
-    /// This content ...
+    /// The number of the content ...
     id: u64,
-    /// ... but for this word.
+    /// ... except for this word.
     poked: Option<(usize, u64)>,
 }
 
@@ -57,7 +57,7 @@ struct Churn {
 
 type Step = fn(&mut Churn) -> Result<(), String>;
 
-/// What may be done, the more often the more often it is named.
+/// The possible steps; a step that is listed more often is more likely.
 const STEPS: [Step; 22] = [
     Churn::write,
     Churn::write,
@@ -83,11 +83,11 @@ const STEPS: [Step; 22] = [
     Churn::huge,
 ];
 
-/// Steps that are done however slow the machine is.
+/// The minimum number of steps, however slow the machine is.
 pub const LEAST_STEPS: u64 = 20;
 
-/// Works for some milliseconds, and for `least` steps ([`LEAST_STEPS`]) at least; returns the number of
-/// steps, or what was wrong.
+/// Works for `milliseconds`, and for at least `least` steps (default: [`LEAST_STEPS`]); returns the
+/// number of steps, or a description of the error.
 pub(super) fn run(seed: u64, milliseconds: u64, least: Option<u64>) -> Result<u64, String> {
     let least = least.unwrap_or(LEAST_STEPS);
     let (start, time) = (Instant::now(), Duration::from_millis(milliseconds));
@@ -117,7 +117,7 @@ impl Churn {
         Span::new(PLACES[self.place], PAGES)
     }
 
-    /// Some of the pages.
+    /// Picks a random part of the pages.
     fn some(&mut self) -> (u64, u64) {
         let first = self.rng.below(PAGES);
         let count = 1 + self.rng.below((PAGES - first).min(12));
@@ -200,7 +200,7 @@ impl Churn {
         did("mmap", memory::map(span, Kind::Anon))
     }
 
-    /// `mremap` does one mapping at a time: flags of parts may have split it.
+    /// `mremap` takes one VMA at a time, and flags of parts may have split the VMA.
     fn relocate(&mut self) -> Result<(), String> {
         let span = self.span();
         self.place = 1 - self.place;
@@ -229,7 +229,7 @@ impl Churn {
         did("munlock", memory::unlock(span))
     }
 
-    /// Registers pages with mainline's KSM, or takes that back, which unmerges them.
+    /// Registers pages with mainline's KSM, or unregisters them, which unmerges them.
     fn register(&mut self) -> Result<(), String> {
         let (first, count) = self.some();
         let span = self.span().part(first, count);
@@ -239,7 +239,7 @@ impl Churn {
         did("MADV_(UN)MERGEABLE", memory::advise(span, advice as u64))
     }
 
-    /// Freed pages may hold what they held, or zeros, until they are written.
+    /// Freed pages contain either their old content or zeros until they are written.
     fn lazy_free(&mut self) -> Result<(), String> {
         let (first, count) = self.some();
         let span = self.span().part(first, count);
@@ -259,7 +259,7 @@ impl Churn {
         (first..first + count).try_for_each(|index| self.check_page(index))
     }
 
-    /// A huge page with parts that others have too.
+    /// Makes a huge page whose parts equal pages of others.
     fn huge(&mut self) -> Result<(), String> {
         if self.rng.below(4) != 0 {
             return Ok(());
@@ -276,7 +276,7 @@ impl Churn {
         did("munmap", memory::unmap(span))
     }
 
-    /// The child finds what its parent has, changes it, and the parent does not see that.
+    /// The child checks its parent's content and changes it; the parent must not see the change.
     fn fork(&mut self) -> Result<(), String> {
         self.in_child(|child| {
             child.check_all()?;
@@ -301,7 +301,7 @@ impl Churn {
         &mut self,
         body: impl FnOnce(&mut Self) -> Result<(), String>,
     ) -> Result<(), String> {
-        // SAFETY: This process has one thread: its child may do whatever it could.
+        // SAFETY: This process has a single thread, so its child may run any code.
         let pid = unsafe { libc::fork() };
         did("fork", check(pid.into()).map(drop))?;
         if pid == 0 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a peer does whose fork is held in the middle: see [`crate::held_fork`].
+//! The operations of a peer whose fork is held halfway: see [`crate::held_fork`].
 
 use std::fs::OpenOptions;
 use std::io;
@@ -13,11 +13,11 @@ use crate::content::PAGE_SIZE;
 use crate::held_fork;
 use crate::task;
 
-/// Maps a page of a file that is shared with others, where it says, or anywhere.
+/// Maps a page of a file as shared memory, at `place` or at any address.
 fn map_file(path: &str, place: Option<u64>) -> io::Result<*mut u64> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     let place_flag = place.map_or(0, |_| libc::MAP_FIXED_NOREPLACE);
-    // SAFETY: Nothing is mapped there yet, and the mapping stays for ever.
+    // SAFETY: Nothing is mapped at `place` yet, and the mapping is never removed.
     let addr = unsafe {
         libc::mmap(
             place.unwrap_or(0) as *mut libc::c_void,
@@ -34,20 +34,21 @@ fn map_file(path: &str, place: Option<u64>) -> io::Result<*mut u64> {
     Ok(addr.cast())
 }
 
-/// Has forks held when they come to this address.
+/// Maps the module's file at this address: a fork that reaches it is held.
 pub(super) fn hold_forks(addr: u64) -> io::Result<()> {
     map_file(held_fork::FILE, Some(addr)).map(drop)
 }
 
-/// Starts a thread that writes to the words at two addresses what is there, over and over, so that
-/// its CPU's TLB lets it write there. When it is told to, it writes [`held_fork::WRITTEN`] to the first
-/// and then to the second, says so, and ends. Returns once it writes.
+/// Starts a thread that repeatedly writes back the current value of the words at two addresses, so
+/// that its CPU's TLB has writable entries for them. When it is told to, it writes
+/// [`held_fork::WRITTEN`] to the first word and then to the second, reports it, and ends. Returns
+/// once the thread writes.
 pub(super) fn start_writer(first: u64, second: u64) -> io::Result<()> {
     let signals = map_file(held_fork::SIGNALS, None)? as u64;
     let (begun, begins) = mpsc::channel();
     std::thread::spawn(move || {
         let _ = task::pin(0, held_fork::WRITERS_CPU);
-        // SAFETY: The mapping stays for ever, and the words are aligned.
+        // SAFETY: The mapping is never removed, and the words are aligned.
         let word = |addr: u64| unsafe { AtomicU64::from_ptr(addr as *mut u64) };
         let mut begun = Some(begun);
         let (go, done, who) = (word(signals), word(signals + 8), word(signals + 16));

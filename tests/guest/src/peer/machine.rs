@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A virtual machine of KVM with one CPU, whose RAM is memory of the peer.
+//! A KVM virtual machine with one CPU; its RAM is memory of the peer.
 //!
-//! There is no firmware and no kernel in it: each program below runs to its `hlt` in 32-bit
-//! protected mode without paging, so that its addresses are guest-physical ones, and takes and
-//! leaves its values in registers.
+//! It has no firmware and no kernel: each program below runs until its `hlt` in 32-bit protected mode
+//! without paging, so its addresses are guest-physical. Programs take their arguments in registers
+//! and leave their results there.
 
 use std::arch::global_asm;
 use std::time::Duration;
@@ -21,14 +21,14 @@ use kvm_ioctls::VmFd;
 use crate::content::PAGE_SIZE;
 use crate::Span;
 
-// Written for the guest: the host only copies the bytes.
+// Code for the guest: the host only copies the bytes.
 global_asm!(
     ".pushsection .rodata.ksm_v_machine, \"a\"",
     ".code32",
     ".globl ksm_v_machine_begin, ksm_v_machine_write, ksm_v_machine_sum",
     ".globl ksm_v_machine_flip, ksm_v_machine_end",
     "ksm_v_machine_begin:",
-    // Writes eax, eax + 1, ... to the first word of ecx pages from edi on.
+    // Writes eax, eax + 1, ... to the first words of the ecx pages that start at edi.
     "ksm_v_machine_write:",
     "2:",
     "mov [edi], eax",
@@ -37,7 +37,7 @@ global_asm!(
     "dec ecx",
     "jnz 2b",
     "hlt",
-    // Leaves the checksum of ecx words from esi on in eax; see `checksum`.
+    // Leaves the checksum of the ecx words that start at esi in eax; see `checksum`.
     "ksm_v_machine_sum:",
     "xor eax, eax",
     "2:",
@@ -47,9 +47,9 @@ global_asm!(
     "dec ecx",
     "jnz 2b",
     "hlt",
-    // edx times: expects the first word of each of ecx pages from esi on to be what the table at
-    // ebp says, and changes both by xor with ebx. Ends early, with edx above 0, the page in edi
-    // and what it holds in eax, where it is not.
+    // Repeats edx times: compares the first word of each of the ecx pages that start at esi with the
+    // table at ebp, and changes both by xor with ebx. Ends early at a mismatch, with edx above 0, the
+    // page index in edi and the word found in eax.
     "ksm_v_machine_flip:",
     "2:",
     "xor edi, edi",
@@ -82,15 +82,15 @@ extern "C" {
     static ksm_v_machine_end: u8;
 }
 
-/// The pages of RAM that the programs and the table of `flip` take; the rest is the test's.
+/// The number of RAM pages used by the programs and the table of `flip`; the test uses the rest.
 pub const RESERVED_PAGES: u64 = 2;
-/// Guest-physical address of the table.
+/// The guest-physical address of the table.
 const TABLE: u64 = PAGE_SIZE;
-/// The most pages that `flip` works on: the table is one page.
+/// The maximum number of pages for `flip`: the table is one page.
 const MOST_FLIPPED: u64 = PAGE_SIZE / 4;
-/// Rounds of `flip` in one go: an even number leaves the pages as they were ...
+/// Rounds of one run of `flip`: an even number restores the pages ...
 const ROUNDS: u64 = 16;
-/// ... for so long, in which they may be merged.
+/// ... for this pause, in which they may be merged.
 const PAUSE: Duration = Duration::from_millis(4);
 
 /// Bit 0 of cr0: protected mode.
@@ -98,7 +98,7 @@ const CR0_PE: u64 = 1;
 /// Bit 1 of rflags, which is always set.
 const RFLAGS_FIXED: u64 = 1 << 1;
 
-/// What a program leaves to do for the host: nothing.
+/// Like `Result`, with a text as the error; most programs return nothing to the host.
 type Outcome<T = ()> = Result<T, String>;
 
 /// A virtual machine.
@@ -109,7 +109,7 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Makes a machine with a span as its RAM, and puts the programs into its first page.
+    /// Creates a machine with a span as its RAM, and copies the programs into the first page.
     pub(super) fn new(ram: Span) -> Outcome<Self> {
         copy_programs(ram.addr);
         let kvm = Kvm::new().map_err(|error| format!("opening /dev/kvm: {error}"))?;
@@ -121,15 +121,15 @@ impl Machine {
             memory_size: ram.bytes(),
             userspace_addr: ram.addr,
         };
-        // SAFETY: The machine may read and write the span at any time, as this process does, by
-        // volatile accesses; nothing else is there.
+        // SAFETY: Nothing but the RAM is in the span, so no Rust reference aliases it. The
+        // guest may access it at any time; this process uses volatile accesses only.
         unsafe { vm.set_user_memory_region(region) }.map_err(text)?;
         let vcpu = vm.create_vcpu(0).map_err(text)?;
         enter_protected_mode(&vcpu).map_err(text)?;
         Ok(Machine { vcpu, _vm: vm, ram })
     }
 
-    /// Lets the guest write `first`, `first + 1`, ... to the first word of each page of a span.
+    /// Makes the guest write `first`, `first + 1`, ... to the first word of each page of a span.
     pub(super) fn write(&mut self, span: Span, first: u64) -> Outcome {
         self.run(&raw const ksm_v_machine_write, |regs| {
             regs.rdi = span.addr;
@@ -139,7 +139,7 @@ impl Machine {
         .map(drop)
     }
 
-    /// The guest's checksum of a span.
+    /// The checksum of a span, computed by the guest.
     pub(super) fn sum(&mut self, span: Span) -> Outcome<u64> {
         let regs = self.run(&raw const ksm_v_machine_sum, |regs| {
             regs.rsi = span.addr;
@@ -148,8 +148,8 @@ impl Machine {
         Ok(regs.rax & u64::from(u32::MAX))
     }
 
-    /// Lets the guest change the first word of each page of a span and change it back, over and
-    /// over for a while, expecting to read what it wrote. Returns how many writes it did.
+    /// Makes the guest repeatedly change and restore the first word of each page of a span for the
+    /// given time, and compare it with what it wrote. Returns the number of writes.
     pub(super) fn flip(&mut self, span: Span, mark: u64, time: Duration) -> Outcome<u64> {
         if span.pages > MOST_FLIPPED {
             return Err(format!("{span:?} has more than {MOST_FLIPPED} pages"));
@@ -157,7 +157,7 @@ impl Machine {
         for index in 0..span.pages {
             let word = self.word(span.page(index).addr);
             let place = self.ram.addr + TABLE + index * 4;
-            // SAFETY: Within the RAM, of which nothing else is made.
+            // SAFETY: The address is within the RAM, to which no Rust reference exists.
             unsafe { (place as *mut u32).write_volatile(word) };
         }
         let (start, mut writes) = (Instant::now(), 0);
@@ -190,13 +190,13 @@ impl Machine {
         ))
     }
 
-    /// Reads a word of the RAM from outside.
+    /// Reads a word of the RAM from the host.
     fn word(&self, address: u64) -> u32 {
-        // SAFETY: Within the RAM, of which nothing else is made.
+        // SAFETY: The address is within the RAM, to which no Rust reference exists.
         unsafe { ((self.ram.addr + address) as *const u32).read_volatile() }
     }
 
-    /// Runs a program to its end and returns the registers it leaves.
+    /// Runs a program until it halts, and returns its registers.
     fn run(&mut self, program: *const u8, set: impl FnOnce(&mut kvm_regs)) -> Outcome<kvm_regs> {
         let mut regs = kvm_regs {
             rip: offset(program) as u64,
@@ -209,7 +209,7 @@ impl Machine {
             match self.vcpu.run() {
                 Ok(VcpuExit::Hlt) => return self.vcpu.get_regs().map_err(text),
                 Ok(exit) => return Err(format!("expected the guest to halt, found {exit:?}")),
-                // A signal, and the likes of it.
+                // A signal or a similar interruption: run again.
                 Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {}
                 Err(error) => return Err(format!("KVM_RUN: {error}")),
             }
@@ -221,7 +221,7 @@ fn text(error: kvm_ioctls::Error) -> String {
     format!("KVM: {error}")
 }
 
-/// Where a program begins, counted from the first one.
+/// The offset of a program from the first program.
 fn offset(program: *const u8) -> usize {
     program as usize - &raw const ksm_v_machine_begin as usize
 }
@@ -231,11 +231,11 @@ fn copy_programs(addr: u64) {
     assert!(length <= PAGE_SIZE as usize, "the programs are one page");
     // SAFETY: The bytes between the two labels are initialised and constant.
     let bytes = unsafe { std::slice::from_raw_parts(&raw const ksm_v_machine_begin, length) };
-    // SAFETY: The test names memory of its own making, of a page at least.
+    // SAFETY: The caller passes memory of its own, of at least one page.
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), addr as *mut u8, length) };
 }
 
-/// Flat segments of 4 GiB, no paging. The CPU is as it was reset but for that.
+/// Sets flat 4 GiB segments without paging. Everything else stays as after a CPU reset.
 fn enter_protected_mode(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     let mut sregs = vcpu.get_sregs()?;
     let data = kvm_segment {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a peer does to its memory, by address.
+//! Memory operations of a peer, by address.
 
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -22,12 +22,12 @@ use crate::Span;
 const MAP_DROPPABLE: i32 = 0x08;
 /// `MPOL_MF_MOVE` of include/uapi/linux/mempolicy.h.
 const MPOL_MF_MOVE: u32 = 1 << 1;
-/// `MPOL_MF_STRICT`, with `MPOL_MF_MOVE_ALL`: those of others, too.
+/// `MPOL_MF_STRICT` and `MPOL_MF_MOVE_ALL`: also move pages shared with others.
 const MPOL_MF_ALL: u32 = 0b101;
-/// The BIOS in the first MiB: memory that is no RAM, which /dev/mem allows to be mapped.
+/// The address of the BIOS in the first MiB: memory that is not RAM and can be mapped through /dev/mem.
 const BIOS: i64 = 0xf_0000;
 
-/// What kind of memory a span is to be. Numbers are what goes over the socket.
+/// A kind of memory. The socket protocol uses the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Kind {
@@ -43,7 +43,7 @@ pub enum Kind {
     Droppable,
     /// Private memory of hugetlbfs.
     Huge,
-    /// A private mapping of the BIOS: not of pages, but of addresses (`VM_PFNMAP`).
+    /// A private mapping of the BIOS, which has page frame numbers but no struct pages (`VM_PFNMAP`).
     Special,
 }
 
@@ -58,7 +58,7 @@ impl Kind {
         Kind::Special,
     ];
 
-    /// The kind of this number.
+    /// The kind with this number.
     pub fn from_number(number: u64) -> io::Result<Kind> {
         let kind = Kind::ALL.into_iter().find(|&kind| kind as u64 == number);
         kind.ok_or_else(|| io::ErrorKind::InvalidInput.into())
@@ -79,9 +79,9 @@ impl Kind {
     }
 }
 
-/// Maps private anonymous memory where the kernel finds room.
+/// Maps private anonymous memory at an address that the kernel chooses.
 pub fn map_anywhere(pages: u64) -> io::Result<Span> {
-    // SAFETY: The kernel chooses a place that is not in use.
+    // SAFETY: The kernel chooses an unused address range.
     let addr = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
@@ -95,7 +95,7 @@ pub fn map_anywhere(pages: u64) -> io::Result<Span> {
     check(addr as i64).map(|addr| Span::new(addr, pages))
 }
 
-/// Maps a span, at just that place.
+/// Maps a span at exactly its address.
 pub fn map(span: Span, kind: Kind) -> io::Result<()> {
     let (file, offset) = match kind {
         Kind::SharedFile | Kind::PrivateFile => (Some(temporary_file(span)?), 0),
@@ -106,7 +106,7 @@ pub fn map(span: Span, kind: Kind) -> io::Result<()> {
 }
 
 fn map_file(span: Span, flags: i32, file: Option<&File>, offset: i64) -> io::Result<()> {
-    // SAFETY: MAP_FIXED_NOREPLACE never takes away memory that is in use.
+    // SAFETY: MAP_FIXED_NOREPLACE never replaces an existing mapping.
     let addr = unsafe {
         libc::mmap(
             span.addr as *mut libc::c_void,
@@ -120,7 +120,7 @@ fn map_file(span: Span, flags: i32, file: Option<&File>, offset: i64) -> io::Res
     check(addr as i64).map(drop)
 }
 
-/// A file without a name, as long as the span and full of pages that differ.
+/// An unnamed file as long as the span, filled with pages that differ.
 fn temporary_file(span: Span) -> io::Result<File> {
     let path = format!("/tmp/ksm_v_test.{}", std::process::id());
     let mut file = OpenOptions::new()
@@ -139,13 +139,13 @@ fn temporary_file(span: Span) -> io::Result<File> {
     Ok(file)
 }
 
-/// Extends the heap by pages of their own and returns the address of the first.
+/// Extends the heap by `pages` whole pages and returns the address of the first.
 pub fn heap(pages: u64) -> io::Result<u64> {
-    // SAFETY: Asking for the end of the heap changes nothing.
+    // SAFETY: Reading the end of the heap changes nothing.
     let end = unsafe { libc::sbrk(0) } as u64;
     let gap = end.next_multiple_of(content::PAGE_SIZE) - end;
     let bytes = gap + Span::new(0, pages).bytes();
-    // SAFETY: The allocator of the C library copes with a heap that others extend.
+    // SAFETY: The C library's allocator tolerates a heap that somebody else extends.
     let start = unsafe { libc::sbrk(bytes as libc::intptr_t) };
     check(start as i64).map(|addr| addr + gap)
 }
@@ -160,14 +160,14 @@ fn words(span: Span, index: u64) -> impl Iterator<Item = (usize, *mut u64)> {
 pub fn fill(span: Span, ids: Ids) {
     for index in 0..span.pages {
         for (word, place) in words(span, index) {
-            // SAFETY: The test names spans of its own making; a wrong one is a fault, which ends
-            // this process and fails the test.
+            // SAFETY: The test passes only spans that it created. A wrong span causes a fault, which
+            // ends this process and fails the test.
             unsafe { place.write_volatile(content::word(ids.of(index), word)) };
         }
     }
 }
 
-/// Compares contents, and says what differs.
+/// Compares contents; an error describes the difference.
 pub fn check_contents(span: Span, ids: Ids) -> Result<(), String> {
     for index in 0..span.pages {
         for (word, place) in words(span, index) {
@@ -200,23 +200,23 @@ pub fn peek(addr: u64) -> u64 {
 
 /// `madvise`.
 pub fn advise(span: Span, advice: u64) -> io::Result<()> {
-    // SAFETY: What it does to contents is what the test wants to see.
+    // SAFETY: The memory is the test's own, which expects the change to its contents.
     check(unsafe { libc::madvise(pointer(span), length(span), advice as i32) }.into()).map(drop)
 }
 
-/// Has the pages of a span on a NUMA node, those that nobody else maps.
+/// Binds a span to a NUMA node, moving only pages that no other process maps.
 pub fn bind(span: Span, node: u64) -> io::Result<()> {
     bind_with(span, node, MPOL_MF_MOVE)
 }
 
-/// Has all pages of a span on a NUMA node.
+/// Binds a span to a NUMA node, moving shared pages, too.
 pub fn bind_all(span: Span, node: u64) -> io::Result<()> {
     bind_with(span, node, MPOL_MF_ALL)
 }
 
 fn bind_with(span: Span, node: u64, flags: u32) -> io::Result<()> {
     let mask = 1u64 << node;
-    // SAFETY: Moves pages of memory that this process has mapped; the mask is read.
+    // SAFETY: The kernel moves pages that this process has mapped and only reads the mask.
     check(unsafe {
         libc::syscall(
             libc::SYS_mbind,
@@ -231,7 +231,7 @@ fn bind_with(span: Span, node: u64, flags: u32) -> io::Result<()> {
     .map(drop)
 }
 
-/// Gives back every other page.
+/// Discards every other page.
 pub fn perforate(span: Span) -> io::Result<()> {
     let mut pages = (0..span.pages).step_by(2);
     pages.try_for_each(|index| advise(span.page(index), libc::MADV_DONTNEED as u64))
@@ -239,35 +239,35 @@ pub fn perforate(span: Span) -> io::Result<()> {
 
 /// `mprotect`.
 pub fn protect(span: Span, protection: u64) -> io::Result<()> {
-    // SAFETY: Touching it against its protection ends this process, nothing else.
+    // SAFETY: A forbidden access to the span only ends this process.
     let result = unsafe { libc::mprotect(pointer(span), length(span), protection as i32) };
     check(result.into()).map(drop)
 }
 
 /// `mlock`.
 pub fn lock(span: Span) -> io::Result<()> {
-    // SAFETY: Contents stay as they are.
+    // SAFETY: Locking does not change contents.
     check(unsafe { libc::mlock(pointer(span), length(span)) }.into()).map(drop)
 }
 
-/// `mlock2`, for pages as they come.
+/// `mlock2` for pages that are faulted in later.
 pub fn lock_on_fault(span: Span) -> io::Result<()> {
-    // SAFETY: Contents stay as they are.
+    // SAFETY: Locking does not change contents.
     let result = unsafe { libc::mlock2(pointer(span), length(span), libc::MLOCK_ONFAULT) };
     check(result.into()).map(drop)
 }
 
-/// `mlockall`, for what is there and what will be.
+/// `mlockall` for current and future mappings.
 pub fn lock_all() -> io::Result<()> {
-    // SAFETY: Takes flags only.
+    // SAFETY: The call takes flags only.
     check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) }.into()).map(drop)
 }
 
-/// `map_shadow_stack`, with a token at its end.
+/// `map_shadow_stack` with a restore token at the end.
 pub fn map_shadow_stack(span: Span) -> io::Result<()> {
     const SYS_MAP_SHADOW_STACK: libc::c_long = 453;
     const SHADOW_STACK_SET_TOKEN: u64 = 1;
-    // SAFETY: The kernel maps new memory where nothing is mapped.
+    // SAFETY: The kernel maps new memory at an unused address.
     let addr = unsafe {
         libc::syscall(
             SYS_MAP_SHADOW_STACK,
@@ -279,8 +279,8 @@ pub fn map_shadow_stack(span: Span) -> io::Result<()> {
     check(addr).map(drop)
 }
 
-/// Changes the first word of each page and restores it, for a while. What is written has to be
-/// there until the next write, one round later.
+/// Changes and restores the first word of each page for the given time. Each written word must still
+/// be there one round later, before the next write.
 pub fn flip(span: Span, time: Duration) -> Result<(), String> {
     let start = Instant::now();
     let place = |index: u64| span.page(index).addr;
@@ -314,7 +314,7 @@ pub fn touch(span: Span) {
     }
 }
 
-/// Reads one word of each page: of anonymous memory, that maps the zero page.
+/// Reads one word of each page; in anonymous memory this maps the shared zero page.
 pub fn read(span: Span) {
     for index in 0..span.pages {
         peek(span.page(index).addr);
@@ -323,21 +323,21 @@ pub fn read(span: Span) {
 
 /// `munlock`.
 pub fn unlock(span: Span) -> io::Result<()> {
-    // SAFETY: Contents stay as they are.
+    // SAFETY: Unlocking does not change contents.
     check(unsafe { libc::munlock(pointer(span), length(span)) }.into()).map(drop)
 }
 
 /// `munmap`.
 pub fn unmap(span: Span) -> io::Result<()> {
-    // SAFETY: Spans are of the test's making; nothing else lies there.
+    // SAFETY: The test created the span; nothing else is mapped there.
     check(unsafe { libc::munmap(pointer(span), length(span)) }.into()).map(drop)
 }
 
-/// `mremap` to `addr`, where nothing of use may be.
+/// `mremap` to `addr`, where nothing useful may be mapped.
 pub fn remap(span: Span, addr: u64) -> io::Result<()> {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
     let target = addr as *mut libc::c_void;
-    // SAFETY: Both places are of the test's making; nothing else lies there.
+    // SAFETY: The test chose both ranges; nothing else is mapped there.
     let found = unsafe { libc::mremap(pointer(span), length(span), length(span), flags, target) };
     check(found as i64).map(drop)
 }

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! In place of the virtual machine, whose programs are written for x86.
+//! Stub of the virtual machine, whose programs are written for x86.
 
 use std::time::Duration;
 
 use crate::Span;
 
-/// As there.
+/// Same as in `machine.rs`.
 pub const RESERVED_PAGES: u64 = 2;
 
 type Outcome<T = ()> = Result<T, String>;
 
-/// None can be made.
+/// An empty type: no machine can be created.
 pub(super) enum Machine {}
 
 impl Machine {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Other parts of the kernel that hold pages of a process, or watch them.
+//! Users of a process's pages elsewhere in the kernel, which hold or watch them.
 
 use std::fs::File;
 use std::io;
@@ -23,19 +23,19 @@ use crate::userfaultfd::FEATURE_MOVE;
 use crate::userfaultfd::MISSING;
 use crate::Span;
 
-/// A pipe that was given pages.
+/// A pipe that holds pages.
 pub struct Spliced {
     reader: File,
-    /// Keeps the pipe from ending.
+    /// Keeps the reader from seeing the end of the pipe.
     _writer: File,
 }
 
 impl Spliced {
-    /// Gives the pages of a span to a new pipe; also returns how many bytes it took.
+    /// Gives the pages of a span to a new pipe; also returns how many bytes the pipe took.
     pub fn new(span: Span) -> io::Result<(Self, u64)> {
         let (reader, writer) = pipe()?;
         let buffer = iovec(span);
-        // SAFETY: `buffer` is a valid iovec; its pages stay this process's own.
+        // SAFETY: `buffer` is a valid iovec, and this process keeps its pages.
         let given = check(unsafe {
             libc::vmsplice(writer.as_raw_fd(), &buffer, 1, libc::SPLICE_F_NONBLOCK) as i64
         })?;
@@ -82,9 +82,9 @@ fn check_page(page: &[u8], id: u64) -> Result<(), String> {
 
 fn pipe() -> io::Result<(File, File)> {
     let mut ends = [0; 2];
-    // SAFETY: `ends` has room for the two.
+    // SAFETY: `ends` has room for two descriptors.
     check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }.into())?;
-    // SAFETY: The call made both descriptors, for us alone.
+    // SAFETY: The call just created both descriptors, which have no other owner.
     Ok(unsafe { (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1])) })
 }
 
@@ -95,29 +95,29 @@ fn iovec(span: Span) -> libc::iovec {
     }
 }
 
-/// An io_uring with a registered buffer, whose pages are pinned for as long as it lives.
+/// An io_uring with a registered buffer; its pages are pinned while it exists.
 pub struct Pinned(IoUring);
 
 impl Pinned {
     /// Pins the pages of a span.
     pub fn new(span: Span) -> io::Result<Self> {
         let ring = IoUring::new(4)?;
-        // SAFETY: The pages belong to the test, which does not mind what is read into them.
+        // SAFETY: The pages belong to the test, which allows the kernel to write to them.
         unsafe { ring.submitter().register_buffers(&[iovec(span)]) }?;
         Ok(Pinned(ring))
     }
 
-    /// Unpins the pages. Closing the ring does so, too, but at some later time.
+    /// Unpins the pages. Closing the ring also does so, but only at some later time.
     pub fn release(self) -> io::Result<()> {
         self.0.submitter().unregister_buffers()
     }
 
-    /// Writes a word to an address of the buffer, through its pinned page.
+    /// Writes a word to an address in the buffer, through the pinned page.
     pub fn write(&mut self, addr: u64, value: u64) -> io::Result<()> {
         let (reader, mut writer) = pipe()?;
         writer.write_all(&value.to_ne_bytes())?;
         let read = opcode::ReadFixed::new(types::Fd(reader.as_raw_fd()), addr as *mut u8, 8, 0);
-        // SAFETY: The buffer outlives the ring, and `reader` the request, which ends below.
+        // SAFETY: The buffer outlives the ring; `reader` outlives the request, which completes below.
         unsafe { self.0.submission().push(&read.build()) }.map_err(io::Error::other)?;
         self.0.submit_and_wait(1)?;
         let done = self.0.completion().next().map(|entry| entry.result());
@@ -136,12 +136,12 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// Watches a span for faults of some mode.
+    /// Watches a span for faults of a mode.
     pub(super) fn new(span: Span, mode: u64) -> io::Result<Self> {
         Self::with(0, span, mode)
     }
 
-    /// Watches a span for missing pages, to move pages there.
+    /// Watches a span for missing pages, as a destination for moved pages.
     pub(super) fn to_move(span: Span) -> io::Result<Self> {
         Self::with(FEATURE_MOVE, span, MISSING)
     }
@@ -152,7 +152,7 @@ impl Watched {
         Ok(Watched { faults })
     }
 
-    /// Moves pages into the span, one by one; returns how many the kernel would not.
+    /// Moves pages into the span, one by one; returns how many pages the kernel refused to move.
     pub(super) fn refused_moves(&self, from: Span, to: Span) -> u64 {
         let is_refused = |&page: &u64| {
             self.faults

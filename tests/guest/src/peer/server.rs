@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The peer's side: it reads requests, carries them out and answers.
+//! The peer's side of the connection: reads requests, executes them and answers.
 //!
-//! It uses little memory of its own, so that little of it is merged.
+//! It uses little memory of its own, so little of it is merged.
 
 use std::io;
 use std::io::BufRead;
@@ -35,20 +35,20 @@ use crate::content::PAGE_SIZE;
 use crate::task;
 use crate::Span;
 
-/// The first argument of a program that is to be a peer; the second is the socket's name.
+/// The first argument of a program that becomes a peer; the second one is the socket's name.
 pub const ARGUMENT: &str = "--peer";
 
-/// The only argument of a program that is to end at once.
+/// The only argument of a program that exits at once.
 pub const NOTHING: &str = "--nothing";
 
-/// Pages of the stack that a test may ask for.
+/// The number of stack pages that a test may use.
 pub const STACK_PAGES: u64 = 32;
 const STACK_BYTES: usize = (STACK_PAGES * PAGE_SIZE) as usize;
 
-/// What a request comes to: a number, or why not.
+/// The answer to a request: a number, or the text of an error.
 type Answer = Result<u64, String>;
 
-/// What a peer holds on to.
+/// The state of a peer.
 struct Peer {
     socket: String,
     stream: BufReader<UnixStream>,
@@ -58,7 +58,7 @@ struct Peer {
     machine: Option<Machine>,
 }
 
-/// Connects to the socket and serves until it closes.
+/// Connects to the socket and serves requests until it closes.
 pub fn run(socket: &str) -> io::Result<()> {
     die_with_parent()?;
     Peer {
@@ -78,9 +78,9 @@ fn connect(socket: &str) -> io::Result<BufReader<UnixStream>> {
     Ok(BufReader::with_capacity(256, stream))
 }
 
-/// A test that ends in whatever way takes its peers along.
+/// Makes the kernel kill this process when the test ends, for whatever reason.
 fn die_with_parent() -> io::Result<()> {
-    // SAFETY: Takes numbers only.
+    // SAFETY: The call takes numbers only.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }.into()).map(drop)
 }
 
@@ -132,7 +132,7 @@ impl Peer {
         self.stream.get_mut().write_all(line.as_bytes())
     }
 
-    /// Everything but the socket's name moves on.
+    /// Moves out all state; the socket's name is copied.
     fn take(&mut self) -> io::Result<Self> {
         Ok(Peer {
             socket: self.socket.clone(),
@@ -144,7 +144,7 @@ impl Peer {
         })
     }
 
-    /// Goes on with pages of the stack that the test may use.
+    /// Serves on, with stack pages that the test may use.
     #[inline(never)]
     fn serve_on_stack(&mut self) -> io::Result<()> {
         let mut room = [0u8; STACK_BYTES + PAGE_SIZE as usize];
@@ -236,9 +236,9 @@ impl Peer {
         }
     }
 
-    /// Forks; the child connects anew and serves on, though its parent may end.
+    /// Forks; the child opens its own connection and serves even if its parent ends.
     fn fork(&mut self) -> Answer {
-        // SAFETY: This process has one thread: its child may do whatever it could.
+        // SAFETY: This process has a single thread, so its child may run any code.
         let pid = check(unsafe { libc::fork() }.into()).map_err(text)?;
         if pid == 0 {
             let served = self.serve_in_child();
@@ -253,10 +253,10 @@ impl Peer {
     }
 }
 
-/// Goes on in another thread, and ends the first one.
+/// Serves on in another thread, and ends the first one.
 fn serve_in_thread(peer: io::Result<Peer>) -> ! {
     let serve = move || {
-        // SAFETY: Takes no argument.
+        // SAFETY: The call takes no argument.
         let id = unsafe { libc::gettid() };
         let served = peer.and_then(|mut peer| {
             peer.reply(&Ok(id as u64))?;
@@ -266,7 +266,7 @@ fn serve_in_thread(peer: io::Result<Peer>) -> ! {
     };
     std::thread::spawn(serve);
     loop {
-        // SAFETY: Ends this thread alone; nothing on its stack is used by the other one.
+        // SAFETY: The call ends only this thread; the other thread uses nothing on its stack.
         unsafe { libc::syscall(libc::SYS_exit, 0) };
     }
 }
@@ -334,23 +334,23 @@ fn use_memory(verb: &str, arguments: &[u64]) -> Answer {
 /// `PR_SET_MEMORY_MERGE` of include/uapi/linux/prctl.h.
 const PR_SET_MEMORY_MERGE: i32 = 67;
 
-/// `prctl` with a number.
+/// `prctl` with one number.
 fn set_process(what: i32, value: u64) -> io::Result<()> {
-    // SAFETY: What is set takes numbers only.
+    // SAFETY: These options take numbers only.
     check(unsafe { libc::prctl(what, value, 0, 0, 0) }.into()).map(drop)
 }
 
-/// Changes what the process may act as.
+/// Changes user IDs, group IDs or capabilities of the process.
 fn change_credentials(verb: &str, arguments: &[u64]) -> io::Result<()> {
     let id = |index: usize| arguments[index] as u32;
     let result = match verb {
-        // SAFETY: Takes numbers only.
+        // SAFETY: The call takes numbers only.
         "user_ids" => unsafe { libc::setresuid(id(0), id(1), id(2)) },
         // SAFETY: As above.
         "group_ids" => unsafe { libc::setresgid(id(0), id(1), id(2)) },
         "keep_capabilities" => return set_process(libc::PR_SET_KEEPCAPS, 1),
         "drop_capabilities" => return child::drop_capabilities(),
-        // The kernel says what it was before, not whether it was changed.
+        // The kernel returns the previous ID and never an error.
         // SAFETY: As above.
         "fsuid" => unsafe { libc::setfsuid(id(0)).min(0) },
         // SAFETY: As above.
@@ -359,21 +359,21 @@ fn change_credentials(verb: &str, arguments: &[u64]) -> io::Result<()> {
     check(result.into()).map(drop)
 }
 
-/// Registers all memory of the calling process, and of the programs that it executes.
+/// Registers all memory of the calling process and of the programs that it executes.
 pub fn register_all() -> io::Result<()> {
     set_process(PR_SET_MEMORY_MERGE, 1)
 }
 
-/// In the new namespace, the user is called `inside`.
+/// Enters a new user namespace, in which the user's ID is `inside`.
 fn enter_user_namespace(inside: u64) -> io::Result<()> {
-    // SAFETY: Takes no argument.
+    // SAFETY: The call takes no argument.
     let outside = unsafe { libc::getuid() };
-    // SAFETY: Takes flags only.
+    // SAFETY: The call takes flags only.
     check(unsafe { libc::unshare(libc::CLONE_NEWUSER) }.into())?;
     std::fs::write("/proc/self/uid_map", format!("{inside} {outside} 1"))
 }
 
-/// Replaces the program; returns only if that failed.
+/// Replaces the program; returns only on failure.
 fn exec(socket: &str) -> io::Error {
     Command::new(spawn::SELF).args([ARGUMENT, socket]).exec()
 }

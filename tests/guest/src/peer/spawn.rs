@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Starting a process and getting its connection.
+//! Starts a process and accepts its connection.
 
 use std::fs;
 use std::io;
@@ -21,7 +21,7 @@ use super::server;
 use crate::Context;
 use crate::Result;
 
-/// This program, wherever it lies.
+/// The path of this program.
 pub const SELF: &str = "/proc/self/exe";
 
 /// Starts this program as a peer that connects to the socket `name`.
@@ -34,7 +34,7 @@ pub(super) fn start(uid: u32, cgroup: Option<String>, name: &str) -> Result<i32>
     })
 }
 
-/// Starts `program`, a copy of this one, as a peer. Its process does `setup` before.
+/// Starts `program`, a copy of this one, as a peer. The new process runs `setup` before `execve`.
 pub(super) fn start_program(
     program: &str,
     name: &str,
@@ -42,25 +42,25 @@ pub(super) fn start_program(
 ) -> Result<i32> {
     let mut command = Command::new(program);
     command.env_clear().args([server::ARGUMENT, name]);
-    // SAFETY: The closure runs in the forked child of a process with one thread, so that it may
-    // do whatever its parent could.
+    // SAFETY: The closure runs in the forked child of a process with a single thread, so it may run
+    // any code.
     unsafe { command.pre_exec(setup) };
     let child = command.spawn().context(|| "starting a process")?;
     Ok(child.id() as i32)
 }
 
-/// Makes the calling process one of the user and of the group of the same number.
+/// Switches the calling process to the user and to the group with the same ID.
 pub fn become_user(uid: u32) -> io::Result<()> {
-    // SAFETY: No groups are passed, hence no pointer is used.
+    // SAFETY: The length is 0, so the kernel does not read the null pointer.
     check(unsafe { libc::setgroups(0, std::ptr::null()) }.into())?;
-    // SAFETY: Takes numbers only.
+    // SAFETY: The call takes numbers only.
     check(unsafe { libc::setresgid(uid, uid, uid) }.into())?;
-    // SAFETY: Takes numbers only.
+    // SAFETY: The call takes numbers only.
     check(unsafe { libc::setresuid(uid, uid, uid) }.into())?;
     Ok(())
 }
 
-/// The result of a system call: negative means that `errno` says why.
+/// Converts the result of a system call: a negative value means that `errno` holds the error.
 pub fn check(result: i64) -> io::Result<u64> {
     u64::try_from(result).map_err(|_| io::Error::last_os_error())
 }
@@ -75,8 +75,8 @@ pub(super) fn accept(listener: &UnixListener, timeout: Duration) -> io::Result<U
     listener.accept().map(|(stream, _)| stream)
 }
 
-/// Makes this program executable and readable for every user: a process whose program its user
-/// can't read is not dumpable, and its memory is left alone.
+/// Makes this program executable and readable for all users: a process is not dumpable if its user
+/// cannot read its program, and the module then skips its memory.
 pub fn open_program_to_all() -> io::Result<()> {
     fs::set_permissions(SELF, fs::Permissions::from_mode(0o755))
 }

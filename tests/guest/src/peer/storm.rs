@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Children that write pages which others have too, and end.
+//! Short-lived child processes that write pages with contents that other processes have, too.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -11,18 +11,18 @@ use crate::content::Ids;
 use crate::rng::Rng;
 use crate::Span;
 
-/// Contents that children write.
+/// The number of contents that children write.
 const CONTENTS: u64 = 16;
-/// Children that live at a time.
+/// The number of children that live at the same time.
 const CHILDREN: usize = 4;
 /// A child lives for less than this many microseconds.
 const LIFE: u64 = 4000;
 
-/// Children there are however slow the machine is.
+/// The minimum number of children, however slow the machine is.
 const LEAST_CHILDREN: u64 = 50;
 
-/// Forks children for some milliseconds, each of which writes a span, whose pages it gets for its
-/// own by that, waits a moment and ends. Returns how many there were.
+/// Forks children for `milliseconds`. Each child writes to a span, which gives it its own copies of
+/// the pages, waits a moment and ends. Returns the number of children.
 pub(super) fn run(span: Span, seed: u64, milliseconds: u64) -> Result<u64, String> {
     let (start, time) = (Instant::now(), Duration::from_millis(milliseconds));
     let (mut rng, mut living, mut count) = (Rng::new(seed), 0, 0);
@@ -40,12 +40,12 @@ pub(super) fn run(span: Span, seed: u64, milliseconds: u64) -> Result<u64, Strin
 }
 
 fn begin(span: Span, id: u64, life: Duration) -> Result<(), String> {
-    // SAFETY: This process has one thread: its child may do whatever it could.
+    // SAFETY: This process has a single thread, so its child may run any code.
     let pid = check(unsafe { libc::fork() }.into()).map_err(|error| format!("fork: {error}"))?;
     if pid == 0 {
         memory::fill(span, Ids::same(id));
         std::thread::sleep(life);
-        // SAFETY: Ends the child at once.
+        // SAFETY: Only ends the child.
         unsafe { libc::_exit(0) };
     }
     Ok(())

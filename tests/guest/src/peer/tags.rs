@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory tags: four bits for each 16 bytes, beside the memory
+//! Memory tags: four bits for each 16 bytes of memory, stored separately
 //! ([`Documentation/arch/arm64/memory-tagging-extension.rst`](https://docs.kernel.org/arch/arm64/memory-tagging-extension.html)).
 //!
-//! Nothing is checked by them here: they are only stored and read back.
+//! The processor checks no tags here: they are only stored and read back.
 
 use std::io;
 use std::time::Duration;
@@ -19,28 +19,28 @@ use crate::Span;
 /// `PROT_MTE` of arch/arm64/include/uapi/asm/mman.h.
 pub const PROT_MTE: i32 = 0x20;
 
-/// Bytes that have one tag.
+/// The number of bytes that share one tag.
 const GRANULE: u64 = 16;
-/// Where the tag is in a pointer.
+/// The position of the tag in a pointer.
 const SHIFT: u32 = 56;
-/// How many tags there are.
+/// The number of different tags.
 const TAGS: u64 = 16;
-/// Memory without tags rests for less than this many microseconds.
+/// The memory stays untouched for less than this many microseconds before it gets tags.
 const REST: u64 = 20_000;
 
-/// Whether the processor has memory tags, and the kernel lets programs use them.
+/// Returns whether the processor has memory tags and the kernel lets programs use them.
 pub fn are_there() -> bool {
     const HWCAP2_MTE: libc::c_ulong = 1 << 18;
-    // SAFETY: Reads a value that the kernel gave the process at its start.
+    // SAFETY: The call only reads a value that the kernel gave the process at its start.
     cfg!(target_arch = "aarch64") && unsafe { libc::getauxval(libc::AT_HWCAP2) } & HWCAP2_MTE != 0
 }
 
-/// The tag of a granule: 0 for seed 0.
+/// The tag of a granule; 0 for seed 0.
 fn tag(seed: u64, granule: u64) -> u64 {
     seed * (granule + granule / TAGS + 1) % TAGS
 }
 
-/// Gives all granules of a span tags. The span must have been mapped with them.
+/// Sets the tags of all granules of a span. The span must be mapped with `PROT_MTE`.
 pub(super) fn set(span: Span, seed: u64) {
     for granule in 0..span.bytes() / GRANULE {
         store(span.addr + granule * GRANULE, tag(seed, granule));
@@ -61,8 +61,8 @@ pub(super) fn check(span: Span, seed: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// For a while, again and again: fills a span, lets it rest for some time, in which it may be
-/// merged, maps it with tags, sets them, and expects to find what it wrote. Returns how often.
+/// Repeats for `milliseconds`: maps and fills a span, waits for a while, in which the span may be
+/// merged, enables tags, sets them, and checks contents and tags. Returns the number of rounds.
 pub(super) fn storm(span: Span, ids: Ids, milliseconds: u64) -> Result<u64, String> {
     let (start, time) = (Instant::now(), Duration::from_millis(milliseconds));
     let (mut rng, mut rounds) = (Rng::new(span.addr), 0);
@@ -95,7 +95,7 @@ fn text(error: io::Error) -> String {
 
 #[cfg(target_arch = "aarch64")]
 fn store(addr: u64, tag: u64) {
-    // SAFETY: The test names memory of its own making; its bytes stay as they are.
+    // SAFETY: The test passes only memory that it created; the instruction changes tags, not bytes.
     unsafe {
         std::arch::asm!(
             ".arch_extension memtag",
@@ -109,7 +109,7 @@ fn store(addr: u64, tag: u64) {
 #[cfg(target_arch = "aarch64")]
 fn load(addr: u64) -> u64 {
     let mut tagged = addr;
-    // SAFETY: As above.
+    // SAFETY: The test passes only memory that it created; the instruction only reads a tag.
     unsafe {
         std::arch::asm!(
             ".arch_extension memtag",
