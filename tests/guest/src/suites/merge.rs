@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is merged, when, and what becomes of it.
+//! Tests of merging: what is merged, when, and what happens to merged pages.
 
 use guest::feature::Feature;
 use guest::lab;
@@ -19,7 +19,7 @@ mod regions;
 mod seats;
 mod threads;
 
-/// The tests.
+/// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
     let tests = [
         basic::TESTS,
@@ -57,7 +57,7 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Those of how pages are compared, where there are only words for that.
+/// Tests of page comparison for a CPU without vector instructions.
 pub fn scalar_trials() -> Vec<Trial> {
     lab::trials("scalar", decision::SCALAR_TESTS)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory cgroups, and the memory the system has.
+//! The charges of memory cgroups, and the free memory of the system.
 
 use guest::cgroup::Cgroup;
 use guest::content::Ids;
@@ -20,9 +20,9 @@ pub(super) const TESTS: &[Test] = &[
     ("merging_frees_memory", memory_is_freed),
 ];
 
-/// Enough for the kernel's batches of charges not to matter.
+/// Many pages, so that the kernel's batches of charges hardly matter.
 const PAGES: u64 = 2048;
-/// What these batches may come to, for two cgroups on few CPUs.
+/// The largest error due to these batches, for two cgroups on few CPUs.
 const SLACK: u64 = 400;
 
 fn in_pages(bytes: u64) -> u64 {
@@ -48,12 +48,12 @@ fn charge(lab: &Lab) -> Result {
     let fall = |before: u64, after: u64| before as i64 - after as i64;
     let expected = (PAGES - SLACK) as i64..=(PAGES + SLACK) as i64;
     expect::within(
-        "fall of memory.current, pages",
+        "decrease of memory.current, in pages",
         expected.clone(),
         fall(before.0, after.0),
     )?;
     expect::within(
-        "fall of anon in memory.stat, pages",
+        "decrease of anon in memory.stat, in pages",
         expected,
         fall(before.1, after.1),
     )?;
@@ -103,7 +103,7 @@ fn memory_is_freed(lab: &Lab) -> Result {
     )
 }
 
-/// Free pages, with those on the lists of the CPUs: thousands may wait there.
+/// The number of free pages, including the per-CPU lists, which may hold thousands.
 fn free_pages() -> Result<u64> {
     let zones = procfs::read("/proc/zoneinfo")?;
     let on_lists: u64 = zones

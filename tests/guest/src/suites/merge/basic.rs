@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Equal pages of unrelated processes become one, and everyone who counts them agrees.
+//! Equal pages of unrelated processes are merged, and all counts agree.
 
 use guest::content::Ids;
 use guest::expect;
@@ -29,7 +29,7 @@ pub(super) const TESTS: &[Test] = &[
     ("nothing_is_merged_while_stopped", stopped),
 ];
 
-/// Pages of a region in these tests.
+/// Size of a region in these tests, in pages.
 const PAGES: u64 = 16;
 
 fn two_processes(lab: &Lab) -> Result {
@@ -80,7 +80,7 @@ fn one_process(lab: &Lab) -> Result {
     peer.check(span, ids)
 }
 
-/// Pages that differ in one bit, wherever it is, are not equal.
+/// Pages that differ in a single bit, at any position, are not merged.
 fn unequal(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(64, Ids::same(100))?, b.anon(64, Ids::same(101))?);
@@ -94,7 +94,7 @@ fn unequal(lab: &Lab) -> Result {
     scanner::merge()?;
     pages::expect_merged(&[(&a, controls.0), (&b, controls.1)])?;
     pages::expect_frames("pages that differ in one bit", (&a, in_a), &before)?;
-    // Those that do not differ are merged.
+    // The pages without a difference are merged.
     pages::expect_merged(&[(&b, in_b)]).map(drop)
 }
 
@@ -145,7 +145,7 @@ fn counts(lab: &Lab) -> Result {
     }
     scanner::merge()?;
     let found = scanner::expect_exact_counts("after merging")?;
-    // The processes' own pages may be merged, too.
+    // Pages of the processes' own memory may be merged, too.
     let least = Counts {
         shared: PAGES + 1,
         sharing: 3 * PAGES + 11,
@@ -169,7 +169,7 @@ fn counts_while_running(lab: &Lab) -> Result {
     let before = Counts::read()?;
     peers.truncate(2);
     let mut after = before;
-    // One whose memory was just being looked at is torn down by another thread, in its own time.
+    // If the scanner held the address space of an ended process, another thread frees the memory later.
     for _ in 0..10 {
         scanner::wait_passes(2)?;
         after = Counts::read()?;
@@ -180,7 +180,7 @@ fn counts_while_running(lab: &Lab) -> Result {
     scanner::stop()?;
     expect::that(before.sharing >= after.sharing + 2 * PAGES, || {
         format!(
-            "pages_sharing some passes after two of four processes ended: \
+            "pages_sharing after two of four processes ended: \
              expected {before:?} to fall by {}, found {after:?}",
             2 * PAGES
         )
@@ -199,17 +199,17 @@ fn unshared(lab: &Lab) -> Result {
     let during = look()?;
     drop(peer);
     let after = look()?;
-    // The process has some pages of its own, too.
+    // The process's own memory has some pages, too.
     expect::within(
-        "pages_unshared more with 300 pages",
+        "increase of pages_unshared with 300 pages",
         UNIQUE..=UNIQUE + 200,
         during - before,
     )?;
     expect::within("pages_unshared without them", before..=before + 20, after)
 }
 
-/// Memory of the index comes and goes with the pages it knows: no more than 16 bytes for each once
-/// they are many.
+/// The index grows and shrinks with the number of pages it knows: it takes at most 16 bytes per page
+/// if there are many pages.
 fn index_bytes(lab: &Lab) -> Result {
     const UNIQUE: u64 = 60_000;
     let look = || -> Result<u64> {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! When pages are merged: how often they have to be seen, and that bytes decide, not the hash.
+//! When pages are merged: how many sightings it takes, and that bytes decide, not the hash.
 
 use std::collections::HashMap;
 
@@ -36,7 +36,7 @@ pub(super) const TESTS: &[Test] = &[
     ("pages_written_between_passes_stay_correct", rewritten),
 ];
 
-/// Of a processor without vectors of 32 bytes: pages are compared word by word there.
+/// Tests for a CPU without 32-byte vectors, where pages are compared word by word.
 pub(super) const SCALAR_TESTS: &[Test] = &[
     ("the_processor_has_no_vectors", no_vectors),
     ("zeros_are_merged_at_first_sight", zeros),
@@ -45,13 +45,13 @@ pub(super) const SCALAR_TESTS: &[Test] = &[
     ("pages_written_between_passes_stay_correct", rewritten),
 ];
 
-/// Scans slowly enough for us to watch: one pass in 50 ms, as all memory is less than a cycle.
+/// Makes each pass take 50 ms, so that the test can observe it; all memory fits into one cycle.
 fn scan_slowly() -> Result {
     knob::set("sleep_ms", 50)?;
     scanner::start()
 }
 
-/// Two pages are two sightings a pass: 20 take ten passes, not fewer and not many more.
+/// Two equal pages yield two sightings per pass, so 20 sightings take about ten passes.
 fn promotion(lab: &Lab) -> Result {
     knob::set("promote_after", 20)?;
     let (a, b) = lab.pair()?;
@@ -60,7 +60,7 @@ fn promotion(lab: &Lab) -> Result {
     let passes = || knob::number("full_scans").map(|count| count - begun);
     scan_slowly()?;
     loop {
-        // Passes go on while we look: at least so many before, at most so many after.
+        // The scanner continues during the checks: `before` is a lower bound, `after` an upper bound.
         let before = passes()?;
         if a.frames(in_a)? == b.frames(in_b)? {
             break;
@@ -74,7 +74,7 @@ fn promotion(lab: &Lab) -> Result {
     })
 }
 
-/// Pages that stay equal, but change faster than they are promoted, are not worth merging.
+/// Pages that stay equal but change faster than they are promoted are not merged.
 fn flux(lab: &Lab) -> Result {
     knob::set("promote_after", 20)?;
     let (a, b) = lab.pair()?;
@@ -144,11 +144,11 @@ fn zeros(lab: &Lab) -> Result {
 fn no_vectors(_: &Lab) -> Result {
     let processors = procfs::read("/proc/cpuinfo")?;
     expect::that(!processors.contains(" avx2"), || {
-        "this suite is for a guest that is booted with clearcpuid=avx2"
+        "this suite needs a guest booted with clearcpuid=avx2"
     })
 }
 
-/// In each page another word, and in that another bit.
+/// Flips one bit in each page: a different word and a different bit from page to page.
 fn change_a_bit_of_each_word(peer: &Peer, span: Span) -> Result {
     for index in 0..WORDS as u64 {
         let addr = span.page(index).addr + index * 8;
@@ -168,7 +168,8 @@ fn nearly_zero(lab: &Lab) -> Result {
     pages::expect_frames("pages with one bit set", (&peer, span), &before)
 }
 
-/// Most of these pairs have the same sample, as that takes eight words of a page: they are compared.
+/// Most of these pairs have equal samples, since a sample is only eight words of a page, so the pages
+/// are compared in full.
 fn nearly_equal(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (ids, pages) = (Ids::each(1), WORDS as u64);
@@ -178,15 +179,11 @@ fn nearly_equal(lab: &Lab) -> Result {
     let before = (a.frames(in_a)?, b.frames(in_b)?);
     scanner::merge()?;
     pages::expect_merged(&[(&a, controls.0), (&b, controls.1)])?;
-    pages::expect_frames(
-        "pages of which the twin has another bit",
-        (&a, in_a),
-        &before.0,
-    )?;
+    pages::expect_frames("pages whose twin differs in one bit", (&a, in_a), &before.0)?;
     pages::expect_frames("pages with one bit changed", (&b, in_b), &before.1)
 }
 
-/// A page of which one word, or two, are changed.
+/// A page with one or two changed words.
 #[derive(Clone, Copy)]
 struct Changed<'a>(u64, &'a [(usize, u64)]);
 
@@ -199,7 +196,7 @@ impl Changed<'_> {
         words
     }
 
-    /// The documented hash, which has no key.
+    /// The documented hash, which uses no key.
     fn hash(self) -> u64 {
         let mut bytes = [0; content::PAGE_SIZE as usize];
         for (place, word) in bytes.chunks_exact_mut(8).zip(self.words()) {
@@ -220,7 +217,7 @@ impl Changed<'_> {
         for &(index, value) in self.1 {
             let found = peer.peek(span.addr + index as u64 * 8)?;
             expect::eq(
-                format!("word {index} of a page whose hash another has"),
+                format!("word {index} of a page with a colliding hash"),
                 value,
                 found,
             )?;
@@ -229,18 +226,11 @@ impl Changed<'_> {
     }
 }
 
-/// Two pages of one hash must not share a frame, whatever is seen first and how often.
+/// Pages with the same hash but different bytes must not share a frame, in any order of sightings and
+/// however often they are seen.
 fn expect_bytes_decide(lab: &Lab, one: Changed, other: Changed) -> Result {
-    expect::eq(
-        "hash of the pages made to collide",
-        one.hash(),
-        other.hash(),
-    )?;
-    expect::ne(
-        "words of the pages made to collide",
-        one.words(),
-        other.words(),
-    )?;
+    expect::eq("hash of two colliding pages", one.hash(), other.hash())?;
+    expect::ne("words of two colliding pages", one.words(), other.words())?;
     let peers = lab.alices(4)?;
     let variants = [one, other, one, other];
     let mut spans = Vec::new();
@@ -260,13 +250,13 @@ fn expect_bytes_decide(lab: &Lab, one: Changed, other: Changed) -> Result {
                 peers[index].frames(spans[index])?,
                 peers[unequal].frames(spans[unequal])?,
             );
-            expect::ne("frame of a page whose hash another has", frame, of_unequal)?;
+            expect::ne("frame of a page with a colliding hash", frame, of_unequal)?;
         }
     }
     Ok(())
 }
 
-/// Two last words that lead from the same 32-bit state to the same one, found by trying.
+/// Two different last words that lead from the same 32-bit state to the same hash, found by search.
 fn colliding_last_words(id: u64) -> (u64, u64) {
     const PRIME: u32 = 0x0100_0193;
     let step = |hash: u32, octet: u8| (hash ^ u32::from(octet)).wrapping_mul(PRIME);
@@ -309,7 +299,7 @@ fn bytewise(lab: &Lab) -> Result {
     module::reload("")
 }
 
-/// What was equal when it was hashed need not be when it is merged.
+/// Pages that were equal when they were hashed may differ when they are merged.
 fn rewritten(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(32, Ids::each(1))?, b.anon(32, Ids::each(1))?);

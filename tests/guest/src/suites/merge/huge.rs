@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Transparent huge pages: seen by their parts, split only where a part is really merged.
+//! Transparent huge pages: the scanner looks at each 4 KiB part, and splits a huge page only to merge
+//! one of its parts.
 
 use guest::content::Ids;
 use guest::expect;
@@ -33,10 +34,10 @@ pub(super) const TESTS: &[Test] = &[
     ("equal_pages_are_merged_out_of_folios_of_16", out_of_folios),
 ];
 
-/// 4 KiB pages of a huge page.
+/// The number of 4 KiB pages in a huge page.
 const HUGE: u64 = 512;
 
-/// A region that is huge pages indeed.
+/// Maps and fills a region that really consists of huge pages.
 fn huge(peer: &Peer, count: u64, ids: Ids) -> Result<Span> {
     procfs::write("/sys/kernel/mm/transparent_hugepage/enabled", "always")?;
     let span = peer.anon(count * HUGE, ids)?;
@@ -47,13 +48,13 @@ fn huge(peer: &Peer, count: u64, ids: Ids) -> Result<Span> {
 fn expect_huge(peer: &Peer, span: Span, count: u64) -> Result {
     let found = peer.smaps_pages(span, "AnonHugePages")?;
     expect::eq(
-        format!("huge pages of {span:?}, by their parts"),
+        format!("huge pages of {span:?}, in small pages"),
         count * HUGE,
         found,
     )
 }
 
-/// Merges, and proves with two small pages that something was.
+/// Merges, and uses two small equal pages to prove that merging took place.
 fn merge_with_control(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(1, Ids::same(7))?, b.anon(1, Ids::same(7))?);
@@ -79,7 +80,7 @@ fn equal_part(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let ids = Ids::each(10_000);
     let span = huge(&a, 2, ids)?;
-    // Equal to the part 7 of the first huge page, the second one stays.
+    // This page equals part 7 of the first huge page; the second huge page stays.
     let small = b.anon(1, Ids::same(10_007))?;
     let before = a.frames(span)?;
     scanner::merge()?;
@@ -105,24 +106,24 @@ fn equal_whole(lab: &Lab) -> Result {
     scanner::expect_exact_counts("with two huge pages merged").map(drop)
 }
 
-/// Of a process alone, and of one that has forked.
+/// Tests a single process and a process that has forked.
 fn equal_parts_of_one(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     let alone = huge(&peer, 1, Ids::same(10_000))?;
     scanner::merge()?;
-    // A process has 256 entries of one frame at the most.
+    // A process has at most 256 page table entries for one frame.
     expect_parts_merged(&peer, alone, 256)?;
     let forked = huge(&peer, 1, Ids::same(20_000))?;
     let child = peer.fork()?;
     scanner::merge()?;
     expect_parts_merged(&child, alone, 2 * 256)?;
-    // Pages that two processes share take one of 128 common seats each.
+    // A page that two processes share takes one of 128 common seats in each.
     expect_parts_merged(&child, forked, 2 * 128)?;
     peer.check(forked, Ids::same(20_000))?;
     child.check(forked, Ids::same(20_000))
 }
 
-/// Each with others: so that each frame has this many mappings.
+/// Expects that the parts are merged among each other, so that each frame has `mappings` mappings.
 fn expect_parts_merged(peer: &Peer, span: Span, mappings: u64) -> Result {
     let frames = pages::expect_merged(&[(peer, span)])?;
     pages::expect_mappings(&frames, mappings)
@@ -161,7 +162,7 @@ fn forked(lab: &Lab) -> Result {
     scanner::expect_exact_counts("with a forked huge page").map(drop)
 }
 
-/// The index knows what a part held in the last pass: it has to be looked at before the split.
+/// The index remembers an earlier content of a part: the part must be checked again before the split.
 fn changed(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let span = huge(&a, 1, Ids::each(10_000))?;
@@ -183,7 +184,7 @@ fn other_domain(lab: &Lab) -> Result {
     expect_huge(&bob, in_b, 1)
 }
 
-/// The index knows it from a time when its process was not left alone yet.
+/// The index remembers the twin from a time when its process was not skipped yet.
 fn twin_left_alone(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let ids = Ids::each(10_000);
@@ -194,14 +195,14 @@ fn twin_left_alone(lab: &Lab) -> Result {
     scanner::merge_now(&b)?;
     expect_huge(&b, span, 1)?;
     pages::expect_not_merged((&a, twins))?;
-    // If there is another twin, it is merged.
+    // With another twin, the page is merged.
     let other = lab.alice()?;
     let small = other.anon(8, ids)?;
     scanner::merge_now(&other)?;
     pages::expect_merged(&[(&b, span.part(0, 8)), (&other, small)]).map(drop)
 }
 
-/// Every third page of folios whose entries arm64 joins to one of 64 KiB in its TLBs.
+/// Merges every third page of 64 KiB folios, whose entries arm64 can combine into one TLB entry.
 fn out_of_folios(lab: &Lab) -> Result {
     const FOLIO: u64 = 16;
     const PAGES: u64 = 8 * FOLIO;
@@ -235,7 +236,7 @@ fn out_of_folios(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// Does something while the kernel gives new memory folios of 64 KiB.
+/// Runs `act` while the kernel allocates 64 KiB folios for new memory.
 fn with_folios<T>(act: impl FnOnce() -> Result<T>) -> Result<T> {
     const ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled";
     procfs::write(ENABLED, "always")?;

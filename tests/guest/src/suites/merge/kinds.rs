@@ -41,7 +41,7 @@ fn private_file(lab: &Lab) -> Result {
     a.check(in_a, ids)
 }
 
-/// Each process has a file of its own, with the same contents.
+/// Each process has its own file, with equal contents.
 fn clean_file(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.map(Kind::PrivateFile, 8)?, b.map(Kind::PrivateFile, 8)?);
@@ -166,7 +166,7 @@ fn registered(lab: &Lab) -> Result {
     pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
 }
 
-/// A process whose first thread has ended has memory still, though its number has none.
+/// A process whose first thread has ended still has memory, but `/proc` shows none for its process ID.
 fn first_thread(lab: &Lab) -> Result {
     let ids = Ids::each(1);
     let (a, b) = lab.pair()?;

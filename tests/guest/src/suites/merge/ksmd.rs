@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module beside ksmd, mainline's own scanner.
+//! The module next to ksmd, mainline's scanner.
 
 use guest::content::Ids;
 use guest::expect;
@@ -21,12 +21,12 @@ pub(super) const TESTS: &[Test] = &[
 
 const PAGES: u64 = 16;
 
-/// Sets a knob of mainline's KSM.
+/// Sets a knob of mainline KSM.
 fn mainline(name: &str, value: u32) -> Result {
     procfs::write(&format!("{}/{name}", knob::MAINLINE), &value.to_string())
 }
 
-/// Stops ksmd and gives its pages back, whatever happens.
+/// Stops ksmd and unmerges its pages when dropped.
 struct Ksmd;
 
 impl Drop for Ksmd {
@@ -38,7 +38,7 @@ impl Drop for Ksmd {
     }
 }
 
-/// Runs ksmd until a count of its own has reached `least`.
+/// Runs ksmd until one of its counts has reached `least`.
 fn run_ksmd(count: &str, least: u64) -> Result {
     mainline("sleep_millisecs", 1)?;
     mainline("run", 1)?;
@@ -92,9 +92,10 @@ fn keeps(lab: &Lab) -> Result {
     pages::expect_not_merged((&peers[2], spans[2])).map(drop)
 }
 
-/// To ksmd, what registered is of one domain: were it to take a shared page of ours for one of
-/// its own, it would give it to other users, also on behalf of a sharer who has not registered. It
-/// can't: `page_address_in_vma()`, which it asks where to write-protect, knows no KSM page.
+/// ksmd treats all registered memory as one domain. If it took a merged page of the module for an
+/// ordinary page, it would share it with other users, and even for a sharer that is not registered.
+/// It cannot do so: it calls `page_address_in_vma()` for the address to write-protect, and that
+/// function rejects KSM pages.
 fn ours(lab: &Lab) -> Result {
     let ids = Ids::each(1);
     let (registered, plain) = lab.pair()?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Areas that their processes have locked while the scanner comes to them.
+//! VMAs that are write-locked when the scanner reaches them.
 
 use guest::debugfs;
 use guest::expect;
@@ -18,25 +18,25 @@ pub(super) const TESTS: &[Test] = &[
     ("a_locked_area_is_waited_for_seven_times_a_pass", in_vain),
 ];
 
-/// How often the area is let go while a pass waits for it. A guest that is not served for an eighth of a
-/// second just then does it too late for that pass.
+/// How often the VMA is unlocked while a pass waits for it. A guest that gets no CPU time for an
+/// eighth of a second at that moment unlocks it too late for the pass.
 const ATTEMPTS: usize = 40;
-/// How often a pass comes back to a place.
+/// How often a pass returns to a place.
 const TIMES: u64 = 7;
 
-/// Areas that were left out.
+/// The number of VMAs that were skipped because they were locked.
 fn left_out() -> Result<u64> {
     Ok(debugfs::refusals()?.remove("locked").unwrap_or(0))
 }
 
-/// One pass at a time.
+/// Makes the scanner run one pass at a time.
 fn settle() -> Result {
     scanner::stop()?;
     knob::set("sleep_ms", scanner::UNTIL_TOLD_MS)
 }
 
-/// Lets go what a pass waits for; returns how many pages that pass has merged: those pairs, and perhaps
-/// a page or two that the process has from its parent.
+/// Unlocks the VMA while a pass waits for it; returns the number of pages that the pass merged: the
+/// pairs, and perhaps a page or two that the process inherited from its parent.
 fn merged_as_it_is_let_go() -> Result<u64> {
     let mut stuck = Stuck::start_with_locked_pairs()?;
     let before = knob::number("pages_sharing")?;
@@ -48,7 +48,9 @@ fn merged_as_it_is_let_go() -> Result<u64> {
     stuck.release();
     scanner::wait_until_pass(target)?;
     scanner::stop()?;
-    expect::that(is_waiting, || "expected the scanner to wait for an area")?;
+    expect::that(is_waiting, || {
+        "expected the scanner to wait for a locked VMA"
+    })?;
     Ok(knob::number("pages_sharing")? - before)
 }
 
@@ -70,15 +72,12 @@ fn in_vain(_lab: &Lab) -> Result {
         let pauses = scanner::record_pauses()?;
         scanner::passes(1)?;
         let waits = pauses.numbers(scanner::TICKS)?;
-        // The longest is that at the end of the pass; what comes then is of a scanner that is stopped.
+        // The longest pause is the one at the end of the pass; later pauses belong to the stopped
+        // scanner.
         let longest = waits.iter().max();
         let in_pass = waits.iter().position(|wait| Some(wait) == longest);
         expect::eq("pauses in a pass", Some(TIMES as usize), in_pass)?;
-        expect::within(
-            "areas that were left out",
-            before + 1..=u64::MAX,
-            left_out()?,
-        )?;
+        expect::within("skipped VMAs", before + 1..=u64::MAX, left_out()?)?;
         let merged = knob::number("pages_sharing")? - sharing;
         expect::within("pages merged", 0..=Stuck::PAIRS as u64 - 1, merged)?;
     }

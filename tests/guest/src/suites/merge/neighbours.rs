@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages near each other are merged together, whatever lies between them.
+//! Nearby pages are merged together, even with gaps or other pages between them.
 
 use guest::content::Ids;
 use guest::expect;
@@ -33,15 +33,15 @@ pub(super) const COUNTING_HUGE_TESTS: &[Test] =
         flushes(lab)
     })];
 
-/// Which areas the kernel gives transparent huge pages.
+/// The knob that says which VMAs get transparent huge pages.
 const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 
-/// More pages than a page table maps.
+/// More pages than one page table maps.
 const PAGES: u64 = 1200;
-/// Pages of some tens.
+/// A few dozen pages.
 const FEW: u64 = 48;
 
-/// A flush for every fourth page that is merged away: an eighth of what mainline needs.
+/// Expects one TLB flush for at least four merged pages: an eighth of mainline's number of flushes.
 fn flushes(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (a, b) = lab.pair()?;
@@ -53,7 +53,7 @@ fn flushes(lab: &Lab) -> Result {
     expect::within("flushes", 1..=PAGES / 4, calls)
 }
 
-/// Whether the next one is beside it, within reach, or in another page table.
+/// The next page to merge may be adjacent, within reach, or in another page table.
 fn gaps(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (a, b) = lab.pair()?;
@@ -93,7 +93,7 @@ fn forked(lab: &Lab) -> Result {
     child.check(in_a, ids)
 }
 
-/// One of them, that is, until it is let go.
+/// A pinned page stays unmerged until it is unpinned.
 fn pinned(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (a, b) = lab.pair()?;

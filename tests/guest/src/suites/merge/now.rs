@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `merge_now`: one process, at once.
+//! `merge_now`: merges one process immediately.
 
 use std::fs;
 
@@ -40,7 +40,7 @@ fn merge_range(peer: &Peer, span: Span) -> Result {
     scanner::merge_at_once(format!("{} {:x} {end:#x}", peer.pid(), span.addr))
 }
 
-/// Expects a write to fail, and to merge nothing.
+/// Expects that a write fails and merges nothing.
 fn expect_refused(what: &str, errno: i32, text: &[u8]) -> Result {
     let before = scanner::Counts::read()?;
     expect::errno(what, errno, knob::try_write(knob::WRITE_ONLY, text))?;
@@ -65,7 +65,7 @@ fn stopped(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after merge_now").map(drop)
 }
 
-/// And leaves the knob as it was.
+/// merge_now needs no promotion, and leaves the knob `promote_after` unchanged.
 fn promotion(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     knob::set("promote_after", 100)?;
@@ -203,7 +203,7 @@ fn unmerged(lab: &Lab) -> Result {
     pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
 }
 
-/// Several at once, while the scanner works on the same memory and somebody writes to it.
+/// Several writes at once, while the scanner works on the same memory and a process writes to it.
 fn beside_scanner(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let peers = lab.alices(3)?;

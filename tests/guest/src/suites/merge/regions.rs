@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Regions that are visited less often: which, how much that spares, and what it may delay.
+//! Regions that are visited less often: which ones, how much work this saves, and what it may delay.
 
 use guest::content::Ids;
 use guest::expect;
@@ -35,21 +35,21 @@ pub(super) const TESTS: &[Test] = &[
 
 /// Four page tables, or parts of five.
 const PAGES: u64 = 2048;
-/// What the second one of [`barren_pair`] has.
+/// The contents of the second process of [`barren_pair`].
 const IN_B: Ids = Ids::each(100_000);
-/// The most passes between two visits.
+/// The largest number of passes between two visits.
 const LONGEST: u64 = 8;
-/// Passes after which nothing changes any more where nothing is merged: 0, 1, 2, 4, 8.
+/// The number of passes after which intervals no longer change if nothing is merged: 0, 1, 2, 4, 8.
 const SETTLED: u64 = 20;
 
-/// Scans what is registered only, one pass at a time, and leaves out as much as it can.
+/// Makes the scanner scan only registered memory, one pass at a time, with the longest intervals.
 fn prepare() -> Result {
     knob::set("scope", "registered")?;
     knob::set("max_interval", LONGEST)?;
     knob::set("sleep_ms", scanner::UNTIL_TOLD_MS)
 }
 
-/// Maps pages of these contents, small ones.
+/// Maps small pages with these contents.
 fn small(peer: &Peer, pages: u64, ids: Ids) -> Result<Span> {
     let span = peer.map(Kind::Anon, pages)?;
     peer.keep_small(span)?;
@@ -64,7 +64,7 @@ fn registered_pair(lab: &Lab) -> Result<(Peer, Peer)> {
     Ok((a, b))
 }
 
-/// Two processes, each with its pages, which all differ and of which none is due for a while.
+/// Two processes whose pages all differ and are not due for a visit for a while.
 fn barren_pair(lab: &Lab) -> Result<[(Peer, Span); 2]> {
     prepare()?;
     let (a, b) = registered_pair(lab)?;
@@ -74,7 +74,7 @@ fn barren_pair(lab: &Lab) -> Result<[(Peer, Span); 2]> {
     Ok([(a, in_a), (b, in_b)])
 }
 
-/// Pages looked at, and pages passed over, in so many passes.
+/// The number of scanned pages and of skipped pages per pass, averaged over `passes`.
 fn effort(passes: u64) -> Result<(u64, u64)> {
     let read = || -> Result<[u64; 3]> {
         Ok([
@@ -91,7 +91,7 @@ fn effort(passes: u64) -> Result<(u64, u64)> {
     Ok((scanned / done, skipped / done))
 }
 
-/// Waits for a pass after which no barren region is due for a while, and stops there.
+/// Scans up to a pass after which no barren region is due for a while, and stops there.
 fn scan_to_the_gap() -> Result {
     scanner::passes(SETTLED)?;
     while knob::number("full_scans")? % LONGEST != 1 {
@@ -107,27 +107,27 @@ fn barren(lab: &Lab) -> Result {
     let span = small(&a, PAGES, Ids::each(1))?;
     scanner::passes(SETTLED)?;
     let (scanned, skipped) = effort(2 * LONGEST)?;
-    // Two or three visits in so many passes.
-    expect::within("pages looked at in a pass", PAGES / 16..=PAGES / 4, scanned)?;
+    // There were two or three visits in this number of passes.
+    expect::within("pages scanned in a pass", PAGES / 16..=PAGES / 4, scanned)?;
     expect::that(scanned + skipped >= PAGES, || {
-        format!("pages of a pass: expected {PAGES}, found {scanned} and {skipped} passed over")
+        format!("pages of a pass: expected {PAGES}, found {scanned} scanned and {skipped} skipped")
     })?;
     knob::set("max_interval", 1)?;
     let (scanned, skipped) = effort(4)?;
-    expect::eq("pages passed over in a pass", 0, skipped)?;
+    expect::eq("pages skipped in a pass", 0, skipped)?;
     expect::that(scanned >= PAGES, || {
-        format!("pages looked at in a pass: expected {PAGES}, found {scanned}")
+        format!("pages scanned in a pass: expected {PAGES}, found {scanned}")
     })?;
     a.check(span, Ids::each(1))
 }
 
-/// What is faulted in makes a visit due, whenever the next one would have come.
+/// New pages make a region due at once, even if its next visit is far away.
 fn new_pages(lab: &Lab) -> Result {
     prepare()?;
     let (a, b) = registered_pair(lab)?;
     let span = a.map(Kind::Anon, PAGES)?;
     a.keep_small(span)?;
-    // Each page table has some pages at first.
+    // Each page table has some pages from the start.
     let old: Vec<Span> = (0..PAGES / 64).map(|n| span.part(64 * n, 32)).collect();
     for (part, first) in old.iter().zip((1..).step_by(32)) {
         a.fill(*part, Ids::each(first))?;
@@ -141,7 +141,7 @@ fn new_pages(lab: &Lab) -> Result {
     pages::expect_merged(&[(&a, new), (&b, in_b)]).map(drop)
 }
 
-/// A new page is merged with one of a region that is not due.
+/// A new page is merged with a page of a region that is not due.
 fn known(lab: &Lab) -> Result {
     prepare()?;
     let (a, b) = registered_pair(lab)?;
@@ -153,7 +153,7 @@ fn known(lab: &Lab) -> Result {
     pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
 }
 
-/// A write to a page that is there already is seen by nobody before the next visit.
+/// Nothing notices a write to an existing page before the next visit.
 fn rewritten(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = barren_pair(lab)?;
     let equal = Ids::each(1_000_000);
@@ -161,14 +161,14 @@ fn rewritten(lab: &Lab) -> Result {
     b.fill(in_b, equal)?;
     scanner::passes(2)?;
     pages::expect_not_merged((&a, in_a))?;
-    // Up to the visit, and with those that find more to do.
+    // Enough passes for the next visit, and for the passes that the merges make due.
     scanner::passes(LONGEST + 2)?;
     pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
     a.check(in_a, equal)?;
     b.check(in_b, equal)
 }
 
-/// How many merges are broken where two processes write before each pass.
+/// Counts the merges that are broken when two processes write before each pass.
 fn broken_merges(a: (&Peer, Span), b: (&Peer, Span)) -> Result<u64> {
     let mut broken = 0;
     for round in 1..=16 {
@@ -197,7 +197,7 @@ fn thrashing(lab: &Lab) -> Result {
     }
     let [always, seldom] = broken;
     expect::that(seldom <= always / 2 && always >= 8 * PAGES, || {
-        format!("merges in vain: expected half as many with intervals, found {always} and {seldom}")
+        format!("broken merges: expected half as many with intervals, found {always} and {seldom}")
     })
 }
 
@@ -222,7 +222,7 @@ fn in_turn_again(lab: &Lab) -> Result {
     let (a, b) = registered_pair(lab)?;
     let in_a = small(&a, 64, Ids::each(1))?;
     scan_to_the_gap()?;
-    // Brings a visit, in which half is merged.
+    // Makes a visit due; the visit merges half of the pages.
     let in_b = small(&b, 64, Ids::each(1))?;
     scanner::passes(2)?;
     pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
@@ -232,7 +232,7 @@ fn in_turn_again(lab: &Lab) -> Result {
     pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
 }
 
-/// Two processes that share all of some pages, which several passes have found merged.
+/// Two processes that share all pages of a span; several passes have found them merged.
 fn settled_pair(lab: &Lab) -> Result<[(Peer, Span); 2]> {
     prepare()?;
     knob::set("max_interval", 1)?;
@@ -246,7 +246,7 @@ fn settled_pair(lab: &Lab) -> Result<[(Peer, Span); 2]> {
 fn settled(lab: &Lab) -> Result {
     let _pair = settled_pair(lab)?;
     let (scanned, skipped) = effort(4)?;
-    expect::eq("pages passed over in a pass", 0, skipped)?;
+    expect::eq("pages skipped in a pass", 0, skipped)?;
     expect::that(scanned >= 2 * PAGES, || {
         format!(
             "pages seen in a pass: expected {}, found {scanned}",
@@ -257,7 +257,7 @@ fn settled(lab: &Lab) -> Result {
 
 fn broken_among_merged(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = settled_pair(lab)?;
-    // Written to, one page of each page table, and then what it was again.
+    // Write to one page of each page table, then restore its content.
     let broken: Vec<Span> = (0..PAGES / 512)
         .map(|n| in_a.part(512 * n + 100, 1))
         .collect();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How many entries a shared frame has of one process: what forks multiply. See `rust/engine/seats.rs`.
+//! The number of page table entries of one process for a shared frame, which forks multiply. See
+//! `rust/engine/seats.rs`.
 
 use std::collections::HashMap;
 
@@ -22,14 +23,14 @@ pub(super) const TESTS: &[Test] = &[
     ("pages_of_many_forked_processes_share_one_frame", forked),
 ];
 
-/// Entries of a process that map one frame, at the most.
+/// The maximum number of page table entries of one process for one frame.
 const MOST: u64 = 256;
 /// The largest `pid_max`.
 const MOST_PROCESSES: u64 = 1 << 22;
 
 const SAME: Ids = Ids::same(100);
 
-/// How often each frame is mapped in some memory of a process.
+/// The number of mappings of each frame in some memory of a process.
 fn entries(peer: &Peer, spans: &[Span]) -> Result<HashMap<Frame, u64>> {
     let mut entries = HashMap::new();
     for &span in spans {
@@ -40,7 +41,7 @@ fn entries(peer: &Peer, spans: &[Span]) -> Result<HashMap<Frame, u64>> {
     Ok(entries)
 }
 
-/// Expects no frame to be mapped more often in `spans` than any may be; returns the most.
+/// Expects that no frame has more than [`MOST`] mappings in `spans`; returns the highest number.
 fn expect_few(peer: &Peer, spans: &[Span]) -> Result<u64> {
     let most = entries(peer, spans)?.into_values().max().unwrap_or(0);
     expect::within(
@@ -49,12 +50,12 @@ fn expect_few(peer: &Peer, spans: &[Span]) -> Result<u64> {
         most,
     )?;
     expect::that(most * (MOST_PROCESSES - 1) < 1 << 30, || {
-        format!("{most} entries of a process, copied by all forks there can be")
+        format!("{most} entries of a process, copied by as many forks as there can be processes")
     })?;
     Ok(most)
 }
 
-/// Few frames all the same: as few as the limit allows.
+/// The pages still use as few frames as the limit allows.
 fn alone(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     let span = peer.anon(8 * MOST, SAME)?;
@@ -66,7 +67,7 @@ fn alone(lab: &Lab) -> Result {
     peer.check(span, SAME)
 }
 
-/// Each generation inherits the entries of the one before, has more equal pages, and forks.
+/// Each generation inherits the entries of the previous one, adds equal pages, and forks.
 fn generations(lab: &Lab) -> Result {
     let mut family = vec![lab.alice()?];
     let mut spans = Vec::new();
@@ -86,7 +87,7 @@ fn generations(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// More than any of them has seats, and more than there are common ones.
+/// The pages outnumber the seats of each process as well as the common seats.
 fn many(lab: &Lab) -> Result {
     let peers = lab.alices(100)?;
     let mut all = Vec::new();
@@ -101,7 +102,7 @@ fn many(lab: &Lab) -> Result {
     pages::expect_mappings(&frames[..1], 400)
 }
 
-/// A page that a fork has given to many is one page, and takes one seat.
+/// A page that forks have shared with many processes is one page and takes one seat.
 fn forked(lab: &Lab) -> Result {
     let parent = lab.alice()?;
     let (one, other) = (

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Several threads that scan.
+//! Scanning with several threads.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -37,7 +37,7 @@ const THREADS: u64 = 4;
 const PROCESSES: usize = 8;
 const PAGES: u64 = 600;
 const IDS: Ids = Ids::each(100);
-/// Passes after which pages must be merged that several threads wanted at the same time.
+/// The number of passes after which pages are merged even if several threads competed for them.
 const PASSES: u64 = 8;
 
 /// Processes with equal pages.
@@ -47,21 +47,24 @@ fn crowd(lab: &Lab) -> Result<Vec<(Peer, Span)>> {
     lab.alices(PROCESSES)?.into_iter().map(place).collect()
 }
 
-/// Expects all pages to be merged. Threads may have made a shared page each of the same content;
-/// not one may be left alone.
+/// Expects that all pages are merged. Several threads may have made separate shared pages of the same
+/// content, but no page may stay unmerged.
 fn expect_merged(crowd: &[(Peer, Span)]) -> Result {
     let mut mappings: BTreeMap<(usize, Frame), u64> = BTreeMap::new();
     for (peer, span) in crowd {
         for (page, frame) in peer.frames(*span)?.into_iter().enumerate() {
             expect::that(frame.flags()?.ksm(), || {
-                format!("page {page} of {}: expected to be merged", peer.pid())
+                format!(
+                    "page {page} of process {}: expected to be merged",
+                    peer.pid()
+                )
             })?;
             *mappings.entry((page, frame)).or_default() += 1;
         }
     }
     let frames: BTreeSet<Frame> = mappings.keys().map(|&(_, frame)| frame).collect();
     expect::eq("contents on one frame each", mappings.len(), frames.len())?;
-    // One for each content, and few more.
+    // One frame per content, or a few more.
     expect::within(
         "shared frames",
         PAGES..=PAGES + PAGES / 10,
@@ -83,7 +86,7 @@ fn all(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after merging by several threads").map(drop)
 }
 
-/// Pages with several mappings, which threads meet in several processes at once.
+/// Pages with several mappings, which threads find in several processes at the same time.
 fn forks(lab: &Lab) -> Result {
     knob::set("threads", THREADS)?;
     let (a, b) = lab.pair()?;
@@ -98,12 +101,12 @@ fn forks(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after merging forked pages").map(drop)
 }
 
-/// Pages looked at in a pass.
+/// The number of pages scanned in a pass.
 fn scanned_in_a_pass() -> Result<u64> {
     const COUNTED: u64 = 8;
     scanner::start()?;
     scanner::wait_passes(2)?;
-    // In the same pass.
+    // Read both values in the same pass.
     let look = || -> Result<(u64, u64)> {
         loop {
             let pass = knob::number("full_scans")?;
@@ -125,21 +128,21 @@ fn once(lab: &Lab) -> Result {
     for (index, peer) in (0..).zip(&peers) {
         peer.anon(2000, Ids::each(10_000 * (index + 1)))?;
     }
-    // One that threads share.
+    // A region large enough for several threads to share.
     peers[0].anon(16_000, Ids::each(1_000_000))?;
     let alone = scanned_in_a_pass()?;
     knob::set("threads", THREADS)?;
     let together = scanned_in_a_pass()?;
-    // A pass may have begun, or be about to end, at each look.
+    // At each reading, a pass may just have begun, or be about to end.
     let slack = alone / 4;
     expect::within(
-        "pages that several threads look at in a pass",
+        "pages that several threads scan in a pass",
         alone - slack..=alone + slack,
         together,
     )
 }
 
-/// For how long each thread has run, in nanoseconds.
+/// The CPU time of each thread, in nanoseconds.
 fn run_times() -> Result<Vec<u64>> {
     task::scanners()
         .into_iter()
@@ -147,7 +150,7 @@ fn run_times() -> Result<Vec<u64>> {
         .collect()
 }
 
-/// Expects each thread to get work, however little time the machine has for it.
+/// Expects that each thread gets work, however little CPU time the machine has.
 fn expect_all_to_work() -> Result {
     const LEAST_NS: u64 = 100_000_000;
     let before = run_times()?;
@@ -162,11 +165,12 @@ fn expect_all_to_work() -> Result {
     scanner::stop()?;
     let ran = ran()?;
     expect::that(done, || {
-        format!("ns that threads ran: expected all to, found {ran:?}")
+        format!("run time of threads in ns: expected all above 0, found {ran:?}")
     })
 }
 
-/// Expects the two threads to read page tables at the same time: one begins while the other is about it.
+/// Expects that the two threads read page tables at the same time: one starts before the other
+/// finishes.
 fn expect_to_work_together() -> Result {
     let threads = task::scanners();
     let recorder = CallRecorder::start("walk_page_range_vma")?;
@@ -198,7 +202,7 @@ fn share_of_work(lab: &Lab) -> Result {
     expect_all_to_work()
 }
 
-/// A single process, as a virtual machine is one: each thread has a part of it.
+/// A single process, like one virtual machine: each thread scans a part of it.
 fn one_space(lab: &Lab) -> Result {
     const PAGES: u64 = 20_000;
     knob::set("threads", 2)?;
@@ -235,7 +239,7 @@ fn unmerge(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after unmerging").map(drop)
 }
 
-/// One that has ended is to be seen for a moment still.
+/// Waits for the number of threads: a thread that has ended may stay visible for a moment.
 fn expect_threads(count: u64) -> Result {
     let is_done = || task::scanners().len() as u64 == count;
     expect::that(task::wait_until(PATIENCE, is_done), || {
