@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Merged pages that the kernel can handle as it does others: it moves them, swaps them out, tells the
-//! used from the unused, and finds who has them when their memory fails.
+//! Movable merged pages: the kernel can move them, swap them out, track whether they are used, and
+//! find their mappings when memory fails.
 //!
-//! Each test has processes that share pages in several ways. After what the kernel did they have what
-//! they had, byte for byte, and share it still, or not any more where that is to be so. With the knob
-//! `movable` at 0 the kernel can do none of it.
+//! In each test, several processes share pages in different ways. After the kernel's operation they
+//! must have the same contents, byte for byte, and share the pages unless the operation ends sharing.
+//! With the knob `movable` at 0, the kernel can do none of this.
 
 use std::path::Path;
 
@@ -40,7 +40,7 @@ mod settings;
 mod sharers;
 mod storm;
 
-/// The tests.
+/// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
     let mut trials = lab::trials("movable", settings::TESTS);
     for (lacking, tests) in [
@@ -68,36 +68,36 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Says why tests can't be run here.
+/// Returns why tests cannot run here; `None` if they can.
 type Lacking = fn() -> Result<Option<String>>;
 
-/// The knob.
+/// The name of the knob.
 const MOVABLE: &str = "movable";
-/// What shared pages hold.
+/// The contents of shared pages.
 const IDS: Ids = Ids::each(100);
 
-/// Merged pages stay where they are. Where they need not, the next ones are movable.
+/// Skips tests if the kernel cannot move merged pages. Otherwise makes new merged pages movable.
 fn kept() -> Result<Option<String>> {
     match knob::try_write(MOVABLE, b"1\n") {
         Ok(()) => Ok(None),
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-            Ok(Some("this kernel leaves merged pages in place".to_owned()))
+            Ok(Some("this kernel cannot move merged pages".to_owned()))
         }
         Err(error) => Err(error).context(|| "writing 1 to movable"),
     }
 }
 
-/// Says what is lacking beside that, if anything.
+/// Like [`kept`], but also checks for what `lacking` says is missing.
 fn or_else(lacking: impl FnOnce() -> Option<String>) -> Result<Option<String>> {
     Ok(kept()?.or_else(lacking))
 }
 
 fn no_nodes() -> Result<Option<String>> {
-    or_else(|| (!numa::are_two()).then(|| "the machine has one node".to_owned()))
+    or_else(|| (!numa::are_two()).then(|| "the machine has only one node".to_owned()))
 }
 
 fn no_device() -> Result<Option<String>> {
-    or_else(|| (!Device::exists()).then(|| "the guest has no driver of a device".to_owned()))
+    or_else(|| (!Device::exists()).then(|| "the guest has no device driver".to_owned()))
 }
 
 fn no_livepatch() -> Result<Option<String>> {
@@ -133,7 +133,7 @@ fn no_damon() -> Result<Option<String>> {
     or_else(damon::lacking)
 }
 
-/// Shared pages stay in place for as long as this lives, those that are made then.
+/// Makes merged pages that are created while this exists unmovable.
 struct Kept;
 
 impl Kept {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Automatic NUMA balancing: the kernel moves pages to the node of the CPU that uses them. It leaves merged
-//! pages in place, those of ksmd as well (`folio_can_map_prot_numa()` in `mm/mempolicy.c`).
+//! Automatic NUMA balancing moves pages to the node of the CPU that uses them. It skips merged pages,
+//! also those of ksmd (`folio_can_map_prot_numa()` in `mm/mempolicy.c`).
 
 use std::path::Path;
 
@@ -25,12 +25,12 @@ pub(super) const TESTS: &[Test] = &[(
 
 const KNOB: &str = "/proc/sys/kernel/numa_balancing";
 
-/// Says what the machine lacks for that, if anything.
+/// Returns what the machine lacks for this test, if anything.
 pub(super) fn lacking() -> Option<String> {
-    (!Path::new(KNOB).exists()).then(|| "the kernel balances no nodes".to_owned())
+    (!Path::new(KNOB).exists()).then(|| "the kernel has no NUMA balancing".to_owned())
 }
 
-/// The kernel balances as long as this exists.
+/// Enables balancing while it exists.
 struct Balancing {
     before: String,
 }
@@ -51,8 +51,8 @@ impl Drop for Balancing {
     }
 }
 
-/// A process on one node uses its own pages and shared ones, all on the other node. Its own pages move, by
-/// which the test knows that the kernel has looked at all.
+/// A process on one node uses private and shared pages, all on the other node. Its private pages
+/// move, which tells the test that the kernel has examined all pages.
 fn shared_pages_stay(lab: &Lab) -> Result {
     const SHARED: u64 = 256;
     const OWN: u64 = 512;
@@ -72,7 +72,7 @@ fn shared_pages_stay(lab: &Lab) -> Result {
         let nodes = numa::nodes_of(user.pid(), &addresses).context(|| "nodes")?;
         Ok(nodes.iter().filter(|&&node| node == near).count())
     };
-    expect::eq("own pages on the near node, at first", 0, own_near()?)?;
+    expect::eq("private pages on the near node, at first", 0, own_near()?)?;
     let frames = group.expect_intact("at first")?;
     let faults = || procfs::number_in("/proc/vmstat", "numa_hint_faults");
     let before = faults()?;
@@ -94,7 +94,7 @@ fn shared_pages_stay(lab: &Lab) -> Result {
     drop(balancing);
     failed.map_or(Ok(()), Err)?;
     expect::that(are_moved, || {
-        "own pages: expected half of them on the near node"
+        "private pages: expected half of them on the near node"
     })?;
     expect::ne("numa_hint_faults", before, faults()?)?;
     group.expect_in_place("after balancing", &frames)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Compaction: pages leave the lower end of memory so that whole blocks get free.
+//! Compaction: pages move away from the low end of memory, so that whole blocks become free.
 
 use guest::content::PAGE_SIZE;
 use guest::lab::Lab;
@@ -22,18 +22,18 @@ pub(super) const TESTS: &[Test] = &[
     ("compaction_leaves_others_in_place", kept),
 ];
 
-/// More than the module has spare frames for: the others come out of holes.
+/// More pages than the module has spare frames, so that some frames come from holes.
 const PAGES: u64 = 1024;
-/// Attempts at having a page moved: all shared pages may happen to lie where others are moved to.
+/// Attempts until a page moves: all shared pages may happen to be where compaction moves pages to.
 const ATTEMPTS: u32 = 4;
-/// Of the memory that is free, this part is taken to leave holes.
+/// The fraction of free memory (one in `PART`) that is filled to create holes.
 const PART: u64 = 4;
 
 fn compact() -> Result {
     procfs::write("/proc/sys/vm/compact_memory", "1")
 }
 
-/// Memory with holes, of a process that has nothing merged.
+/// A process with unmerged memory that leaves holes between its frames.
 fn holes(lab: &Lab) -> Result<(Peer, Span)> {
     let peer = lab.alice()?;
     peer.set_dumpable(false)?;
@@ -45,7 +45,7 @@ fn holes(lab: &Lab) -> Result<(Peer, Span)> {
     Ok((peer, span))
 }
 
-/// Compacts memory with holes, and the memory that they leave.
+/// Compacts memory with holes, and the memory that the holes leave.
 fn compact_holes(lab: &Lab) -> Result {
     let (peer, span) = holes(lab)?;
     compact()?;
@@ -53,7 +53,7 @@ fn compact_holes(lab: &Lab) -> Result {
     compact()
 }
 
-/// A group whose frames lie where there were holes, and those frames.
+/// A group whose frames are in former holes, and these frames.
 fn group_in_holes(lab: &Lab) -> Result<(Group, Vec<Frame>)> {
     let (_peer, _) = holes(lab)?;
     let group = Group::mixed(lab, PAGES)?;

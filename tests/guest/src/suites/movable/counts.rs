@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The kernel's counts of what a process, a cgroup and the machine have.
+//! The kernel's counts of the pages of a process, a cgroup and the machine.
 
 use guest::cgroup::Cgroup;
 use guest::content::PAGE_SIZE;
@@ -20,10 +20,10 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 const PAGES: u64 = 256;
-/// By what the kernel's batches of counts, and other processes, may put them off.
+/// The largest error due to the kernel's batched counts and to other processes.
 const SLACK: i64 = 1000;
 
-/// Expects `smaps` of each process to show all pages, all merged.
+/// Expects that `smaps` of each process shows all pages present and merged.
 pub(super) fn expect_smaps(group: &Group, when: &str) -> Result {
     for sharer in &group.sharers {
         for name in ["Rss", "Anonymous", "KSM"] {
@@ -46,7 +46,7 @@ fn moved(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// Pages of a cgroup and of the machine, of which each move could lose some or count some twice.
+/// The counts of pages of a cgroup and of the machine; a wrong move loses or double-counts some.
 fn totals(cgroup: &Cgroup) -> Result<[i64; 3]> {
     let vmstat = |name: &str| procfs::number_in("/proc/vmstat", name);
     let numbers = [
@@ -58,7 +58,7 @@ fn totals(cgroup: &Cgroup) -> Result<[i64; 3]> {
 }
 
 fn drift(lab: &Lab) -> Result {
-    /// Moves: with one page of each move lost the counts are off by more than the slack.
+    /// Number of moves: if each move lost one page, the counts would be off by more than the slack.
     const MOVES: usize = 24;
     let (cgroup, group) = reclaim::in_cgroup(lab, "drift", PAGES)?;
     let before = totals(&cgroup)?;

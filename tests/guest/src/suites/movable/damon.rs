@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! DAMON, which samples whether physical pages are used, sees each use of a shared page: by it
-//! `DAMON_RECLAIM` chooses pages to swap out.
+//! DAMON samples whether physical pages are used, and must see each use of a shared page:
+//! `DAMON_RECLAIM` chooses the pages to swap out by these samples.
 //!
 //! Reference: Documentation/admin-guide/mm/damon/usage.rst.
 
@@ -26,16 +26,16 @@ use super::group::Group;
 pub(super) const TESTS: &[Test] = &[("damon_sees_who_uses_shared_pages", used)];
 
 pub(super) const DIRECTORY: &str = "/sys/kernel/mm/damon/admin/kdamonds";
-/// The kernel's own monitor, which keeps others out.
+/// The knob of the kernel's own monitor, which excludes others while it runs.
 const STAT: &str = "/sys/module/damon_stat/parameters/enabled";
 
 const PAGES: u64 = 64;
-/// Every page of this distance is used, by one of the sharers.
+/// One in this number of pages is used by one of the sharers.
 const USED_EVERY: usize = 4;
-/// Enough for all of a TLB to be flushed when they are unmapped.
+/// Unmapping this many pages flushes the whole TLB.
 const FLUSHED: u64 = 64;
 
-/// DAMON watches some frames, for as long as this lives.
+/// DAMON monitors some frames while this exists.
 struct Monitor;
 
 impl Monitor {
@@ -72,7 +72,7 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// How often each frame was seen to be used in the last round of samples.
+    /// The number of accesses that DAMON saw on each frame in the last aggregation interval.
     fn accesses(&self) -> Result<BTreeMap<Frame, u64>> {
         write("0/state", "update_schemes_tried_regions")?;
         let regions = format!("{DIRECTORY}/0/contexts/0/schemes/0/tried_regions");
@@ -106,15 +106,15 @@ fn context(file: &str, text: &str) -> Result {
     write(&format!("0/contexts/0/{file}"), text)
 }
 
-/// Each sharer uses some pages all the time, and nobody the others.
+/// Each sharer uses some pages all the time; nobody uses the others.
 fn used(lab: &Lab) -> Result {
     let group = Group::mixed(lab, PAGES)?;
-    // Pages wait in batches for their place on the lists.
+    // Pages wait in per-CPU batches before they are added to the LRU lists; this drains the batches.
     procfs::write("/proc/sys/vm/drop_caches", "1")?;
     let frames = group.expect_intact("at first")?;
     let watched = apart(&frames);
     let monitor = Monitor::start(&watched)?;
-    let mut wrong: Result<Vec<usize>> = Err("nothing was seen".into());
+    let mut wrong: Result<Vec<usize>> = Err("DAMON reported nothing".into());
     let seen = task::wait_until(task::PATIENCE, || {
         wrong = accesses_while_used(&group, &monitor).and_then(|accesses| {
             expect::eq("frames seen", watched.len(), accesses.len())?;
@@ -123,7 +123,7 @@ fn used(lab: &Lab) -> Result {
         wrong.as_ref().is_ok_and(Vec::is_empty)
     });
     expect::that(seen, || {
-        format!("pages that were taken for used or for unused and are not: {wrong:?} of {PAGES}")
+        format!("pages wrongly reported as used or unused: {wrong:?} of {PAGES}")
     })?;
     drop(monitor);
     group.expect_in_place("at last", &frames)
@@ -133,7 +133,7 @@ fn is_used(index: usize) -> bool {
     index % USED_EVERY == 0
 }
 
-/// Frames in their order, none beside another: DAMON would join two that are used alike.
+/// Sorted frames without neighbours: DAMON would join two adjacent frames with equal accesses.
 fn apart(frames: &[Frame]) -> Vec<Frame> {
     let sorted: BTreeSet<Frame> = frames.iter().copied().collect();
     let mut apart: Vec<Frame> = Vec::new();
@@ -145,7 +145,7 @@ fn apart(frames: &[Frame]) -> Vec<Frame> {
     apart
 }
 
-/// The pages that were seen to be used and are not, or the other way round.
+/// The pages reported as used that are not, and the other way round.
 fn misjudged(frames: &[Frame], accesses: &BTreeMap<Frame, u64>) -> Vec<usize> {
     let is_wrong = |&(index, frame): &(usize, &Frame)| {
         let count = accesses.get(frame);
@@ -155,20 +155,21 @@ fn misjudged(frames: &[Frame], accesses: &BTreeMap<Frame, u64>) -> Vec<usize> {
     wrong.map(|(index, _)| index).collect()
 }
 
-/// What the monitor sees while those pages are used all the time, each by one of the sharers.
+/// The accesses that DAMON reports while each of these pages is used all the time by one sharer.
 fn accesses_while_used(group: &Group, monitor: &Monitor) -> Result<BTreeMap<Frame, u64>> {
     thread::scope(|scope| {
         let seen = scope.spawn(|| monitor.accesses());
         while !seen.is_finished() {
             use_once(group)?;
         }
-        seen.join().map_err(|_| "the monitor's thread has failed")?
+        seen.join()
+            .map_err(|_| "the thread of the monitor panicked")?
     })
 }
 
 fn use_once(group: &Group) -> Result {
     for (who, sharer) in group.sharers.iter().enumerate() {
-        // The processor forgets what it knows of the page tables: it would not note a use else.
+        // Flush the TLB: with a cached entry, the CPU would not set the accessed bit again.
         let span = sharer.peer.anon(FLUSHED, Ids::each(1 << 30))?;
         sharer.peer.unmap(span)?;
         let used = (0..PAGES as usize).filter(|&index| is_used(index));
@@ -179,7 +180,7 @@ fn use_once(group: &Group) -> Result {
     Ok(())
 }
 
-/// Says so where the kernel has no DAMON, or none that watches physical memory.
+/// Returns a reason if the kernel has no DAMON, or none that monitors physical memory.
 pub(super) fn lacking() -> Option<String> {
     (!Path::new(DIRECTORY).exists()).then(|| "the kernel has no DAMON".to_owned())
 }

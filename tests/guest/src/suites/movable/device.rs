@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Shared pages that the driver of a device migrates (`migrate_vma_setup()`). The driver inserts no interval
-//! notifier here: with one, the module would break the pages apart first.
+//! A device driver migrates shared pages (`migrate_vma_setup()`). The driver registers no interval
+//! notifier here: if it did, the module would first unmerge the pages.
 
 use guest::content::Ids;
 use guest::device::Device;
@@ -40,19 +40,19 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 const PAGES: u64 = 256;
-/// By how much the kernel's batches of counts, and other processes, may change a count.
+/// The largest change of a count due to the kernel's batches and to other processes.
 const SLACK: u64 = 1000;
-/// Content that one sharer writes.
+/// The content that one sharer writes.
 const NEW: Ids = Ids::each(5000);
 
-/// Areas by which a driver can reach shared pages, and which of the pages these are: all of the parent and of
-/// its child; those that the other process moved.
+/// The VMAs through which a driver can reach shared pages: all pages of the parent and of its child,
+/// and those that the other process moved.
 fn areas(group: &Group) -> [(usize, Span); 3] {
     let [parent, other, child] = [0, 1, 2].map(|who| &group.sharers[who].parts);
     [(0, parent[0]), (1, other[1]), (2, child[0])]
 }
 
-/// Migrates pages by one process; expects the driver to get so many.
+/// Migrates pages of a process; expects the driver to get `pages` of them.
 fn migrate(
     device: &Device,
     group: &Group,
@@ -65,7 +65,7 @@ fn migrate(
     expect::eq(what, pages, found)
 }
 
-/// Expects contents, sharing and counts to be as after merging.
+/// Expects the contents, the sharing and the counts that merging produced.
 fn expect_all(group: &Group, when: &str) -> Result<Vec<guest::pagemap::Frame>> {
     let frames = group.expect_intact(when)?;
     expect_smaps(group, when)?;
@@ -100,7 +100,7 @@ fn moved(lab: &Lab) -> Result {
     group.check("unmerged after moves")
 }
 
-/// The kernel replaces the entries before it finds that it can't isolate the pages.
+/// The kernel replaces the page table entries before it finds that it cannot isolate the pages.
 fn kept(lab: &Lab) -> Result {
     let device = Device::new()?;
     let _kept = Kept::new()?;
@@ -116,7 +116,7 @@ fn kept(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// The driver can lock the page at its first mapping only; the others follow by the reverse map.
+/// The driver can lock a page only at its first mapping; reverse mapping finds the other mappings.
 fn of_one_content(lab: &Lab) -> Result {
     const EACH: u64 = 64;
     let device = Device::new()?;
@@ -136,7 +136,7 @@ fn of_one_content(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// Moves all pages to the device; expects no process to have them in system memory.
+/// Moves all pages to the device; expects that no process has them in system memory.
 fn take_all(device: &Device, group: &Group) -> Result {
     let area = (0, group.sharers[0].parts[0]);
     migrate(device, group, Migration::Take, area, group.pages)?;
@@ -144,7 +144,7 @@ fn take_all(device: &Device, group: &Group) -> Result {
     expect::eq("entries of pages on the device", expected, group.swapped()?)
 }
 
-/// Whoever reads first brings a page back for all.
+/// The first reader of a page brings it back for all sharers.
 fn taken(lab: &Lab) -> Result {
     let device = Device::new()?;
     let group = Group::mixed(lab, PAGES)?;
@@ -160,7 +160,7 @@ fn taken(lab: &Lab) -> Result {
         expect::eq("pages that moved", frames.len(), changed(&frames, &found))?;
         frames = found;
     }
-    // Sharers that the set knows: another one merges, and all pages are found.
+    // The stable set knows the sharers: when another process merges, all pages are found.
     let mut group = group;
     group.join(lab.peer(User::Root)?)?;
     expect_all(&group, "with another process")?;
@@ -193,7 +193,7 @@ fn forked(lab: &Lab) -> Result {
     expect_all(&group, "after the parent exited").map(drop)
 }
 
-/// The driver brings all pages back without a fault.
+/// The driver returns all pages without a page fault.
 fn unplugged(lab: &Lab) -> Result {
     let device = Device::new()?;
     let group = Group::mixed(lab, PAGES)?;
@@ -205,7 +205,7 @@ fn unplugged(lab: &Lab) -> Result {
     group.check("unmerged without the device")
 }
 
-/// The pages go while they are on the device, and the module notices: it can be unloaded.
+/// The pages are freed while they are on the device, and the module notices: it can be unloaded.
 fn released(lab: &Lab) -> Result {
     let device = Device::new()?;
     let group = Group::mixed(lab, PAGES)?;
@@ -213,7 +213,7 @@ fn released(lab: &Lab) -> Result {
     for sharer in group.sharers {
         sharer.peer.exit()?;
     }
-    // A pass counts all shared pages, and merges no others.
+    // With this scope, a pass counts all shared pages and merges nothing else.
     knob::set("scope", "registered")?;
     scanner::scan(1)?;
     expect::eq("pages_shared", 0, knob::number("pages_shared")?)?;
@@ -223,7 +223,7 @@ fn released(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after all exited").map(drop)
 }
 
-/// No CPU can read them to make copies: `run` says so, and the module stays.
+/// No CPU can read the pages to copy them: writing 2 to `run` fails, and the module stays loaded.
 fn unmerged(lab: &Lab) -> Result {
     let device = Device::new()?;
     let group = Group::mixed(lab, PAGES)?;
@@ -237,7 +237,7 @@ fn unmerged(lab: &Lab) -> Result {
     group.check("without the module")
 }
 
-/// Readers that meet a page on its way wait until it is there.
+/// Readers that access a page during its migration wait for its end.
 fn beside_readers(lab: &Lab) -> Result {
     const ROUNDS: usize = 30;
     let device = Device::new()?;

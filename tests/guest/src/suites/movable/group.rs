@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Processes that share merged pages.
+//! Groups of processes that share merged pages.
 
 use guest::content::Ids;
 use guest::expect;
@@ -19,7 +19,7 @@ use guest::Span;
 
 use super::IDS;
 
-/// A process, and where its pages are, in their order.
+/// A process and the places of its pages, in order.
 pub(super) struct Sharer {
     pub peer: Peer,
     pub parts: Vec<Span>,
@@ -46,7 +46,7 @@ impl Sharer {
         self.parts.iter().flat_map(of).collect()
     }
 
-    /// One of its pages.
+    /// The page `index`.
     pub fn page(&self, index: u64) -> Span {
         Span::new(self.addresses()[index as usize], 1)
     }
@@ -59,7 +59,7 @@ impl Sharer {
         Ok(all)
     }
 
-    /// How many of its pages are swapped out.
+    /// The number of its pages that are swapped out.
     pub fn swapped(&self) -> Result<usize> {
         let entries = self.entries()?;
         Ok(entries.iter().filter(|entry| entry.swapped()).count())
@@ -73,7 +73,7 @@ impl Sharer {
         Ok(all)
     }
 
-    /// Expects what all pages hold.
+    /// Expects the contents of all pages.
     pub fn check(&self) -> Result {
         let mut first = 0;
         for &part in &self.parts {
@@ -97,12 +97,12 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Two processes.
+    /// Creates a group of two processes.
     pub fn pair(lab: &Lab, pages: u64) -> Result<Self> {
         Self::of(lab.peer(User::Root)?, lab.peer(User::Root)?, pages)
     }
 
-    /// These two.
+    /// Creates a group of these two processes.
     pub fn of(one: Peer, other: Peer, pages: u64) -> Result<Self> {
         let sharers = vec![Sharer::new(one, pages)?, Sharer::new(other, pages)?];
         let group = Group { sharers, pages };
@@ -111,13 +111,13 @@ impl Group {
         Ok(group)
     }
 
-    /// Two processes and a child of the first. The second one has moved its last quarter elsewhere, and
-    /// may not write to some pages in the middle.
+    /// Creates a group of two processes and a child of the first. The second process has moved its
+    /// last quarter elsewhere and cannot write to some pages in the middle.
     pub fn mixed(lab: &Lab, pages: u64) -> Result<Self> {
         Self::pair(lab, pages)?.mix()
     }
 
-    /// As above, of these.
+    /// Turns a pair into such a group.
     pub fn mix(mut self) -> Result<Self> {
         self.fork()?;
         self.scatter()?;
@@ -125,7 +125,7 @@ impl Group {
         Ok(self)
     }
 
-    /// Merges what the processes have.
+    /// Merges the memory of the processes.
     pub fn merge(&self) -> Result {
         for sharer in &self.sharers {
             for &part in &sharer.parts {
@@ -135,13 +135,13 @@ impl Group {
         Ok(())
     }
 
-    /// Another process comes to share the pages.
+    /// Adds another process that shares the pages.
     pub fn join(&mut self, peer: Peer) -> Result {
         self.sharers.push(Sharer::new(peer, self.pages)?);
         self.merge()
     }
 
-    /// The first process gets a child.
+    /// Adds a child of the first process.
     pub fn fork(&mut self) -> Result {
         let parent = &self.sharers[0];
         let (peer, parts) = (parent.peer.fork()?, parent.parts.clone());
@@ -149,7 +149,7 @@ impl Group {
         Ok(())
     }
 
-    /// First page and number of those to which the second process may not write.
+    /// The first page and the number of pages that are read-only for the second process.
     pub fn read_only(&self) -> (u64, u64) {
         (self.pages / 4, self.pages / 16)
     }
@@ -163,7 +163,7 @@ impl Group {
         peer.protect(span.part(first, count), libc::PROT_READ)
     }
 
-    /// Expects each page to be on one merged frame for all processes, and nobody else to have it.
+    /// Expects that each page is on one merged frame in all processes, and that nobody else maps it.
     pub fn expect_shared(&self, when: &str) -> Result<Vec<Frame>> {
         let frames = self.sharers[0].frames().during(|| when)?;
         for sharer in &self.sharers[1..] {
@@ -172,7 +172,7 @@ impl Group {
             expect::that(differing.is_none(), || {
                 let index = differing.unwrap_or(0);
                 format!(
-                    "{when}: page {index} of process {}: expected {:?} as process {} has, found {:?}",
+                    "{when}: page {index} of process {}: expected {:?} as in process {}, found {:?}",
                     sharer.pid(),
                     frames[index],
                     self.sharers[0].pid(),
@@ -190,14 +190,14 @@ impl Group {
         Ok(frames)
     }
 
-    /// Expects all to have what they had, and to share it.
+    /// Expects that all processes have their contents and share them.
     pub fn expect_intact(&self, when: &str) -> Result<Vec<Frame>> {
         let frames = self.expect_shared(when)?;
         self.check(when)?;
         Ok(frames)
     }
 
-    /// As above, on the same frames.
+    /// Like [`Self::expect_intact`], and expects the same frames.
     pub fn expect_in_place(&self, when: &str, frames: &[Frame]) -> Result {
         let found = self.expect_intact(when)?;
         expect::eq(
@@ -207,42 +207,43 @@ impl Group {
         )
     }
 
-    /// Expects all to have what they had.
+    /// Expects that all processes have their contents.
     pub fn check(&self, when: &str) -> Result {
         let mut sharers = self.sharers.iter();
         sharers.try_for_each(|sharer| sharer.check().during(|| when))
     }
 
-    /// How many entries of all are for swapped pages.
+    /// The number of page table entries in all processes that refer to swapped pages.
     pub fn swapped(&self) -> Result<usize> {
         self.sharers.iter().map(Sharer::swapped).sum()
     }
 
-    /// Has the kernel move pages by what a process says, each to a node; returns where they are then.
+    /// Asks the kernel on behalf of process `who` to move each page to a node; returns the nodes
+    /// afterwards.
     pub fn move_by(&self, who: usize, targets: &[i32]) -> Result<Vec<i32>> {
         let sharer = &self.sharers[who];
         guest::numa::move_pages(sharer.pid(), &sharer.addresses(), targets).context(|| "move_pages")
     }
 
-    /// On which nodes its pages are.
+    /// The nodes of the pages.
     pub fn nodes(&self) -> Result<Vec<i32>> {
         let sharer = &self.sharers[0];
         guest::numa::nodes_of(sharer.pid(), &sharer.addresses()).context(|| "nodes of pages")
     }
 
-    /// Has all pages on one node.
+    /// Moves all pages to one node.
     pub fn move_all(&self, who: usize, node: i32) -> Result {
         let targets = vec![node; self.pages as usize];
         let found = self.move_by(who, &targets)?;
         expect::eq(
-            format!("pages that process {who} had moved to node {node}"),
+            format!("pages moved to node {node} for process {who}"),
             self.pages as usize,
             found.iter().filter(|&&found| found == node).count(),
         )?;
         self.expect_on(node, "after moving")
     }
 
-    /// Expects all pages to be on a node.
+    /// Expects that all pages are on a node.
     pub fn expect_on(&self, node: i32, when: &str) -> Result {
         let found = self.nodes()?.iter().filter(|&&found| found == node).count();
         expect::eq(
@@ -253,7 +254,7 @@ impl Group {
     }
 }
 
-/// How many pages have another frame.
+/// The number of pages that have a different frame.
 pub(super) fn changed(before: &[Frame], after: &[Frame]) -> usize {
     let pairs = before.iter().zip(after);
     pairs.filter(|(before, after)| before != after).count()

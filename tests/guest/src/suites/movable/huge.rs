@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Huge pages that the kernel makes of small ones, among them shared ones. Whether it does is its own
-//! business; contents stay.
+//! Huge pages that the kernel collapses from small pages, some of them shared. The kernel decides
+//! whether to collapse; the contents must stay.
 
 use guest::content::Ids;
 use guest::expect;
@@ -30,12 +30,12 @@ pub(super) const TESTS: &[Test] = &[
 
 pub(super) const DIRECTORY: &str = "/sys/kernel/mm/transparent_hugepage/khugepaged";
 
-/// Pages of a huge page.
+/// The number of small pages in a huge page.
 const HUGE: u64 = 512;
-/// Of `MADV_COLLAPSE`.
+/// The advice number of `MADV_COLLAPSE`.
 const MADV_COLLAPSE: i32 = 25;
 
-/// A setting of khugepaged, as long as this lives.
+/// Changes a setting of khugepaged while this exists.
 struct Setting {
     path: String,
     before: String,
@@ -62,7 +62,7 @@ fn scans() -> Result<u64> {
     procfs::number(&format!("{DIRECTORY}/full_scans"))
 }
 
-/// Waits until khugepaged has seen everything.
+/// Waits until khugepaged has scanned everything `count` times.
 fn wait_scans(count: u64) -> Result {
     let target = scans()? + count;
     let seen = || scans().is_ok_and(|found| found >= target);
@@ -74,11 +74,11 @@ fn wait_scans(count: u64) -> Result {
     })
 }
 
-/// Processes that share the first pages of what can be a huge page.
+/// Processes that share the first `shared` pages of a range that can become a huge page.
 fn group(lab: &Lab, shared: u64) -> Result<Group> {
     let group = Group::pair(lab, HUGE)?;
     for sharer in &group.sharers {
-        // Pages with the same content that are not shared any more.
+        // Pages with the same contents that are not shared.
         let own = sharer.parts[0].part(shared, HUGE - shared);
         let ids = Ids::each(IDS.of(shared));
         sharer.peer.fill(own, ids)?;
@@ -101,8 +101,8 @@ fn khugepaged(lab: &Lab) -> Result {
     for shared in [64, 400] {
         let group = group(lab, shared)?;
         wait_scans(3)?;
-        expect_sound(&group, "after khugepaged came by")?;
-        // The module breaks the huge page apart to merge its parts.
+        expect_sound(&group, "after a scan by khugepaged")?;
+        // The module splits the huge page to merge its parts.
         group.merge()?;
         wait_scans(2)?;
         expect_sound(&group, "merged again")?;
@@ -128,7 +128,7 @@ fn all_collapsed(lab: &Lab) -> Result {
     collapse(lab, HUGE)
 }
 
-/// Collapses a range, if the kernel does so at one of a few attempts: pages may be busy.
+/// Collapses a range; the kernel may need several attempts, since pages may be busy.
 fn collapse_range(peer: &Peer, span: Span) -> Result {
     for _ in 0..10 {
         let _ = peer.advise(span, MADV_COLLAPSE);
@@ -139,7 +139,8 @@ fn collapse_range(peer: &Peer, span: Span) -> Result {
     Err(format!("{span:?}: expected a huge page after MADV_COLLAPSE").into())
 }
 
-/// In how many of `count` passes pages of a range are merged, which are collapsed after each one.
+/// The number of passes, out of `count`, that merge pages of the ranges; each pass is followed by a
+/// collapse.
 fn merging_passes(count: u64, ranges: [(&Peer, Span); 2]) -> Result<u64> {
     let mut merging = 0;
     for _ in 0..count {
@@ -155,7 +156,7 @@ fn merging_passes(count: u64, ranges: [(&Peer, Span); 2]) -> Result<u64> {
     Ok(merging)
 }
 
-/// Both processes' ranges are collapsed, so that merging again takes two passes.
+/// The ranges of both processes are collapsed, so that merging again takes two passes.
 fn fought(lab: &Lab) -> Result {
     const PASSES: u64 = 32;
     const EQUAL: u64 = 100;
@@ -179,7 +180,7 @@ fn fought(lab: &Lab) -> Result {
     let [always, seldom] = merging;
     expect::that(always >= PASSES / 4 && seldom <= always / 2, || {
         format!(
-            "passes of {PASSES} that merged: expected half as many with intervals, found {always} \
+            "of {PASSES} passes, those that merged: expected half as many with intervals, found {always} \
              and {seldom}"
         )
     })?;

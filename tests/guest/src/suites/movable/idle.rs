@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which pages are used: the kernel asks the page tables of all who share one.
+//! Idle page tracking: the kernel checks the page tables of all sharers of a page.
 //!
 //! Reference: Documentation/admin-guide/mm/idle_page_tracking.rst.
 
@@ -25,10 +25,10 @@ pub(super) const TESTS: &[Test] = &[("used_pages_are_told_from_idle_ones", used)
 pub(super) const BITMAP: &str = "/sys/kernel/mm/page_idle/bitmap";
 
 const PAGES: u64 = 128;
-/// Enough for all of a TLB to be flushed when they are unmapped.
+/// Unmapping this many pages flushes the whole TLB.
 const FLUSHED: u64 = 64;
 
-/// The word of the bitmap that holds a frame's bit, and the bit.
+/// The index of the bitmap word that contains a frame's bit, and the bit.
 fn place(frame: Frame) -> (u64, u64) {
     (frame.0 / 64 * 8, 1 << (frame.0 % 64))
 }
@@ -56,7 +56,8 @@ fn is_idle(frame: Frame) -> Result<bool> {
     Ok(u64::from_ne_bytes(bytes) & bit != 0)
 }
 
-/// The processor forgets what it knows of the process's page tables: it would not note a use else.
+/// Flushes the TLB entries of the process: with a cached entry, the CPU would not set the accessed
+/// bit again.
 fn flush(sharer: &Sharer) -> Result {
     let span = sharer.peer.anon(FLUSHED, Ids::each(1 << 30))?;
     sharer.peer.unmap(span)
@@ -64,7 +65,7 @@ fn flush(sharer: &Sharer) -> Result {
 
 fn used(lab: &Lab) -> Result {
     let group = Group::mixed(lab, PAGES)?;
-    // Pages wait in batches for their place on the lists.
+    // Pages wait in per-CPU batches before they are added to the LRU lists; this drains the batches.
     procfs::write("/proc/sys/vm/drop_caches", "1")?;
     let frames = group.expect_intact("at first")?;
     for who in 0..group.sharers.len() {
@@ -87,7 +88,7 @@ fn used(lab: &Lab) -> Result {
             }
         }
         expect::eq(
-            format!("pages taken for idle or for used, of process {who}"),
+            format!("idle state of the pages of process {who}"),
             Vec::new(),
             wrong,
         )?;
@@ -95,7 +96,7 @@ fn used(lab: &Lab) -> Result {
     group.expect_in_place("at last", &frames)
 }
 
-/// Says so where the kernel has no such marks.
+/// Returns a reason if the kernel does not track idle pages.
 pub(super) fn lacking() -> Option<String> {
     (!Path::new(BITMAP).exists()).then(|| "the kernel does not track idle pages".to_owned())
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages whose content a process does not need any more (`MADV_FREE`): the kernel may drop them instead
-//! of writing them out, once they are its alone.
+//! Pages whose content a process no longer needs (`MADV_FREE`): the kernel may drop them instead of
+//! swapping them out, but only if no other process maps them.
 
 use guest::content::Ids;
 use guest::expect;
@@ -40,7 +40,7 @@ fn shared(lab: &Lab) -> Result {
     group.check("after MADV_FREE of one of them")
 }
 
-/// Who has a page alone frees it. Another one comes to share it, and knows nothing of that.
+/// The only owner of a page frees it lazily. Another process joins the page and must keep its content.
 fn newcomer(lab: &Lab) -> Result {
     let _swap = swap()?;
     let (cgroup, mut group) = reclaim::in_cgroup(lab, "newcomer", PAGES)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Limits of cgroups that are lowered below what is merged: pages are swapped out, nobody is killed.
+//! Cgroup limits below the size of the merged memory: pages are swapped out, and no process is killed.
 
 use guest::cgroup::Cgroup;
 use guest::content::PAGE_SIZE;
@@ -20,7 +20,7 @@ pub(super) const TESTS: &[Test] = &[
 
 const PAGES: u64 = 1024;
 
-/// Limits the cgroup so that half of what is merged has to leave.
+/// Sets a limit that forces half of the merged memory to be swapped out.
 fn limit(cgroup: &Cgroup) -> Result {
     cgroup.limit(cgroup.current_bytes()? - PAGES / 2 * PAGE_SIZE)
 }
@@ -44,7 +44,7 @@ fn lowered(lab: &Lab) -> Result {
     scanner::expect_exact_counts("at last").map(drop)
 }
 
-/// While the module looks for pages to merge they are swapped out and in.
+/// Pages are swapped out and in while the module merges.
 fn merged_beside(lab: &Lab) -> Result {
     const ROUNDS: u32 = 3;
     let _swap = reclaim::swap()?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Another module that redirects a function which the module redirects: the kernel allows one of the two.
+//! A livepatch of a function that the module redirects, too: the kernel allows only one of the two.
 
 use guest::expect;
 use guest::kmsg::Kmsg;
@@ -22,10 +22,11 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 const PAGES: u64 = 64;
-/// What the module says when it finds a livepatch.
+/// The module's log message when it finds a livepatch.
 const MESSAGE: &str = "another module redirects rmap_walk_ksm()";
 
-/// Loads the module beside a livepatch, and expects it to merge pages that stay in place.
+/// Loads the module while the livepatch is active, and expects that it merges pages but does not make
+/// them movable.
 fn load_beside_livepatch(lab: &Lab) -> Result {
     let _livepatch = Livepatch::new().context(|| "the livepatch")?;
     let mut kmsg = Kmsg::open()?;
@@ -56,7 +57,7 @@ fn load_beside_livepatch(lab: &Lab) -> Result {
 fn before(lab: &Lab) -> Result {
     module::unload()?;
     let merged = load_beside_livepatch(lab);
-    // The livepatch is disabled now: the module may redirect the function again.
+    // The livepatch is disabled now, so the module may redirect the function again.
     module::reload("")?;
     scanner::settle_knobs()?;
     merged?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages moved between nodes.
+//! Shared pages that move between NUMA nodes.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -47,7 +47,7 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 const PAGES: u64 = 256;
-/// What is written.
+/// The contents that are written.
 const NEW: Ids = Ids::each(5000);
 
 fn moved(lab: &Lab) -> Result {
@@ -59,7 +59,7 @@ fn moved(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after pages were moved").map(drop)
 }
 
-/// The node where each page is not.
+/// For each page, the node where it is not.
 fn elsewhere(group: &Group) -> Result<Vec<i32>> {
     Ok(group.nodes()?.iter().map(|node| 1 - node).collect())
 }
@@ -104,7 +104,7 @@ fn migrated(lab: &Lab) -> Result {
     let group = Group::mixed(lab, PAGES)?;
     group.move_all(0, 0)?;
     for (who, from, to) in [(0, 0, 1), (1, 1, 0), (2, 0, 1)] {
-        // Of the rest of a process, some pages may stay.
+        // Other pages of the process may stay where they are.
         numa::migrate_pages(group.sharers[who].pid(), from, to).context(|| "migrate_pages")?;
         group.expect_on(to as i32, "after migrate_pages")?;
         group.expect_intact("after migrate_pages")?;
@@ -112,7 +112,7 @@ fn migrated(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// The child never had pages merged itself, nor has who had them any.
+/// The child never merged pages itself, and the processes that merged them no longer have them.
 fn orphans(lab: &Lab) -> Result {
     let mut group = Group::pair(lab, PAGES)?;
     group.fork()?;
@@ -126,12 +126,12 @@ fn orphans(lab: &Lab) -> Result {
     parent.peer.check(parent.parts[0], NEW)
 }
 
-/// All that had the pages before are gone.
+/// All processes that had the pages before are gone.
 fn grandchild(lab: &Lab) -> Result {
     let mut group = Group::pair(lab, PAGES)?;
     for _ in 0..2 {
         group.fork()?;
-        // The child is the first one of the next round.
+        // The child is the first process of the next round.
         let child = group.sharers.pop().ok_or("no child")?;
         group
             .sharers
@@ -147,7 +147,7 @@ fn grandchild(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after all others were gone").map(drop)
 }
 
-/// Who has written has a page of its own, and all others move.
+/// A sharer that wrote has its own page; the pages of all others move.
 fn written(lab: &Lab) -> Result {
     const WRITTEN: u64 = 32;
     let mut group = Group::mixed(lab, PAGES)?;
@@ -158,10 +158,10 @@ fn written(lab: &Lab) -> Result {
     let before: Vec<_> = writer.peer.frames(part)?;
     group.move_all(0, 0)?;
     let after = writer.peer.frames(part)?;
-    expect::eq("private pages that moved", 0, changed(&before, &after))?;
+    expect::eq("moved private pages", 0, changed(&before, &after))?;
     writer.peer.check(part, NEW)?;
     group.check("after another one wrote")?;
-    // Its pages are shared again once they are the same again.
+    // After the writer restores the content, its pages are shared again.
     writer.peer.fill(part, IDS)?;
     group.sharers.insert(0, writer);
     group.merge()?;
@@ -172,9 +172,9 @@ fn written(lab: &Lab) -> Result {
     group.expect_intact("at last").map(drop)
 }
 
-/// Whoever faults on a page that is on its way waits for it.
+/// A task that faults on a page during its migration waits for the end of it.
 fn beside_users(lab: &Lab) -> Result {
-    /// Rounds of writing; the pages are as they were in the end.
+    /// Number of write steps; the last one restores the pages.
     const STEPS: u64 = 200;
     let group = Group::mixed(lab, PAGES)?;
     let worker = lab.alice()?;
@@ -198,7 +198,7 @@ fn beside_users(lab: &Lab) -> Result {
     group.expect_intact("at last").map(drop)
 }
 
-/// A reference of somebody else keeps a page in place, for all.
+/// A reference held by another kernel user keeps a page in place for all sharers.
 fn spliced(lab: &Lab) -> Result {
     const SPLICED: u64 = 8;
     let group = Group::mixed(lab, PAGES)?;
@@ -211,18 +211,22 @@ fn spliced(lab: &Lab) -> Result {
     expect::eq("pages moved", PAGES - SPLICED, there)?;
     let after = group.expect_intact("while a pipe has some")?;
     let held = ..SPLICED as usize;
-    expect::eq("pages of the pipe", &frames[held], &after[held])?;
+    expect::eq(
+        "frames of the pages in the pipe",
+        &frames[held],
+        &after[held],
+    )?;
     sharer.peer.check_pipe(SPLICED, IDS)?;
     group.move_all(2, 1)?;
     group.expect_intact("without the pipe").map(drop)
 }
 
-/// The address of each page.
+/// The addresses of all pages.
 fn addresses(span: Span) -> Vec<u64> {
     (0..span.pages).map(|page| span.page(page).addr).collect()
 }
 
-/// A process two spans of which ksmd has merged, for as long as it is in force.
+/// A process with two spans that ksmd has merged, until the returned [`Mainline`] is dropped.
 fn merged_by_ksmd(lab: &Lab) -> Result<(Peer, [Span; 2], Mainline)> {
     let peer = lab.peer(User::Root)?;
     let mainline = Mainline::of(Server::Ksmd)?;
@@ -234,7 +238,7 @@ fn merged_by_ksmd(lab: &Lab) -> Result<(Peer, [Span; 2], Mainline)> {
     Ok((peer, spans, mainline))
 }
 
-/// Merged pages that belong to the kernel itself are moved by it.
+/// The kernel's own merged pages are moved by the kernel.
 fn ksmd(lab: &Lab) -> Result {
     let group = Group::mixed(lab, PAGES)?;
     let (peer, spans, mainline) = merged_by_ksmd(lab)?;
@@ -276,8 +280,8 @@ fn unmerged(lab: &Lab) -> Result {
     group.check("unmerged")
 }
 
-/// The kernel asks the module for the sharers of any merged page, ksmd's too, also while the module comes
-/// and goes.
+/// The kernel asks the module for the sharers of every merged page, also of ksmd's pages, while the
+/// module is loaded and unloaded.
 fn reloaded(lab: &Lab) -> Result {
     const LOADS: u32 = 20;
     let group = Group::pair(lab, PAGES)?;
@@ -311,7 +315,7 @@ fn reloaded(lab: &Lab) -> Result {
         cycled.and(moves)
     })?;
     eprintln!("moved {moves} times");
-    expect::within("times that all pages were moved", 2..=u64::MAX, moves)?;
+    expect::within("number of moves of all pages", 2..=u64::MAX, moves)?;
     pages::expect_merged(&spans.map(|span| (&peer, span)))?;
     spans.iter().try_for_each(|&span| peer.check(span, NEW))?;
     drop(mainline);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that goes offline: frames that begin to fail, and whole blocks.
+//! Memory that goes offline: failing frames, and whole memory blocks.
 
 use guest::content::PAGE_SIZE;
 use guest::expect;
@@ -36,7 +36,7 @@ fn expect_poisoned(frame: Frame) -> Result {
     })
 }
 
-/// At the first attempt, whoever of them makes it.
+/// Works at the first attempt, whichever sharer makes it.
 fn soft(lab: &Lab) -> Result {
     let group = Group::mixed(lab, PAGES)?;
     let mut frames = group.expect_shared("at first")?;
@@ -59,7 +59,7 @@ fn soft(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after frames were taken out of use").map(drop)
 }
 
-/// The module has everybody leave the frame, each for a page of its own.
+/// The module makes all sharers leave the frame; each gets its own copy.
 fn soft_kept(lab: &Lab) -> Result {
     let _kept = Kept::new()?;
     let group = Group::mixed(lab, PAGES)?;
@@ -69,27 +69,27 @@ fn soft_kept(lab: &Lab) -> Result {
         sharer.peer.frame(sharer.page(5), 0)
     };
     let sharer = &group.sharers[0];
-    // Whether it succeeds at once is for the kernel to say.
+    // The kernel decides whether it succeeds at once.
     let _ = sharer.peer.advise(sharer.page(5), MADV_SOFT_OFFLINE);
     let left = || (0..3).all(|who| frame_of(who).is_ok_and(|frame| frame != frames[5]));
     expect::that(task::wait_until(task::PATIENCE, left), || {
-        format!("{:?}: expected all to leave it", frames[5])
+        format!("{:?}: expected all sharers to leave it", frames[5])
     })?;
     let [a, b, c] = [frame_of(0)?, frame_of(1)?, frame_of(2)?];
     expect::that(a != b && b != c && a != c, || {
-        format!("expected a frame for each, found {a:?}, {b:?}, {c:?}")
+        format!("expected a separate frame for each sharer, found {a:?}, {b:?}, {c:?}")
     })?;
     group.check("after MADV_SOFT_OFFLINE")
 }
 
-/// How many frames are in a block.
+/// The number of frames in a block.
 fn in_block(frames: &[Frame], block: Block) -> Result<usize> {
     let range = block.frames()?;
     let inside = frames.iter().filter(|frame| range.contains(&frame.0));
     Ok(inside.count())
 }
 
-/// Has the kernel move pages until some are in the block; returns where they are.
+/// Makes the kernel move pages until some are in the block; returns their frames.
 fn fill_block(group: &Group, block: Block) -> Result<Vec<Frame>> {
     let mut frames = group.expect_shared("at first")?;
     for node in [0, 1] {
@@ -106,7 +106,7 @@ fn fill_block(group: &Group, block: Block) -> Result<Vec<Frame>> {
     Ok(frames)
 }
 
-/// Takes a block offline; it takes more than one attempt where the kernel holds a page for a moment.
+/// Takes a block offline, with several attempts in case the kernel holds a page for a moment.
 fn take_offline(block: Block) -> Result {
     const ATTEMPTS: u32 = 5;
     let mut went = block.take_offline();
@@ -122,7 +122,7 @@ fn take_offline(block: Block) -> Result {
 fn block(lab: &Lab) -> Result {
     let blocks = Block::all_offline()?;
     let block = *blocks.first().ok_or("no block is offline")?;
-    // Nothing is there that can't leave.
+    // The zone Movable holds only pages that can move away.
     let online = || block.set_state("online_movable");
     online().context(|| format!("{block:?} online"))?;
     let group = Group::mixed(lab, 4 * PAGES)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that fails: the kernel tells whoever has it.
+//! Failed memory: the kernel signals all processes that map it.
 
 use guest::content::Ids;
 use guest::expect;
@@ -27,32 +27,32 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 const PAGES: u64 = 128;
-/// The page that fails: in what the second process has moved elsewhere.
+/// The page that fails: it is in the part that the second process moved elsewhere.
 const FAILED: u64 = PAGES - 7;
 const MADV_HWPOISON: i32 = 100;
 
-/// The page and its address in a process.
+/// The address of the failed page in a process.
 fn address(sharer: &Sharer) -> u64 {
     sharer.page(FAILED).addr
 }
 
-/// Expects so many signals, and code and address of the last.
+/// Expects this number of signals, and this code and address of the last one.
 fn expect_signals(what: &str, peer: &Peer, expected: (u64, u64, u64)) -> Result {
     let what = format!("{what}: number, code and address of signals");
     expect::eq(what, expected, peer.bus_signals()?)
 }
 
-/// A group with a page that has failed, as its first process said.
+/// A group with a failed page, reported by its first process.
 struct Failed {
     group: Group,
-    /// A process that has other pages.
+    /// A process with other pages.
     other: Peer,
 }
 
 impl Failed {
     fn new(lab: &Lab) -> Result<Self> {
         let mut group = Group::mixed(lab, PAGES)?;
-        // Never uses its page.
+        // A child that never uses its page.
         group.fork()?;
         let other = lab.peer(User::Root)?;
         other.catch_bus(true)?;
@@ -69,7 +69,7 @@ impl Failed {
         Ok(Failed { group, other })
     }
 
-    /// Expects the other pages to be what they were.
+    /// Expects that the other pages still have their contents.
     fn check_others(&self) -> Result {
         for sharer in &self.group.sharers {
             let mut first = 0;
@@ -85,7 +85,8 @@ impl Failed {
     }
 }
 
-/// At once, if it called the kernel or asked to be told early; else when it uses the page.
+/// A process is signalled at once if it reported the failure or asked for early signals, otherwise
+/// when it accesses the page.
 fn told(lab: &Lab) -> Result {
     let failed = Failed::new(lab)?;
     let [caller, early, late, idle] = [0, 1, 2, 3].map(|who| &failed.group.sharers[who]);
@@ -118,7 +119,7 @@ fn unmerged(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after unmerging").map(drop)
 }
 
-/// New pages with its content are merged with each other.
+/// New pages with the content of the failed page are merged only with each other.
 fn not_joined(lab: &Lab) -> Result {
     let failed = Failed::new(lab)?;
     let (a, b) = (lab.peer(User::Root)?, lab.peer(User::Root)?);
@@ -137,7 +138,7 @@ fn not_joined(lab: &Lab) -> Result {
     failed.check_others()
 }
 
-/// The kernel finds nobody, and says so.
+/// The kernel finds no mapping of an unmovable page, and returns an error.
 fn kept(lab: &Lab) -> Result {
     let _kept = Kept::new()?;
     let group = Group::mixed(lab, PAGES)?;

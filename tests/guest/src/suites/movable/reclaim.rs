@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Shared pages that are swapped out, and back in.
+//! Shared pages that are swapped out and back in.
 
 use guest::cgroup::Cgroup;
 use guest::content::Ids;
@@ -31,17 +31,17 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 const PAGES: u64 = 256;
-/// Swap space that is enough for a test.
+/// Enough swap space for a test, in MiB.
 pub(super) const SWAP_MIB: u64 = 64;
-/// What is asked for at a time.
+/// The number of bytes requested in each call of reclaim.
 const CHUNK: u64 = 1 << 20;
 
-/// Swap space for as long as it lives; [`super::no_swap`] has seen that there can be.
+/// Creates swap space; [`super::no_swap`] has checked that this is possible.
 pub(super) fn swap() -> Result<Swap> {
     Ok(Swap::open(SWAP_MIB)??)
 }
 
-/// A cgroup and a group in it.
+/// Creates a cgroup and a group of processes in it.
 pub(super) fn in_cgroup(lab: &Lab, name: &str, pages: u64) -> Result<(Cgroup, Group)> {
     let cgroup = Cgroup::new(name)?;
     let peer = || lab.peer_in(User::Root, &cgroup);
@@ -49,10 +49,10 @@ pub(super) fn in_cgroup(lab: &Lab, name: &str, pages: u64) -> Result<(Cgroup, Gr
     Ok((cgroup, group))
 }
 
-/// Has the kernel reclaim until all of the given number of entries are swapped.
+/// Reclaims until `entries` page table entries of the group are swapped.
 pub(super) fn swap_out(group: &Group, cgroup: &Cgroup, entries: usize) -> Result {
     let out = || {
-        // It says so where it found less than that.
+        // It fails if it reclaimed less, which is fine.
         let _ = cgroup.reclaim(CHUNK);
         group.swapped().is_ok_and(|swapped| swapped >= entries)
     };
@@ -69,7 +69,8 @@ fn all_entries(group: &Group) -> usize {
     group.pages as usize * group.sharers.len()
 }
 
-/// Pages are written out once for all, and merged again once they are back.
+/// Each page is swapped out once for all sharers, and the pages are merged again after they are
+/// swapped in.
 fn reclaimed(lab: &Lab) -> Result {
     let _swap = swap()?;
     let (cgroup, group) = in_cgroup(lab, "reclaimed", PAGES)?;
@@ -115,8 +116,8 @@ fn swapped_off(lab: &Lab) -> Result {
     group.check("once more")
 }
 
-/// Whoever locks a page keeps it for all. Only what may not be written to is shared still once it is locked:
-/// else `mlock()` makes a page of its own of it.
+/// A process that locks a page keeps it in memory for all sharers. Only read-only memory stays shared
+/// after `mlock()`, which otherwise breaks the sharing.
 fn locked(lab: &Lab) -> Result {
     let _swap = swap()?;
     let (cgroup, group) = in_cgroup(lab, "locked", PAGES)?;
@@ -141,7 +142,7 @@ fn locked(lab: &Lab) -> Result {
     group.check("swapped in")
 }
 
-/// As of any page that others map, too.
+/// Same as for every page that other processes map, too.
 fn page_out(lab: &Lab) -> Result {
     let _swap = swap()?;
     let mut group = Group::mixed(lab, PAGES)?;
@@ -167,7 +168,7 @@ fn page_out(lab: &Lab) -> Result {
     group.check("swapped in")
 }
 
-/// A child has what its parent had swapped out.
+/// A child inherits the swapped pages of its parent.
 fn forked(lab: &Lab) -> Result {
     let _swap = swap()?;
     let (cgroup, mut group) = in_cgroup(lab, "forked", PAGES)?;
@@ -186,16 +187,17 @@ fn forked(lab: &Lab) -> Result {
     group.expect_intact("merged again").map(drop)
 }
 
-/// Between two calls of reclaim all shared pages are used, and none of the others.
+/// Between two calls of reclaim, all shared pages are used, but none of the other pages.
 fn used(lab: &Lab) -> Result {
-    /// Pages that nobody uses: more than is asked for in all.
+    /// The number of unused pages: more than reclaim is asked for in total.
     const UNUSED: u64 = 6144;
     const ROUNDS: u32 = 8;
     let _swap = swap()?;
     let (cgroup, group) = in_cgroup(lab, "used", PAGES)?;
     let idle = lab.peer_in(User::Root, &cgroup)?;
     let unused = idle.anon(UNUSED, Ids::each(1 << 20))?;
-    // Pages that were just made wait in batches for their place.
+    // New pages wait in per-CPU batches before they are added to the LRU lists; this drains the
+    // batches.
     procfs::write("/proc/sys/vm/drop_caches", "1")?;
     let before = pagemap::entries(idle.pid(), unused)?;
     expect::eq(

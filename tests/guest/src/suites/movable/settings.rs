@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The knob `movable`, and what the module asks of the kernel for it.
+//! The knob `movable`, and its effects on the kernel.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ use super::group::Group;
 use super::Kept;
 use super::MOVABLE;
 
-/// On any kernel.
+/// Tests for every kernel.
 pub(super) const TESTS: &[Test] = &[
     ("movable_is_1_where_the_kernel_allows_it", default),
     ("movable_takes_0", zero),
@@ -82,9 +82,10 @@ fn values(_: &Lab) -> Result {
     Ok(())
 }
 
-/// Pages on lists of reclaim can be taken off them, which is what all users of a page begin with.
+/// Counts the pages on LRU lists: isolating a page from its list is the first step of every user of
+/// movable pages.
 fn on_lists(group: &Group) -> Result<usize> {
-    // Pages wait in batches for their place on the lists.
+    // Pages wait in per-CPU batches before they are added to the LRU lists; this drains the batches.
     procfs::write("/proc/sys/vm/drop_caches", "1")?;
     let mut count = 0;
     for frame in group.expect_intact("on lists")? {
@@ -102,7 +103,7 @@ fn new_pages(lab: &Lab) -> Result {
     let kept = Kept::new()?;
     old.expect_in_place("after movable=0", &frames)?;
     expect::eq("old pages on lists", PAGES as usize, on_lists(&old)?)?;
-    // What is merged with an old one is as that.
+    // A page that is merged into an old shared page is movable like the old one.
     old.join(lab.peer(User::Root)?)?;
     old.expect_in_place("joined", &frames)?;
     expect::eq("old pages on lists", PAGES as usize, on_lists(&old)?)?;
@@ -139,14 +140,14 @@ fn lists(lab: &Lab) -> Result {
     expect::eq("pages on lists", PAGES as usize, on_lists(&group)?)
 }
 
-/// The module's own calls come by that way.
+/// Calls are redirected to the module through ftrace, so ftrace must stay enabled.
 fn tracing(lab: &Lab) -> Result {
     const SWITCH: &str = "/proc/sys/kernel/ftrace_enabled";
     if !Path::new(SWITCH).exists() {
         return Ok(());
     }
     let group = Group::pair(lab, PAGES)?;
-    // EBUSY before 7.3, EOPNOTSUPP since: nobody can switch it off any more.
+    // The error is EBUSY before 7.3 and EOPNOTSUPP since: tracing cannot be switched off any more.
     expect::that(fs::write(SWITCH, "0").is_err(), || {
         "ftrace_enabled=0: expected to fail, found success"
     })?;

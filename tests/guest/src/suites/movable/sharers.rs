@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who shares a page, however it came to be: each has to be found when the page moves.
+//! All sharers of a page must be found when it moves, however they came to share it.
 
 use guest::cgroup::Cgroup;
 use guest::content::Ids;
@@ -38,7 +38,7 @@ pub(super) const TESTS: &[Test] = &[
 
 const PAGES: u64 = 128;
 
-/// Has all pages move to each node, and expects all to have them still.
+/// Moves all pages to each node, and expects that all processes still have them.
 fn expect_found(group: &Group, when: &str) -> Result {
     for (round, node) in [1, 0].into_iter().enumerate() {
         group.move_all(round % group.sharers.len(), node)?;
@@ -47,7 +47,7 @@ fn expect_found(group: &Group, when: &str) -> Result {
     scanner::expect_exact_counts(when).map(drop)
 }
 
-/// Pages of one content, many in each process, and children of some.
+/// Pages of one content, with several pages in each process, and children of some processes.
 fn many(lab: &Lab) -> Result {
     const PROCESSES: u64 = 4;
     const EACH: u64 = 60;
@@ -89,9 +89,9 @@ fn many(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after a page with many sharers moved").map(drop)
 }
 
-/// Each is recorded again with each merge, though it is known.
+/// Each merge records a sharer again, although it is known already.
 fn rewritten(lab: &Lab) -> Result {
-    /// More than are looked at for a sharer that is known.
+    /// More rounds than the number of records that are checked for a known sharer.
     const ROUNDS: u64 = 20;
     let group = Group::mixed(lab, PAGES)?;
     for round in 0..ROUNDS {
@@ -99,7 +99,7 @@ fn rewritten(lab: &Lab) -> Result {
         writer.peer.fill(writer.parts[0].part(0, PAGES / 4), IDS)?;
         group.merge()?;
         if round % 5 == 0 {
-            // What is not needed any more is dropped with the end of passes.
+            // Records that are no longer needed are dropped at the end of a pass.
             scanner::scan(2)?;
         }
     }
@@ -107,7 +107,7 @@ fn rewritten(lab: &Lab) -> Result {
     expect_found(&group, "after many merges")
 }
 
-/// Areas that were split and joined: a page is somewhere else than when it was merged.
+/// VMAs that were split and merged: a page is at a different address than when it was merged.
 fn moved_about(lab: &Lab) -> Result {
     let mut group = Group::pair(lab, PAGES)?;
     group.fork()?;
@@ -115,7 +115,7 @@ fn moved_about(lab: &Lab) -> Result {
     for who in 0..3 {
         let Sharer { peer, parts } = &mut group.sharers[who];
         let (first, second) = (parts[0].part(0, half), parts[0].part(half, half));
-        // The halves change places.
+        // The two halves swap places.
         *parts = vec![peer.remap(first)?, peer.remap(second)?];
     }
     expect_found(&group, "after mremap of both halves")?;
@@ -136,7 +136,8 @@ fn moved_about(lab: &Lab) -> Result {
     expect_found(&group, "after a further fork")
 }
 
-/// What is merged in a child is not in the memory its parent had, and its own children have it.
+/// Pages merged in a child are not in the memory of its parent, but in that of the child's own
+/// children.
 fn of_child(lab: &Lab) -> Result {
     let (parent, other) = (lab.peer(User::Root)?, lab.peer(User::Root)?);
     let span = parent.anon(PAGES, Ids::each(9000))?;
@@ -158,7 +159,7 @@ fn of_child(lab: &Lab) -> Result {
     group.sharers.remove(0).peer.exit()?;
     expect_found(&group, "without the child")?;
     parent.check(span, Ids::each(9000))?;
-    // Its parent has the same content now.
+    // Its parent has the same contents now.
     parent.fill(span, IDS)?;
     group.sharers.push(sharer(parent, span));
     group.merge()?;
@@ -183,10 +184,11 @@ fn come_and_go(lab: &Lab) -> Result {
     expect_found(&group, "at last")
 }
 
-/// Processes come to share pages that two others have, and these have `children`, and exit. After so many passes
-/// more at most half of what was noted of them is left: all, but for what other tables take meanwhile.
+/// Visiting processes join pages that two others share, have `children` each, and exit. After
+/// `passes` more passes, at most half of the records of the visitors may be left: all records are
+/// gone, but other tables may have grown meanwhile.
 fn gone(lab: &Lab, children: u64, passes: u64) -> Result {
-    /// Of a sharer that is noted.
+    /// The size of the record of a sharer.
     const BYTES: u64 = 8;
     const EACH: u64 = 2048;
     const VISITORS: u64 = 8;
@@ -212,7 +214,7 @@ fn gone(lab: &Lab, children: u64, passes: u64) -> Result {
     group.expect_shared("without the visitors").map(drop)
 }
 
-/// Of two cgroups with a sharer each, one is removed: perhaps the one that pages are charged to.
+/// Removes one of two cgroups with a sharer each; pages may be charged to the removed one.
 fn without_cgroup(lab: &Lab) -> Result {
     for leaves in [0, 1] {
         let (one, other) = (Cgroup::new("leaves")?, Cgroup::new("stays")?);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Everything at once: processes that change their memory, the module that merges it, and the kernel
-//! that moves it, swaps it out and compacts it. A fixed number of steps, at random.
+//! All kernel operations at once: processes that change their memory, the module that merges it, and
+//! the kernel that moves, swaps and compacts it. The steps are random, and their number is fixed.
 
 use guest::cgroup::Cgroup;
 use guest::expect;
@@ -30,19 +30,19 @@ pub(super) const TESTS: &[Test] = &[
 
 const WORKERS: usize = 4;
 const ROUNDS: u64 = 4;
-/// Of each worker and round.
+/// Steps of each worker in each round.
 const STEPS: u64 = 60;
-/// What the kernel is made to do in a round.
+/// Kernel operations in each round.
 const DEEDS: u64 = 24;
 
-/// Where a worker may have its pages.
+/// The addresses where a worker may have its pages.
 fn places() -> Vec<u64> {
     let span = |&place: &u64| Span::new(place, churn::PAGES);
     let of = |span: Span| (0..span.pages).map(move |index| span.page(index).addr);
     churn::PLACES.iter().map(span).flat_map(of).collect()
 }
 
-/// Has the kernel do one thing to the workers' memory. It may find that it can't.
+/// Makes the kernel perform one operation on the workers' memory. It may fail.
 fn deed(rng: &mut Rng, workers: &[Peer], cgroup: &Cgroup) -> Result {
     match rng.below(8) {
         0 => procfs::write("/proc/sys/vm/compact_memory", "1")?,
@@ -59,7 +59,8 @@ fn deed(rng: &mut Rng, workers: &[Peer], cgroup: &Cgroup) -> Result {
     Ok(())
 }
 
-/// Runs all, with something else to do before each deed. Returns the most pages that were shared.
+/// Runs everything, calling `between` before each operation. Returns the highest number of shared
+/// pages.
 fn run(lab: &Lab, between: impl Fn(&mut Rng) -> Result) -> Result<u64> {
     let swap = reclaim::swap()?;
     let seed = rng::seed();
@@ -88,7 +89,7 @@ fn run(lab: &Lab, between: impl Fn(&mut Rng) -> Result) -> Result<u64> {
     scanner::expect_exact_counts("after the storm")?;
     scanner::unmerge()?;
     drop(workers);
-    // No entry is left that nobody has: this would look for it for ever.
+    // Every swap entry must have an owner, or `swapoff` would search for the owner for ever.
     swap.off()?;
     Ok(most)
 }
