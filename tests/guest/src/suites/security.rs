@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What somebody may learn or do who has an account, but not the module's knobs.
+//! Security tests: what a user without access to the module's knobs can learn or do.
 
 use guest::lab;
 use libtest_mimic::Trial;
@@ -13,7 +13,7 @@ mod secrets;
 mod stopping;
 mod writers;
 
-/// The tests.
+/// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
     let tests = [
         channel::TESTS,

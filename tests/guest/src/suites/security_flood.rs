@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What it costs the scanner when somebody tries to make contents collide in its index.
+//! The scanner's cost when an attacker makes contents collide in its index.
 //!
-//! Run in a guest that counts instructions (`scripts/vm --icount`): a nanosecond of the scanner's
-//! run time is an instruction then, and nothing else is in it.
+//! These tests run in a guest that counts instructions (`scripts/vm --icount`): each nanosecond of
+//! the scanner's run time then stands for one instruction, and nothing else adds to it.
 
 use guest::content::Ids;
 use guest::expect;
@@ -25,18 +25,18 @@ const TESTS: &[Test] = &[
     ("cycles_cost_the_same_whatever_is_mapped", cycles),
 ];
 
-/// The tests.
+/// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
     lab::trials("flood", TESTS)
 }
 
-/// 32 MiB: what else there is to scan in the guest is little beside that.
+/// 32 MiB, far more than the other memory that the guest scans.
 const PAGES: u64 = 8192;
-/// Passes over which costs are averaged: in the first ones contents are new, then known.
+/// The number of passes over which costs are averaged: contents are new in the first passes, then
+/// known.
 const PASSES: u64 = 6;
 
-/// Run time of the scanner for each page, in hundredths of a nanosecond, in passes over memory
-/// that is filled so.
+/// The scanner's run time per page, in hundredths of a nanosecond, for memory filled by `fill`.
 fn cost(lab: &Lab, fill: impl Fn(&Peer, Span) -> Result) -> Result<u64> {
     let peer = lab.alice()?;
     let span = peer.map(Kind::Anon, PAGES)?;
@@ -52,8 +52,8 @@ fn cost(lab: &Lab, fill: impl Fn(&Peer, Span) -> Result) -> Result<u64> {
     Ok(time * 100 / pages)
 }
 
-/// Pages that are like others have to be read as a whole, whoever made them; that they collide
-/// on top of it must not make them dearer.
+/// Similar pages must be compared as a whole, whoever filled them; hash collisions must not increase
+/// this cost any further.
 fn colliding(lab: &Lab) -> Result {
     let filled = |how: &'static str| {
         cost(lab, move |peer, span| {
@@ -64,7 +64,7 @@ fn colliding(lab: &Lab) -> Result {
     let alike = filled("fill_alike")?;
     let flood = filled("fill_colliding")?;
     println!(
-        "flood: {:.2} ns a page for random pages, {:.2} ns for pages that are alike, {:.2} ns for \
+        "flood: {:.2} ns a page for random pages, {:.2} ns for similar pages, {:.2} ns for \
          colliding ones, factor {:.3}",
         unlike as f64 / 100.0,
         alike as f64 / 100.0,
@@ -74,12 +74,13 @@ fn colliding(lab: &Lab) -> Result {
     expect::within("cost of a colliding page", 0..=2 * alike, flood)
 }
 
-/// Cycles over which costs are averaged.
+/// The number of cycles over which costs are averaged.
 const CYCLES: u64 = 30;
-/// Pages of each.
+/// The number of pages in each cycle.
 const RATE: u64 = 1000;
 
-/// Run time of the scanner for a cycle while one process has what `make` makes, in nanoseconds.
+/// The scanner's run time per cycle in nanoseconds, while one process has the memory that `make`
+/// creates.
 fn cycle_cost(lab: &Lab, make: impl Fn(&Peer) -> Result) -> Result<u64> {
     let peer = lab.alice()?;
     make(&peer)?;
@@ -88,15 +89,15 @@ fn cycle_cost(lab: &Lab, make: impl Fn(&Peer) -> Result) -> Result<u64> {
     let before = knob::number("cpu_ns")?;
     for _ in 0..CYCLES {
         scanner::start()?;
-        // Instructions are counted as nanoseconds: a cycle has none of so many.
+        // The guest counts an instruction as a nanosecond, and no cycle has this many instructions.
         sleep(Duration::from_millis(100));
         scanner::stop()?;
     }
     Ok((knob::number("cpu_ns")? - before) / CYCLES)
 }
 
-/// A user can map much that is nothing to merge, for little: zeroes that were only read, tables with
-/// hardly an entry, areas without a page.
+/// A user can cheaply map much memory that contains nothing to merge: zero pages that were only read,
+/// page tables with hardly any entry, VMAs without pages.
 fn cycles(lab: &Lab) -> Result {
     let pages = cycle_cost(lab, |peer| {
         let span = peer.map(Kind::Anon, 4 * PAGES)?;
@@ -126,10 +127,10 @@ fn cycles(lab: &Lab) -> Result {
         Ok(())
     })?;
     println!(
-        "flood: a cycle over pages {pages} ns, over zeroes {zeroes} ns, over tables with an entry {tables} \
-         ns, over areas {areas} ns"
+        "flood: a cycle over pages {pages} ns, over zeroes {zeroes} ns, over page tables with one entry \
+         {tables} ns, over VMAs {areas} ns"
     );
-    for (what, cost) in [("zeroes", zeroes), ("tables", tables), ("areas", areas)] {
+    for (what, cost) in [("zeroes", zeroes), ("tables", tables), ("VMAs", areas)] {
         expect::within(
             format!("a cycle over {what}, in ns"),
             0..=pages * 5 / 4,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The kernel's lockdown (Documentation: kernel_lockdown(7)): a kernel that takes signed modules
-//! only takes this one only if it is signed, and a loaded one goes on as it was.
+//! The kernel's lockdown (kernel_lockdown(7)): a locked-down kernel, which accepts only signed
+//! modules, loads this module only if it is signed; a module that is loaded already keeps working.
 //!
-//! Two suites: `locked` runs in a guest that was booted with `lockdown=`, `lockdown` in one that
-//! was not, and raises it, which can't be undone.
+//! There are two suites: `locked` runs in a guest booted with `lockdown=`; `lockdown` runs in a guest
+//! booted without it and raises the level, which cannot be undone.
 
 use std::fs;
 use std::io;
@@ -30,7 +30,7 @@ use libtest_mimic::Trial;
 use nix::mount::mount;
 use nix::mount::MsFlags;
 
-/// A test without a lab: there is no module.
+/// A test without a lab, since the module is not loaded.
 type BareTest = (&'static str, fn() -> Result);
 
 const LOCKED_TESTS: [BareTest; 2] = [
@@ -38,13 +38,13 @@ const LOCKED_TESTS: [BareTest; 2] = [
     ("an_unsigned_module_is_refused", refused),
 ];
 
-/// The tests of a kernel that is locked down from the start.
+/// The tests of a kernel that is locked down from boot.
 pub fn locked_trials() -> Vec<Trial> {
     let make = |(name, test): BareTest| Trial::test(format!("locked::{name}"), test);
     LOCKED_TESTS.map(make).into()
 }
 
-/// The test of a kernel that is locked down in steps.
+/// The test of a kernel that is locked down step by step.
 pub fn trials() -> Vec<Trial> {
     lab::trials("lockdown", TESTS)
 }
@@ -68,7 +68,7 @@ fn mount_securityfs() -> Result {
     .context(|| "mounting securityfs")
 }
 
-/// The level in force; it is in brackets.
+/// The current level, which is in brackets.
 fn level() -> Result<String> {
     mount_securityfs()?;
     let text = procfs::read(LEVEL)?;
@@ -79,7 +79,7 @@ fn level() -> Result<String> {
         .ok_or_else(|| format!("{LEVEL}: {text:?}").into())
 }
 
-/// The level that the kernel was told to boot with, which else would prove nothing.
+/// Expects the level given on the kernel's command line; without it, the tests would prove nothing.
 fn is_locked() -> Result {
     let line = procfs::read("/proc/cmdline")?;
     let mut words = line.split_whitespace();
@@ -92,7 +92,7 @@ fn is_locked() -> Result {
     expect::that(asked != Some("none"), || "expected a level above none")
 }
 
-/// What there is to be seen of a loaded module.
+/// The visible traces of a loaded module.
 fn traces() -> Vec<String> {
     let loaded = procfs::read("/proc/modules").unwrap_or_default();
     let in_list = loaded.lines().any(|line| line.starts_with(module::NAME));
@@ -113,22 +113,22 @@ fn traces() -> Vec<String> {
     found
 }
 
-/// Whether the kernel says why, in the log.
+/// Returns whether the log gives lockdown as the reason.
 fn says_why(messages: &[String]) -> bool {
     let about = |message: &&String| message.contains("Lockdown:") && message.contains("module");
     messages.iter().any(|message| about(&message))
 }
 
-/// The kernel speaks of lockdown ten times in 5 s at most (`pr_notice_ratelimited()`), and does so
-/// for each of its tracers while it boots: what it does not say now it says then.
+/// The kernel logs at most ten lockdown messages in 5 s (`pr_notice_ratelimited()`), and uses them up
+/// for its tracers at boot. A suppressed message appears at a later attempt.
 const UNTIL_IT_SAYS_WHY: Duration = task::PATIENCE;
 
-/// Loads the module in vain until the kernel says why.
+/// Tries to load the module until the kernel logs the reason for the refusal.
 fn expect_reason(log: &mut Kmsg) -> Result {
     let said = task::wait_until(UNTIL_IT_SAYS_WHY, || {
         module::try_load("").is_ok() || says_why(&log.messages())
     });
-    expect::that(said, || "expected the kernel to say that lockdown is why")
+    expect::that(said, || "expected the kernel to log lockdown as the reason")
 }
 
 fn refused() -> Result {
@@ -146,7 +146,7 @@ fn load_from_memory() -> io::Result<()> {
     Ok(nix::kmod::init_module(&image, c"")?)
 }
 
-/// Merges new pages, takes them apart, and looks at all files and messages.
+/// Merges new pages, unmerges them, and checks all files and messages.
 fn expect_working(lab: &Lab, log: &mut Kmsg, first: u64) -> Result {
     let ids = Ids::each(first);
     let (a, b) = lab.pair()?;
@@ -168,8 +168,8 @@ fn expect_working(lab: &Lab, log: &mut Kmsg, first: u64) -> Result {
     Ok(())
 }
 
-/// kernel_lockdown(7) closes /proc/kcore and the like, not what root asks pagemap: the tests can
-/// still see frames.
+/// kernel_lockdown(7) restricts /proc/kcore and the like, but not root's access to pagemap, so the
+/// tests can still read frame numbers.
 fn raised(lab: &Lab) -> Result {
     let mut log = Kmsg::open()?;
     expect::eq("level at first", "none".to_owned(), level()?)?;

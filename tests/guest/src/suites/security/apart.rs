@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Domains that change: nobody is merged with those whom he has left.
+//! Domains that change: a process is not merged with processes of a domain that it has left.
 //!
-//! What is merged stays merged, as after a fork: these tests are about what is merged then.
+//! Pages merged before stay merged, as after a fork; these tests check what is merged afterwards.
 
 use std::time::Duration;
 
@@ -36,22 +36,22 @@ pub(super) const TESTS: &[Test] = &[
 
 const PAGES: u64 = 8;
 const IDS: Ids = Ids::each(100);
-/// Passes of the scanner: twice as many as it needs.
+/// The number of scanner passes: twice as many as needed.
 const PASSES: u64 = 6;
 
-/// A process with pages.
+/// A process with filled pages.
 fn filled(peer: Peer) -> Result<(Peer, Span)> {
     let span = peer.anon(PAGES, IDS)?;
     Ok((peer, span))
 }
 
-/// Expects the new pages of `left`, which was merged with others, to be merged with those of
-/// `joined`, in frames that are none of the `old` ones.
+/// Expects that new pages of `left`, which was merged with its former domain, are merged with the
+/// pages of `joined`, in frames that differ from the `old` ones.
 fn expect_merged_anew(left: &Peer, joined: &(Peer, Span), old: &[Frame]) -> Result {
     let new = left.anon(PAGES, IDS)?;
     scanner::scan(PASSES)?;
     let merged = pages::expect_merged(&[(left, new), (&joined.0, joined.1)])?;
-    pages::expect_disjoint("frames of the old domain and of the new", old, &merged)
+    pages::expect_disjoint("frames of the old and the new domain", old, &merged)
 }
 
 fn moved(lab: &Lab) -> Result {
@@ -65,7 +65,7 @@ fn moved(lab: &Lab) -> Result {
     let there = filled(lab.peer_in(User::Alice, &new)?)?;
     expect_merged_anew(&moves.0, &there, &frames)?;
     pages::expect_mappings(&frames, 2)?;
-    // When it writes what it brought along, that is merged where it is now.
+    // After the process rewrites the pages it brought along, they are merged within its new domain.
     moves.0.fill(moves.1, IDS)?;
     scanner::scan(PASSES)?;
     pages::expect_merged(&[(&moves.0, moves.1), (&there.0, there.1)])?;
@@ -78,7 +78,7 @@ fn became(lab: &Lab) -> Result {
     scanner::merge()?;
     let frames = pages::expect_merged(&[(&stays.0, stays.1), (&becomes.0, becomes.1)])?;
     becomes.0.become_user(User::Bob)?;
-    // Changing the user makes a process undumpable.
+    // Changing the user ID makes a process undumpable.
     becomes.0.set_dumpable(true)?;
     let bobs = filled(lab.peer(User::Bob)?)?;
     expect_merged_anew(&becomes.0, &bobs, &frames)?;
@@ -89,7 +89,8 @@ fn became(lab: &Lab) -> Result {
     pages::expect_mappings(&frames, 1)
 }
 
-/// From each domain to each: what was merged is taken apart, and merged again as is right then.
+/// Changes from each domain to each other one: merged pages must be unmerged, and then merged
+/// according to the new domain.
 fn changed(lab: &Lab) -> Result {
     let (one, other) = (Cgroup::new("one")?, Cgroup::new("other")?);
     let peers = [
@@ -98,7 +99,7 @@ fn changed(lab: &Lab) -> Result {
         filled(lab.peer_in(User::Alice, &other)?)?,
         filled(lab.peer_in(User::Bob, &other)?)?,
     ];
-    // How many frames each content has then.
+    // The expected number of frames per content for each domain.
     let divisions = [
         ("global", 1),
         ("user", 2),
@@ -126,8 +127,8 @@ fn changed(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// What was merged with everybody's is broken apart before the module is unloaded. The next load merges
-/// within users, as by default.
+/// Pages merged with those of all users are unmerged before the module is unloaded. After the next
+/// load, the module merges within users, which is the default.
 fn reloaded(lab: &Lab) -> Result {
     let (alices, bobs) = (
         [filled(lab.alice()?)?, filled(lab.alice()?)?],
@@ -158,10 +159,10 @@ fn reloaded(lab: &Lab) -> Result {
     domain::expect_apart().map(drop)
 }
 
-/// How long processes work on their memory.
+/// The time for which processes change their memory.
 const WORK: Duration = Duration::from_secs(4);
 
-/// Processes do whatever they can to pages of few contents while all is merged that may be.
+/// Processes change pages of few contents at random, while the scanner merges all pages it may.
 fn expect_apart_under_load(division: &str, peers: Vec<Peer>) -> Result {
     knob::set("domain", division)?;
     let kept: Vec<(Peer, Span)> = peers.into_iter().map(filled).collect::<Result<_>>()?;
@@ -184,7 +185,7 @@ fn expect_apart_under_load(division: &str, peers: Vec<Peer>) -> Result {
         PAGES as usize
     };
     expect::that(shared >= least, || {
-        format!("frames that processes share: expected {least} or more, found {shared}")
+        format!("frames shared by several processes: expected {least} or more, found {shared}")
     })
 }
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The copy-on-write channel: what the first write to a page tells about others.
+//! The copy-on-write channel: what the first write to a page reveals about other processes.
 //!
-//! Bosman et al., "Dedup Est Machina" (IEEE S&P 2016), and others before them: the attacker fills
-//! pages with guesses, waits for the scanner and writes to each. A write to a merged page is a
-//! fault and a copy. The attacker sees it in the time that the write takes, and in the count of
-//! its own page faults, which is exact.
+//! Known from Bosman et al., "Dedup Est Machina" (IEEE S&P 2016), and earlier work: the attacker
+//! fills pages with guesses, waits for the scanner and writes to each page. A write to a merged page
+//! causes a fault and a copy. The attacker sees it in the duration of the write, and exactly in its
+//! own page fault count.
 
 use guest::content::Ids;
 use guest::expect;
@@ -38,25 +38,26 @@ pub(super) const TESTS: &[Test] = &[
     ),
 ];
 
-/// Guesses of the attacker; the victim has half of them.
+/// The number of the attacker's guesses; the victim has half of them.
 const GUESSES: u64 = 2048;
-/// Content of the first guess.
+/// The content of the first guess.
 const FIRST: u64 = 10_000;
-/// Of so many runs one fails though there is nothing to be seen: 1 of 1,000,000. Whose guesses are right is
-/// drawn, and so is the order of the writes: a busy machine disturbs both kinds alike.
+/// The probability that a run fails without any leak: 1 in 1,000,000. The right guesses and the order
+/// of writes are random, so a busy machine disturbs right and wrong guesses alike.
 const SIGNIFICANCE: f64 = 1e-6;
-/// Passes of the scanner: twice as many as it needs.
+/// The number of scanner passes: twice as many as needed.
 const PASSES: u64 = 6;
 /// The CPU that the attacker runs on.
 const CPU: u64 = 1;
 
-/// What the attacker noted, of guesses that the victim has and of those it has not.
+/// The attacker's records, separated into guesses that the victim has and guesses that it does not
+/// have.
 struct Notes {
     right: Vec<Note>,
     wrong: Vec<Note>,
 }
 
-/// What the attacker noted of one write.
+/// The attacker's record of one write.
 #[derive(Clone, Copy)]
 struct Note {
     cycles: u64,
@@ -64,7 +65,7 @@ struct Note {
 }
 
 impl Notes {
-    /// The distance of the two distributions of what `observed` says.
+    /// The distance between the distributions of `observed` for right and for wrong guesses.
     fn distance(&self, observed: impl Fn(&Note) -> u64 + Copy) -> f64 {
         let of = |notes: &[Note]| -> Vec<u64> { notes.iter().map(observed).collect() };
         kolmogorov_smirnov(&of(&self.right), &of(&self.wrong))
@@ -89,7 +90,7 @@ impl Notes {
     }
 }
 
-/// The attack: `copies` pages of the attacker hold each guess; the first ones are written to.
+/// Performs the attack: the attacker has `copies` pages with each guess and writes to the first copies.
 fn attack(attacker: &Peer, victim: &Peer, copies: usize) -> Result<Notes> {
     let guesses = attacker.anon(GUESSES, Ids::each(FIRST))?;
     for _ in 1..copies {
@@ -114,7 +115,7 @@ fn attack(attacker: &Peer, victim: &Peer, copies: usize) -> Result<Notes> {
     })
 }
 
-/// Which guesses the victim has: one half of them, at random.
+/// Chooses the guesses that the victim has: a random half.
 fn drawn_half() -> Vec<bool> {
     let mut rng = Rng::new(rng::seed());
     let mut right: Vec<bool> = (0..GUESSES).map(|guess| guess % 2 == 0).collect();
@@ -124,7 +125,7 @@ fn drawn_half() -> Vec<bool> {
     right
 }
 
-/// Lets the attacker write to each page once, in random order.
+/// Makes the attacker write to each page once, in random order.
 fn write_and_note(attacker: &Peer, span: Span) -> Result<Vec<Note>> {
     let place = attacker.map(Kind::Anon, attack::pages_of_notes(span.pages))?;
     attacker.touch(place)?;
@@ -140,19 +141,19 @@ fn write_and_note(attacker: &Peer, span: Span) -> Result<Vec<Note>> {
     Ok(notes.take(span.pages as usize).collect())
 }
 
-/// Were this one not to see the channel, the others would prove nothing.
+/// The attack must see the channel here; otherwise the other tests would prove nothing.
 fn detected(lab: &Lab) -> Result {
     knob::set("domain", "global")?;
     let notes = attack(&lab.alice()?, &lab.peer(User::Bob)?, 1)?;
     let (times, faults) = notes.distances("domain=global");
-    expect::within("distance of the counts of faults", 0.99..=1.0, faults)?;
+    expect::within("distance of the fault counts", 0.99..=1.0, faults)?;
     expect::within("distance of the times", notes.critical()..=1.0, times)
 }
 
 fn expect_hidden(notes: &Notes, what: &str) -> Result {
     let (times, faults) = notes.distances(what);
     expect::within(
-        "distance of the counts of faults",
+        "distance of the fault counts",
         0.0..=notes.critical(),
         faults,
     )?;
@@ -171,7 +172,7 @@ fn hidden(lab: &Lab) -> Result {
     expect::within("faults at first writes", 0..=GUESSES / 100, faults)
 }
 
-/// The attacker's own doubles are merged, so that every write is a fault and a copy, whether the
+/// The attacker's own duplicates are merged, so every write causes a fault and a copy, whether the
 /// victim has the page or not.
 fn hidden_doubles(lab: &Lab) -> Result {
     let notes = attack(&lab.alice()?, &lab.peer(User::Bob)?, 2)?;
@@ -190,8 +191,8 @@ fn hidden_processes(lab: &Lab) -> Result {
     expect_hidden(&notes, "domain=process")
 }
 
-/// Pages of zeros become the kernel's own page, which everybody has: they do so whoever else has
-/// some.
+/// Pages of zeros are merged into the kernel's shared zero page, whether or not other processes have
+/// such pages, too.
 fn hidden_zeros(lab: &Lab) -> Result {
     let faults = |zeros_of_victim: u64| -> Result<u64> {
         let victim = lab.peer(User::Bob)?;

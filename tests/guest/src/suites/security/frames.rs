@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which frames shared pages are on: none that somebody prepared for it.
+//! The frames of shared pages: an attacker must not be able to prepare them.
 //!
-//! Razavi et al., "Flip Feng Shui" (USENIX Security 2016): the attacker finds a frame in which
-//! Rowhammer flips a bit and has a victim's page put there, by offering it as the page that is
-//! kept, or by freeing it just before a frame is wanted.
+//! Known from Razavi et al., "Flip Feng Shui" (USENIX Security 2016): the attacker finds a frame in
+//! which Rowhammer flips a bit, and gets a victim's page into it. It offers the frame as the page to
+//! be kept, or frees it just before the kernel needs a frame.
 
 use guest::content::Ids;
 use guest::expect;
@@ -25,10 +25,10 @@ pub(super) const TESTS: &[Test] = &[
     ("successive_frames_are_neither_in_order_nor_near", in_order),
 ];
 
-/// Frames that shared ones are drawn from, as `rust/mm/pool.rs` has it.
+/// The number of frames from which a shared frame is drawn, as in `rust/mm/pool.rs`.
 const POOL: u64 = 256;
 
-/// Of a new shared page, of one that is joined, and of those merged anew after writes.
+/// Checks the frames of new shared pages, of joined pages, and of pages merged again after writes.
 fn inputs(lab: &Lab) -> Result {
     const PAGES: u64 = 16;
     let ids = Ids::each(100);
@@ -44,15 +44,15 @@ fn inputs(lab: &Lab) -> Result {
     inputs = c.frames(in_c)?;
     scanner::merge()?;
     let joined = pages::expect_merged(&[(&a, in_a), (&b, in_b), (&c, in_c)])?;
-    pages::expect_disjoint("joined frames and who joined", &joined, &inputs)?;
+    pages::expect_disjoint("joined frames and their inputs", &joined, &inputs)?;
     expect::eq("frames after a join", &merged, &joined)?;
 
-    // One of three writes what is there already, then all do.
+    // One of three processes rewrites the same content, then all three do.
     a.fill(in_a, ids)?;
     inputs = a.frames(in_a)?;
     scanner::merge()?;
     let again = pages::expect_merged(&[(&a, in_a), (&b, in_b), (&c, in_c)])?;
-    pages::expect_disjoint("joined frames and who joined again", &again, &inputs)?;
+    pages::expect_disjoint("frames joined again and their inputs", &again, &inputs)?;
     inputs.clear();
     for (peer, span) in [(&a, in_a), (&b, in_b), (&c, in_c)] {
         peer.fill(span, ids)?;
@@ -63,17 +63,17 @@ fn inputs(lab: &Lab) -> Result {
     pages::expect_disjoint("frames merged anew and their inputs", &anew, &inputs)
 }
 
-/// Frames that the attacker frees, and pages that are merged next, in one trial.
+/// The number of frames that the attacker frees, and of pages that are merged next, in each trial.
 const BAITS: u64 = 8;
-/// How often it is tried.
+/// The number of trials.
 const TRIALS: u64 = 32;
-/// A draw finds one of the baits with a probability of at most `BAITS / POOL`, even if all of
-/// them got into the pool: at most 8 times are expected in 256 draws. More than 24 times (Poisson)
-/// is less likely than 0.00001.
+/// A draw finds one of the baits with a probability of at most `BAITS / POOL`, even if all baits got
+/// into the pool, so at most 8 hits are expected in 256 draws. More than 24 hits (Poisson) have a
+/// probability below 0.00001.
 const MOST_HITS: u64 = 24;
 
-/// The attacker merges pages with doubles of its own, learns of what use their frames are, and
-/// frees just those: on the scanner's CPU, of the type that shared pages are, as the last ones.
+/// The attacker merges pages with their duplicates to learn which frames are suitable, and frees just
+/// these frames: last, on the scanner's CPU, and with the migration type of shared pages.
 fn freed_last(lab: &Lab) -> Result {
     let (attacker, victim) = (lab.alice()?, lab.peer(User::Bob)?);
     task::pin(task::scanner()?, 0).context(|| "pinning the scanner")?;
@@ -104,20 +104,21 @@ fn freed_last(lab: &Lab) -> Result {
     )
 }
 
-/// Frames of one pass, in the order in which they were drawn.
+/// The number of frames of one pass, in the order in which they were drawn.
 const DRAWN: u64 = 256;
-/// Frames no farther apart than that are near.
+/// The largest distance between two frames that count as near.
 const NEAR: u64 = 4;
-/// A pool of adjacent frames makes 8 of 255 pairs near, others fewer. More than 28 times
-/// (Poisson) is less likely than 0.00000001.
+/// With a pool of adjacent frames, 8 of 255 pairs are near; otherwise fewer. More than 28 near pairs
+/// (Poisson) have a probability below 0.00000001.
 const MOST_NEAR: usize = 28;
-/// In random order, a frame follows a lower one 127.5 times of 255, with a variance of 257 / 12
-/// (Knuth, TAOCP vol. 3, section 5.1.3): six standard deviations on either side.
+/// In random order, a frame follows a lower one 127.5 times out of 255, with a variance of 257 / 12
+/// (Knuth, TAOCP vol. 3, section 5.1.3): the range is six standard deviations on either side.
 const ASCENTS: std::ops::RangeInclusive<usize> = 100..=155;
 
 fn in_order(lab: &Lab) -> Result {
     let peer = lab.alice()?;
-    // The index knows the first ones before the second ones are met and merged, one by one.
+    // The index knows the first pages before the scanner reaches the second pages and merges them one
+    // by one.
     let first = peer.anon(DRAWN, Ids::each(10_000))?;
     scanner::scan(2)?;
     let second = peer.map(Kind::Anon, DRAWN)?;

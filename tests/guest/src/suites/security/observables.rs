@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel and the module tell everybody: nothing in it may depend on what others have.
+//! What the kernel and the module show to every process: none of it may depend on the memory of other
+//! processes.
 
 use guest::content::Ids;
 use guest::expect;
@@ -23,24 +24,24 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 const PAGES: u64 = 512;
-/// What the victim has.
+/// The contents that the victim has.
 const HELD: Ids = Ids::each(10_000);
-/// What nobody has.
+/// Contents that nobody has.
 const FREE: Ids = Ids::each(20_000);
-/// Passes of the scanner: twice as many as it needs.
+/// The number of scanner passes: twice as many as needed.
 const PASSES: u64 = 6;
 
-/// One thing that a process can find out about its own pages.
+/// Something that a process can read about its own pages.
 type Observable = (&'static str, fn(&Peer, Span) -> Result<String>);
 
 const OBSERVABLES: [Observable; 3] = [("smaps", smaps), ("pagemap", flags), ("ksm_stat", ksm_stat)];
 
-/// The counts of merged pages of the process.
+/// The process's counts of merged pages.
 fn ksm_stat(peer: &Peer, _: Span) -> Result<String> {
     procfs::read(&format!("/proc/{}/ksm_stat", peer.pid()))
 }
 
-/// What smaps says about the mapping, but for where it is.
+/// The text of smaps about the mapping, without its address.
 fn smaps(peer: &Peer, span: Span) -> Result<String> {
     let text = procfs::read(&format!("/proc/{}/smaps", peer.pid()))?;
     let start = format!("{:x}-", span.addr);
@@ -51,7 +52,7 @@ fn smaps(peer: &Peer, span: Span) -> Result<String> {
     Ok(lines.collect::<Vec<_>>().join("\n"))
 }
 
-/// The bits of pagemap that everybody may see of his own pages: all but the frame.
+/// The pagemap bits that every process may see of its own pages: all but the frame number.
 fn flags(peer: &Peer, span: Span) -> Result<String> {
     const FRAME: u64 = (1 << 55) - 1;
     let entries = pagemap::entries(peer.pid(), span)?;
@@ -59,7 +60,7 @@ fn flags(peer: &Peer, span: Span) -> Result<String> {
     Ok(format!("{flags:x?}"))
 }
 
-/// The observables by which a process whose guesses are right differs from one whose are wrong.
+/// The observables that differ between a process with right guesses and one with wrong guesses.
 fn differing(lab: &Lab) -> Result<Vec<&'static str>> {
     let victim = lab.peer(User::Bob)?;
     victim.anon(PAGES, HELD)?;
@@ -80,18 +81,18 @@ fn files_tell(lab: &Lab) -> Result {
     let differing = differing(lab)?;
     for name in ["smaps", "pagemap"] {
         expect::that(differing.contains(&name), || {
-            format!("expected {name} to tell, found that only {differing:?} do")
+            format!("expected {name} to differ, found that only {differing:?} differ")
         })?;
     }
     Ok(())
 }
 
 fn files_do_not_tell(lab: &Lab) -> Result {
-    expect::eq("files that tell", Vec::<&str>::new(), differing(lab)?)
+    expect::eq("files that differ", Vec::<&str>::new(), differing(lab)?)
 }
 
-/// Counts of the module that could tell: by how much they grow when a process with these pages
-/// comes.
+/// The growth of those counts of the module that could leak information, when a process with these
+/// pages starts.
 fn growth(lab: &Lab, ids: Ids) -> Result<[i64; 3]> {
     let read = || -> Result<[i64; 3]> {
         let number = |name| knob::number(name).map(|number| number as i64);
@@ -110,12 +111,12 @@ fn growth(lab: &Lab, ids: Ids) -> Result<[i64; 3]> {
     Ok(std::array::from_fn(|index| after[index] - before[index]))
 }
 
-/// By how much the growths differ at most, between guesses that are right and those that are
-/// wrong. All else that the processes have is the same.
+/// The largest difference in growth between right and wrong guesses. Everything else in the processes
+/// is equal.
 fn growths_differ_by(lab: &Lab) -> Result<u64> {
     let victim = lab.peer(User::Bob)?;
     victim.anon(PAGES, HELD)?;
-    // One process of Alice that stays, so that those that come find the same.
+    // One process of Alice stays, so that both later processes start under equal conditions.
     let _stays = lab.alice()?;
     let (right, wrong) = (growth(lab, HELD)?, growth(lab, FREE)?);
     println!("security: growth of unshared, shared, sharing: right {right:?}, wrong {wrong:?}");
@@ -130,17 +131,17 @@ fn counts_tell(lab: &Lab) -> Result {
     knob::set("domain", "global")?;
     let difference = growths_differ_by(lab)?;
     expect::within(
-        "difference of the counts' growth",
+        "difference in the growth of the counts",
         PAGES / 2..=4 * PAGES,
         difference,
     )
 }
 
-/// A process differs from the next one by some pages of its own.
+/// Any two processes differ in a few pages of their own.
 fn counts_do_not_tell(lab: &Lab) -> Result {
     let difference = growths_differ_by(lab)?;
     expect::within(
-        "difference of the counts' growth",
+        "difference in the growth of the counts",
         0..=PAGES / 16,
         difference,
     )

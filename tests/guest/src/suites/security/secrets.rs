@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the module must not tell anybody: addresses of the kernel, and its seeds.
+//! Secrets that the module must not reveal: kernel addresses and its seeds.
 
 use std::fs;
 use std::io;
@@ -46,7 +46,7 @@ fn files_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Files in use: something was merged, something is known.
+/// Fills the module's files with data: some pages are merged, and some are known to the index.
 fn merge_some(lab: &Lab) -> Result<guest::peer::Peer> {
     let peer = lab.alice()?;
     peer.anon(16, Ids::same(7))?;
@@ -55,7 +55,7 @@ fn merge_some(lab: &Lab) -> Result<guest::peer::Peer> {
     Ok(peer)
 }
 
-/// Not even the superuser finds any in what the module itself shows.
+/// Even the superuser finds no kernel address in the module's own files.
 fn own_files(lab: &Lab) -> Result {
     let _peer = merge_some(lab)?;
     let files = files_below(Path::new(knob::DIR)).context(|| knob::DIR)?;
@@ -72,12 +72,11 @@ fn own_files(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// The kernel itself shows the superuser where sections of a module are; nobody else.
+/// The kernel shows the section addresses of modules to the superuser only.
 fn public_files(lab: &Lab) -> Result {
     let _peer = merge_some(lab)?;
     let mut files = files_below(Path::new(MODULE_DIR)).context(|| MODULE_DIR)?;
-    // Notes are part of the file ksm_v.ko, as the build made it; a build's number may look like
-    // anything.
+    // The notes are part of the file ksm_v.ko and contain the build ID, which may look like an address.
     files.retain(|path| !path.starts_with(format!("{MODULE_DIR}/notes")));
     let mut public = 0;
     for path in &files {
@@ -113,7 +112,7 @@ fn public_files(lab: &Lab) -> Result {
     )
 }
 
-/// Of loading, refusing to load, working and unloading.
+/// Checks the messages of loading, of refused loads, of operation and of unloading.
 fn messages(lab: &Lab) -> Result {
     let mut log = Kmsg::open()?;
     module::unload()?;
@@ -140,7 +139,7 @@ fn messages(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// All that can be said to the module when it is loaded, and be read afterwards.
+/// Module parameters are the only input at load time, and can be read afterwards.
 fn parameters(_: &Lab) -> Result {
     let directory = format!("{MODULE_DIR}/parameters");
     let found: Vec<String> = match fs::read_dir(&directory) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What somebody with an account must not be able to stop.
+//! Attempts of an ordinary user to stop others.
 
 use std::time::Duration;
 
@@ -14,17 +14,17 @@ use guest::Result;
 
 pub(super) const TESTS: &[Test] = &[("anon_vma_stays_locked_after_exits", anon_vma)];
 
-/// Processes that fork.
+/// The number of processes that fork.
 const PARENTS: usize = 4;
-/// Pages that each child has for its own.
+/// The number of pages that each child has as its own.
 const PAGES: u64 = 12;
-/// How long they do so.
+/// The time for which they fork.
 const TIME: Duration = Duration::from_secs(20);
 
-/// A page's anon_vma is freed when the last process that has the page ends, while the scanner may
-/// still hold the page; its memory is the anon_vma of another process then, with another lock.
-/// A scanner that does not see that takes one lock and releases another: processes that fork and
-/// end wait for ever.
+/// The anon_vma of a page is freed when the last process with the page ends, while the scanner may
+/// still hold the page. Its memory then becomes the anon_vma of another process, with another lock. A
+/// scanner that misses this takes one lock and releases another, and processes that fork and exit
+/// then wait for ever.
 fn anon_vma(lab: &Lab) -> Result {
     let parents = lab.alices(PARENTS)?;
     scanner::start()?;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who may write to the knobs: who has CAP_SYS_ADMIN in the initial user namespace, when writing.
+//! Write access to the knobs: it requires CAP_SYS_ADMIN in the initial user namespace at the time of
+//! the write.
 //!
-//! Modes of the files and plain users are the suite `control`'s.
+//! The suite `control` tests the file modes and ordinary users.
 
 use std::fs;
 use std::fs::File;
@@ -42,7 +43,7 @@ pub(super) const TESTS: &[Test] = &[
     ),
 ];
 
-/// Values that could be written, other than those that tests begin with.
+/// Valid values that differ from the initial values of a test.
 const VALUES: [(&str, &str); 6] = [
     ("run", "1"),
     ("scan_rate", "4242"),
@@ -56,7 +57,7 @@ fn open(name: &str) -> io::Result<File> {
     OpenOptions::new().write(true).open(knob::path(name))
 }
 
-/// What a process comes to that first does `become`, and then writes to a knob it opens.
+/// Runs `become_less`, then opens a knob and writes to it; returns the result.
 fn writes_as(name: &str, value: &str, become_less: fn() -> io::Result<()>) -> io::Result<()> {
     child::attempt(|| {
         become_less()?;
@@ -64,7 +65,7 @@ fn writes_as(name: &str, value: &str, become_less: fn() -> io::Result<()>) -> io
     })
 }
 
-/// As above, but the knob was opened before by the superuser.
+/// Like [`writes_as`], but the superuser opens the knob before.
 fn writes_opened(name: &str, value: &str, become_less: fn() -> io::Result<()>) -> io::Result<()> {
     let mut file = open(name)?;
     child::attempt(move || {
@@ -73,10 +74,10 @@ fn writes_opened(name: &str, value: &str, become_less: fn() -> io::Result<()>) -
     })
 }
 
-/// Writes a value to a knob in a child that gives up rights first.
+/// Writes a value to a knob in a child that drops privileges first.
 type Attempt = fn(&str, &str, fn() -> io::Result<()>) -> io::Result<()>;
 
-/// Expects each knob to refuse, and to stay as it is.
+/// Expects that each knob refuses the write and keeps its value.
 fn expect_refused(
     who: &str,
     error: i32,
@@ -96,7 +97,7 @@ fn expect_refused(
     Ok(())
 }
 
-/// Were these writes refused for another reason, the others would prove nothing.
+/// With all capabilities the same writes succeed; otherwise the other tests would prove nothing.
 fn with_capabilities(_: &Lab) -> Result {
     for (name, value) in VALUES {
         for write in [writes_as as Attempt, writes_opened] {
@@ -136,7 +137,7 @@ fn become_alice() -> io::Result<()> {
     child::become_user(User::Alice.id())
 }
 
-/// Becomes root of a new user namespace, who is `outside` outside.
+/// Becomes root of a new user namespace; its ID in the initial namespace is `outside`.
 fn enter_namespace(outside: u32) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
     fs::write("/proc/self/setgroups", "deny")?;
@@ -146,7 +147,7 @@ fn enter_namespace(outside: u32) -> io::Result<()> {
 
 fn enter_as_alice() -> io::Result<()> {
     become_alice()?;
-    // Changing the user made /proc/self root's.
+    // After the change of the user ID, /proc/self belongs to root; this undoes it.
     nix::sys::prctl::set_dumpable(true)?;
     enter_namespace(User::Alice.id())
 }
@@ -162,14 +163,14 @@ fn namespace_of_user(_: &Lab) -> Result {
     expect_refused(who, libc::EPERM, writes_opened, enter_as_alice)
 }
 
-/// He owns the files and has all capabilities, but not in the initial namespace.
+/// Root in the new namespace owns the files and has all capabilities, but not in the initial namespace.
 fn namespace_of_root(_: &Lab) -> Result {
     let who = "root in a namespace";
     expect_refused(who, libc::EPERM, writes_as, enter_as_root)?;
     expect_refused(who, libc::EPERM, writes_opened, enter_as_root)
 }
 
-/// Where the namespace has its sysfs.
+/// The mount point of the namespace's own sysfs.
 const OWN_SYSFS: &str = "/tmp/ksm_v_test_sysfs";
 
 fn own_sysfs(_: &Lab) -> Result {
