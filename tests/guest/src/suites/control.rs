@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Loading, the files in sysfs, and the thread.
+//! Tests of loading, of the sysfs files, and of the scanner's thread.
 
 use guest::lab;
 use libtest_mimic::Trial;
@@ -10,7 +10,7 @@ mod knobs;
 mod loading;
 mod thread;
 
-/// The tests.
+/// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
     let mut trials = lab::trials("control", loading::TESTS);
     trials.extend(lab::trials("control", imports::TESTS));

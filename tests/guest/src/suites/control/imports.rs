@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Symbols that the kernel does not export: one missing refuses the load, and is named.
+//! Symbols that the kernel does not export: if one is missing, the load fails and the log names the
+//! symbol.
 //!
-//! No kernel at hand lacks one, so the module asks for another name: the last letter of a name
-//! in its table of imports is changed in a copy of the file.
+//! All tested kernels have all symbols. So the test changes the last letter of a symbol in the import
+//! table, in a copy of the module.
 
 use std::fs;
 
@@ -41,11 +42,13 @@ fn refuses_without(symbol: &str) -> Result {
         messages.iter().any(|message| message.contains(&missing)),
         || format!("the log should name {missing}, but says {messages:?}"),
     )?;
-    expect::that(!module::is_loaded(), || "nothing of it should be left")?;
+    expect::that(!module::is_loaded(), || {
+        "the module should leave nothing behind"
+    })?;
     module::load("")
 }
 
-/// Makes a copy of the module that wants another symbol; returns its path and that symbol.
+/// Copies the module with a changed symbol name; returns the path of the copy and the changed name.
 fn copy_without(symbol: &str) -> Result<(&'static str, String)> {
     const COPY: &str = "./ksm_v-incomplete.ko";
     let mut missing = symbol[..symbol.len() - 1].to_owned();
@@ -57,7 +60,7 @@ fn copy_without(symbol: &str) -> Result<(&'static str, String)> {
     Ok((COPY, missing))
 }
 
-/// Replaces a string, which is between zeros, by one of the same length.
+/// Replaces a NUL-delimited string by another one of the same length; returns how often.
 fn replace(bytes: &mut [u8], old: &str, new: &str) -> usize {
     let pattern = format!("\0{old}\0").into_bytes();
     let places: Vec<usize> = (0..bytes.len().saturating_sub(pattern.len()))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the knobs take and what they refuse.
+//! The values that the knobs accept and refuse.
 
 use std::fs;
 use std::fs::File;
@@ -55,7 +55,7 @@ pub(super) const TESTS: &[Test] = &[
     ("scope_can_change_while_pages_are_merged", free_scope),
 ];
 
-/// Writes each text, with and without a newline, and expects to read `shown`.
+/// Writes a text with and without a newline, and expects to read `shown`.
 fn takes(name: &str, written: &str, shown: &str) -> Result {
     for end in ["", "\n"] {
         let text = format!("{written}{end}");
@@ -237,7 +237,7 @@ fn bad_domain(_: &Lab) -> Result {
     )
 }
 
-/// The kernel does not even ask the module about a write of no bytes.
+/// The kernel does not pass an empty write to the module.
 fn empty(_: &Lab) -> Result {
     for name in knob::WRITABLE {
         let before = knob::read(name)?;
@@ -259,7 +259,7 @@ fn read_only(_: &Lab) -> Result {
     for name in knob::READ_ONLY {
         let opened = open_for_writing(name);
         expect::errno(
-            format!("the superuser's opening {name} for writing"),
+            format!("opening {name} for writing as the superuser"),
             libc::EACCES,
             opened,
         )?;
@@ -267,7 +267,7 @@ fn read_only(_: &Lab) -> Result {
     Ok(())
 }
 
-/// Acts as another user until it is dropped.
+/// Switches the effective user until dropped.
 struct Acting;
 
 impl Acting {
@@ -289,7 +289,7 @@ fn users(_: &Lab) -> Result {
         knob::read(name)?;
         let opened = open_for_writing(name);
         expect::errno(
-            format!("Alice's opening {name} for writing"),
+            format!("opening {name} for writing as Alice"),
             libc::EACCES,
             opened,
         )?;
@@ -301,12 +301,12 @@ fn write_only(_: &Lab) -> Result {
     let mode =
         fs::metadata(knob::path(knob::WRITE_ONLY)).map(|file| file.permissions().mode() & 0o777);
     expect::eq("mode of merge_now", 0o200, mode.context(|| "merge_now")?)?;
-    // Root may open anything.
+    // Root may open any file, so only the read fails.
     let read = fs::read(knob::path(knob::WRITE_ONLY));
     expect::errno("reading merge_now", libc::EACCES, read)?;
     let _alice = Acting::as_user(User::Alice)?;
     let opened = open_for_writing(knob::WRITE_ONLY);
-    expect::errno("Alice's opening merge_now", libc::EACCES, opened)
+    expect::errno("opening merge_now as Alice", libc::EACCES, opened)
 }
 
 /// Two processes with merged pages.

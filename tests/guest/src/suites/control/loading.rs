@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Loading and unloading, and what the module provides while it is loaded.
+//! Loading and unloading, and the files that exist while the module is loaded.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -30,7 +30,7 @@ pub(super) const TESTS: &[Test] = &[
     ("refuses_an_unusable_parameter", bad_parameter),
 ];
 
-/// All that can be read.
+/// The names of all readable files.
 fn documented() -> BTreeSet<String> {
     knob::WRITABLE
         .iter()
@@ -43,7 +43,7 @@ fn files(_: &Lab) -> Result {
     let entries = fs::read_dir(knob::DIR).context(|| knob::DIR)?;
     let found: BTreeSet<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        // Files with mainline's names, which may come later.
+        // The directory of the files with mainline's names is optional.
         .filter(|name| name != "compat")
         .collect();
     let mut expected = documented();
@@ -102,7 +102,7 @@ fn defaults(_: &Lab) -> Result {
 fn fresh_counts(_: &Lab) -> Result {
     module::reload("")?;
     for name in knob::counts() {
-        // The thread ran for a moment to go to sleep, and the index may have some room.
+        // The thread runs for a moment before it goes to sleep, and the index may have reserved memory.
         if !["cpu_ns", "index_bytes"].contains(&name) {
             expect::eq(name, 0, knob::number(name)?)?;
         }
@@ -111,13 +111,17 @@ fn fresh_counts(_: &Lab) -> Result {
 }
 
 fn twice(_: &Lab) -> Result {
-    expect::errno("loading it again", libc::EEXIST, module::try_load(""))?;
+    expect::errno(
+        "loading the module again",
+        libc::EEXIST,
+        module::try_load(""),
+    )?;
     expect::that(module::is_loaded(), || {
-        "the loaded module should be there still"
+        "the loaded module should still be there"
     })
 }
 
-/// Whether anything of the module is to be seen.
+/// The visible traces of a loaded module.
 fn traces() -> Vec<String> {
     let mut found: Vec<String> = [knob::DIR, "/sys/module/ksm_v"]
         .iter()
@@ -143,7 +147,7 @@ fn traces() -> Vec<String> {
 
 fn unload(_: &Lab) -> Result {
     module::unload()?;
-    // The thread's number is given back a moment after it has ended.
+    // The thread stays visible for a moment after it has ended.
     let clean = task::wait_until(task::PATIENCE, || traces().is_empty());
     expect::that(clean, || format!("left behind: {:?}", traces()))
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The scanner's thread: when it runs, and when it does not.
+//! The scanner's thread: when it runs and when it sleeps.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -71,7 +71,7 @@ fn identity(_: &Lab) -> Result {
     expect::eq("PF_NOFREEZE", 0, flags & task::PF_NOFREEZE)
 }
 
-/// Expects all threads to go to sleep, and this one to do nothing for two seconds then.
+/// Expects that all threads go to sleep, and that thread `pid` then does nothing for two seconds.
 fn expect_asleep(pid: i32) -> Result {
     scanner::wait_asleep()?;
     let look = || -> Result<_> {
@@ -88,7 +88,9 @@ fn expect_asleep(pid: i32) -> Result {
         before,
         look()?,
     )?;
-    expect::that(task::sleeps(pid), || "the thread: expected to sleep still")
+    expect::that(task::sleeps(pid), || {
+        "the thread: expected to be still asleep"
+    })
 }
 
 fn asleep(_: &Lab) -> Result {
@@ -131,14 +133,14 @@ fn cpu_time(_: &Lab) -> Result {
     )
 }
 
-/// The scanner's run time and the time that passed, in nanoseconds.
+/// The scanner's run time and the elapsed time, in nanoseconds.
 #[derive(Clone, Copy)]
 struct Spent {
     ran: u64,
     passed: u64,
 }
 
-/// How long a thread has run since some moment, and how much time has passed.
+/// Measures the run time of a thread and the elapsed time since its start.
 struct Meter {
     pid: i32,
     start: Instant,
@@ -152,7 +154,7 @@ impl Meter {
         Ok(Meter { pid, start, before })
     }
 
-    /// The time is read last: no busy machine makes the run time too long for it.
+    /// The elapsed time is read last, so a delay between the two can only make the share look smaller.
     fn read(&self) -> Result<Spent> {
         let ran = task::run_time_ns(self.pid)? - self.before;
         let passed = self.start.elapsed().as_nanos() as u64;
@@ -160,12 +162,13 @@ impl Meter {
     }
 }
 
-/// Expects the scanner to scan on, and to run for no more than a share of the time from now on, looked
-/// at once it has run for `run_ns`. What a step takes too much is rested off before the next one: much,
-/// if the machine did something else in the midst of it. So it has to come back to its share, with what
-/// it may save up; how long that takes says nothing. Rests that are too long are tested on the host.
+/// Expects the scanner to keep scanning and its share of the time, from now on, to be at most
+/// `percent` at some time after it has run for `run_ns`. If a step takes longer than its share
+/// allows, the scanner sleeps longer before the next step, so the share may be exceeded for a while
+/// if the machine interrupted the step. How long the scanner takes to return to its share is not
+/// checked. Too long sleeps are tested on the host.
 fn expect_share(percent: u64, run_ns: u64) -> Result {
-    /// What is saved up (10 ms), what is owed without a rest (2 ms), and a tick.
+    /// The budget that may be saved up (10 ms), the debt allowed without a sleep (2 ms), and a tick.
     const SLACK_NS: u64 = 16_000_000;
     let meter = Meter::start()?;
     scanner::wait_passes(2)?;
@@ -185,7 +188,7 @@ fn expect_share(percent: u64, run_ns: u64) -> Result {
     })
 }
 
-/// What a share may come to while a test looks: enough that what may be saved up is little of it.
+/// The run time of a measurement: long enough that the saved-up budget hardly matters.
 const RUN_NS: u64 = 200_000_000;
 
 fn share(lab: &Lab) -> Result {
@@ -199,7 +202,8 @@ fn share(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// Whatever the other knobs say; and slower, where there is nothing to merge.
+/// The governor sets the share, whatever the other knobs say, and lowers it if there is nothing to
+/// merge.
 fn governor(lab: &Lab) -> Result {
     let ids = Ids::each(1);
     let (a, b) = lab.pair()?;
@@ -211,11 +215,11 @@ fn governor(lab: &Lab) -> Result {
     pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
     scanner::start()?;
     scanner::wait_passes(8)?;
-    // Little of the least share, 1%, which takes long enough.
+    // A third of the run time suffices: the lowest share is 1%, so the measurement takes long.
     expect_share(3, RUN_NS / 3)
 }
 
-/// The governor's choices that were recorded because memory was short.
+/// The number of recorded choices that the governor made because memory was short.
 fn hurried(recorder: &Recorder) -> Result<usize> {
     let events = recorder.events()?;
     let is_hurried = |event: &&Event| {
@@ -224,8 +228,7 @@ fn hurried(recorder: &Recorder) -> Result<usize> {
     Ok(events.iter().filter(is_hurried).count())
 }
 
-/// Has a page to merge come in a pass: too few for the governor to let the scanner run for more by
-/// that alone.
+/// Creates one page to merge per pass, too few for the governor to raise the share for that alone.
 fn merge_a_little(peers: &[Peer; 2], content: u64) -> Result {
     for peer in peers {
         peer.anon(1, Ids::same(content))?;
@@ -233,10 +236,12 @@ fn merge_a_little(peers: &[Peer; 2], content: u64) -> Result {
     scanner::wait_passes(1)
 }
 
-/// There is enough memory; only one cgroup waits for some.
+/// The system has enough memory; only one cgroup is throttled.
 fn pressure(lab: &Lab) -> Result<Completion> {
     if std::fs::read("/proc/pressure/memory").is_err() {
-        return Ok(Completion::ignored_with("no waits for memory are counted"));
+        return Ok(Completion::ignored_with(
+            "the kernel does not count waits for memory",
+        ));
     }
     let cgroup = Cgroup::new("waiting")?;
     let waiting = lab.peer_in(User::Bob, &cgroup)?;
@@ -250,7 +255,11 @@ fn pressure(lab: &Lab) -> Result<Completion> {
     for _ in 0..7 {
         merge_a_little()?;
     }
-    expect::eq("hurries while nobody waits", 0, hurried(&recorder)?)?;
+    expect::eq(
+        "number of hurries while nobody waits",
+        0,
+        hurried(&recorder)?,
+    )?;
     let span = waiting.map(Kind::Anon, 20_000)?;
     cgroup.throttle(1 << 20)?;
     waiting.begin("touch", &[span.addr, span.pages])?;
@@ -266,16 +275,16 @@ fn pressure(lab: &Lab) -> Result<Completion> {
     Ok(Completion::Completed)
 }
 
-/// What a scanner with pauses did.
+/// The result of scanning with pauses.
 struct Paused {
     pages: u64,
-    /// What each pause was to be, in ticks.
+    /// The requested length of each pause in ticks.
     pauses: Vec<u64>,
     passed: Duration,
 }
 
 impl Paused {
-    /// Scans with these knobs until there were some pauses.
+    /// Scans with these knobs until there were `pauses` pauses.
     fn scan(scan_rate: u64, sleep_ms: u64, pauses: usize) -> Result<Self> {
         knob::set("scan_rate", scan_rate)?;
         knob::set("sleep_ms", sleep_ms)?;
@@ -296,8 +305,8 @@ impl Paused {
         })
     }
 
-    /// Expects no more pages than the cycles have between which there were the pauses, and not far less:
-    /// what is passed over counts, and a cycle at the end of a pass is shorter.
+    /// Expects that the cycles between the pauses scanned at most `scan_rate` pages each and not far
+    /// fewer: skipped pages count towards the rate, and the last cycle of a pass is shorter.
     fn expect_cycles_of(&self, scan_rate: u64) -> Result {
         let cycles = self.pauses.len() as u64 + 1;
         expect::within(
@@ -307,10 +316,12 @@ impl Paused {
         )
     }
 
-    /// Expects all pauses but the last one, which was cut short, to have lasted some milliseconds at least.
-    /// Returns how many ticks a pause was to be; a clock that ticks just then makes it one less.
+    /// Expects that all pauses together lasted at least this long, except the last pause, which was
+    /// cut short. Returns the requested length of a pause in ticks; it is one less if the clock ticks
+    /// during the request.
     fn expect_pauses_of(&self, sleep_ms: u64) -> Result<u64> {
-        /// The kernel's timers count ticks: a pause that begins within one is shorter, by 10 ms with 100 Hz.
+        /// Kernel timers count whole ticks: a pause that begins within a tick is shorter, by up to 10
+        /// ms at 100 Hz.
         const TICK_MS: u64 = 10;
         let pauses = self.pauses.len() as u32 - 1;
         let least = Duration::from_millis(sleep_ms - TICK_MS) * pauses;
@@ -340,7 +351,7 @@ fn rate(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// Expects `action` to be done long before the end of a cycle that has no end, or of a pause of days.
+/// Expects that `action` ends long before the end of an endless cycle or of a pause of days.
 fn at_once(what: &str, action: impl FnOnce() -> Result) -> Result {
     let start = Instant::now();
     action()?;
@@ -395,7 +406,8 @@ fn long_pause(lab: &Lab) -> Result {
     at_once("stopping", scanner::stop)
 }
 
-/// Also between the end of a pass and its pause, which is when these writes come.
+/// A write wakes the scanner even between the end of a pass and its pause, which is when these writes
+/// happen.
 fn cut_short(_: &Lab) -> Result {
     begin_long_pause()?;
     for _ in 0..1000 {
@@ -410,7 +422,7 @@ fn cut_short(_: &Lab) -> Result {
     scanner::stop()
 }
 
-/// Makes a process with pages that alone are scanned. No two are equal, so none is merged.
+/// Makes only the pages of one process be scanned. They all differ, so none is merged.
 fn only_different_pages(lab: &Lab) -> Result<Peer> {
     knob::set("scope", "registered")?;
     let peer = lab.alice()?;
@@ -451,16 +463,14 @@ fn many_threads(lab: &Lab) -> Result {
     })?;
     at_once("a pass", || scanner::wait_passes(1))?;
     at_once("unloading", module::unload)?;
-    expect::eq("threads that are left", 0, task::scanners().len())
+    expect::eq("remaining threads", 0, task::scanners().len())
 }
 
-/// Freezes in some state of the scanner, and expects it to go on merging then.
+/// Freezes all tasks in some state of the scanner, and expects that merging works afterwards.
 fn expect_freezes(lab: &Lab, begin: impl FnOnce() -> Result) -> Result<Completion> {
     begin()?;
     if !freezer::is_there() {
-        return Ok(Completion::ignored_with(
-            "the kernel has no test of freezing",
-        ));
+        return Ok(Completion::ignored_with("the kernel has no freezer test"));
     }
     freezer::freeze()?;
     let (a, b) = lab.pair()?;
