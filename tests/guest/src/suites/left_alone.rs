@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whose pages are not merged, or not with whose.
+//! Tests of pages that are not merged, or not merged with those of certain processes.
 
 use guest::feature::Feature;
 use guest::lab;
@@ -14,7 +14,7 @@ mod ranges;
 mod registered;
 mod tags;
 
-/// The tests.
+/// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
     let tests = [
         ranges::TESTS,

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whose memory a process's is: each row of the table in `Documentation/security.md`.
+//! Processes with unusual credentials: one test for each row of the table in
+//! `Documentation/security.md`.
 //!
-//! Alice guesses 16 pages of a process that her ids have something to do with, and counts how many
-//! of her guesses are merged with its pages: all, or none.
+//! Alice guesses 16 pages of a process that shares an ID with her, and counts how many of her guesses
+//! are merged with its pages: all or none.
 
 use std::io;
 
@@ -100,7 +101,7 @@ const PAGES: u64 = 16;
 const IDS: Ids = Ids::each(100);
 const CONTROLS: Ids = Ids::each(500);
 
-/// How many of the pages that `guesser` guesses are merged with those of `victim`.
+/// The number of pages guessed by `guesser` that are merged with pages of `victim`.
 fn count_guessed(guesser: &Peer, victim: &Peer) -> Result<usize> {
     let (secret, guess) = (victim.anon(PAGES, IDS)?, guesser.anon(PAGES, IDS)?);
     scanner::scan(6)?;
@@ -109,8 +110,8 @@ fn count_guessed(guesser: &Peer, victim: &Peer) -> Result<usize> {
     Ok(pairs.filter(|(secret, guess)| secret == guess).count())
 }
 
-/// Expects Alice to guess this many of the victim's pages. Pages of two of her own processes are
-/// merged meanwhile, or it would mean nothing.
+/// Expects that Alice guesses this many of the victim's pages. Pages of two of her own processes must
+/// be merged meanwhile, or the result would prove nothing.
 fn expect_guessed(lab: &Lab, what: &str, expected: u64, victim: &Peer) -> Result {
     let (alice, other) = lab.pair()?;
     let control = (alice.anon(PAGES, CONTROLS)?, other.anon(PAGES, CONTROLS)?);
@@ -126,10 +127,10 @@ fn expect_guessed(lab: &Lab, what: &str, expected: u64, victim: &Peer) -> Result
 const ALL: u64 = PAGES;
 const NONE: u64 = 0;
 
-/// Whether whoever starts a program has registered its memory.
+/// Whether the process that starts a program has registered its memory.
 const REGISTERED: [bool; 2] = [false, true];
 
-/// The user executes a program, having registered for that, or not.
+/// Executes a program as the user, with memory registered before or not.
 fn execute(lab: &Lab, user: User, program: &str, registered: bool) -> Result<Peer> {
     lab.start(program, move || {
         become_user(user.id())?;
@@ -145,13 +146,13 @@ fn register_if(registered: bool) -> io::Result<()> {
     }
 }
 
-/// A process of root that was registered by whoever started it, or not.
+/// A process of root whose memory was registered by its starter or not.
 fn daemon(lab: &Lab, registered: bool) -> Result<Peer> {
     execute(lab, Root, spawn::SELF, registered)
 }
 
-/// Alice executes a program with a gift, which goes on as `then` says. Expects how many pages she
-/// guesses where it is registered and where it is not.
+/// Alice executes a program with a gift; the program then runs `then`. Expects the given numbers of
+/// guessed pages for registered and for unregistered memory.
 fn expect_privileged(
     lab: &Lab,
     gift: Gift,
@@ -172,7 +173,7 @@ const SET_USER_ID: Gift = Gift::User(Root);
 const SET_GROUP_ID: Gift = Gift::Group(Root);
 const CAPABILITY: Gift = Gift::Capability(CAP_NET_RAW);
 
-/// Expects the ids of a program that Alice has executed.
+/// Expects the IDs of a set-user-ID program that Alice has executed.
 fn expect_set_user_id(victim: &Peer) -> Result {
     expect_ids(victim.pid(), "Uid", [Alice, Root, Root, Root])
 }
@@ -223,7 +224,7 @@ fn became_caller(lab: &Lab) -> Result {
     expect_privileged(lab, SET_USER_ID, NONE, become_caller)
 }
 
-/// Neither with Alice's nor with its owner's.
+/// The program is merged neither with Alice's pages nor with its owner's.
 fn became_owner(lab: &Lab) -> Result {
     let program = Program::new(Gift::User(Bob))?;
     for registered in REGISTERED {
@@ -259,8 +260,8 @@ fn dropped_file_capability(lab: &Lab) -> Result {
     expect_privileged(lab, CAPABILITY, NONE, Peer::drop_capabilities)
 }
 
-/// Set-id programs are dumpable then: Alice may attach to one that has given up all that was not
-/// hers, and to no other.
+/// With this setting, set-ID programs are dumpable: Alice may attach only to a program that has
+/// dropped everything that is not hers.
 fn suid_dumpable_1(lab: &Lab) -> Result {
     let _set = SuidDumpable::set(1)?;
     expect_privileged(lab, SET_USER_ID, NONE, expect_set_user_id)?;
@@ -271,7 +272,8 @@ fn suid_dumpable_1(lab: &Lab) -> Result {
     expect_privileged(lab, CAPABILITY, ALL, Peer::drop_capabilities)
 }
 
-/// Dumps are root's then, and processes are as undumpable for others as with 0.
+/// With this setting, core dumps belong to root, and for others the processes are as undumpable as
+/// with 0.
 fn suid_dumpable_2(lab: &Lab) -> Result {
     let _set = SuidDumpable::set(2)?;
     expect_privileged(lab, SET_USER_ID, NONE, become_caller)?;
@@ -283,7 +285,8 @@ fn unreadable(lab: &Lab) -> Result {
     expect_privileged(lab, Gift::Nothing, NONE, nothing)
 }
 
-/// Expects a daemon of root to be left alone after a change of its ids: it is root as well as Alice.
+/// Expects that a daemon of root is skipped after a change of its IDs: it acts as root as well as
+/// Alice.
 fn expect_mixed(lab: &Lab, what: &str, change: impl Fn(&Peer) -> Result) -> Result {
     for registered in REGISTERED {
         let victim = daemon(lab, registered)?;
@@ -305,7 +308,7 @@ const ALL_BUT_SAVED: Ids3 = [Some(Alice), Some(Alice), None];
 fn mixed_users(lab: &Lab) -> Result {
     for ids in [REAL, EFFECTIVE, SAVED, ALL_BUT_SAVED] {
         expect_mixed(lab, &format!("{ids:?}"), |daemon| {
-            // Its group is Alice's before it must not change that any more.
+            // The group must be changed first, while the process still has the right to do so.
             daemon.set_group_ids([Some(Alice); 3])?;
             daemon.set_user_ids(ids)
         })?;
@@ -333,7 +336,7 @@ fn other_group(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// As the workers of php-fpm, or QEMU with -run-with user=: they do not execute anything after that.
+/// Like the workers of php-fpm, or QEMU with -run-with user=: they do not call `execve` afterwards.
 fn server(lab: &Lab) -> Result {
     for (registered, expected) in [(false, NONE), (true, ALL)] {
         let victim = daemon(lab, registered)?;
@@ -343,7 +346,7 @@ fn server(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// Dumpable or not, as it has what Alice has not.
+/// The process is skipped, dumpable or not, since it has capabilities that Alice does not have.
 fn keeps_capabilities(lab: &Lab) -> Result {
     for registered in REGISTERED {
         let victim = daemon(lab, registered)?;
@@ -353,7 +356,7 @@ fn keeps_capabilities(lab: &Lab) -> Result {
         victim.set_dumpable(true)?;
         expect_guessed(lab, "a dumpable server", NONE, &victim)?;
     }
-    // An undumpable one is in no wider domain, either.
+    // A wider domain does not include an undumpable process, either.
     scanner::settle_knobs()?;
     knob::set("domain", "global")?;
     let victim = daemon(lab, true)?;
@@ -373,7 +376,7 @@ fn dropped_before_exec(lab: &Lab) -> Result {
 }
 
 /// A unit with `User=alice` and `AmbientCapabilities=CAP_NET_RAW`: it is dumpable, but Alice may not
-/// attach to it. Others like it may.
+/// attach to it. Units with the same capabilities may.
 fn ambient_capability(lab: &Lab) -> Result {
     let unit = || {
         lab.start(spawn::SELF, || {
@@ -395,7 +398,7 @@ fn set_keep_capabilities() -> io::Result<()> {
     Ok(nix::sys::prctl::set_keepcaps(true)?)
 }
 
-/// Who has made a namespace has all capabilities there, and so has everybody of the same user.
+/// The creator of a namespace has all capabilities in it, and so do all processes of the same user.
 fn own_namespace(lab: &Lab) -> Result {
     for dumpable in [true, false] {
         let victim = execute(lab, Alice, spawn::SELF, true)?;

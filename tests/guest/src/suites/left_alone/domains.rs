@@ -45,7 +45,7 @@ fn spans(peers: &[(Peer, Span)]) -> Vec<pages::Pages<'_>> {
     peers.iter().map(|(peer, span)| (peer, *span)).collect()
 }
 
-/// Two processes of one domain and two of another: two frames for each page, not one.
+/// Expects that two processes of one domain and two of another use two frames for each page, not one.
 fn expect_two_sets(peers: &[(Peer, Span)]) -> Result {
     let spans = spans(peers);
     scanner::scan(6)?;
@@ -70,7 +70,7 @@ fn user(lab: &Lab) -> Result {
     ])?)
 }
 
-/// Bob's first page is not merged with what is known to be Alice's, however often it is seen.
+/// Bob's first page is not merged with a content known from Alice, however often it is seen.
 fn user_known(lab: &Lab) -> Result {
     let alices = with_pages(lab.alices(2)?)?;
     scanner::merge()?;
@@ -83,7 +83,7 @@ fn user_known(lab: &Lab) -> Result {
     pages::expect_mappings(&known, 2)
 }
 
-/// Who calls himself Alice in a namespace is not Alice.
+/// A user with Alice's ID in a user namespace is not Alice.
 fn user_namespace(lab: &Lab) -> Result {
     let (one, other) = (lab.peer(User::Bob)?, lab.peer(User::Bob)?);
     one.enter_user_namespace(User::Alice)?;
@@ -100,7 +100,7 @@ fn user_became(lab: &Lab) -> Result {
     ];
     for peer in &peers[..2] {
         peer.become_user(User::Bob)?;
-        // Changing the user makes a process undumpable.
+        // Changing the user ID makes a process undumpable.
         peer.set_dumpable(true)?;
     }
     let peers = with_pages(peers)?;
@@ -111,7 +111,7 @@ fn user_became(lab: &Lab) -> Result {
     pages::expect_frames("root's pages", (&root, in_root), &of_root)
 }
 
-/// As [`expect_two_sets`], where one more process belongs to the first set.
+/// Like [`expect_two_sets`], but one more process belongs to the first set.
 fn expect_two_sets_and(peers: &[(Peer, Span)], joins: pages::Pages<'_>) -> Result {
     let all = spans(peers);
     scanner::scan(6)?;
@@ -120,8 +120,8 @@ fn expect_two_sets_and(peers: &[(Peer, Span)], joins: pages::Pages<'_>) -> Resul
     pages::expect_disjoint("frames of two domains", &one, &other)
 }
 
-/// Root's child became Alice, and still has root's frames. These must join neither root's other
-/// pages with Alice's nor Alice's with root's.
+/// Root's child became Alice but still shares frames with root. These frames must not cause a merge
+/// of root's other pages with Alice's, or of Alice's with root's.
 fn fork_and_setuid(lab: &Lab) -> Result {
     let parent = lab.peer(User::Root)?;
     let span = parent.anon(PAGES, IDS)?;
@@ -175,7 +175,7 @@ fn process(lab: &Lab) -> Result {
         peers[1].0.frames(peers[1].1)?,
     );
     scanner::scan(6)?;
-    // Within a process, equal pages are merged.
+    // Equal pages within one process are merged.
     pages::expect_merged(&[(&peers[0].0, inner)])?;
     let after = (
         peers[0].0.frames(peers[0].1)?,
@@ -184,7 +184,7 @@ fn process(lab: &Lab) -> Result {
     expect::eq("frames of two processes", before, after)
 }
 
-/// What a child shares with its parent by fork is not shared any wider.
+/// Pages that a child shares with its parent since the fork are not shared with anyone else.
 fn process_forked(lab: &Lab) -> Result {
     knob::set("domain", "process")?;
     let parent = lab.alice()?;
@@ -234,7 +234,7 @@ fn global(lab: &Lab) -> Result {
     pages::expect_mappings(&frames, 4)
 }
 
-/// Were sightings counted over domains, Bob could learn what Alice has from when his merge.
+/// If sightings were counted across domains, Bob could learn from the time of his merge what Alice has.
 fn promotion(lab: &Lab) -> Result {
     knob::set("promote_after", 40)?;
     knob::set("sleep_ms", 50)?;
@@ -243,7 +243,7 @@ fn promotion(lab: &Lab) -> Result {
     let before = a.frames(in_a)?;
     let begun = knob::number("full_scans")?;
     scanner::start()?;
-    // 19 passes are 38 sightings of Bob's two pages: with Alice's one it would be 57.
+    // In 19 passes, Bob's two pages are seen 38 times; together with Alice's page it would be 57 times.
     let mut merged_after = None;
     while merged_after.is_none() {
         let of_b = b.frames(in_b)?;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A page that fork left in two processes, one of which wants to be left alone.
+//! A page that two processes share since a fork, one of which must be skipped.
 //!
-//! The scanner meets the page in the other one, and all mappings of a page are replaced at once:
-//! each mapping has to be asked.
+//! The scanner reaches the page in the other process. A merge replaces all mappings of the page
+//! together, so each mapping has to be checked.
 
 use guest::content::Ids;
 use guest::expect;
@@ -30,7 +30,7 @@ fn not_dumped(lab: &Lab) -> Result {
 }
 
 fn locked(lab: &Lab) -> Result {
-    // On fault: locking at once would give the child pages of its own.
+    // Lock on fault, since immediate locking would give the child its own copies.
     expect_child_left_alone(lab, |child, span| child.lock_on_fault(span))
 }
 
@@ -38,7 +38,7 @@ fn not_dumpable(lab: &Lab) -> Result {
     expect_child_left_alone(lab, |child, _| child.set_dumpable(false))
 }
 
-/// The parent's pages merge with another process's, the child's mappings of them stay.
+/// Expects that the parent's pages are merged with another process's, while the child's mappings stay.
 fn expect_child_left_alone(lab: &Lab, hide: impl Fn(&Peer, Span) -> Result) -> Result {
     let parent = lab.alice()?;
     let span = parent.anon(PAGES, IDS)?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Programs that move pages by userfaultfd (`UFFDIO_MOVE`), as garbage collectors do: the kernel moves
-//! exclusive pages only, so that each merged one would make a move fail.
+//! Programs that move pages through a userfaultfd (`UFFDIO_MOVE`), like garbage collectors: the
+//! kernel moves only exclusive pages, so the move of a merged page would fail.
 //!
 //! Reference: ioctl_userfaultfd(2), UFFDIO_MOVE(2const).
 
@@ -34,7 +34,7 @@ const PAGES: u64 = 256;
 const IDS: Ids = Ids::each(100);
 const PATIENCE: Duration = guest::task::PATIENCE;
 
-/// A place to which a process is going to move pages.
+/// The destination to which a process is going to move pages.
 fn target(peer: &Peer) -> Result<Span> {
     let target = peer.map(Kind::Anon, PAGES)?;
     peer.keep_small(target)?;
@@ -58,14 +58,14 @@ fn mover(lab: &Lab) -> Result {
     pages::expect_merged(&[(&a, in_a?), (&b, in_b?)])?;
     pages::expect_not_merged((&mover, from))?;
     expect_moved(&mover, from, to, IDS)?;
-    // It may move more, whatever it watches just now.
+    // The process may move more pages later, even if it watches nothing now.
     mover.unwatch()?;
     mover.fill(from, IDS)?;
     scanner::merge()?;
     pages::expect_not_merged((&mover, from)).map(drop)
 }
 
-/// Waits for pages to be no longer merged, which nobody scans for.
+/// Waits until pages are unmerged, which happens without a scan.
 fn wait_until_apart(peer: &Peer, span: Span) -> Result {
     let start = Instant::now();
     while pages::expect_not_merged((peer, span)).is_err() {
@@ -88,7 +88,7 @@ fn merged_before(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after pages were moved").map(drop)
 }
 
-/// As a program that was there before the module.
+/// Like a program that opened its userfaultfd before the module was loaded: no probe tells the module.
 fn not_told(lab: &Lab) -> Result {
     let (mover, other) = lab.pair()?;
     let (from, in_other) = (mover.anon(PAGES, IDS)?, other.anon(PAGES, IDS)?);
@@ -110,8 +110,8 @@ fn registered(lab: &Lab) -> Result {
     pages::expect_merged(&[(&mover, in_mover), (&other, in_other)]).map(drop)
 }
 
-/// The kernel counts merged pages of zeros, and does not take those off that are moved: there are none,
-/// registered or not.
+/// The kernel counts merged pages of zeros and does not subtract those that are moved. So the module
+/// merges none of this process, registered or not.
 fn zeros(lab: &Lab) -> Result {
     let (mover, other) = lab.pair()?;
     let to = target(&mover)?;
@@ -121,7 +121,7 @@ fn zeros(lab: &Lab) -> Result {
     scanner::merge()?;
     pages::expect_zero_page((&other, in_other))?;
     expect::eq(
-        "merged zeros of one that moves pages",
+        "merged zeros of a process that moves pages",
         0,
         zero_pages(&mover)?,
     )?;
@@ -132,7 +132,7 @@ fn zero_pages(peer: &Peer) -> Result<u64> {
     procfs::number_in(&format!("/proc/{}/ksm_stat", peer.pid()), "ksm_zero_pages")
 }
 
-/// The kernel loses the marks of some; the others are taken off.
+/// The kernel loses the marks of moved zero pages; the module removes the marks of the others.
 fn moved_zeros(lab: &Lab) -> Result {
     let mover = lab.alice()?;
     let from = mover.anon(PAGES, Ids::ZERO)?;
@@ -148,7 +148,7 @@ fn moved_zeros(lab: &Lab) -> Result {
     expect_moved(&mover, from.part(0, half), to.part(0, half), Ids::ZERO)?;
     scanner::scan(2)?;
     expect::eq(
-        "merged zeros of one that moves pages",
+        "merged zeros of a process that moves pages",
         0,
         zero_pages(&mover)?,
     )?;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Ranges and processes that did not ask for merging and have a reason to be left alone.
+//! Memory ranges and processes that did not opt in to merging and must be skipped for some reason.
 //!
-//! Each test has three processes with the same pages. Two are ordinary, and their being merged
-//! proves that the scanner was there; the third one has what is to be left alone, and keeps its
-//! frames. Where the reason can end, the test ends it, and then all three are merged: so it was
-//! the reason, and nothing else.
+//! Each test has three processes with equal pages. Two are ordinary, and their merge proves that the
+//! scanner ran; the third one has the memory to be skipped, and must keep its frames. If the reason
+//! can be removed, the test removes it and expects that all three are merged, which proves that
+//! nothing else prevented it.
 
 use guest::content;
 use guest::content::Ids;
@@ -52,10 +52,10 @@ pub(super) const SKIPPABLE: &[SkippableTest] = &[("shadow_stacks", shadow_stack)
 const PAGES: u64 = 8;
 const IDS: Ids = Ids::each(100);
 
-/// Ends the reason to be left alone.
+/// Removes the reason to skip the memory.
 type Release = fn(&Peer, Span) -> Result;
 
-/// Expects what `make` makes in a process of `user` to be left alone, until `release`.
+/// Expects that the memory that `make` creates in a process of `user` is skipped until `release`.
 fn expect_left_alone(
     lab: &Lab,
     user: User,
@@ -63,7 +63,7 @@ fn expect_left_alone(
     release: Option<Release>,
 ) -> Result {
     let (a, other, b) = (lab.peer(user)?, lab.peer(user)?, lab.peer(user)?);
-    // The one in question may be the first to be seen, or the last.
+    // The scanner may see the skipped process first or last.
     let in_a = a.anon(PAGES, IDS)?;
     let span = make(&other)?;
     let in_b = b.anon(PAGES, IDS)?;
@@ -71,14 +71,18 @@ fn expect_left_alone(
     scanner::scan(6)?;
     let merged = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
     let after = pagemap::entries(other.pid(), span)?;
-    expect::eq("page table entries to be left alone", before, after)?;
-    // This sees, too, what /proc/PID/pagemap does not show.
+    expect::eq("page table entries of skipped memory", before, after)?;
+    // This also covers what /proc/PID/pagemap does not show.
     pages::expect_mappings(&merged, 2)?;
     scanner::expect_exact_counts("with pages left alone")?;
     if let Some(release) = release {
         release(&other, span)?;
         scanner::merge()?;
-        pages::expect_frames("pages no longer to be left alone", (&other, span), &merged)?;
+        pages::expect_frames(
+            "pages after the reason was removed",
+            (&other, span),
+            &merged,
+        )?;
     }
     other.check(span, IDS)
 }
@@ -87,7 +91,7 @@ fn alice(lab: &Lab, make: impl FnOnce(&Peer) -> Result<Span>, release: Option<Re
     expect_left_alone(lab, User::Alice, make, release)
 }
 
-/// Ordinary pages with some advice, and the advice that takes it back.
+/// Ordinary pages with some advice, and the advice that undoes it.
 fn advised(lab: &Lab, advice: i32, release: Release) -> Result {
     let make = |peer: &Peer| {
         let span = peer.anon(PAGES, IDS)?;
@@ -174,7 +178,7 @@ fn shared_file(lab: &Lab) -> Result {
     alice(lab, |peer| peer.filled(Kind::SharedFile, PAGES, IDS), None)
 }
 
-/// Reserves huge pages for hugetlbfs while it lives.
+/// Reserves huge pages for hugetlbfs while it exists.
 struct HugePages;
 
 impl HugePages {
@@ -193,7 +197,7 @@ impl HugePages {
 impl Drop for HugePages {
     fn drop(&mut self) {
         if procfs::write(Self::KNOB, "0").is_err() {
-            eprintln!("the huge pages could not be given back");
+            eprintln!("the huge pages could not be released");
         }
     }
 }
@@ -208,7 +212,7 @@ fn hugetlb(lab: &Lab) -> Result {
     alice(lab, make, None)
 }
 
-/// Written pages of a private mapping of addresses are ordinary pages, where no others may be.
+/// Written pages of a private PFN mapping are ordinary pages in a place where no others may be.
 fn special(lab: &Lab) -> Result {
     let make = |peer: &Peer| {
         let span = peer.filled(Kind::Special, PAGES, IDS)?;
@@ -247,7 +251,7 @@ fn spliced(lab: &Lab) -> Result {
     alice(lab, make, Some(|peer, _| peer.check_pipe(PAGES, IDS)))
 }
 
-/// The kernel's code in a process: where a debugger wrote to it there are private pages, in a
+/// The vDSO, the kernel's code in a process: a debugger's write to it creates private pages in a
 /// mapping that must not change.
 fn vdso(lab: &Lab) -> Result {
     let make = |peer: &Peer| {
@@ -263,7 +267,7 @@ fn vdso(lab: &Lab) -> Result {
     alice(lab, make, None)
 }
 
-/// Zeros need no partner, and are left alone for the same reasons.
+/// Pages of zeros need no partner, and are skipped for the same reasons.
 fn zeros(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     let control = peer.anon(1, Ids::ZERO)?;
@@ -282,13 +286,13 @@ fn zeros(lab: &Lab) -> Result {
     scanner::merge()?;
     pages::expect_zero_page((&peer, control))?;
     for (span, before) in spans {
-        pages::expect_frames("zeros to be left alone", (&peer, span), &before)?;
+        pages::expect_frames("skipped pages of zeros", (&peer, span), &before)?;
     }
     Ok(())
 }
 
-/// A page whose only equals are left alone stays as it is: it is not even replaced by a shared
-/// page of its own.
+/// A page whose only equal pages are skipped stays unchanged: it is not replaced by a shared page,
+/// either.
 fn no_partners(lab: &Lab) -> Result {
     let reasons: [fn(&Peer, Span) -> Result; 4] = [
         |peer, span| peer.lock(span),
@@ -298,7 +302,7 @@ fn no_partners(lab: &Lab) -> Result {
     ];
     for index in 0..2 * reasons.len() {
         let reason = reasons[index / 2];
-        // The one left alone is met last, and first.
+        // The skipped process is seen last in one case, and first in the other.
         let (one, two) = lab.pair()?;
         let (a, other) = if index % 2 == 0 {
             (one, two)
@@ -328,7 +332,7 @@ fn shadow_stack(lab: &Lab) -> Result<Completion> {
             ))
         }
     }
-    // All its pages but the first are zeros.
+    // All its pages are zeros, except the first.
     let before = pagemap::entries(peer.pid(), place)?;
     let control = peer.anon(1, Ids::ZERO)?;
     scanner::merge()?;

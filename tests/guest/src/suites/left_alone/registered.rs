@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that was registered (`MADV_MERGEABLE`) has opted in: mainline's own rules hold for it.
+//! Registered memory (`MADV_MERGEABLE`) has opted in, and mainline's own rules apply to it.
 
 use guest::content::Ids;
 use guest::knob;
@@ -71,8 +71,8 @@ fn only_registered(lab: &Lab) -> Result {
     let before = (a.frames(plain)?, c.frames(in_c)?);
     scanner::scan(6)?;
     let frames = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
-    pages::expect_frames("pages not registered", (&a, plain), &before.0)?;
-    pages::expect_frames("pages not registered", (&c, in_c), &before.1)?;
+    pages::expect_frames("unregistered pages", (&a, plain), &before.0)?;
+    pages::expect_frames("unregistered pages", (&c, in_c), &before.1)?;
     pages::expect_mappings(&frames, 2)?;
     let counts = scanner::expect_exact_counts("of registered memory only")?;
     guest::expect::eq(
@@ -82,8 +82,8 @@ fn only_registered(lab: &Lab) -> Result {
     )?;
     knob::set("scope", "all")?;
     scanner::merge()?;
-    pages::expect_frames("once scope is all", (&a, plain), &frames)?;
-    pages::expect_frames("once scope is all", (&c, in_c), &frames)
+    pages::expect_frames("with scope all", (&a, plain), &frames)?;
+    pages::expect_frames("with scope all", (&c, in_c), &frames)
 }
 
 fn registered_process(lab: &Lab) -> Result {
@@ -100,7 +100,7 @@ fn registered_process(lab: &Lab) -> Result {
     let before = c.frames(in_c)?;
     scanner::scan(6)?;
     pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
-    pages::expect_frames("pages of a process not registered", (&c, in_c), &before)
+    pages::expect_frames("pages of an unregistered process", (&c, in_c), &before)
 }
 
 fn zeros(lab: &Lab) -> Result {
@@ -111,7 +111,7 @@ fn zeros(lab: &Lab) -> Result {
     let before = peer.frames(plain)?;
     scanner::merge()?;
     pages::expect_zero_page((&peer, span))?;
-    pages::expect_frames("zeros not registered", (&peer, plain), &before)
+    pages::expect_frames("unregistered pages of zeros", (&peer, plain), &before)
 }
 
 fn users(lab: &Lab) -> Result {
@@ -152,17 +152,17 @@ fn unregistered_process(lab: &Lab) -> Result {
     let of_later = a.frames(later)?;
     scanner::scan(6)?;
     pages::expect_frames(
-        "pages of a process no longer registered",
+        "pages of a process after unregistering it",
         (&a, in_a),
         &before,
     )?;
-    pages::expect_frames("pages that it mapped since", (&a, later), &of_later)?;
+    pages::expect_frames("pages that it mapped afterwards", (&a, later), &of_later)?;
     pages::expect_frames("pages of the other process", (&b, in_b), &shared)?;
     a.check(in_a, IDS)?;
     scanner::expect_exact_counts("after PR_SET_MEMORY_MERGE of 0").map(drop)
 }
 
-/// In either scope, registered pages are merged although `also` is a reason to leave them alone.
+/// Expects that registered pages are merged in either scope although `also` is a reason to skip them.
 fn expect_opted_in(lab: &Lab, also: impl Fn(&Peer, Span) -> Result) -> Result {
     for scope in ["registered", "all"] {
         scanner::settle_knobs()?;
@@ -186,7 +186,7 @@ fn not_dumped(lab: &Lab) -> Result {
     expect_opted_in(lab, |peer, span| peer.advise(span, libc::MADV_DONTDUMP))
 }
 
-/// As the memory of machines that QEMU runs is: it asks for both.
+/// Like the memory of QEMU's virtual machines, which gets both kinds of advice.
 fn not_copied(lab: &Lab) -> Result {
     expect_opted_in(lab, |peer, span| peer.advise(span, libc::MADV_DONTFORK))
 }
@@ -210,7 +210,7 @@ fn pinned(lab: &Lab) -> Result {
     pages::expect_frames("pinned pages", (&c, in_c), &before)
 }
 
-/// Mainline ignores the advice for such memory, and so the module has to leave it alone.
+/// Mainline ignores the advice for such memory, so the module has to skip it.
 fn expect_not_registrable(lab: &Lab, kind: Kind) -> Result {
     for scope in ["registered", "all"] {
         knob::set("scope", scope)?;

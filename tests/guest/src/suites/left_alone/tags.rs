@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages with memory tags, which are not among the bytes that are compared.
+//! Pages with memory tags, which are not part of the compared bytes.
 
 use guest::content::Ids;
 use guest::debugfs;
@@ -24,7 +24,7 @@ pub(super) const TESTS: &[Test] = &[
 const PAGES: u64 = 16;
 const IDS: Ids = Ids::each(100);
 
-/// Pages with these contents and the tags of `seed`.
+/// Maps pages with these contents and the tags of `seed`.
 fn with_tags(peer: &Peer, ids: Ids, seed: u64) -> Result<Span> {
     let span = peer.anon(PAGES, ids)?;
     peer.allow_tags(span)?;
@@ -32,12 +32,12 @@ fn with_tags(peer: &Peer, ids: Ids, seed: u64) -> Result<Span> {
     Ok(span)
 }
 
-/// How often pages were refused for their tags.
+/// The number of pages refused because of their tags.
 fn refused() -> Result<u64> {
     Ok(debugfs::refusals()?.get("tagged").copied().unwrap_or(0))
 }
 
-/// Whatever the tags are: without ones they are merged, with ones they stay.
+/// Expects that pages without tags are merged and pages with tags stay, whatever the tag values are.
 fn expect_left_alone(lab: &Lab, ids: Ids) -> Result {
     let (a, b) = lab.pair()?;
     let all = [(&a, 3), (&b, 3), (&b, 5), (&b, 0)];
@@ -59,7 +59,7 @@ fn expect_left_alone(lab: &Lab, ids: Ids) -> Result {
     })
 }
 
-/// Beside equal pages without tags, which are merged.
+/// Pages with tags next to equal pages without tags, which are merged.
 fn tagged(lab: &Lab) -> Result {
     let (c, d) = lab.pair()?;
     let (in_c, in_d) = (c.anon(PAGES, IDS)?, d.anon(PAGES, IDS)?);
@@ -75,8 +75,8 @@ fn zeros(lab: &Lab) -> Result {
     pages::expect_zero_page((&c, in_c))
 }
 
-/// All tags are 0 at first. One process sets its own; the others see nothing of that, and can set
-/// theirs.
+/// All tags are initially 0. When one process sets its tags, the other processes are not affected and
+/// can set their own.
 fn merged_before(lab: &Lab) -> Result {
     let peers = lab.alices(3)?;
     let spans = peers.iter().map(|peer| peer.anon(PAGES, IDS));
@@ -105,7 +105,7 @@ fn merged_before(lab: &Lab) -> Result {
     all[2].0.check(spans[2], IDS)
 }
 
-/// Processes with the same contents give them tags, again and again.
+/// Processes with equal contents repeatedly add tags to them.
 fn meanwhile(lab: &Lab) -> Result {
     const PEERS: u32 = 3;
     const MILLISECONDS: u64 = 8000;
@@ -135,11 +135,11 @@ fn meanwhile(lab: &Lab) -> Result {
     })
 }
 
-/// Merged pages that were written to.
+/// The number of merged pages that were copied on write.
 fn copied() -> Result<u64> {
     let vmstat = procfs::read("/proc/vmstat")?;
     let copied = vmstat
         .lines()
         .find_map(|line| line.strip_prefix("cow_ksm ")?.parse().ok());
-    copied.ok_or_else(|| "there is no cow_ksm in /proc/vmstat".into())
+    copied.ok_or_else(|| "/proc/vmstat has no cow_ksm".into())
 }
