@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A scanner that runs flat out beside processes that do all they can to their memory.
+//! A scanner at full speed together with processes that change their memory in all possible ways.
 //!
-//! Everything random comes from the seed that the program prints; `KSM_V_SEED` replays it.
+//! All random choices depend on the seed that the program prints; `KSM_V_SEED` replays it.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -44,13 +44,13 @@ const TESTS: &[Test] = &[
     ("memory_that_fails", memory_failure),
 ];
 
-/// The tests.
+/// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
     let tests: Vec<Test> = [TESTS, offline::TESTS, shortage::TESTS].concat();
     lab::trials("survive", &tests)
 }
 
-/// Processes that work for some time, seeded from `seed`.
+/// Starts processes that work for some time, with seeds derived from `seed`.
 fn start_churn(lab: &Lab, seed: u64, count: u64, time: Duration) -> Result<Vec<Peer>> {
     let mut workers = Vec::new();
     for index in 0..count {
@@ -66,7 +66,7 @@ fn start_churn(lab: &Lab, seed: u64, count: u64, time: Duration) -> Result<Vec<P
     Ok(workers)
 }
 
-/// Waits for the workers, which fail where a page was not what it had to be.
+/// Waits for the workers; a worker fails if one of its pages had wrong contents.
 fn finish_churn(workers: Vec<Peer>, seed: u64) -> Result {
     let mut steps = 0;
     for worker in &workers {
@@ -78,7 +78,7 @@ fn finish_churn(workers: Vec<Peer>, seed: u64) -> Result {
     })
 }
 
-/// The scanner has to have been at work.
+/// Expects that the scanner has scanned pages meanwhile.
 fn expect_scanned_since(before: u64) -> Result {
     let after = knob::number("pages_scanned")?;
     expect::that(after > before, || {
@@ -91,7 +91,7 @@ fn churn(lab: &Lab) -> Result {
     let scanned = knob::number("pages_scanned")?;
     scanner::start()?;
     let mut most = 0;
-    // Once, unless the machine has little time for the scanner.
+    // One round is enough unless the scanner gets little CPU time.
     for round in 0..10 {
         let seed = seed.wrapping_add(round * 100);
         let workers = start_churn(lab, seed, 4, Duration::from_secs(12))?;
@@ -114,7 +114,7 @@ fn churn(lab: &Lab) -> Result {
     scanner::unmerge()
 }
 
-/// Changes some knob.
+/// Changes a random knob.
 fn change_a_knob(rng: &mut Rng) -> Result {
     let scan_rates = [1, 10, 100, 10_000, u64::from(u32::MAX)];
     match rng.below(11) {
@@ -153,7 +153,7 @@ fn churn_and_knobs(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after the work").map(drop)
 }
 
-/// ksmd merges what the workers register, and so does the module.
+/// Both ksmd and the module merge the memory that the workers register.
 fn churn_and_ksmd(lab: &Lab) -> Result {
     let mainline =
         |name: &str, value: &str| procfs::write(&format!("{}/{name}", knob::MAINLINE), value);
@@ -169,7 +169,7 @@ fn churn_and_ksmd(lab: &Lab) -> Result {
     finished
 }
 
-/// Processes with common pages are made and killed, at any moment of their being scanned.
+/// Processes with equal pages start and get killed at any time while they are scanned.
 fn come_and_go(lab: &Lab) -> Result {
     let mut rng = Rng::new(rng::seed());
     let resident = lab.alice()?;
@@ -212,8 +212,8 @@ fn new_programs(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after many programs").map(drop)
 }
 
-/// Whoever changes an area waits for its lock, which the scanner holds while it reads no more than a batch
-/// of the area's pages.
+/// A task that changes a VMA waits for the VMA's lock, which the scanner holds only while it reads at
+/// most one batch of pages.
 fn latency(lab: &Lab) -> Result {
     const PAGES: u64 = 16_384;
     /// `BATCH` of rust/scan/gather.rs.
@@ -230,7 +230,11 @@ fn latency(lab: &Lab) -> Result {
     knob::set(knob::WRITE_ONLY, scanner::part(&peer, span))?;
     let (reads, locks) = (reads.calls()?, locks.calls()?);
     expect::within("entries read", PAGES..=u64::MAX, reads)?;
-    expect::within("locks taken for them", reads / BATCH..=u64::MAX, locks)
+    expect::within(
+        "VMA locks taken for these reads",
+        reads / BATCH..=u64::MAX,
+        locks,
+    )
 }
 
 fn many_writers(lab: &Lab) -> Result {
@@ -240,7 +244,7 @@ fn many_writers(lab: &Lab) -> Result {
     let write = |index: u64| -> Result {
         let (mut rng, start) = (Rng::new(seed.wrapping_add(index)), Instant::now());
         while start.elapsed() < Duration::from_secs(5) {
-            // Another writer may have had pages merged between the two writes.
+            // Another writer may have caused merges between the two writes.
             if rng.below(10) == 0 {
                 let _ = change_domain(&mut rng);
             } else {
@@ -267,8 +271,8 @@ fn many_writers(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after many writers").map(drop)
 }
 
-/// The kernel is told that a merged page has failed, which is not movable. It finds nobody who maps it; all that
-/// counts is that nothing else breaks, and that no more pages are merged into it.
+/// The kernel is told that the memory of an unmovable merged page has failed. It finds no mapping of
+/// the page; nothing else may break, and no more pages may be merged into it.
 fn memory_failure(lab: &Lab) -> Result {
     const MADV_HWPOISON: i32 = 100;
     knob::set("movable", 0)?;
@@ -277,7 +281,7 @@ fn memory_failure(lab: &Lab) -> Result {
     let (in_a, in_b) = (a.anon(8, ids)?, b.anon(8, ids)?);
     scanner::merge()?;
     let frames = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
-    // The kernel finds nobody who maps such a page, and says that it could not do anything.
+    // The kernel finds no mapping of such a page and returns an error.
     let poisoned = a.advise(in_a.page(1), MADV_HWPOISON);
     expect::that(poisoned.is_err(), || {
         "MADV_HWPOISON: expected to fail, found success"
@@ -288,7 +292,7 @@ fn memory_failure(lab: &Lab) -> Result {
     expect::ne("frame of a new page", frames[1], c.frame(in_c, 1)?)?;
     c.check(in_c, ids)?;
     b.check(in_b.part(2, 6), Ids::each(102))?;
-    // The page whose memory has failed is not read again, and is counted still.
+    // The failed page is not read again, but it is still counted.
     let unmerged = knob::try_write("run", b"2");
     expect::errno("run=2 with failed memory", libc::EIO, unmerged)?;
     expect::eq(
@@ -300,7 +304,7 @@ fn memory_failure(lab: &Lab) -> Result {
     b.check(in_b.part(2, 6), Ids::each(102))
 }
 
-/// Every other page has another protection: as many mappings as pages.
+/// Every other page has a different protection, so there are as many VMAs as pages.
 fn many_mappings(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let ids = Ids::each(100);
@@ -323,7 +327,7 @@ fn many_mappings(lab: &Lab) -> Result {
     scanner::expect_exact_counts("with many mappings").map(drop)
 }
 
-/// The module needs memory to give memory back. Without any it has to wait, not to fail.
+/// The module needs memory to free memory. Without free memory it must wait, not fail.
 fn little_memory(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(2048, Ids::each(100))?, b.anon(2048, Ids::each(100))?);
@@ -331,7 +335,7 @@ fn little_memory(lab: &Lab) -> Result {
     hog.set_dumpable(false)?;
     let free = procfs::number_in("/proc/meminfo", "MemAvailable")? / 4;
     let held = hog.map(guest::peer::Kind::Anon, free.saturating_sub(4096))?;
-    // The kernel may end the one that takes the most, and that is this one.
+    // The OOM killer prefers the process that takes the most memory, and that is this one.
     procfs::write(&format!("/proc/{}/oom_score_adj", hog.pid()), "1000")?;
     let _quiet = QuietConsole::begin()?;
     scanner::start()?;

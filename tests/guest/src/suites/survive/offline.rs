@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that is to go offline: what is merged there has to leave it.
+//! Memory that goes offline: merged pages have to leave it.
 
 use std::thread;
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub(super) const TESTS: &[Test] = &[
 
 const PAGES: u64 = 8000;
 const IDS: Ids = Ids::each(100);
-/// For so long the module takes no frames of a block that was to go offline.
+/// The time for which the module does not use frames of a block that was to go offline.
 const BARRED_FOR: Duration = Duration::from_secs(10);
 
 fn in_block(peer: &Peer, span: Span, block: Block) -> Result<usize> {
@@ -44,8 +44,8 @@ fn in_block(peer: &Peer, span: Span, block: Block) -> Result<usize> {
     Ok(count)
 }
 
-/// Whether the block can go offline is for all its users to say. The module must not be in the
-/// way for longer than it takes to break what is merged there, where that is not movable.
+/// Whether the block can go offline depends on all its users. The module must not block it for longer
+/// than it takes to unmerge its unmovable pages.
 fn leave(lab: &Lab) -> Result {
     knob::set("movable", 0)?;
     let (a, b) = lab.pair()?;
@@ -71,7 +71,7 @@ fn leave(lab: &Lab) -> Result {
         }
     }
     scanner::expect_exact_counts("after a block was left")?;
-    // Where the block stays online after all, it is as good as any again.
+    // If the block stays online, the module uses it again after this time.
     thread::sleep(BARRED_FOR);
     scanner::merge()?;
     pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
@@ -85,7 +85,7 @@ fn leave(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// A frame that has begun to fail is taken out of use, at the second attempt if not at the first.
+/// Soft-offlining takes a frame out of use, at the second attempt at the latest.
 fn leave_frame(lab: &Lab) -> Result {
     const MADV_SOFT_OFFLINE: i32 = 101;
     let (a, b) = (lab.peer(User::Root)?, lab.peer(User::Root)?);

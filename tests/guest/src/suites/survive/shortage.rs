@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The index, when the kernel asks for memory.
+//! The index under memory pressure.
 //!
-//! `drop_caches` asks as a kernel does that has none left.
+//! `drop_caches` calls the shrinkers like a kernel without free memory.
 
 use guest::content::Ids;
 use guest::expect;
@@ -42,9 +42,9 @@ fn given_up(lab: &Lab) -> Result {
         knob::number("index_bytes")?,
         knob::number("pages_unshared")?,
     ];
-    expect::within("contents remembered", 0..=unshared / 8, left)?;
+    expect::within("remembered contents", 0..=unshared / 8, left)?;
     expect::within("index_bytes", 0..=bytes / 4, bytes_left)?;
-    // What is shared is known as ever, and all the rest as soon as it is met again.
+    // Shared pages are still known; everything else is known again at the next sighting.
     knob::set("promote_after", 255)?;
     let c = lab.alice()?;
     let in_c = c.anon(64, shared)?;
@@ -52,13 +52,13 @@ fn given_up(lab: &Lab) -> Result {
     pages::expect_frames("further pages of a shared content", (&c, in_c), &frames)?;
     let again = knob::number("pages_unshared")?;
     expect::that(again >= PAGES, || {
-        format!("contents remembered: expected {PAGES} or more again, found {again}")
+        format!("remembered contents: expected {PAGES} or more again, found {again}")
     })?;
     a.check(alone, Ids::each(1))?;
     scanner::expect_exact_counts("after the index was given up").map(drop)
 }
 
-/// The index may be filled without the scanner's thread.
+/// `merge_now` fills the index while the scanner's thread is stopped; the index must shrink then, too.
 fn while_stopped(lab: &Lab) -> Result {
     let a = lab.alice()?;
     a.anon(PAGES, Ids::each(1))?;
