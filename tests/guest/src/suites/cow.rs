@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What programs do to merged pages: whoever writes gets a copy, all others keep what they had,
-//! and the counts follow.
+//! Operations of processes on merged pages: a process that writes gets a copy, all others keep their
+//! contents, and the counts follow.
 
 use guest::content::Ids;
 use guest::feature::Feature;
@@ -21,7 +21,7 @@ mod processes;
 mod reclaim;
 mod writes;
 
-/// The tests.
+/// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
     let tests = [
         writes::TESTS,
@@ -43,11 +43,11 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Pages of a region in these tests.
+/// Size of a region in these tests, in pages.
 const PAGES: u64 = 8;
-/// What they hold.
+/// The contents of the merged pages.
 const IDS: Ids = Ids::each(100);
-/// What is written to them.
+/// The contents that are written to them.
 const NEW: Ids = Ids::each(900);
 
 /// Three processes that share merged pages; the module is stopped.
@@ -85,7 +85,7 @@ impl Trio {
         })
     }
 
-    /// Expects the processes B and C to have what they had.
+    /// Expects that the processes B and C have their old frames and contents.
     fn expect_others_unchanged(&self) -> Result {
         pages::expect_frames("other sharers", (&self.b, self.in_b), &self.frames)?;
         pages::expect_frames("other sharers", (&self.c, self.in_c), &self.frames)?;
@@ -93,7 +93,8 @@ impl Trio {
         self.c.check(self.in_c, IDS)
     }
 
-    /// Expects A to have pages of its own with these contents, others theirs, and right counts.
+    /// Expects that A has private pages with these contents, that the others are unchanged, and that
+    /// the counts are exact.
     fn expect_private_copy(&self, span: Span, ids: Ids, when: &str) -> Result {
         self.a.check(span, ids)?;
         let own = pages::expect_not_merged((&self.a, span))?;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Merging while a process is in the middle of fork.
+//! Merging while a process is in the middle of a fork.
 //!
-//! The kernel finds the child's areas as soon as they are copied, by the anon_vmas of its parent's
-//! pages: before the child is in a cgroup, and before the parent's TLBs are flushed.
+//! The kernel finds the child's VMAs through the anon_vmas of its parent's pages as soon as they are
+//! copied: before the child is in a cgroup, and before the parent's TLB is flushed.
 
 use guest::cgroup::Cgroup;
 use guest::content::Ids;
@@ -32,7 +32,7 @@ const TESTS: &[Test] = &[
     ),
 ];
 
-/// The tests.
+/// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
     lab::trials("fork", TESTS)
 }
@@ -48,9 +48,9 @@ fn merge_now(peer: &Peer, span: Span) -> Result {
     scanner::merge_at_once(scanner::part(peer, span))
 }
 
-/// A page of a process in the root cgroup, of its child in another one, and of a grandchild in the
-/// middle of fork, for which the kernel says that it was in the root cgroup. The page is merged with one
-/// of the root cgroup: the grandchild's mapping must not be.
+/// A page is mapped by a process in the root cgroup, by its child in another cgroup, and by a
+/// grandchild in the middle of its fork, which the kernel still reports as a member of the root
+/// cgroup. The page is merged with one of the root cgroup, and the grandchild's mapping must stay.
 fn cgroup(lab: &Lab) -> Result {
     knob::set("domain", "cgroup")?;
     let (holder, there) = (Holder::new()?, Cgroup::new("there")?);
@@ -73,15 +73,15 @@ fn cgroup(lab: &Lab) -> Result {
     pages::expect_frames("pages of the child", (&child, span), &before)
 }
 
-/// A page that only a parent and its child in the middle of fork map is merged with another, the
-/// parent's mapping apart, which is of an area that is left alone. Meanwhile, a thread of the parent
-/// writes to that page, and then to another: the child must not see the second write without the first.
+/// A page that a parent and its child in the middle of a fork map is merged with another page, except
+/// for the parent's mapping, whose VMA is skipped. Meanwhile, a thread of the parent writes first to
+/// that page and then to another: the child must not see the second write without the first.
 fn torn(lab: &Lab) -> Result {
     let holder = Holder::new()?;
     let parent = root(lab)?;
     let (first, second) = (parent.anon(1, IDS)?, parent.anon(1, OTHER_IDS)?);
     merge_now(&parent, first)?;
-    // The child's area will not be watched.
+    // The child's VMA does not inherit the watch.
     parent.watch(first, userfaultfd::MISSING)?;
     parent.hold_forks()?;
     parent.start_writer(first, second)?;
@@ -90,7 +90,7 @@ fn torn(lab: &Lab) -> Result {
     holder.wait()?;
     let other = root(lab)?;
     let in_other = other.anon(1, IDS)?;
-    // A page that is mapped twice is merged by all mappings of its twin.
+    // If a page is mapped twice, a merge replaces all mappings of its twin.
     let others_child = other.fork()?;
     merge_now(&other, in_other)?;
     let wrote = holder.write()?;
@@ -101,7 +101,7 @@ fn torn(lab: &Lab) -> Result {
     let [first_written, second_written] = written;
     let written = (first_written?, second_written?);
     expect::that(written != (false, true), || {
-        "the child: expected no write without the one before, found the second alone"
+        "the child: expected no second write without the first, found the second alone"
     })?;
     pages::expect_frames("pages of the child", (&child, first), &before)?;
     drop(others_child);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Failing memory, and others who wait for a page table lock, in moments that no test meets by itself:
+//! Memory failures and contended page table locks at moments that no other test can produce, provoked
 //! by the modules `ksm_v_fail_copy` and `ksm_v_contend` (`tests/provoke`).
 
 use guest::content::Ids;
@@ -38,7 +38,7 @@ const TESTS: &[Test] = &[
     ),
 ];
 
-/// The tests.
+/// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
     [TESTS, frames::TESTS]
         .into_iter()
@@ -51,8 +51,8 @@ const IDS: Ids = Ids::each(100);
 const FAIL_COPY: &str = "/sys/kernel/debug/ksm_v_fail_copy";
 const CONTEND: &str = "/sys/kernel/debug/ksm_v_contend";
 
-/// Entries after which the module looks whether someone waits (`PATIENCE` of `rust/mm/walk.rs` and
-/// `rust/mm/neighbours.rs`).
+/// The number of entries after which the module checks whether somebody waits for the lock
+/// (`PATIENCE` of `rust/mm/walk.rs` and `rust/mm/neighbours.rs`).
 const PATIENCE: u64 = 8;
 
 fn refused(reason: &str) -> Result<u64> {
@@ -60,7 +60,7 @@ fn refused(reason: &str) -> Result<u64> {
     count.ok_or_else(|| format!("refusals: expected a line {reason}").into())
 }
 
-/// The frame out of which copies failed, and how many did.
+/// The frame from which copies failed, and the number of failures.
 fn failures() -> Result<(Frame, u64)> {
     let text = procfs::read(FAIL_COPY)?;
     let mut numbers = text.split_whitespace().map(str::parse);
@@ -70,8 +70,8 @@ fn failures() -> Result<(Frame, u64)> {
     }
 }
 
-/// A shared page is to get its content from a page whose memory has failed. The kernel takes that page
-/// from its process; the other one of the same content is merged with a third.
+/// The content of a new shared page is copied from a page with failed memory. The kernel removes that
+/// page from its process; the other page with the same content is merged with a third one.
 fn failed_copy(lab: &Lab) -> Result {
     const PAGES: u64 = 8;
     const PAGE: u64 = 3;
@@ -90,7 +90,7 @@ fn failed_copy(lab: &Lab) -> Result {
     let before = refused("failed")?;
     scanner::merge()?;
     let (failed, count) = failures()?;
-    expect::within("copies that failed", 1..=u64::MAX, count)?;
+    expect::within("failed copies", 1..=u64::MAX, count)?;
     expect::eq(
         "pages refused as failed",
         before + count,
@@ -98,7 +98,7 @@ fn failed_copy(lab: &Lab) -> Result {
     )?;
     let is_failed = |frame: &Frame| *frame == failed;
     let place = frames.iter().position(is_failed);
-    let place = place.ok_or("the frame that failed: expected one of the two")?;
+    let place = place.ok_or("the failed frame: expected one of the two")?;
     let (whole, in_whole) = all[1 - place];
     whole.check(in_whole, IDS)?;
     for part in [(0, PAGE), (PAGE + 1, PAGES - PAGE - 1)] {
@@ -116,24 +116,24 @@ fn failed_copy(lab: &Lab) -> Result {
     scanner::merge()?;
     let shared = pages::expect_merged(&[(whole, in_whole), (&third, in_third)])?;
     expect::that(!shared.iter().any(is_failed), || {
-        format!("expected nothing to be merged on the frame that failed, {failed:?}")
+        format!("expected nothing to be merged on the failed frame {failed:?}")
     })?;
     whole.check(in_whole, IDS)?;
     third.check(in_third, IDS)?;
-    scanner::expect_exact_counts("beside a page that failed")?;
+    scanner::expect_exact_counts("beside a failed page")?;
     procfs::write(FAIL_COPY, "0")
 }
 
-/// A function that the module calls for each page, with its address and entry among the arguments, while it
-/// holds the lock of the page table.
+/// A function that the module calls for each page with the page table lock held. Its arguments
+/// include the address and the page table entry.
 struct Function {
     name: &'static str,
     addr: u32,
     entry: u32,
 }
 
-/// Merges the pages of `span`, once; from the first of them on someone waits for the page table. Returns
-/// how many calls there were until he had it.
+/// Merges the pages of `span` once. From the first page on, a thread waits for the page table lock.
+/// Returns the number of calls until that thread had the lock.
 fn merge_contended(peer: &Peer, span: Span, function: &Function) -> Result<u64> {
     module::load_beside("ksm_v_contend")?;
     let Function { name, addr, entry } = function;
@@ -142,20 +142,22 @@ fn merge_contended(peer: &Peer, span: Span, function: &Function) -> Result<u64> 
     knob::set(knob::WRITE_ONLY, scanner::part(peer, span))?;
     let mut calls = None;
     let ended = task::wait_until(task::PATIENCE, || {
-        // -1 until then.
+        // The number is -1 until then.
         let text = procfs::read(CONTEND).unwrap_or_default();
         calls = text.trim().parse().ok();
         calls.is_some()
     });
     procfs::write(CONTEND, "end")?;
-    expect::that(ended, || "expected someone to wait for the page table")?;
+    expect::that(ended, || {
+        "expected a thread to wait for the page table lock"
+    })?;
     calls.ok_or("no number").context(|| CONTEND)
 }
 
-/// As many pages as the module reads or merges at once.
+/// The number of pages that the module reads or merges at once.
 const BATCH: u64 = 32;
 
-/// A process with that many pages, in one page table.
+/// A process with this many pages in one page table.
 fn batch(lab: &Lab, ids: Ids) -> Result<(Peer, Span)> {
     const TABLE: u64 = PAGE_SIZE * PAGE_SIZE / 8;
     let peer = lab.alice()?;
@@ -177,8 +179,8 @@ fn contended_walk(lab: &Lab) -> Result {
         entry: 0,
     };
     let calls = merge_contended(&a.0, a.1, &function)?;
-    expect::within("entries read while one waits", 0..=PATIENCE - 1, calls)?;
-    // The other entries are read once he has had it.
+    expect::within("entries read while a thread waits", 0..=PATIENCE - 1, calls)?;
+    // The other entries are read after the waiting thread had the lock.
     scanner::merge_at_once(scanner::part(&b.0, b.1))?;
     pages::expect_merged(&[(&a.0, a.1), (&b.0, b.1)]).map(drop)
 }
@@ -192,7 +194,7 @@ fn contended_merge(lab: &Lab) -> Result {
     let shared = pages::expect_merged(&[(&a.0, a.1), (&b.0, b.1)])?;
     let before = refused("busy")?;
     now(&c)?;
-    expect::eq("pages left while nobody waits", before, refused("busy")?)?;
+    expect::eq("pages skipped while nobody waits", before, refused("busy")?)?;
     let function = Function {
         name: "ksm_v_set_pte_at",
         addr: 1,
@@ -201,12 +203,12 @@ fn contended_merge(lab: &Lab) -> Result {
     merge_contended(&d.0, d.1, &function)?;
     let left = refused("busy")? - before;
     expect::within(
-        "pages left while one waits",
+        "pages skipped while a thread waits",
         BATCH - PATIENCE..=BATCH - 1,
         left,
     )?;
     d.0.check(d.1, IDS)?;
     now(&d)?;
-    pages::expect_frames("pages of the last", (&d.0, d.1), &shared)?;
+    pages::expect_frames("pages of the last process", (&d.0, d.1), &shared)?;
     d.0.check(d.1, IDS)
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Unloading the module. It is refused while pages are merged; it works, in the midst of whatever the
-//! module does, once there are none.
+//! Unloading the module: it fails while pages are merged, and works otherwise, whatever the module is
+//! doing at the time.
 
 use std::fs::File;
 use std::io::Read;
@@ -64,19 +64,19 @@ const TESTS: &[Test] = &[
     ("is_reloaded_twenty_times_under_load", twenty_times),
 ];
 
-/// The tests.
+/// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
     lab::trials("reload", TESTS)
 }
 
 const PAGES: u64 = 16;
-/// Pages that a pass takes a while for.
+/// Enough pages to keep a pass busy for a while.
 const MANY: u64 = 512;
 const IDS: Ids = Ids::each(100);
 const NEW: Ids = Ids::each(900);
 
-/// Two processes that share merged pages, and have no other merged ones: only these pages are
-/// registered, and scanned.
+/// Two processes that share merged pages and nothing else: only these pages are registered, and only
+/// registered pages are scanned.
 struct Pair {
     a: Peer,
     in_a: Span,
@@ -110,7 +110,7 @@ impl Pair {
     fn expect_not_merged(&self) -> Result {
         let in_a = pages::expect_not_merged((&self.a, self.in_a))?;
         let in_b = pages::expect_not_merged((&self.b, self.in_b))?;
-        pages::expect_disjoint("frames of the two", &in_a, &in_b)?;
+        pages::expect_disjoint("frames of the two processes", &in_a, &in_b)?;
         self.check()
     }
 
@@ -120,14 +120,14 @@ impl Pair {
     }
 }
 
-/// New pages of a process, registered with mainline's KSM.
+/// Maps new pages in a process and registers them with mainline's KSM.
 fn registered(peer: &Peer, pages: u64, ids: Ids) -> Result<Span> {
     let span = peer.anon(pages, ids)?;
     peer.advise(span, libc::MADV_MERGEABLE)?;
     Ok(span)
 }
 
-/// Loads the module with the knobs that the tests want, without unmerging anything.
+/// Loads the module and sets the knobs as the tests need them, without unmerging anything.
 fn load_and_set() -> Result {
     module::load("")?;
     knob::set("promote_after", 1)?;
@@ -174,8 +174,8 @@ fn after_unmerging(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after loading again and a merge").map(drop)
 }
 
-/// Unloads the module as it is, as soon as the kernel does so: the module notices in its own time that
-/// no page is merged any more.
+/// Unloads the module as soon as the kernel allows it: the module may need a while to notice that no
+/// page is merged any more. Then loads it again.
 fn unload_in_the_end(when: &str) -> Result {
     let mut last = Ok(());
     let unloaded = task::wait_until(task::PATIENCE, || {
@@ -221,7 +221,7 @@ fn once_written(lab: &Lab) -> Result {
     pair.b.check(pair.in_b, Ids::each(2000))
 }
 
-/// A fork gives merged pages to a process without asking the module.
+/// A fork shares merged pages with a child without involving the module.
 fn child(lab: &Lab) -> Result {
     let pair = Pair::new(lab)?;
     let child = pair.a.fork()?;
@@ -237,8 +237,8 @@ fn child(lab: &Lab) -> Result {
     unload_in_the_end("once the child has exited")
 }
 
-/// Merged pages of zeroes need no module. The kernel's count of them can't be kept right without it,
-/// though: they become ordinary ones, which nobody counts.
+/// Merged pages of zeros do not need the module, but only the module can keep the kernel's count of
+/// them right. So unloading turns them into ordinary zero pages, which are not counted.
 fn zeros(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     let span = peer.anon(PAGES, Ids::ZERO)?;
@@ -268,7 +268,7 @@ fn zeros(lab: &Lab) -> Result {
     peer.check(span, IDS)
 }
 
-/// No two pages are equal, so none is merged.
+/// All pages differ, so none is merged.
 fn mid_scan(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let of_b = Ids::each(10_000);
@@ -287,8 +287,8 @@ fn mid_scan(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// The first merge and the unloading meet: either the module goes and no page is merged, or the module
-/// stays.
+/// Unloading races with the first merge: either the module is unloaded and no page is merged, or it
+/// stays loaded.
 fn beside_merges(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (registered(&a, MANY, IDS)?, registered(&b, MANY, IDS)?);
@@ -298,7 +298,7 @@ fn beside_merges(lab: &Lab) -> Result {
         scanner::settle_knobs()?;
         knob::set("scope", "registered")?;
         scanner::start()?;
-        // From before the first merge to after the last one.
+        // The time of unloading varies from before the first merge to after the last one.
         std::thread::sleep(Duration::from_millis(rng.below(120)));
         match module::try_unload() {
             Err(error) if module::is_in_use(&error) => {
@@ -315,11 +315,11 @@ fn beside_merges(lab: &Lab) -> Result {
         b.check(in_b, IDS)?;
         module::load("")?;
     }
-    eprintln!("{refusals} of 20 were refused");
+    eprintln!("{refusals} of 20 attempts to unload were refused");
     Ok(())
 }
 
-/// A file that somebody has open does not keep the module, and can't be used when the module is gone.
+/// An open file does not keep the module loaded, and cannot be read after the module is unloaded.
 fn open_files(_: &Lab) -> Result {
     let open = |name: &&str| File::open(knob::path(name)).context(|| name.to_string());
     let files = knob::READ_ONLY.iter().chain(&knob::WRITABLE).map(open);
@@ -328,22 +328,18 @@ fn open_files(_: &Lab) -> Result {
     let mut text = String::new();
     for file in &mut files {
         let read = file.read_to_string(&mut text);
-        expect::errno(
-            "reading a file of a module that is gone",
-            libc::ENODEV,
-            read,
-        )?;
+        expect::errno("reading a file of an unloaded module", libc::ENODEV, read)?;
     }
     module::load("")
 }
 
-/// Readers see the files, or that they are gone.
+/// Readers either read the files or find that they are gone.
 fn readers(_: &Lab) -> Result {
     let done = AtomicBool::new(false);
     let read_all = || {
         while !done.load(Ordering::Relaxed) {
             for name in knob::READ_ONLY.iter().chain(&knob::WRITABLE) {
-                // Any error will do, as long as it returns.
+                // Any error is fine, as long as the call returns.
                 let _ = std::fs::read(knob::path(name));
             }
         }
@@ -365,9 +361,9 @@ fn readers(_: &Lab) -> Result {
     })
 }
 
-/// The module leaves the frame in a work item, which walks all processes: zeroes that were only read make
-/// that longer than unloading takes up to where it waits for the item. What would run on in a module that
-/// is gone brings the guest down.
+/// A work item of the module empties the frame and walks all processes. Many read-only zero pages
+/// make the walk longer than the time until unloading waits for the item. A work item that runs on in
+/// an unloaded module crashes the guest.
 fn while_leaving(lab: &Lab) -> Result {
     const MADV_SOFT_OFFLINE: i32 = 101;
     const ZEROES: u64 = 50_000;
@@ -391,7 +387,7 @@ fn while_leaving(lab: &Lab) -> Result {
         if a.advise(in_a.page(page), MADV_SOFT_OFFLINE).is_ok() {
             eprintln!("page {page} went offline at once");
         }
-        // An item that has not begun by then is cancelled: the page may stay where it is.
+        // An item that has not started yet is cancelled, and the page may then stay in its frame.
         module::unload()?;
         load_and_set()?;
     }
@@ -399,7 +395,8 @@ fn while_leaving(lab: &Lab) -> Result {
     b.check(in_b, IDS)
 }
 
-/// The module is in use until nothing is merged; its file goes once the write to it has returned.
+/// The module is in use until nothing is merged; its file disappears after the write to it has
+/// returned.
 fn while_unmerging(lab: &Lab) -> Result {
     const PLENTY: u64 = 4000;
     knob::set("scope", "registered")?;
@@ -419,7 +416,7 @@ fn while_unmerging(lab: &Lab) -> Result {
     b.check(in_b, IDS)
 }
 
-/// Each load merges the pages, each unloading finds them merged.
+/// Each load merges the pages, and each unload finds them merged.
 fn fifty_times(lab: &Lab) -> Result {
     let pair = Pair::new(lab)?;
     for _ in 0..50 {

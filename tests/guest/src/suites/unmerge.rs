@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `run=2` takes apart all that was merged, everywhere, before the write returns.
+//! `run=2` unmerges all merged pages in all processes before the write returns.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
@@ -66,7 +66,7 @@ const TESTS: &[Test] = &[
     ("users_who_read_counts_have_nothing_walked", constant_time),
 ];
 
-/// The tests.
+/// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
     lab::trials("unmerge", TESTS)
 }
@@ -74,7 +74,7 @@ pub fn trials() -> Vec<Trial> {
 const PAGES: u64 = 16;
 const IDS: Ids = Ids::each(100);
 
-/// Expects that nothing is merged any more, by the counts and by the page tables.
+/// Expects that nothing is merged any more, according to the counts and to the page tables.
 fn expect_nothing_merged() -> Result {
     let zero = Counts {
         shared: 0,
@@ -106,7 +106,7 @@ fn merged_pair(lab: &Lab) -> Result<[(Peer, Span); 2]> {
     Ok([(a, in_a), (b, in_b)])
 }
 
-/// Unmerges and expects every page to be its owner's alone.
+/// Unmerges, and expects that no page is shared any more.
 fn expect_unmerged(all: &[pages::Pages<'_>], ids: Ids) -> Result {
     scanner::unmerge()?;
     expect_nothing_merged()?;
@@ -151,7 +151,7 @@ fn zeros(lab: &Lab) -> Result {
     )
 }
 
-/// Memory that was only read has the kernel's page of zeros, too: it is not the module's.
+/// Memory that was only read maps the shared zero page, too, but not because of the module.
 fn other_zeros(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     let span = peer.map(Kind::Anon, PAGES)?;
@@ -220,7 +220,7 @@ fn undumpable(lab: &Lab) -> Result {
     expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)
 }
 
-/// No longer scanned is not the same as not merged.
+/// Pages that are no longer scanned are still merged, and must be unmerged.
 fn excluded(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
     a.advise(in_a.part(0, 8), libc::MADV_DONTDUMP)?;
@@ -275,7 +275,7 @@ fn no_restart(lab: &Lab) -> Result {
     expect_nothing_merged()
 }
 
-/// Unmerging races with everything that makes or ends a mapping.
+/// Unmerging races with everything that creates or removes mappings.
 fn busy(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(256, IDS)?, b.anon(256, IDS)?);
@@ -305,14 +305,15 @@ fn busy(lab: &Lab) -> Result {
     b.check(in_b, IDS)
 }
 
-/// Whoever waits for it can be killed, which stops it half way, and can be made up for.
+/// A writer that waits for `run=2` can be killed. This stops the unmerge halfway, and a later `run=2`
+/// completes it.
 fn interrupted(lab: &Lab) -> Result {
     const MANY: u64 = 20_000;
-    /// Writers that may have ended by themselves before they were killed.
+    /// Attempts: a writer may end by itself before it is killed.
     const ATTEMPTS: usize = 10;
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(MANY, IDS)?, b.anon(MANY, IDS)?);
-    // While so many pages are looked at, khugepaged must not move some.
+    // Keep khugepaged from moving pages while this many pages are checked.
     a.keep_small(in_a)?;
     b.keep_small(in_b)?;
     let mut before = 0;
@@ -339,8 +340,8 @@ fn interrupted(lab: &Lab) -> Result {
     expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)
 }
 
-/// Begins to unmerge, and kills the writer once the first page is apart. Returns whether that stopped it:
-/// it may have been done by then.
+/// Starts to unmerge, and kills the writer after the first page is unmerged. Returns whether this
+/// stopped the unmerge, which may have been complete by then.
 fn kill_while_unmerging((peer, span): pages::Pages<'_>) -> Result<bool> {
     let line = format!("exec printf 2 >{}", knob::path("run"));
     let writer = Command::new("sh").args(["-c", &line]).spawn();
@@ -360,8 +361,8 @@ fn kill_while_unmerging((peer, span): pages::Pages<'_>) -> Result<bool> {
     Ok(by_signal && Counts::read()?.shared > 0)
 }
 
-/// Four times two MiB are one when merged, and do not fit when taken apart: `run=2` fails, and nobody is
-/// killed for it.
+/// Four processes with 2 MiB of equal memory each take 2 MiB when merged, and do not fit into the
+/// cgroup when unmerged: `run=2` fails, and no process is killed.
 fn full_cgroup(lab: &Lab) -> Result {
     const MANY: u64 = 512;
     let cgroup = Cgroup::new("full")?;
@@ -377,7 +378,7 @@ fn full_cgroup(lab: &Lab) -> Result {
     cgroup.limit(cgroup.current_bytes()? + (1 << 20))?;
     let mut kmsg = Kmsg::open()?;
     expect_no_memory("run=2 in a full cgroup")?;
-    expect::eq("killed in the cgroup", 0, cgroup.killed()?)?;
+    expect::eq("processes killed in the cgroup", 0, cgroup.killed()?)?;
     let left = scanner::expect_exact_counts("after run=2 in a full cgroup")?;
     expect::within("pages_shared", 1..=u64::MAX, left.shared)?;
     expect_says(
@@ -392,12 +393,12 @@ fn full_cgroup(lab: &Lab) -> Result {
     expect_unmerged(&spans, IDS)
 }
 
-/// Tries to unmerge, and expects to be told that there is no memory.
+/// Tries to unmerge, and expects ENOMEM.
 fn expect_no_memory(what: &str) -> Result {
     expect::errno(what, libc::ENOMEM, knob::try_write("run", b"2"))
 }
 
-/// Expects that the log has a new line of what stays merged.
+/// Expects a new line in the log that says what stays merged.
 fn expect_says(kmsg: &mut Kmsg, text: &str) -> Result {
     let lines = kmsg.messages();
     let is_said = |line: &String| line.contains(text) && line.contains("stay merged");
@@ -406,14 +407,15 @@ fn expect_says(kmsg: &mut Kmsg, text: &str) -> Result {
     })
 }
 
-/// Expects that who may share with whom can't be changed, nor the module be unloaded: pages are shared.
+/// Expects that the domain cannot be changed and the module cannot be unloaded, because pages are
+/// still shared.
 fn expect_still_shared() -> Result {
     let changed = knob::try_write("domain", b"process");
     expect::errno("domain while pages are shared", libc::EBUSY, changed)?;
     module::expect_in_use("after run=2 did not break everything apart")
 }
 
-/// What is merged does not fit into the host's memory when taken apart.
+/// The merged memory does not fit into the host's memory when unmerged.
 fn full_host(lab: &Lab) -> Result {
     const MANY: u64 = 4096;
     const PART: u64 = 1024;
@@ -431,8 +433,8 @@ fn full_host(lab: &Lab) -> Result {
     pages::expect_merged(&spans)?;
     let merged = Counts::read()?;
     let hog = lab.peer(User::Root)?;
-    // Less than half of what the copies take is left, beside the margin of 16 MiB. In small parts: each
-    // takes page tables, too, and more where the kernel checks itself.
+    // Leave less than half of the memory that the copies need, plus the margin of 16 MiB. Fill the rest
+    // in small parts: each part also needs page tables, and more memory on debug kernels.
     let spare = 16 * 1024 + 4 * MANY / 2;
     let available = || procfs::number_in("/proc/meminfo", "MemAvailable");
     expect::that(available()? > spare, || "too little memory is available")?;
@@ -440,28 +442,29 @@ fn full_host(lab: &Lab) -> Result {
     while available()? > spare + 4 * PART {
         filling.push(hog.anon(PART, Ids::each(1_000_000 * filling.len() as u64))?);
     }
-    expect_no_memory("run=2 on a full host")?;
-    expect::eq("killed", before, killed()?)?;
-    // No census, which takes more memory itself than is left.
+    expect_no_memory("run=2 on a host with little memory")?;
+    expect::eq("processes killed", before, killed()?)?;
+    // A census would need more memory than is left.
     let left = Counts::read()?;
     expect::within("pages_sharing", 1..=merged.sharing - 1, left.sharing)?;
     expect_still_shared()?;
     for part in filling {
         hog.unmap(part)?;
     }
-    scanner::expect_exact_counts("after run=2 on a full host")?;
+    scanner::expect_exact_counts("after run=2 on a host with little memory")?;
     expect_unmerged(&spans, IDS)
 }
 
-/// A process waits for a file system that does not answer, with its mmap lock held.
+/// A process waits for a file system that does not answer, and holds its mmap lock meanwhile.
 fn stuck(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
     let stuck = Stuck::start()?;
     let refused = || -> Result<u64> { Ok(debugfs::refusals()?.remove("locked").unwrap_or(0)) };
     let (before, sharing) = (refused()?, knob::number("pages_sharing")?);
     scanner::passes(scanner::ENOUGH_PASSES)?;
-    expect::within("locked areas", before + 1..=u64::MAX, refused()?)?;
-    // One locked area hides no other one. A page or two that the process has from its parent may come too.
+    expect::within("locked VMAs", before + 1..=u64::MAX, refused()?)?;
+    // A locked VMA does not hide other VMAs. A page or two that the process inherited from its parent
+    // may be merged, too.
     let pairs = Stuck::PAIRS as u64;
     expect::within(
         "pages_sharing",
@@ -480,7 +483,7 @@ fn stuck(lab: &Lab) -> Result {
         pages::expect_not_merged((&a, in_a)).is_ok()
     });
     expect::that(begun, || "run=2: expected to go on with other processes")?;
-    // Others wait for it meanwhile, and can be killed.
+    // Other writers wait for this one meanwhile, and can be killed.
     let mut second = write("0").context(|| "starting a shell")?;
     task::wait_until(Duration::from_secs(1), || {
         task::stat(second.id() as i32, 3).is_ok_and(|state| state == "S")
@@ -498,7 +501,8 @@ fn stuck(lab: &Lab) -> Result {
     expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)
 }
 
-/// As [`expect_nothing_merged`], by the counts only: the page tables of a stuck process can't be read.
+/// Like [`expect_nothing_merged`], but checks only the counts: the page tables of a blocked process
+/// cannot be read.
 fn expect_nothing_merged_but(_stuck: &Stuck) -> Result {
     let zero = Counts {
         shared: 0,
@@ -508,8 +512,8 @@ fn expect_nothing_merged_but(_stuck: &Stuck) -> Result {
     expect::eq("counts after run=2", zero, Counts::read()?)
 }
 
-/// A process discards merged pages of a private mapping just when they are broken apart: what the mapping is
-/// of is not read, for the file system does not answer.
+/// A process discards merged pages of a private mapping while they are unmerged. The unmerge must not
+/// read the mapped file, since the file system does not answer.
 fn discarded(_lab: &Lab) -> Result {
     let discarder = Discarder::start()?;
     scanner::merge()?;
@@ -519,7 +523,7 @@ fn discarded(_lab: &Lab) -> Result {
         Discarder::PAIRS as u64 * 9 / 10..=u64::MAX,
         sharing,
     )?;
-    // There is time to discard a page that a fault is about to break apart.
+    // Slow down page faults, so that a page can be discarded before the fault that would unmerge it.
     let faults = probe::is_possible()
         .then(|| CallCount::start("handle_mm_fault"))
         .transpose()?;
@@ -535,10 +539,10 @@ fn discarded(_lab: &Lab) -> Result {
         status = writer.try_wait().ok().flatten();
         status.is_some()
     });
-    // Now at the latest.
+    // The daemon answers now at the latest.
     drop(discarder);
     writer.wait().context(|| "waiting for the writer")?;
-    expect::that(ended, || "run=2: expected to wait for no file system")?;
+    expect::that(ended, || "run=2: expected not to wait for a file system")?;
     let is_success = status.is_some_and(|status| status.success());
     expect::that(is_success, || {
         format!("run=2: expected success, found {status:?}")
@@ -546,7 +550,8 @@ fn discarded(_lab: &Lab) -> Result {
     expect_nothing_merged()
 }
 
-/// Each shared page is asked for its mappings, and each process for its zero pages, for root only.
+/// Reading the files counts the mappings of each shared page and the zero pages of each process only
+/// for root.
 fn constant_time(lab: &Lab) -> Result {
     let _merged = merged_pair(lab)?;
     scanner::stop()?;
@@ -576,7 +581,7 @@ fn constant_time(lab: &Lab) -> Result {
         }
         Ok(())
     };
-    // Others call these functions now and then, but not in each of many attempts.
+    // Other tasks call these functions now and then, but not during each of many attempts.
     let mut before = calls()?;
     let mut is_quiet = false;
     for _ in 0..20 {
@@ -586,10 +591,10 @@ fn constant_time(lab: &Lab) -> Result {
         is_quiet |= after == before;
         before = after;
     }
-    expect::that(is_quiet, || "a user who reads: expected no calls")?;
+    expect::that(is_quiet, || "reading as a user: expected no calls")?;
     child::attempt(read_all).context(|| "reading as root")?;
     let after = calls()?;
     expect::that(after.0 >= before.0 + PAGES && after.1 > before.1, || {
-        format!("expected root to have everything counted: {before:?}, {after:?}")
+        format!("reading as root: expected more calls: {before:?}, {after:?}")
     })
 }

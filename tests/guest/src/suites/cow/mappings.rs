@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Changes of the mappings of merged pages.
+//! Changes to the mappings of merged pages.
 
 use guest::content::Ids;
 use guest::lab::Lab;
@@ -104,7 +104,7 @@ fn dont_need_again(lab: &Lab) -> Result {
     trio.expect_others_unchanged()
 }
 
-/// The kernel may drop such pages until they are written, for the process that said so.
+/// The kernel may drop the pages of the process that called `MADV_FREE` until they are written.
 fn lazy_free(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.advise(trio.in_a, libc::MADV_FREE)?;
@@ -131,7 +131,7 @@ fn lock(lab: &Lab) -> Result {
     pages::expect_frames("unlocked pages", (&trio.a, trio.in_a), &trio.frames)
 }
 
-/// `MADV_UNMERGEABLE` is mainline's way to take merged pages apart, whoever merged them.
+/// `MADV_UNMERGEABLE` is mainline's call to unmerge pages, and works on pages merged by the module, too.
 fn unregister(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.advise(trio.in_a, libc::MADV_MERGEABLE)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Other parts of the kernel that refer to merged pages.
+//! Other kernel users that refer to merged pages.
 
 use guest::content::Ids;
 use guest::expect;
@@ -28,11 +28,11 @@ pub(super) const TESTS: &[Test] = &[
     ),
 ];
 
-/// Those that need marks of written pages.
+/// The tests that need soft-dirty bits.
 pub(super) const SOFT_DIRTY: &[Test] = &[("marks_of_written_pages_survive", soft_dirty)];
 
-/// Checkpoints and debuggers track writes by these marks (soft-dirty bits): merging is no write,
-/// and must not hide one.
+/// Checkpointing tools and debuggers track writes by soft-dirty bits: a merge is not a write, and
+/// must not hide one.
 fn soft_dirty(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
@@ -48,12 +48,20 @@ fn soft_dirty(lab: &Lab) -> Result {
         Ok(entries.iter().map(|entry| entry.soft_dirty()).collect())
     };
     let expected = [true, true, true, true, false, false, false, false];
-    expect::eq("marks of merged pages", &expected[..], &marks(in_a)?)?;
-    // Mainline gives them all the mark, written or not.
-    expect::eq("marks of merged zeros", &expected[..], &marks(zeros)?)
+    expect::eq(
+        "soft-dirty bits of merged pages",
+        &expected[..],
+        &marks(in_a)?,
+    )?;
+    // Mainline sets the bit on all of them, written or not.
+    expect::eq(
+        "soft-dirty bits of merged zeros",
+        &expected[..],
+        &marks(zeros)?,
+    )
 }
 
-/// The pipe refers to the merged frames; a write by their owner must not show in it.
+/// The pipe refers to the merged frames; a write by their owner must not show in the pipe.
 fn splice(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.splice(trio.in_a)?;
@@ -96,7 +104,7 @@ fn pinned_write(lab: &Lab) -> Result {
     trio.expect_others_unchanged()
 }
 
-/// Were a pinned page replaced, writes through the pin would go to a page that nobody sees.
+/// If a pinned page were replaced, writes through the pin would go to a page that no process maps.
 fn pinned_while_scanning(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);

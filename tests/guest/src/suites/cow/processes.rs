@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Forks, ends and new programs of processes with merged pages.
+//! Fork, exit and `execve` of processes with merged pages.
 
 use guest::content::Ids;
 use guest::expect;
@@ -40,7 +40,7 @@ fn fork(lab: &Lab) -> Result {
     child.exit()?;
     pages::expect_mappings(&trio.frames, 3)?;
     trio.expect_others_unchanged()?;
-    scanner::expect_exact_counts("after the child's end").map(drop)
+    scanner::expect_exact_counts("after the child exited").map(drop)
 }
 
 fn child_writes(lab: &Lab) -> Result {
@@ -82,7 +82,8 @@ fn generations(lab: &Lab) -> Result {
     scanner::expect_exact_counts("with three generations").map(drop)
 }
 
-/// A child has its parent's zero pages, and its end must not take the parent's from the count.
+/// A child inherits its parent's zero pages; its exit must not subtract the parent's pages from the
+/// count.
 fn fork_zeros(lab: &Lab) -> Result {
     let parent = lab.alice()?;
     let span = parent.anon(PAGES, Ids::ZERO)?;
@@ -96,18 +97,18 @@ fn fork_zeros(lab: &Lab) -> Result {
     parent.check(span, Ids::ZERO)?;
     scanner::expect_exact_counts("after the child wrote")?;
     child.exit()?;
-    let after = scanner::expect_exact_counts("after the child's end")?;
+    let after = scanner::expect_exact_counts("after the child exited")?;
     expect::that(
         after.zero >= PAGES as i64 && after.zero <= alone.zero,
         || {
             format!(
-                "zero_pages after the child's end: expected {PAGES} to {}, found {}",
+                "zero_pages after the child exited: expected {PAGES} to {}, found {}",
                 alone.zero, after.zero
             )
         },
     )?;
     parent.exit()?;
-    scanner::expect_exact_counts("after the parent's end").map(drop)
+    scanner::expect_exact_counts("after the parent exited").map(drop)
 }
 
 fn exit(lab: &Lab) -> Result {
@@ -115,7 +116,7 @@ fn exit(lab: &Lab) -> Result {
     let (c, b) = (&trio.c, &trio.b);
     trio.a.exit()?;
     pages::expect_mappings(&trio.frames, 2)?;
-    scanner::expect_exact_counts("after one ended")?;
+    scanner::expect_exact_counts("after one exited")?;
     b.check(trio.in_b, IDS)?;
     c.check(trio.in_c, IDS)?;
     pages::expect_merged(&[(b, trio.in_b), (c, trio.in_c)]).map(drop)
@@ -126,11 +127,11 @@ fn last_exit(lab: &Lab) -> Result {
     trio.a.exit()?;
     trio.b.exit()?;
     trio.c.exit()?;
-    scanner::expect_exact_counts("after all ended")?;
+    scanner::expect_exact_counts("after all exited")?;
     for frame in &trio.frames {
         let flags = frame.flags()?;
         expect::that(!flags.ksm(), || {
-            format!("{frame:?}, whose sharers ended: expected to be free, found {flags:?}")
+            format!("{frame:?}, whose sharers exited: expected to be free, found {flags:?}")
         })?;
     }
     Ok(())

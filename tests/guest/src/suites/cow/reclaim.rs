@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reclaim, compaction and huge pages beside merged pages.
+//! Reclaim, compaction and huge pages in memory with merged pages.
 
 use guest::content::Ids;
 use guest::expect;
@@ -57,7 +57,7 @@ fn compaction(lab: &Lab) -> Result {
     pages::expect_merged(&all).map(drop)
 }
 
-/// Who asks for a huge page gets one, as of pages that were shared by a fork.
+/// A process that asks for a huge page gets one, just as with pages that a fork shared.
 fn collapse(lab: &Lab) -> Result {
     const HUGE: u64 = 512;
     const MADV_COLLAPSE: i32 = 25;
@@ -83,7 +83,8 @@ fn page_out(lab: &Lab) -> Result {
     trio.expect_others_unchanged()
 }
 
-/// A frame that only one process maps is not shared, as far as reclaim can see.
+/// Three processes of which only one still maps the merged frames, so that reclaim treats them as
+/// unshared.
 fn alone(lab: &Lab) -> Result<Trio> {
     let trio = Trio::new(lab)?;
     trio.a.fill(trio.in_a, Ids::each(900))?;
@@ -102,7 +103,7 @@ fn page_out_last(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after page-out of the last mapping").map(drop)
 }
 
-/// Each page holds what it held, or zeros, until it is written.
+/// Each page contains either its old content or zeros until it is written.
 fn lazy_free_last(lab: &Lab) -> Result {
     let trio = alone(lab)?;
     trio.c.advise(trio.in_c, libc::MADV_FREE)?;
@@ -126,10 +127,10 @@ fn drop_caches(lab: &Lab) -> Result {
     trio.expect_others_unchanged()
 }
 
-/// Swap space that is enough for the tests.
+/// Enough swap space for these tests, in MiB.
 const SWAP_MIB: u64 = 64;
 
-/// Swaps pages out, and waits until they are.
+/// Swaps pages out and waits until they are swapped out.
 fn swap_out(peer: &Peer, span: Span) -> Result {
     let is_out = || {
         peer.advise(span, libc::MADV_PAGEOUT).is_ok()
@@ -155,20 +156,20 @@ fn swap(lab: &Lab) -> Result<Completion> {
     trio.a.advise(trio.in_a, libc::MADV_PAGEOUT)?;
     swap_out(&trio.a, neighbours)?;
     pages::expect_frames(
-        "while neighbours are out",
+        "while neighbours are swapped out",
         (&trio.a, trio.in_a),
         &trio.frames,
     )?;
-    scanner::expect_exact_counts("while neighbours are out")?;
+    scanner::expect_exact_counts("while neighbours are swapped out")?;
     scanner::merge()?;
     trio.a.check(neighbours, Ids::each(5000))?;
     trio.a.check(trio.in_a, IDS)?;
     trio.expect_others_unchanged()?;
-    scanner::expect_exact_counts("after neighbours came back")?;
+    scanner::expect_exact_counts("after neighbours were swapped in")?;
     Ok(Completion::Completed)
 }
 
-/// Pages read back may still be in the swap cache, which refers to them, too.
+/// Pages that were read back may still be in the swap cache, which holds references to them.
 fn swapped_in(lab: &Lab) -> Result<Completion> {
     let _swap = match Swap::open(SWAP_MIB)? {
         Ok(swap) => swap,
@@ -184,7 +185,7 @@ fn swapped_in(lab: &Lab) -> Result<Completion> {
     a.check(in_a, IDS)?;
     b.check(in_b, IDS)?;
     scanner::expect_exact_counts("after pages were swapped in and merged")?;
-    // Nobody needs the old pages' room on the disk any more.
+    // The swap space of the old pages is no longer used.
     let freed = task::wait_until(task::PATIENCE, || swap::in_use() == Some(0));
     expect::that(freed, || {
         format!(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Writes, by the process itself and by others on its behalf.
+//! Writes to merged pages, by the process itself and by others on its behalf.
 
 use std::fs::OpenOptions;
 use std::io::IoSlice;
@@ -56,12 +56,12 @@ fn one_page(lab: &Lab) -> Result {
     trio.a.fill(trio.in_a.page(3), Ids::same(900))?;
     pages::expect_not_merged((&trio.a, trio.in_a.page(3)))?;
     pages::expect_frames(
-        "before it",
+        "pages before the written one",
         (&trio.a, trio.in_a.part(0, 3)),
         &trio.frames[..3],
     )?;
     pages::expect_frames(
-        "behind it",
+        "pages after the written one",
         (&trio.a, trio.in_a.part(4, 4)),
         &trio.frames[4..],
     )?;
@@ -81,7 +81,11 @@ fn all_write(lab: &Lab) -> Result {
         scanner::expect_exact_counts(&format!("after {} of 3 wrote", index + 1))?;
         for &(other, kept) in &all[index + 1..] {
             other.check(kept, IDS)?;
-            pages::expect_frames("those yet to write", (other, kept), &trio.frames)?;
+            pages::expect_frames(
+                "processes that have not written yet",
+                (other, kept),
+                &trio.frames,
+            )?;
         }
     }
     for (index, &(peer, span)) in all.iter().enumerate() {
@@ -91,9 +95,7 @@ fn all_write(lab: &Lab) -> Result {
     for frame in &trio.frames {
         let flags = frame.flags()?;
         expect::that(!flags.ksm(), || {
-            format!(
-                "{frame:?}, which nobody maps: expected not to be a merged one, found {flags:?}"
-            )
+            format!("{frame:?}, which nobody maps: expected not to be merged, found {flags:?}")
         })?;
     }
     Ok(())
@@ -117,7 +119,7 @@ fn again(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after merging again").map(drop)
 }
 
-/// What is left of a merged page stays valid, and stays one to merge with.
+/// The last mapping of a merged page stays valid, and other pages can still be merged with it.
 fn last_sharer(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.fill(trio.in_a, NEW)?;
@@ -142,7 +144,7 @@ fn while_scanning(lab: &Lab) -> Result {
     let (in_a, in_b) = (a.anon(16, IDS)?, b.anon(16, IDS)?);
     scanner::start()?;
     for round in 0..60 {
-        // Half of them are equal, which pages are so changes.
+        // Half of the pages are equal; which ones changes from round to round.
         let mine = Ids::each(100 + round % 2 * 8);
         a.fill(in_a, mine)?;
         a.poke(in_a.page(round % 16).addr, round)?;
@@ -160,8 +162,9 @@ fn while_scanning(lab: &Lab) -> Result {
     scanner::stop()
 }
 
-/// A process makes its pages equal to another one's and unequal again as fast as it can, while
-/// the scanner merges those that are equal: between its comparing and its replacing a page, too.
+/// A process makes its pages equal to another one's and unequal again as fast as it can, while the
+/// scanner merges equal pages. So some writes happen between the comparison and the replacement of a
+/// page.
 fn racing(lab: &Lab) -> Result {
     const MANY: u64 = 64;
     let (a, b) = lab.pair()?;
@@ -170,14 +173,14 @@ fn racing(lab: &Lab) -> Result {
     pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
     scanner::start()?;
     a.flip(in_a, Duration::from_secs(5))?;
-    // Few, for a write to come as soon as possible after a look.
+    // Only two pages, so that a write follows each check as soon as possible.
     let zeros = a.anon(2, Ids::ZERO)?;
     a.flip(zeros, Duration::from_secs(4))?;
     scanner::stop()?;
     b.check(in_b, IDS)
 }
 
-/// The words of new contents.
+/// The words of the new contents.
 fn new_words() -> impl Iterator<Item = u64> {
     (0..PAGES).flat_map(|page| *content::page(NEW.of(page)))
 }
@@ -224,7 +227,7 @@ fn poke_traced_read_only(lab: &Lab) -> Result {
     trio.expect_private_copy(trio.in_a, NEW, "after ptrace")
 }
 
-/// Writes new contents as debuggers do.
+/// Writes new contents through ptrace, like a debugger.
 fn trace_and_write(trio: &Trio) -> Result {
     let words: Vec<u64> = new_words().collect();
     trace::write(trio.a.pid(), trio.in_a.addr, &words)

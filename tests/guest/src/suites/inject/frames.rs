@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory from which loads of the kernel fail, by the module `ksm_v_fail_frame`: as with memory that has
-//! failed unnoticed, whoever does not recover from that ends the machine.
+//! Frames from which kernel loads fail, provoked by the module `ksm_v_fail_frame`. This simulates
+//! memory that has failed unnoticed: code that does not recover from the failed load crashes the
+//! machine.
 
 use guest::content::Ids;
 use guest::knob;
@@ -22,12 +23,12 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 const PAGES: u64 = 8;
-/// The one that fails.
+/// The page whose frame fails.
 const PAGE: u64 = 3;
 const IDS: Ids = Ids::each(100);
 
-/// Loads from a frame fail for as long as this lives: no longer than the process whose page it is, or the
-/// kernel can't use the frame again.
+/// Makes loads from a frame fail while this exists. It must be dropped before the process that owns
+/// the page ends, or the kernel could not reuse the frame.
 struct Failing(());
 
 impl Failing {
@@ -48,7 +49,7 @@ impl Drop for Failing {
     }
 }
 
-/// Expects all pages but [`PAGE`] to be merged.
+/// Expects that all pages except [`PAGE`] are merged.
 fn expect_others_merged(all: &[pages::Pages<'_>], ids: Ids) -> Result {
     for (first, count) in [(0, PAGE), (PAGE + 1, PAGES - PAGE - 1)] {
         let mut parts = all.to_vec();
@@ -64,7 +65,7 @@ fn expect_others_merged(all: &[pages::Pages<'_>], ids: Ids) -> Result {
     Ok(())
 }
 
-/// Expects all to be merged once the memory has been mended.
+/// Expects that all pages are merged after the memory works again.
 fn expect_merged(all: &[pages::Pages<'_>], ids: Ids) -> Result {
     scanner::merge()?;
     pages::expect_merged(all)?;
@@ -85,7 +86,7 @@ fn samples(lab: &Lab) -> Result {
     expect_merged(&all, IDS)
 }
 
-/// It has been seen before it failed, and is compared with what comes.
+/// The page was seen before its frame failed, and is compared with later pages.
 fn twins(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let in_a = a.anon(PAGES, IDS)?;
