@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The files with mainline's names: text, errors and meaning, wherever possible held against
-//! mainline's own.
+//! The files with mainline's names: their text, errors and meaning, compared with mainline's own
+//! files where possible.
 
 use guest::lab;
 use libtest_mimic::Trial;
@@ -10,7 +10,7 @@ mod counts;
 mod files;
 mod settings;
 
-/// The tests.
+/// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
     let mut trials = lab::trials("compat", files::TESTS);
     trials.extend(lab::trials("compat", counts::TESTS));

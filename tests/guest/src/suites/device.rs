@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Processes whose memory the driver of a device may move (HMM: amdgpu, xe, nouveau), by the module
+//! Processes whose memory a device driver may move (HMM: amdgpu, xe, nouveau), tested with the module
 //! `ksm_v_device` (`tests/provoke`).
 //!
 //! Reference: [`Documentation/mm/hmm.rst`](https://docs.kernel.org/mm/hmm.html).
@@ -33,7 +33,7 @@ const TESTS: &[Test] = &[
     ("memory_of_others_is_merged", others),
 ];
 
-/// The tests.
+/// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
     [TESTS, slow::TESTS]
         .into_iter()
@@ -44,7 +44,7 @@ pub fn trials() -> Vec<Trial> {
 const PAGES: u64 = 64;
 const IDS: Ids = Ids::each(100);
 
-/// Expects the driver to get all pages of an area, whether it moves them or not.
+/// Expects that the driver gets all pages of a VMA, whether it moves them or not.
 fn expect_movable(device: &Device, peer: &Peer, span: Span, ids: Ids) -> Result {
     for migration in [Migration::Offer, Migration::Move] {
         let found = device.migrate(migration, peer, span)?;
@@ -69,7 +69,7 @@ fn watched(lab: &Lab) -> Result {
     other.check(in_other, IDS)
 }
 
-/// Those that were registered, too.
+/// Registered pages are unmerged, too.
 fn merged_before(lab: &Lab) -> Result {
     let device = Device::new()?;
     let (user, other) = lab.pair()?;
@@ -83,7 +83,7 @@ fn merged_before(lab: &Lab) -> Result {
         pages::expect_not_merged((&user, span)).is_ok()
     });
     pages::expect_not_merged((&user, span))?;
-    // Two areas by now.
+    // The span consists of two VMAs by now.
     for first in [0, PAGES / 2] {
         let ids = Ids::each(IDS.of(first));
         expect_movable(&device, &user, span.part(first, PAGES / 2), ids)?;
@@ -93,7 +93,7 @@ fn merged_before(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after a device came").map(drop)
 }
 
-/// The scanner meets it, and breaks apart what was merged.
+/// No probe tells the module about the device: the scanner finds it, and unmerges the pages.
 fn not_told(lab: &Lab) -> Result {
     let device = Device::new()?;
     let (user, other) = lab.pair()?;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Virtual machines of KVM whose RAM is merged: a second set of page tables, which the module
-//! reaches through mmu notifiers only.
+//! KVM virtual machines whose RAM is merged: they have a second set of page tables, which the module
+//! reaches only through MMU notifiers.
 //!
-//! The guest of these tests has to have a CPU with AMD's virtualisation, see `scripts/test`.
+//! These tests need a guest CPU with AMD virtualisation, see `scripts/test`.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -40,18 +40,18 @@ const TESTS: &[Test] = &[
     ),
 ];
 
-/// The tests.
+/// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
     lab::trials("kvm", TESTS)
 }
 
 const IDS: Ids = Ids::each(100);
-/// What guests write: the first of values that count up.
+/// The first of the ascending values that guests write.
 const COMMON: u32 = 0x1000_0000;
 const ONES: u32 = 0x2000_0000;
 const OTHERS: u32 = 0x3000_0000;
 
-/// Two running guests of Alice with equal RAM, all of which they have written to.
+/// Two running guests of Alice with equal RAM; they have written to all of it.
 fn equal_pair(lab: &Lab) -> Result<(Machine, Machine)> {
     let pair = (
         Machine::new(lab, User::Alice)?,
@@ -69,7 +69,7 @@ fn expect_merged(one: &Machine, other: &Machine) -> Result {
     pages::expect_mappings(&frames, 2)
 }
 
-/// What the guest reads, and what its host reads, is what it wrote last.
+/// Expects that the guest and its host read what the guest wrote last.
 fn expect_contents(machine: &Machine, first: u32) -> Result {
     machine.expect_inside(IDS, Some(first))?;
     machine.expect_outside(IDS, Some(first))
@@ -81,7 +81,7 @@ fn merged(lab: &Lab) -> Result {
     expect_merged(&one, &other)?;
     expect_contents(&one, COMMON)?;
     expect_contents(&other, COMMON)?;
-    // Reading has not taken it apart.
+    // Reading has not unmerged the pages.
     expect_merged(&one, &other)?;
     scanner::expect_exact_counts("with two guests").map(drop)
 }
@@ -101,7 +101,7 @@ fn written(lab: &Lab) -> Result {
         pages::expect_not_merged(other.pages())?,
     );
     pages::expect_disjoint("frames of two guests that wrote", &of_one, &of_other)?;
-    // Equal once more, with entries of the second page tables that are new.
+    // The pages are equal again, with new entries in the second page tables.
     one.write(COMMON)?;
     other.write(COMMON)?;
     scanner::merge()?;
@@ -111,8 +111,8 @@ fn written(lab: &Lab) -> Result {
     expect_contents(&other, COMMON)
 }
 
-/// The guest had read its own frames: its later reads are of the merged ones, which its host
-/// changes then.
+/// The guest has read its own frames before the merge: its later reads must see the merged frames,
+/// and then the changes by its host.
 fn read(lab: &Lab) -> Result {
     let (one, other) = equal_pair(lab)?;
     one.expect_inside(IDS, Some(COMMON))?;
@@ -137,7 +137,7 @@ fn zeroed(lab: &Lab) -> Result {
     machine.expect_outside(Ids::ZERO, Some(ONES))
 }
 
-/// The two sets of page tables go to the same frame, whichever of them broke the sharing.
+/// Both sets of page tables refer to the same frame, whichever of them broke the sharing.
 fn seen_by_host(lab: &Lab) -> Result {
     let (one, other) = equal_pair(lab)?;
     scanner::merge()?;
@@ -172,7 +172,7 @@ fn two_users(lab: &Lab) -> Result {
     scanner::scan(6)?;
     pages::expect_not_merged(alices.pages())?;
     pages::expect_not_merged(bobs.pages())?;
-    // The programs of the guests' first pages may be merged with those of others.
+    // The programs in the first pages of guests may be merged with those of other guests.
     scanner::unmerge()?;
     knob::set("domain", "global")?;
     scanner::merge()?;
@@ -195,11 +195,11 @@ fn unmerged(lab: &Lab) -> Result {
     expect_contents(&other, COMMON)
 }
 
-/// Guests write for this long, or several times as long ...
+/// The guests write for this time, or a multiple of it ...
 const BUSY: Duration = Duration::from_secs(6);
-/// ... at least this often, ...
+/// ... at least this often ...
 const LEAST_WRITES: u64 = 2_000;
-/// ... and this many of their pages are seen merged meanwhile, in all samples taken together.
+/// ... and all samples together see this many of their pages merged meanwhile.
 const LEAST_MERGED: usize = 20;
 
 fn all_the_time(lab: &Lab) -> Result {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Programs made for mainline's KSM, from their Debian packages: each is run with the kernel's
-//! own scanner first, which shows that the test is right, and then with the module in its place.
+//! Programs made for mainline's KSM, from their Debian packages. Each test runs first with the
+//! kernel's own scanner, which validates the test, and then with the module in its place.
 //!
-//! They are in the guest of `scripts/vm --tools` (Documentation/tools.md).
+//! The programs are installed in the guest of `scripts/vm --tools` (Documentation/tools.md).
 
 use guest::census::Census;
 use guest::content::Ids;
@@ -24,7 +24,7 @@ mod selftests;
 mod tuners;
 mod workloads;
 
-/// The tests.
+/// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
     let mut trials = trials_with(Server::Ksmd, selftests::TESTS_OF_KSMD);
     trials.extend(lab::trials("tools::recorders", recorders::TESTS));
@@ -45,12 +45,12 @@ fn trials_with(server: Server, tests: &[TestOf<Server>]) -> Vec<Trial> {
     lab::trials_of(&format!("tools::{server:?}").to_lowercase(), server, tests)
 }
 
-/// Different contents in the memory of [`equal_pages`]: 2 MiB.
+/// The number of different contents in the memory of [`equal_pages`]: 2 MiB.
 const CONTENTS: u64 = 512;
-/// Pages beyond the first of each content: 6 MiB.
+/// The number of pages beyond the first of each content: 6 MiB.
 const DUPLICATES: u64 = 3 * CONTENTS;
 
-/// Two processes which registered two pages of each content each.
+/// Two processes that each registered two pages of each content.
 fn equal_pages(lab: &Lab) -> Result<(Peer, Peer)> {
     let (one, other) = lab.pair()?;
     for peer in [&one, &other, &one, &other] {
@@ -62,7 +62,7 @@ fn equal_pages(lab: &Lab) -> Result<(Peer, Peer)> {
     Ok((one, other))
 }
 
-/// The same, merged: by what the files say, and by what the page tables do.
+/// The same processes, merged according to the files and to the page tables.
 fn merged_pages(lab: &Lab, ksm: &Mainline) -> Result<(Peer, Peer)> {
     let peers = equal_pages(lab)?;
     ksm.merge(DUPLICATES)?;
@@ -72,7 +72,7 @@ fn merged_pages(lab: &Lab, ksm: &Mainline) -> Result<(Peer, Peer)> {
     Ok(peers)
 }
 
-/// Expects what a program shows to equal the files of these names.
+/// Expects that a program shows the values of these files.
 fn expect_files(
     ksm: &Mainline,
     names: &[&str],

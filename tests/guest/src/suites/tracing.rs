@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the module tells of its work, by tracepoints and in debugfs, is true.
+//! The module's reports about its work, by tracepoints and in debugfs, must be true.
 
 use libtest_mimic::Trial;
 
@@ -14,7 +14,7 @@ mod passes;
 mod refusals;
 mod unloading;
 
-/// The tests.
+/// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
     let tests = [
         merges::TESTS,
@@ -42,18 +42,18 @@ use guest::peer::User;
 use guest::Result;
 use guest::Span;
 
-/// Pages of each process.
+/// The number of pages of each process.
 pub(super) const PAGES: u64 = 32;
 pub(super) const IDS: Ids = Ids::each(100);
 
-/// Makes processes of Alice that are the only ones to be scanned, each with these contents.
+/// Starts processes of Alice with these contents; only their pages are scanned.
 pub(super) fn only(lab: &Lab, count: usize, ids: Ids) -> Result<Vec<(Peer, Span)>> {
     knob::set("scope", "registered")?;
     let peer = |_| registered(lab, User::Alice, ids);
     (0..count).map(peer).collect()
 }
 
-/// Makes a process with these contents in memory that is registered with mainline's KSM.
+/// Starts a process with these contents in memory registered with mainline's KSM.
 fn registered(lab: &Lab, user: User, ids: Ids) -> Result<(Peer, Span)> {
     let peer = lab.peer(user)?;
     let span = peer.anon(PAGES, ids)?;

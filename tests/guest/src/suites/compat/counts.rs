@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the counts say, of real processes, to those who know mainline's.
+//! The counts for real processes, in the meaning of mainline's counts.
 
 use guest::compat;
 use guest::compat::expect_numbers;
@@ -42,7 +42,7 @@ pub(super) fn registered(lab: &Lab, pages: u64, ids: Ids) -> Result<(Peer, Span)
     registered_by(lab, User::Alice, pages, ids)
 }
 
-/// A process with registered pages.
+/// A process of `user` with registered pages.
 pub(super) fn registered_by(lab: &Lab, user: User, pages: u64, ids: Ids) -> Result<(Peer, Span)> {
     let peer = lab.peer(user)?;
     let span = peer.map(guest::peer::Kind::Anon, pages)?;
@@ -52,7 +52,7 @@ pub(super) fn registered_by(lab: &Lab, user: User, pages: u64, ids: Ids) -> Resu
     Ok((peer, span))
 }
 
-/// Expects all pages of a span to be one.
+/// Expects that all pages of a span share one frame.
 pub(super) fn expect_one((peer, span): (&Peer, Span)) -> Result {
     let frames = pages::expect_merged(&[(peer, span)])?;
     pages::expect_mappings(&frames[..1], span.pages)
@@ -78,7 +78,7 @@ fn equal(lab: &Lab) -> Result {
     peer.check(span, Ids::same(1))
 }
 
-/// Reads and writes mainline's own paths, and no others.
+/// Reads and writes only mainline's own paths.
 fn in_place(lab: &Lab) -> Result {
     compat::settle()?;
     let _files = InPlace::mount()?;
@@ -139,8 +139,8 @@ fn unshared(lab: &Lab) -> Result {
     )
 }
 
-/// Each pass finds other contents: a pass begins a second after the last one, while pages are
-/// written to.
+/// Each pass finds changed contents: passes start one second apart, and the pages are written in
+/// between.
 fn changing(lab: &Lab) -> Result {
     compat::settle()?;
     compat::set("sleep_millisecs", 1000)?;
@@ -162,7 +162,7 @@ fn changing(lab: &Lab) -> Result {
     )
 }
 
-/// Mainline does not take a page for equal to itself.
+/// Mainline does not treat a page as equal to itself.
 fn forked(lab: &Lab) -> Result {
     compat::settle()?;
     let (peer, _) = registered(lab, 20, Ids::each(1))?;
@@ -234,8 +234,8 @@ fn one_too_many(lab: &Lab) -> Result {
     compat::set("max_page_sharing", 10)?;
     let (_peer, _) = registered(lab, 31, Ids::same(1))?;
     compat::set("run", 1)?;
-    // Two passes to merge them and one to find the last at rest; more, where the kernel held a page for a
-    // moment.
+    // Two passes merge the pages, and one finds the last page unchanged. More passes are needed if
+    // the kernel held a page for a moment.
     compat::wait_scans(5)?;
     expect_numbers(
         "of 31 equal pages, 10 of which may share one",
@@ -318,7 +318,7 @@ fn scans(lab: &Lab) -> Result {
     compat::wait_scans(3)
 }
 
-/// Nobody keeps these figures right but mainline's own scanner: they must not be wrong.
+/// Only mainline's own scanner maintains these figures, so they must not be wrong.
 fn of_processes(lab: &Lab) -> Result {
     compat::settle()?;
     let (peer, span) = registered(lab, 16, Ids::same(1))?;

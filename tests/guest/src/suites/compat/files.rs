@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the files hold and take, held against mainline's own.
+//! The contents of the files and the values they accept, compared with mainline's own files.
 
 use std::fs;
 use std::fs::File;
@@ -50,7 +50,7 @@ const NUMBERS: [&str; 9] = [
     "advisor_max_pages_to_scan",
 ];
 
-/// Around the ends of all ranges, and forms that only mainline takes.
+/// Values around the limits of all ranges, and notations that only mainline accepts.
 const EDGES: [&str; 27] = [
     "0",
     "1",
@@ -115,7 +115,7 @@ fn defaults(_: &Lab) -> Result {
     expect_same_texts("by default", &compat::names(MAINLINE)?)
 }
 
-/// Writes `text` to both files: the same has to come of it.
+/// Writes `text` to both files, and expects the same result and the same contents.
 fn write_both(name: &str, text: &[u8]) -> Result {
     let number = |result: std::io::Result<()>| result.map_err(|error| error.raw_os_error());
     let shown = String::from_utf8_lossy(&text[..text.len().min(32)]).into_owned();
@@ -126,17 +126,17 @@ fn write_both(name: &str, text: &[u8]) -> Result {
     expect_same_texts(&format!("after {what}"), &[name.to_owned()])
 }
 
-/// Both with mainline's defaults, which this test has not changed yet.
+/// Resets the module; mainline still has its defaults, since this test has not changed them yet.
 fn begin() -> Result {
     module::reload("")
 }
 
-/// What a file that shows this text was set to.
+/// The value to write for a file that shows this text.
 fn value_of(text: &str) -> &str {
     text.split(['[', ']']).nth(1).unwrap_or(text)
 }
 
-/// Writes all texts to both files, and the default in the end.
+/// Writes all texts to both files, then restores the default.
 fn write_all(name: &str, texts: &[Vec<u8>]) -> Result {
     let default = compat::text(MAINLINE, name)?;
     let written = texts.iter().try_for_each(|text| write_both(name, text));
@@ -182,7 +182,7 @@ fn advisor_mode(_: &Lab) -> Result {
     write_all("advisor_mode", &texts)
 }
 
-/// Nothing is registered: ksmd has nothing to do.
+/// Nothing is registered, so ksmd has nothing to do.
 fn run(_: &Lab) -> Result {
     begin()?;
     let mut texts = no_numbers();
@@ -224,7 +224,7 @@ fn advisor(_: &Lab) -> Result {
     Ok(())
 }
 
-/// The files that can be written, or those that can't.
+/// The names of the writable files, or of the others.
 fn writable(is_wanted: bool) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for name in compat::names(compat::DIR)? {
@@ -245,19 +245,19 @@ fn open(name: &str) -> io::Result<File> {
 
 fn read_only(_: &Lab) -> Result {
     for name in writable(false)? {
-        let what = format!("the superuser's opening {name} for writing");
+        let what = format!("opening {name} for writing as the superuser");
         expect::errno(what, libc::EACCES, open(&name))?;
     }
     Ok(())
 }
 
-/// Neither to a file that it opens nor to one that was opened before.
+/// The write fails both for a file opened with the capability and for one opened without it.
 fn without_capability(_: &Lab) -> Result {
     begin()?;
     for name in writable(true)? {
         let text = compat::text(compat::DIR, &name)?;
         let value = value_of(&text).as_bytes();
-        // With it, the same is taken.
+        // With the capability, the same write succeeds.
         child::attempt(|| open(&name)?.write_all(value)).context(|| name.clone())?;
         let mut opened = open(&name).context(|| name.clone())?;
         let drop = || child::drop_capability(child::CAP_SYS_ADMIN);

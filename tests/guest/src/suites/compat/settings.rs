@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the settings do, and which of the two sets is in force.
+//! The effects of the settings, and which of the two sets of settings is in force.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -76,7 +76,7 @@ fn scope(lab: &Lab) -> Result {
     expect_one((&peer, span))?;
     pages::expect_frames("not registered", (&peer, plain), &before.0)?;
     pages::expect_frames("not registered", (&other, in_other), &before.1)?;
-    // From now on the process's other pages are registered, too.
+    // From here on, the other pages of the process are registered, too.
     peer.register_all()?;
     compat::wait_scans(3)?;
     let merged = pages::expect_merged(&[(&peer, plain)])?;
@@ -99,7 +99,7 @@ fn unregister(lab: &Lab) -> Result {
     a.check(in_a, Ids::each(1))
 }
 
-/// Where mainline makes one page of them in any case.
+/// Mainline merges these pages into one in any case.
 fn domain(lab: &Lab) -> Result {
     compat::settle()?;
     let _alice = registered(lab, 8, Ids::same(1))?;
@@ -116,7 +116,7 @@ fn domain(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// ksmd sleeps until someone registers memory.
+/// ksmd sleeps until a process registers memory.
 fn unregistered(lab: &Lab) -> Result {
     compat::settle()?;
     let plain = lab.alice()?;
@@ -243,7 +243,7 @@ fn change_while_scanning(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after all changes").map(drop)
 }
 
-/// Expects a setting to be fixed at `now` while pages are shared.
+/// Expects that a setting stays at `now` while pages are shared.
 fn expect_fixed(lab: &Lab, name: &str, now: i64, other: i64) -> Result {
     let (_peer, _) = registered(lab, 8, Ids::same(1))?;
     compat::merge()?;
@@ -266,8 +266,8 @@ fn busy_nodes(lab: &Lab) -> Result {
     expect_fixed(lab, "merge_across_nodes", 1, 0)
 }
 
-/// A page whose content was not seen before is not merged when it is first seen, and at the latest
-/// in the second pass.
+/// A page with a new content is not merged at the first sighting, and is merged in the second pass at
+/// the latest.
 fn second_pass(lab: &Lab) -> Result {
     compat::settle()?;
     let (peer, span) = registered(lab, 1, Ids::same(1))?;
@@ -303,7 +303,7 @@ fn wakes(lab: &Lab) -> Result {
     compat::wait_scans(1)?;
     let recorder = scanner::record_pauses()?;
     compat::set("sleep_millisecs", 1_000_000)?;
-    // It may have been in a cycle, or in a pause that ended at once.
+    // The scanner may have been in a cycle, or in a pause that ended at once.
     let is_long = |&ticks: &u64| ticks > 10_000;
     let pauses = || recorder.numbers(scanner::TICKS).unwrap_or_default();
     let paused = task::wait_until(task::PATIENCE, || pauses().iter().any(is_long));
@@ -323,7 +323,7 @@ fn no_pages(lab: &Lab) -> Result {
     compat::set("pages_to_scan", 0)?;
     compat::set("run", 1)?;
     let before = compat::number("pages_scanned")?;
-    // It does not turn in circles.
+    // The scanner must not loop without pauses.
     let recorder = scanner::record_pauses()?;
     let paused = task::wait_until(task::PATIENCE, || {
         recorder.count().is_ok_and(|count| count >= 20)
@@ -339,7 +339,7 @@ fn no_pages(lab: &Lab) -> Result {
 fn advisor(lab: &Lab) -> Result {
     compat::settle()?;
     let (_peer, _) = registered(lab, 64, Ids::each(1))?;
-    // A pass that takes long enough takes little of the CPU, and wants more pages.
+    // A pass that takes long enough uses little CPU time, so the advisor raises the number of pages.
     compat::set("advisor_max_pages_to_scan", 333)?;
     compat::set("sleep_millisecs", 20)?;
     compat::set("advisor_mode", "scan-time")?;
@@ -355,7 +355,7 @@ fn advisor(lab: &Lab) -> Result {
     expect_numbers("without", &[("pages_to_scan", 100)])
 }
 
-/// Registered pages on a node.
+/// Maps registered pages on a node.
 fn on_node(peer: &Peer, node: u64) -> Result<Span> {
     let span = peer.map(Kind::Anon, 16)?;
     peer.keep_small(span)?;
@@ -365,7 +365,7 @@ fn on_node(peer: &Peer, node: u64) -> Result<Span> {
     Ok(span)
 }
 
-/// How many pages of a span are on a node.
+/// The number of pages of a span on a node.
 fn pages_on(peer: &Peer, span: Span, node: u64) -> Result<u64> {
     let maps = procfs::read(&format!("/proc/{}/numa_maps", peer.pid()))?;
     let start = format!("{:x} ", span.addr);
@@ -377,7 +377,7 @@ fn pages_on(peer: &Peer, span: Span, node: u64) -> Result<u64> {
     Ok(pages.unwrap_or(0))
 }
 
-/// The kernel moves a shared page: it is of its new node from then on.
+/// The kernel moves a shared page, which belongs to its new node from then on.
 fn moved(lab: &Lab) -> Result<Completion> {
     if !numa::are_two() {
         return Ok(Completion::ignored_with("the machine has one node"));
@@ -390,7 +390,7 @@ fn moved(lab: &Lab) -> Result<Completion> {
     expect_one((&peer, first))?;
     let found = numa::move_pages(peer.pid(), &[first.addr], &[1]).context(|| "move_pages")?;
     if found != [1] {
-        return Ok(Completion::ignored_with("merged pages stay in place"));
+        return Ok(Completion::ignored_with("merged pages are not movable"));
     }
     let late = on_node(&peer, 0)?;
     compat::merge()?;
@@ -416,7 +416,7 @@ fn nodes(lab: &Lab) -> Result<Completion> {
     )?;
     compat::set("run", 2)?;
     compat::set("merge_across_nodes", 0)?;
-    // Where a copy comes to lie is not said: have them where they were.
+    // The kernel does not specify the node of a copy, so move the pages back to their nodes.
     for (node, span) in (0..).zip(spans) {
         peer.bind(span, node)?;
         expect::eq(

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that a device has mapped which does not forget it at once, as a GPU whose jobs are running:
-//! nobody waits for it.
+//! Memory mapped by a device that is slow to invalidate it, such as a GPU with running jobs: the
+//! module must not wait for it.
 
 use guest::content::Ids;
 use guest::debugfs;

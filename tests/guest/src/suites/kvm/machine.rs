@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A process that runs a virtual machine, as the tests see it.
+//! A process that runs a virtual machine, from the tests' point of view.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -25,13 +25,14 @@ use guest::Context;
 use guest::Result;
 use guest::Span;
 
-/// KVM's device.
+/// The device file of KVM.
 const DEVICE: &str = "/dev/kvm";
-/// What KVM needs where it is not built into the kernel or without it, in this order.
+/// The modules that KVM needs, in this order, unless they are built in or the kernel does not need
+/// them.
 const NEEDED_AT_TIMES: [&str; 3] = ["irqbypass", "ccp", "kvm"];
-/// Pages of a machine's RAM: 2 MiB.
+/// The size of a machine's RAM in pages: 2 MiB.
 const RAM_PAGES: u64 = 512;
-/// The half words of a page, of which programs in guests know.
+/// The number of 32-bit half words in a page; guest programs use half words.
 const HALVES: usize = WORDS * 2;
 
 /// A virtual machine and the process that runs it.
@@ -46,13 +47,13 @@ impl Machine {
         ensure_kvm()?;
         let peer = lab.peer(user)?;
         let ram = peer.map(Kind::Anon, RAM_PAGES)?;
-        // Small pages, so that only what is merged is merged.
+        // Small pages, so that no page is a part of a huge page.
         peer.keep_small(ram)?;
         peer.ask("machine", &[ram.addr, ram.pages])?;
         Ok(Machine { peer, ram })
     }
 
-    /// The part of the RAM that is the tests', at its addresses outside.
+    /// The part of the RAM that tests use, by its addresses in the process.
     pub(super) fn data(&self) -> Span {
         self.ram.part(RESERVED_PAGES, RAM_PAGES - RESERVED_PAGES)
     }
@@ -62,41 +63,41 @@ impl Machine {
         (&self.peer, self.data())
     }
 
-    /// Page table entries of that part, of the process.
+    /// The page table entries of that part in the process.
     pub(super) fn entries(&self) -> Result<Vec<Entry>> {
         pagemap::entries(self.peer.pid(), self.data())
     }
 
-    /// Writes contents from outside.
+    /// Writes contents from the host.
     pub(super) fn fill(&self, ids: Ids) -> Result {
         self.peer.fill(self.data(), ids)
     }
 
-    /// Lets the guest write values that count up from `first` to the first half word of each page.
+    /// Makes the guest write ascending values from `first` on to the first half word of each page.
     pub(super) fn write(&self, first: u32) -> Result {
         self.write_part(0, self.data().pages, first)
     }
 
-    /// As [`Self::write`], to `pages` pages from `index` on.
+    /// Like [`Self::write`], for the `pages` pages from `index` on.
     pub(super) fn write_part(&self, index: u64, pages: u64, first: u32) -> Result {
         let inside = self.inside().part(index, pages);
         let arguments = [inside.addr, inside.pages, u64::from(first)];
         self.peer.ask("machine_write", &arguments).map(drop)
     }
 
-    /// Reads the first half word of a page from outside.
+    /// Reads the first half word of a page from the host.
     pub(super) fn half(&self, page: Span) -> Result<u64> {
         Ok(self.peer.peek(page.addr)? & u64::from(u32::MAX))
     }
 
-    /// Writes the first half word of a page from outside.
+    /// Writes the first half word of a page from the host.
     pub(super) fn poke_half(&self, page: Span, value: u32) -> Result {
         let word = self.peer.peek(page.addr)? & !u64::from(u32::MAX);
         self.peer.poke(page.addr, word | u64::from(value))
     }
 
-    /// Lets the guest change pages by xor with `mark` and change them back, for a while, and
-    /// check that it reads what it wrote.
+    /// Makes the guest repeatedly change pages by xor with `mark` and restore them for the given
+    /// time, and check that it reads what it wrote.
     pub(super) fn begin_flip(&self, mark: u32, time: Duration) -> Result {
         let Span { addr, pages } = self.inside();
         let time = time.as_millis() as u64;
@@ -109,7 +110,8 @@ impl Machine {
         self.peer.finish("machine_flip")
     }
 
-    /// Expects the guest to read these contents, where `first` and so on were written.
+    /// Expects that the guest reads these contents, with values from `first` on in the first half
+    /// words.
     pub(super) fn expect_inside(&self, ids: Ids, first: Option<u32>) -> Result {
         let Span { addr, pages } = self.inside();
         let found = self.peer.ask("machine_sum", &[addr, pages])?;
@@ -118,7 +120,7 @@ impl Machine {
         expect::eq(what, u64::from(expected), found)
     }
 
-    /// Expects the process to read these contents.
+    /// Expects that the process reads these contents.
     pub(super) fn expect_outside(&self, ids: Ids, first: Option<u32>) -> Result {
         let memory = self.peer.read(self.data())?;
         let pages = memory.chunks_exact(PAGE_SIZE as usize);
@@ -140,17 +142,17 @@ impl Machine {
         Ok(())
     }
 
-    /// The data at its guest-physical addresses.
+    /// The data by its guest-physical addresses.
     fn inside(&self) -> Span {
         Span::new(RESERVED_PAGES * PAGE_SIZE, RAM_PAGES - RESERVED_PAGES)
     }
 }
 
-/// Loads KVM if need be, and lets everybody use it.
+/// Loads KVM if needed, and allows everybody to use it.
 fn ensure_kvm() -> Result {
     if !Path::new(DEVICE).exists() {
         for name in NEEDED_AT_TIMES {
-            // Where it does not lie here, the kernel does without.
+            // A missing module file means that the kernel does not need the module.
             let _ = module::load_beside(name);
         }
         module::load_beside("kvm-amd")?;
@@ -172,7 +174,7 @@ fn halves(ids: Ids, index: u64, first: Option<u32>) -> Vec<u32> {
     halves
 }
 
-/// The checksum of the program `sum`, continued.
+/// Continues the checksum of the guest program `sum`.
 fn checksum(sum: u32, halves: &[u32]) -> u32 {
     halves
         .iter()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Programs that show what KSM does.
+//! Programs that show KSM statistics.
 
 use std::fs;
 use std::io::Read;
@@ -37,7 +37,7 @@ pub const TESTS: &[TestOf<Server>] = &[
 
 const START_TIMEOUT: Duration = guest::task::PATIENCE;
 
-/// What a line that begins with `name` says behind it.
+/// The value after `name` in a line that begins with `name`.
 fn value(text: &str, name: &str) -> Option<f64> {
     text.lines().find_map(|line| {
         let mut words = line.split_whitespace();
@@ -45,7 +45,7 @@ fn value(text: &str, name: &str) -> Option<f64> {
     })
 }
 
-/// What a server of this machine answers.
+/// The response of a local HTTP server.
 fn http(address: &str, path: &str) -> Result<String> {
     let get = || {
         let mut stream = TcpStream::connect(address)?;
@@ -89,11 +89,11 @@ fn node_exporter(lab: &Lab, server: Server) -> Result {
     expect_files(&ksm, &names, metric, &text)
 }
 
-/// A configuration with nothing but what reads the kernel's files.
+/// A configuration with only the agent that reads the kernel's files.
 const PMCD_CONFIGURATION: &str =
     "linux\t60\tdso\tlinux_init\t/var/lib/pcp/pmdas/linux/pmda_linux.so\n";
 
-/// The number in `metric`, newline, `    value N`.
+/// The number in two lines: `metric`, then `    value N`.
 fn pcp_value(text: &str, metric: &str) -> Option<f64> {
     let mut lines = text.lines();
     lines.find(|line| line.trim() == metric)?;
@@ -139,7 +139,7 @@ fn pcp(lab: &Lab, server: Server) -> Result {
 const NETDATA: &str = "127.0.0.1:19999";
 const NETDATA_PLACE: &str = "/run/netdata";
 
-/// Of its plugins only that which reads the kernel's files.
+/// Enables only the plugin that reads the kernel's files.
 fn netdata_configuration() -> String {
     let others = [
         "tc",
@@ -179,7 +179,7 @@ fn netdata(lab: &Lab, server: Server) -> Result {
         &mut program::command("netdata -D -u root -c netdata.conf"),
     )?;
     let mib = |pages: u64| Some(pages * PAGE_SIZE / (1 << 20));
-    // It shows 0 until it has looked twice.
+    // The program shows 0 until it has read the files twice.
     netdata.wait_for(START_TIMEOUT, || {
         let text = http(NETDATA, "/api/v1/allmetrics?format=shell")?;
         expect::eq("MiB shared", mib(CONTENTS), netdata_value(&text, "SHARED"))?;
@@ -191,8 +191,8 @@ fn netdata(lab: &Lab, server: Server) -> Result {
     })
 }
 
-/// The files that telegraf's input "kernel" reads with `collect = ["ksm"]`: it gives up at the first
-/// that is no number. No suite of Debian has telegraf, so this is not a run of it.
+/// The files that telegraf's input "kernel" reads with `collect = ["ksm"]`; it stops at the first
+/// file without a number. No Debian release has telegraf, so this test does not run the program.
 fn telegraf_files(lab: &Lab, server: Server) -> Result {
     let ksm = Mainline::of(server)?;
     let _peers = merged_pages(lab, &ksm)?;
@@ -217,7 +217,7 @@ fn telegraf_files(lab: &Lab, server: Server) -> Result {
     Ok(())
 }
 
-/// MiB behind `label` in a line like `SWP | ksuse   2.0M | kssav   6.0M |`.
+/// The MiB after `label` in a line like `SWP | ksuse   2.0M | kssav   6.0M |`.
 fn atop_mib(text: &str, label: &str) -> Option<f64> {
     let mut cells = text.split('|').map(str::split_whitespace);
     cells.find_map(|mut words| {
@@ -228,9 +228,9 @@ fn atop_mib(text: &str, label: &str) -> Option<f64> {
 fn atop(lab: &Lab, server: Server) -> Result {
     let ksm = Mainline::of(server)?;
     let _peers = merged_pages(lab, &ksm)?;
-    // It shows nothing while KSM is stopped.
+    // The program shows nothing while KSM is stopped.
     ksm.set("run", 1)?;
-    // Of the line for swap, what a terminal of 80 columns has no room for.
+    // The part of the swap line that does not fit on a terminal with 80 columns.
     fs::write(".atoprc", "ownswpline KSMSHARED:9 KSMSHARING:8\n").context(|| ".atoprc")?;
     let text = program::output(program::command("atop 1 1").env("HOME", "."))?;
     let mib = |pages: u64| Some((pages * PAGE_SIZE / (1 << 20)) as f64);
@@ -258,13 +258,13 @@ fn smem(lab: &Lab, server: Server) -> Result {
     let after = pss(&[&one, &other])?;
     let saved = DUPLICATES * PAGE_SIZE / 1024;
     expect::within(
-        format!("kB of PSS less than {before}"),
+        format!("decrease of PSS from {before}, in kB"),
         saved - saved / 20..=saved + saved / 20,
         before.saturating_sub(after),
     )
 }
 
-/// The lines that the programs of these versions write.
+/// Sample output of these program versions.
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Programs that record the module's events, with the commands of Documentation/tracing.md.
+//! Programs that record the module's events, with the commands from Documentation/tracing.md.
 
 use std::fs;
 use std::path::Path;
@@ -28,14 +28,14 @@ pub const TESTS: &[Test] = &[
     ("bpftrace_runs_the_documented_script", bpftrace),
 ];
 
-/// A recorder may take long to start, and to write down what it has.
+/// A recorder may take long to start and to write its data.
 const TIMEOUT: Duration = guest::task::PATIENCE;
 
-/// What a recorder is told to run: it tells that recording has begun, and ends when it is told to.
+/// The command that a recorder runs: it signals that recording has begun, and ends when it is told to.
 const WORK: &str = "touch begun; until [ -e enough ]; do sleep 0.1; done\n";
 
-/// Has `recorder` record while the pages of two processes are merged, and those of the first are
-/// written to. Returns the processes, and what it wrote.
+/// Runs `recorder` while the pages of two processes are merged and those of the first are written to.
+/// Returns the processes and the recorder's output.
 fn record(lab: &Lab, name: &str, recorder: &mut Command) -> Result<([Peer; 2], String)> {
     for file in ["begun", "enough"] {
         let _ = fs::remove_file(file);
@@ -58,7 +58,7 @@ fn record(lab: &Lab, name: &str, recorder: &mut Command) -> Result<([Peer; 2], S
     Ok(([first, second], text))
 }
 
-/// Expects an event for each page that was merged, and for each that was written to.
+/// Expects one event for each merged page, and one for each written page.
 fn expect_events([first, second]: &[Peer; 2], count: impl Fn(&str, i32) -> u64) -> Result {
     for (peer, event, pages) in [
         (first, "merge", PAGES),
@@ -72,7 +72,7 @@ fn expect_events([first, second]: &[Peer; 2], count: impl Fn(&str, i32) -> u64) 
     Ok(())
 }
 
-/// Counts the lines about an event of a process, as perf and trace-cmd write them.
+/// The number of lines about an event of a process, in the format of perf and trace-cmd.
 fn lines(text: &str, event: &str, pid: i32) -> u64 {
     let (event, tgid) = (format!("ksm_v_{event}:"), format!("tgid={pid} "));
     let is_wanted = |line: &&str| line.contains(&event) && line.contains(&tgid);

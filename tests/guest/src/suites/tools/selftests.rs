@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The kernel's own tests of KSM (tools/testing/selftests/mm), built unchanged.
+//! The kernel's KSM selftests (tools/testing/selftests/mm), built unchanged.
 
 use guest::expect;
 use guest::lab::Lab;
@@ -47,13 +47,13 @@ pub const TESTS: &[TestOf<Server>] = &[
     ("selftest_functional_by_smaps", functional_by_smaps),
 ];
 
-/// What can only pass with ksmd: the module does not count `/proc/PID/ksm_merging_pages`.
+/// A test that passes only with ksmd: the module does not maintain `/proc/PID/ksm_merging_pages`.
 pub const TESTS_OF_KSMD: &[TestOf<Server>] = &[("selftest_functional", functional)];
 
-/// Where `scripts/test` puts the programs.
+/// The directory to which `scripts/test` copies the programs.
 const PLACE: &str = "/run/selftests";
 
-/// The program's status is 0 if its test passed, 4 if it was skipped.
+/// The exit status is 0 if the test passed, and 4 if it was skipped.
 fn ksm_tests(server: Server, arguments: &str) -> Result {
     expect_pass(server, PLACE, &format!("./ksm_tests {arguments}"))
 }
@@ -62,7 +62,7 @@ fn functional(_: &Lab, server: Server) -> Result {
     expect_pass(server, PLACE, "./ksm_functional_tests")
 }
 
-/// The same, but it looks for merged pages itself (`tests/selftests/merged_pages.c`).
+/// The same test, but it finds merged pages by itself (`tests/selftests/merged_pages.c`).
 fn functional_by_smaps(_: &Lab, server: Server) -> Result {
     expect_pass(
         server,
@@ -75,7 +75,8 @@ fn expect_pass(server: Server, directory: &str, line: &str) -> Result {
     let _ksm = Mainline::of(server)?;
     let attempt = || program::run(program::command(line).current_dir(directory));
     let mut outcome = attempt()?;
-    // One of them was seen to fail once with ksmd, beside other work. That is no matter of this project.
+    // One of the tests once failed with ksmd while the machine was busy. This does not concern the
+    // module.
     if server == Server::Ksmd && outcome.status == Some(1) {
         outcome = attempt()?;
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Programs that set what KSM does.
+//! Programs that change KSM settings.
 
 use std::fs;
 use std::time::Duration;
@@ -84,13 +84,13 @@ fn libvirt(lab: &Lab, server: Server) -> Result {
     expect_files(&ksm, &names, |name| shown(&text, name), &text)
 }
 
-/// Pages that are merged keep `merge_across_nodes` as it is.
+/// `merge_across_nodes` cannot be changed while pages are merged.
 fn libvirt_refused(lab: &Lab, server: Server) -> Result {
     let ksm = Mainline::of(server)?;
     let _libvirtd = libvirtd()?;
     let _peers = merged_pages(lab, &ksm)?;
     let Outcome { status, text } = program::run(&mut virsh("--shm-merge-across-nodes 0"))?;
-    // libvirt has another text for EBUSY.
+    // libvirt reports EBUSY with its own text.
     expect::that(
         status == Some(1) && text.contains("failed to set shm_merge_across_nodes"),
         || format!("expected a failure, found {status:?}: {text}"),
@@ -98,7 +98,8 @@ fn libvirt_refused(lab: &Lab, server: Server) -> Result {
     expect::eq("merge_across_nodes", 1, ksm.number("merge_across_nodes")?)
 }
 
-/// Looks each second, and starts once less is free than now without `kb`.
+/// Configures ksmtuned to check every second, and to start KSM once free memory is more than `kb`
+/// below its current value.
 fn configure_ksmtuned(kb: u64) -> Result {
     let text = procfs::read("/proc/meminfo")?;
     let field = |name| procfs::field(&text, name).unwrap_or(0);
@@ -123,7 +124,7 @@ fn ksmtuned(_: &Lab, server: Server) -> Result {
     let ksm = Mainline::of(server)?;
     ksm.set("run", 1)?;
     configure_ksmtuned(100 << 10)?;
-    // It goes on in a shell in the background, whose number it leaves behind.
+    // The program continues as a background shell and leaves its process ID in a file.
     let ksmtuned = Tuned(Daemon::start(
         "ksmtuned",
         &mut program::command("ksmtuned"),
@@ -148,7 +149,7 @@ fn ksmtuned(_: &Lab, server: Server) -> Result {
     wait_for_run(&ksm, 0, || ksmtuned.0.output())
 }
 
-/// The daemon that stays in the background is ended with this.
+/// Dropping this ends the daemon that stays in the background.
 struct Tuned(Daemon);
 
 impl Drop for Tuned {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Programs that register memory.
+//! Programs that register memory with KSM.
 
 use std::fs::File;
 use std::io::Write;
@@ -27,8 +27,8 @@ pub const TESTS: &[TestOf<Server>] = &[
 
 const TIMEOUT: Duration = guest::task::PATIENCE;
 
-/// A QEMU whose guest stands still. Its name is for ksmtuned, which looks for qemu-system and
-/// -enable-kvm.
+/// A QEMU whose guest is stopped. Its name contains the texts that ksmtuned looks for: qemu-system
+/// and -enable-kvm.
 const QEMU: &str =
     "qemu-system-x86_64 -name guest-enable-kvm -accel tcg -S -nodefaults -display none";
 
@@ -41,8 +41,8 @@ pub fn start_qemu(mib: u64) -> Result<Daemon> {
     Daemon::start("qemu", &mut program::command(&format!("{QEMU} {ram}")))
 }
 
-/// A file with `copies` pages of each content. RAM of zeroes would not do: where the kernel splits
-/// a huge page, it maps its page of zeroes by itself.
+/// Writes a file with `copies` pages of each content. RAM of zeros would not do: when the kernel
+/// splits a huge page, it maps the shared zero page by itself.
 fn write_image(path: &str, copies: u64) -> Result {
     let mut image = File::create(path).context(|| path.to_owned())?;
     for index in 0..copies * CONTENTS {
@@ -78,8 +78,8 @@ fn expect_sharing(ksm: &Mainline, least: u64, log: impl Fn() -> String) -> Resul
     })
 }
 
-/// Two processes fill their memory with one word, wait, and begin anew with another. Left to itself,
-/// stress-ng draws what it advises, `MADV_UNMERGEABLE` among that.
+/// Two processes fill their memory with one word, wait, and start again with another word. Without
+/// these options, stress-ng picks random advice, including `MADV_UNMERGEABLE`.
 fn stress_ng(_: &Lab, server: Server) -> Result {
     let ksm = Mainline::of(server)?;
     let stress = Daemon::start(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Merged pages that the kernel breaks apart: each copy is told of, and none other.
+//! Merged pages that the kernel copies on write: there is one event for each copy, and no other event.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub(super) const TESTS: &[Test] = &[
 const NEW: Ids = Ids::each(7000);
 const PROBES: &str = "/sys/kernel/debug/kprobes/list";
 
-/// The breaks of pages of a process, as (address, frame).
+/// The break events of pages of a process, as (address, frame).
 fn breaks(recorder: &Recorder, peer: &Peer, cause: &str, zero: bool) -> Result<Vec<(u64, u64)>> {
     let mut found = Vec::new();
     for event in breaks_of(recorder, peer)? {
@@ -64,7 +64,7 @@ fn breaks_of(recorder: &Recorder, peer: &Peer) -> Result<Vec<Event>> {
     Ok(events)
 }
 
-/// Each page of a span, with the frame on which it was.
+/// Each page of a span with its former frame.
 fn pages_on(span: Span, frames: &[Frame]) -> Vec<(u64, u64)> {
     let addresses = span.range().step_by(PAGE_SIZE as usize);
     addresses.zip(frames.iter().map(|frame| frame.0)).collect()
@@ -79,7 +79,7 @@ fn expect_breaks_by_writes(lab: &Lab, ids: Ids, zero: bool) -> Result {
     let before = a.frames(*in_a)?;
     let recorder = Recorder::start()?;
     a.check(*in_a, ids)?;
-    expect::eq("breaks by reading", 0, breaks_of(&recorder, a)?.len())?;
+    expect::eq("breaks caused by reads", 0, breaks_of(&recorder, a)?.len())?;
     a.fill(*in_a, NEW)?;
     let expected = pages_on(*in_a, &before);
     expect::eq(
@@ -93,7 +93,11 @@ fn expect_breaks_by_writes(lab: &Lab, ids: Ids, zero: bool) -> Result {
         expected,
         breaks(&recorder, a, "write", zero)?,
     )?;
-    expect::eq("breaks of the other", 0, breaks_of(&recorder, b)?.len())
+    expect::eq(
+        "breaks of the other process",
+        0,
+        breaks_of(&recorder, b)?.len(),
+    )
 }
 
 fn writes(lab: &Lab) -> Result {
@@ -132,7 +136,7 @@ fn unmerged(lab: &Lab) -> Result {
     )
 }
 
-/// Pages that fork shared, pages of zeros that were only read, and those of the process's own.
+/// Pages shared by fork, zero pages that were only read, and private pages cause no events.
 fn others(lab: &Lab) -> Result {
     let peers = only(lab, 1, IDS)?;
     let (parent, span) = &peers[0];
@@ -157,20 +161,20 @@ fn probe(lab: &Lab) -> Result {
     let peers = only(lab, 2, IDS)?;
     let (peer, span) = &peers[0];
     scanner::merge()?;
-    expect::eq("probed before", false, is_probed()?)?;
+    expect::eq("is_probed before", false, is_probed()?)?;
     let recorder = Recorder::start()?;
-    expect::eq("probed while traced", true, is_probed()?)?;
+    expect::eq("is_probed while traced", true, is_probed()?)?;
     procfs::write(&recorder.file("events/ksm_v/ksm_v_break/enable"), "0")?;
-    expect::eq("probed once switched off", false, is_probed()?)?;
+    expect::eq("is_probed after switching off", false, is_probed()?)?;
     peer.fill(*span, NEW)?;
     expect::eq("breaks", 0, breaks_of(&recorder, peer)?.len())?;
     recorder.enable()?;
-    expect::eq("probed once switched on", true, is_probed()?)?;
+    expect::eq("is_probed after switching on", true, is_probed()?)?;
     drop(recorder);
-    expect::eq("probed afterwards", false, is_probed()?)
+    expect::eq("is_probed afterwards", false, is_probed()?)
 }
 
-/// The process goes on writing to pages that get merged, and are merged no more, and not traced.
+/// The process keeps writing to its pages while they are first merged and traced, and then no longer.
 fn unloaded(lab: &Lab) -> Result {
     const TIME: Duration = Duration::from_millis(300);
     let peers = only(lab, 2, IDS)?;
@@ -180,9 +184,9 @@ fn unloaded(lab: &Lab) -> Result {
         knob::set("scope", "registered")?;
         scanner::merge()?;
         peer.begin("flip", &[span.addr, span.pages, TIME.as_millis() as u64])?;
-        expect::eq("probed while traced", true, is_probed()?)?;
+        expect::eq("is_probed while traced", true, is_probed()?)?;
         module::unload()?;
-        expect::eq("probed once unloaded", false, is_probed()?)?;
+        expect::eq("is_probed after unloading", false, is_probed()?)?;
         peer.finish("flip")?;
         peer.check(*span, IDS)?;
         module::load("")?;

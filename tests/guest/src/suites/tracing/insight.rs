@@ -40,7 +40,7 @@ fn files(_: &Lab) -> Result {
         let comments = text.lines().filter(|line| line.starts_with("# ")).count();
         expect::eq(format!("comments of {path}"), 1, comments)?;
         expect::that(text.starts_with("# "), || {
-            format!("{path}: expected it first")
+            format!("{path}: expected the comment first")
         })?;
     }
     Ok(())
@@ -54,7 +54,7 @@ fn class(first: u64, last: u64, pages: u64) -> Class {
 }
 
 fn sharers(lab: &Lab) -> Result {
-    expect::eq("where nothing is shared", Vec::new(), debugfs::sharers()?)?;
+    expect::eq("with nothing shared", Vec::new(), debugfs::sharers()?)?;
     let pair = only(lab, 2, IDS)?;
     let mut five = only(lab, 5, Ids::each(1000))?;
     scanner::merge()?;
@@ -71,7 +71,7 @@ fn sharers(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// Eight times as many pages as are looked at while the state is locked once.
+/// Eight times as many pages as are counted under one acquisition of the state lock.
 fn sums(lab: &Lab) -> Result {
     const MANY: u64 = 512;
     let (a, b) = lab.pair()?;

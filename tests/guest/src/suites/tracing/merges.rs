@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Merging and unmerging: each page is told of, where it was and where it is.
+//! Merging and unmerging: there is an event for each page, with its old and its new frame.
 
 use std::time::Instant;
 
@@ -41,7 +41,7 @@ pub(super) const TESTS: &[Test] = &[
     ),
 ];
 
-/// All events, and their fields: an interface, as Documentation/tracing.md has it.
+/// All events and their fields: they are an interface, documented in Documentation/tracing.md.
 const FORMATS: &[(&str, &[&str])] = &[
     (
         "break",
@@ -130,7 +130,7 @@ fn named<'a>(events: &'a [Event], name: &str) -> Vec<&'a Event> {
     events.iter().filter(|event| event.name == name).collect()
 }
 
-/// Expects one event of this name for each page of a span: from the frame on which it was.
+/// Expects one event of this name for each page of a span, with its former frame.
 fn expect_merges(
     events: &[Event],
     name: &str,
@@ -242,7 +242,7 @@ fn unmerge(lab: &Lab) -> Result {
         )?;
     }
     let ends = named(&events, "unmerge_end");
-    expect::eq("ends", 1, ends.len())?;
+    expect::eq("unmerge_end events", 1, ends.len())?;
     expect::eq("cause", "run", ends[0].text("cause")?)?;
     expect::eq("error", 0, ends[0].number("error")?)
 }
@@ -254,7 +254,7 @@ fn offline(lab: &Lab) -> Result {
     let (b, _) = registered(lab, User::Root, IDS)?;
     scanner::merge()?;
     let recorder = Recorder::start()?;
-    // The first attempt may fail: then the page leaves the frame a moment later.
+    // The first attempt may fail; the page then leaves the frame a moment later.
     let _ = a.advise(in_a.page(3), MADV_SOFT_OFFLINE);
     let start = Instant::now();
     let events = loop {

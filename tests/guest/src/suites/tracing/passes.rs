@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Passes, and what the governor makes of them.
+//! Passes, and the governor's choices after them.
 
 use std::time::Instant;
 
@@ -33,7 +33,7 @@ fn named<'a>(events: &'a [Event], name: &str) -> Vec<&'a Event> {
 
 fn numbers(lab: &Lab) -> Result {
     let _peers = only(lab, 2, IDS)?;
-    // What is left of a pass that was cut off before.
+    // Completes a pass that was interrupted before.
     scanner::scan(1)?;
     let recorder = Recorder::start()?;
     let first = knob::number("full_scans")? as i64;
@@ -47,7 +47,7 @@ fn numbers(lab: &Lab) -> Result {
             "start_scan" => running = Some(event.number("pass")?),
             "stop_scan" => {
                 let pass = event.number("pass")?;
-                // Only the first one may have begun before.
+                // Only the first pass may have begun before the recording.
                 if running.is_some() || !ended.is_empty() {
                     expect::eq("the pass that ends", Some(pass), running.take())?;
                 }
@@ -77,7 +77,7 @@ fn brought(lab: &Lab) -> Result {
     )?;
     let last = ends.last().ok_or("expected passes, found none")?;
     expect::eq(
-        "pages that the last pass looked at",
+        "pages that the last pass scanned",
         3 * PAGES as i64,
         last.number("scanned")?,
     )?;
@@ -90,7 +90,7 @@ fn brought(lab: &Lab) -> Result {
     )
 }
 
-/// The share of a CPU that follows.
+/// The CPU share that follows.
 fn next_share(previous: i64, cause: &str) -> i64 {
     match cause {
         "rich" | "short" => (2 * previous).min(100),
@@ -144,11 +144,11 @@ fn ungoverned(lab: &Lab) -> Result {
     expect::eq("shares chosen", 0, named(&events, "pace").len())
 }
 
-/// Who touches fresh pages has them in a batch of his CPU, which passes over other memory do not ask
-/// for: a worker that empties it would run instead of him.
+/// New pages wait in a batch of the CPU that faulted them in. Passes over other memory must not drain
+/// these batches: the worker that drains them would take CPU time from the task.
 fn undisturbed(lab: &Lab) -> Result {
     const LEAST_PASSES: u64 = 100;
-    // Nobody else's memory is in scope, and no two pages are equal.
+    // No other memory is in scope, and no two pages are equal.
     let _peers = only(lab, 1, IDS)?;
     let other = lab.alice()?;
     scanner::start()?;
@@ -157,9 +157,9 @@ fn undisturbed(lab: &Lab) -> Result {
     let recorder = Recorder::of_kernel("workqueue/workqueue_execute_start", is_drain)?;
     let (start, first) = (Instant::now(), knob::number("full_scans")?);
     let passes = || knob::number("full_scans").map(|now| now - first);
-    // Once a second, on each CPU; a pass may begin in the midst of it.
+    // At most once a second on each CPU; a pass may begin within a second.
     let most = || 2 * (start.elapsed().as_secs() + 1);
-    // Far more passes than that, on a machine that has the time for them.
+    // Many more passes than that, if the machine has the CPU time.
     let is_enough = |passes: u64| {
         passes >= LEAST_PASSES.max(10 * most()) || start.elapsed() > task::PATIENCE / 10
     };
@@ -172,7 +172,7 @@ fn undisturbed(lab: &Lab) -> Result {
     let most = most();
     expect::that(count <= most, || {
         format!(
-            "expected batches to be emptied {most} times at most, found {count} in {passes} passes"
+            "expected batches to be drained {most} times at most, found {count} in {passes} passes"
         )
     })
 }

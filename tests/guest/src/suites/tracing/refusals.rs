@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages that are not merged: each is told of, with the reason, and counted.
+//! Pages that are not merged: there is an event for each, with the reason, and a count.
 
 use std::collections::BTreeMap;
 
@@ -51,7 +51,7 @@ pub(super) const HUGE_TESTS: &[Test] = &[(
     busy,
 )];
 
-/// Merges what can be, and returns what was refused meanwhile; expects it to be counted.
+/// Merges what can be merged, and returns the refusals; expects that the counts match them.
 fn refused() -> Result<Vec<Event>> {
     let before = debugfs::refusals()?;
     let recorder = Recorder::start()?;
@@ -69,7 +69,7 @@ fn refused() -> Result<Vec<Event>> {
     Ok(events)
 }
 
-/// The pages of a span that were refused for a reason, by number, with the event.
+/// The pages of a span that were refused for this reason, by index, with the event.
 fn refused_for<'a>(
     events: &'a [Event],
     (peer, span): (&Peer, Span),
@@ -86,7 +86,7 @@ fn refused_for<'a>(
     Ok(pages)
 }
 
-/// Expects each page of a span to have been refused for this reason.
+/// Expects that each page of a span was refused for this reason.
 fn expect_all<'a>(
     events: &'a [Event],
     pages: (&Peer, Span),
@@ -120,7 +120,7 @@ fn pinned(lab: &Lab) -> Result {
             event.number("target_pfn")?,
         )?;
     }
-    // The other one's equal is one that will go on refusing.
+    // The other page's twin stays unavailable, so it is refused each time.
     expect_all(&events, (b, *in_b), "target_gone").map(drop)
 }
 
@@ -136,7 +136,7 @@ fn pinned_zeros(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// A sample is a few words of a page: most of the pages that differ in one have equal samples.
+/// A sample is only a few words of a page: most pages that differ in one word have equal samples.
 fn different(lab: &Lab) -> Result {
     let peers = only(lab, 2, IDS)?;
     let (b, in_b) = &peers[1];
@@ -177,7 +177,7 @@ fn full(lab: &Lab) -> Result {
         pages.append(&mut refused_for(&events, (peer, *span), "full")?);
     }
     expect::eq(
-        "pages of which one of three was one too many",
+        "pages refused because three sharers are one too many",
         PAGES,
         pages.len() as u64,
     )
@@ -192,7 +192,7 @@ fn left_alone(lab: &Lab) -> Result {
     let mut pages = refused_for(&events, (parent, *span), "left_alone")?;
     pages.append(&mut refused_for(&events, (&child, *span), "left_alone")?);
     expect::eq(
-        "pages of two, where two may share",
+        "pages of two processes, with at most two sharers",
         PAGES,
         pages.len() as u64,
     )
@@ -206,14 +206,14 @@ fn involved(lab: &Lab) -> Result {
     let mut pages = refused_for(&events, (parent, *span), "involved")?;
     pages.append(&mut refused_for(&events, (&child, *span), "involved")?);
     expect::eq("pages that two map", PAGES, pages.len() as u64)?;
-    // They are merged all the same, by themselves.
+    // They are merged all the same: each page is then tried by itself, with all its mappings.
     let of_child = child.frames(*span)?;
-    guest::pages::expect_frames("of both", (parent, *span), &of_child)?;
+    guest::pages::expect_frames("pages of both processes", (parent, *span), &of_child)?;
     guest::pages::expect_merged(&[(parent, *span), (&peers[1].0, peers[1].1)]).map(drop)
 }
 
-/// A shared page is charged before the pages that it replaces are given back.
-/// The charge of a shared page may exceed the limit until the page that it replaces is freed.
+/// The shared page is charged before the replaced pages are freed, so the charge may exceed the limit
+/// for a moment.
 fn full_cgroup(lab: &Lab) -> Result {
     knob::set("scope", "registered")?;
     let cgroup = Cgroup::new("full")?;
@@ -225,7 +225,7 @@ fn full_cgroup(lab: &Lab) -> Result {
         peer.advise(span, libc::MADV_MERGEABLE)?;
         peers.push((peer, span));
     }
-    // Gives back what CPUs have charged in advance.
+    // Release the charges that CPUs have taken in advance.
     cgroup.throttle(0)?;
     cgroup.limit(cgroup.current_bytes()?)?;
     cgroup.unthrottle()?;
@@ -242,7 +242,7 @@ fn full_cgroup(lab: &Lab) -> Result {
     guest::pages::expect_merged(&[(a, *in_a), (b, *in_b)]).map(drop)
 }
 
-/// A large page can't be split while something else refers to any part of it.
+/// A large folio cannot be split while something else holds a reference to any part of it.
 fn busy(lab: &Lab) -> Result {
     const HUGE: u64 = 512;
     let peers = only(lab, 1, IDS)?;
@@ -253,7 +253,7 @@ fn busy(lab: &Lab) -> Result {
     other.advise(huge, libc::MADV_MERGEABLE)?;
     other.fill(huge, IDS)?;
     expect::eq(
-        "pages of huge ones",
+        "pages in huge pages",
         HUGE,
         other.smaps_pages(huge, "AnonHugePages")?,
     )?;

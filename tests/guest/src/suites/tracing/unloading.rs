@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Unloading the module under whoever traces it or reads its files.
+//! Unloading the module while others trace it or read its files.
 
 use std::fs::File;
 use std::io::Read;
@@ -43,7 +43,7 @@ fn scan_a_little() -> Result {
 fn expect_gone() -> Result {
     for path in [events::DIR, debugfs::DIR] {
         expect::that(!Path::new(path).exists(), || {
-            format!("{path}: expected it gone")
+            format!("{path}: expected it to be gone")
         })?;
     }
     Ok(())
@@ -65,7 +65,7 @@ fn traced(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// Who waits for events sees those, and then none.
+/// A reader that waits for events gets the events so far, and then none.
 fn piped(lab: &Lab) -> Result {
     let _peers = only(lab, 2, IDS)?;
     let recorder = Recorder::start()?;
@@ -111,13 +111,14 @@ fn kept(_: &Lab) -> Result {
     module::load("")
 }
 
-/// Readers see the files, or that they are gone; the module goes when none is open.
+/// Readers either read the files or find that they are gone; the module can be unloaded while no file
+/// is open.
 fn readers(_: &Lab) -> Result {
     let done = AtomicBool::new(false);
     let read_all = || {
         while !done.load(Ordering::Relaxed) {
             for name in debugfs::FILES {
-                // Any error will do, as long as it returns.
+                // Any error is fine, as long as the call returns.
                 let _ = std::fs::read(debugfs::path(name));
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -133,7 +134,7 @@ fn readers(_: &Lab) -> Result {
                 result => return result.context(|| "unloading between readers"),
             }
         }
-        Err("unloading between readers: expected no file to be open for once".into())
+        Err("unloading between readers: expected a moment without open files".into())
     };
     std::thread::scope(|scope| {
         let threads = [scope.spawn(read_all), scope.spawn(read_all)];
