@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# For people; what kbuild reads is Kbuild. A line that ends in "## text" after
-# a target shows up in `make help`.
+# Targets for people; kbuild reads Kbuild. `make help` lists each target whose line
+# ends in "## text".
 
 .DEFAULT_GOAL := module
 .PHONY: all module install package clean help setup stock debug uml demo test test-debug test-uml soak bench \
@@ -12,8 +12,8 @@ KDIR ?= /lib/modules/$(shell uname -r)/build
 SRC := $(CURDIR)
 ROOT := scripts/root --
 
-# The same in the root, against the stock kernel: there KDIR is in the
-# environment and the output goes to the cache, not into this directory.
+# The stock kernel is built in the root: there KDIR is in the environment, and the
+# output goes to the cache, not into this directory.
 STOCK := $(ROOT) scripts/build stock
 
 all: module
@@ -29,7 +29,7 @@ install: module install-tools ## install ksm_v.ko where modprobe finds it, and k
 	+$(MAKE) -C $(KDIR) M=$(SRC) modules_install
 	depmod $(addprefix -b ,$(INSTALL_MOD_PATH)) $$(cat $(KDIR)/include/config/kernel.release)
 
-# What DKMS builds from; its version is that of dkms.conf.
+# The tree that DKMS builds from; dkms.conf holds its version.
 DKMS_TREE = $(DESTDIR)/usr/src/ksm-veridian-$(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
 DKMS_FILES := Kbuild Makefile dkms.conf ksm_veridian.rs rust sysfs \
 	scripts/dkms scripts/lib.sh scripts/preflight scripts/kernel/prepare.sh
@@ -43,7 +43,7 @@ package: setup ## build the Debian packages
 
 PREFIX ?= /usr/local
 PLACE = $(DESTDIR)$(PREFIX)
-# The administrator's, once it is there.
+# The administrator's file: never overwritten.
 SETTINGS = $(DESTDIR)/etc/ksm-veridian.conf
 
 .PHONY: install-dkms install-tools install-service
@@ -97,7 +97,7 @@ test-matrix: ## guest tests on Debian's kernels that have Rust, and on own ones 
 test-tools: setup ## run programs made for mainline's KSM on the module
 	@scripts/test tools
 
-# How long, on which kernel, and with which seed (of the clock if none is given).
+# Duration, kernel and seed; without SEED the clock gives the seed.
 soak: SECONDS ?= 3600
 soak: KERNEL ?= stock
 soak: setup ## stress the module for an hour (SECONDS=3600 KERNEL=stock|debug|uml SEED=number)
