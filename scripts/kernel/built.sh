@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# What the kernels share that are built here, from the source of the stock one.
-# Sourced by scripts/kernel/NAME, whose options are those in NAME.config, unless
-# it names other files; all else is off. It sets:
+# Shared by the kernels that are built here, from the source of the stock kernel.
+# Sourced by scripts/kernel/NAME. The options in NAME.config are on, or those in other
+# files that NAME names; all other options are off. It sets:
 #
-#   MAKE_OPTIONS   what make is told each time
-#   TARGETS        what make builds
-#   IMAGE          what is booted, in the tree
+#   MAKE_OPTIONS   options of each call of make
+#   TARGETS        targets of make
+#   IMAGE          the image to boot, in the tree
 #   PATCHES        files of patches/ that the source needs
 #   FRAGMENTS      files of scripts/kernel/ with the options that are on
 
@@ -20,7 +20,7 @@ kernel_make() { nice -n 5 make -C "$BUILD_TREE" "${MAKE_OPTIONS[@]}" "$@"; }
 
 options() { (cd "$PROJECT/scripts/kernel" && grep -hv '^#' "${FRAGMENTS[@]}"); }
 
-# What decides the kernel's content, besides the root.
+# Prints everything that decides the kernel's content, except the root.
 key() {
 	echo "source $(source_key)"
 	clang --version | head -n 1
@@ -36,7 +36,7 @@ source_key() {
 	done
 }
 
-# The source stays, with what was built from it, until it has to be another.
+# Keeps the source, with its build output, until another source is needed.
 part_source() {
 	local patch
 	[ "$(cat "$DIR/source" 2>/dev/null)" != "$(source_key)" ] || return 0
@@ -54,7 +54,7 @@ part_configure() {
 	check_configuration
 }
 
-# Kconfig drops what depends on something that is off, without a word.
+# Kconfig silently drops options whose dependencies are off.
 check_configuration() {
 	local line lost=()
 	while read -r line; do

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# What the scripts of the kernels share. Sourced by them, never run. Where
-# KSM_V_KERNEL, the name of the kernel to make, is NAME:
+# Shared by the scripts of the kernels. Sourced by them, never run. For a kernel
+# NAME, which KSM_V_KERNEL names:
 #
-#   kernels/NAME/release     what uname -r says in the guest
+#   kernels/NAME/release     the output of uname -r in the guest
 #   kernels/NAME/build/      KDIR
 #   kernels/NAME/image/      the boot image and the modules
 #   kernels/NAME/vmlinuz, kernels/NAME/modules   links into image/
@@ -15,8 +15,8 @@
 DIR=$KERNELS_IN_ROOT/${KSM_V_KERNEL:-$SELF}
 BUILD_TREE=$DIR/build
 
-# What Debian's packages hold, as scripts/kernel/stock unpacked them: of its own kernel, if
-# it is one of Debian's.
+# Content of Debian's packages, as scripts/kernel/stock unpacked them. For Debian's
+# kernels: the packages of that kernel.
 PACKAGES_DIR=$KERNELS_IN_ROOT/stock/headers
 
 # Unpacks the kernel's source into an empty BUILD_TREE.
@@ -26,13 +26,13 @@ unpack_source() {
 	tar -xf "$PACKAGES_DIR"/usr/src/linux-source-*.tar.xz -C "$BUILD_TREE" --strip-components=1
 }
 
-# Debian's version of that source.
+# Prints Debian's version of that source.
 source_version() {
 	zcat "$PACKAGES_DIR"/usr/share/doc/linux-source-*/changelog.Debian.gz | sed -n '1s/.*(\(.*\)).*/\1/p'
 }
 
-# place_image RELEASE: one name for the image and the modules, wherever they
-# are in DIR/image.
+# place_image RELEASE: gives the image and the modules fixed names, wherever they are
+# in DIR/image.
 place_image() {
 	local release=$1 image modules
 	image=$(find "$DIR/image" -type f -name 'vmlinuz*' -print -quit)
@@ -46,7 +46,7 @@ place_image() {
 	depmod -b "${modules%/lib/modules/*}" "$release"
 }
 
-# kernel_main PARTS [ARG]: runs part_PART, or key, or tells of itself.
+# kernel_main PARTS [ARG]: runs part_PART or key, or prints the parts or the usage.
 kernel_main() {
 	local part
 	case ${2:---help} in

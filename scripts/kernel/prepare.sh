@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# How a kernel's source and Debian's header package become a tree against which
-# Rust modules can be built: the header packages lack the Rust metadata. Sourced.
+# Makes a tree to build Rust modules against, from a kernel's source and Debian's
+# header package, which lacks the Rust metadata. Sourced.
 
-# prepare_tree HEADERS RELEASE TREE: with Debian's configuration, the symbols its
-# image exports, and the spelling of its compiler and release, which kbuild reads
-# from .kernelvariables, builds in TREE, the unpacked source, what modules need.
+# prepare_tree HEADERS RELEASE TREE: builds in TREE, the unpacked source, what modules
+# need. Takes from HEADERS the configuration, the symbols that the image exports, and the
+# names of its compiler and release, which kbuild reads from .kernelvariables.
 prepare_tree() {
 	local headers=$1 release=$2 tree=$3 compiler make
 	cp "$headers/.config" "$headers/Module.symvers" "$headers/.kernelvariables" "$tree/"

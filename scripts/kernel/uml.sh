@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# What the kinds of User-Mode Linux share, besides the options of
-# uml-common.config. Sourced by scripts/kernel/uml and uml-fast.
+# Shared by the kinds of User-Mode Linux, besides the options of uml-common.config.
+# Sourced by scripts/kernel/uml and uml-fast.
 
 # shellcheck source=scripts/kernel/built.sh
 . "$(dirname "${BASH_SOURCE[0]}")/built.sh"
