@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# What the scripts share: where things are, messages, locks and stamps.
-# Sourced, never run. Everything made at run time lives in the cache:
+# Functions and variables that the scripts share: directories, messages, locks, stamps.
+# Sourced, never run. Everything that is made at run time is in the cache:
 #
-#   root-KEY/       the Debian root, KEY a hash of all that decides its content
-#   sid-KEY/        the same of the suite sid, for kernels of that
-#   arm64-KEY/      the same with what builds and runs kernels of arm64
+#   root-KEY/       the Debian root; KEY is a hash of everything that decides its content
+#   sid-KEY/        the same from the suite sid, for sid's kernel
+#   arm64-KEY/      the same with tools to build and run kernels of arm64
 #   tools-KEY/      the root of guests with programs made for mainline's KSM
 #   kernels/NAME/   release, vmlinuz, build/ (KDIR), image/ (boot, modules)
 #   build/PROJECT/  build output of one clone of this project
 #   cargo/          CARGO_HOME
 #   log/            logs of the steps and of each guest
 #
-# In the root the clone is /src, build/PROJECT is /build, kernels is
+# In the root, the clone is /src, build/PROJECT is /build, kernels is
 # /usr/src/ksm_v, cargo is /build/cargo, log is /build/log and tools-KEY is /mnt.
 
 set -euo pipefail
@@ -32,7 +32,7 @@ say() { printf '%s\n' "$*" >&2; }
 
 warn() { say "$SELF: warning: $*"; }
 
-# die MESSAGE [ADVICE]...: says what is wrong, then what to do about it.
+# die MESSAGE [ADVICE]...: prints the error, then the advice, and exits.
 die() {
 	say "$SELF: error: $1"
 	shift
@@ -43,7 +43,7 @@ die() {
 	exit 1
 }
 
-# usage_of FILE: the comment block at the top of a script is its --help.
+# usage_of FILE: prints the comment block at the top of a script, as its --help.
 usage_of() {
 	sed -n '/^#!/d; /^# SPDX/d; /^#/!q; s/^# \{0,1\}//p' "$1"
 }
@@ -71,14 +71,14 @@ set_places() {
 	LOG=$CACHE/log
 }
 
-# Two clones share the root and the kernels, not their build output.
+# Clones share the root and the kernels, but not their build output.
 project_key() {
 	local sum
 	sum=$(printf '%s' "$PROJECT" | sha256sum)
 	printf '%s-%s\n' "${PROJECT##*/}" "${sum:0:8}"
 }
 
-# What the root, the kernels of make test and what is built take at the most, with room.
+# Most space that the root, the kernels of make test and the build output take, with a reserve.
 NEEDED_GB=16
 
 make_places() {
@@ -93,7 +93,7 @@ processor_name() { sed -n 's/^model name[[:blank:]]*: //p' /proc/cpuinfo | head 
 
 SUITE=trixie
 
-# What the root holds. A change here makes a new root.
+# Packages of the root. A change here makes a new root.
 ROOT_PACKAGES=(
 	ca-certificates apt-utils
 	# kernel and module build
@@ -114,45 +114,45 @@ ROOT_PACKAGES=(
 	shellcheck procps git
 )
 
-# ROOT_FORMAT changes when scripts/setup makes the root in another way.
+# Change ROOT_FORMAT when scripts/setup makes the root in another way.
 ROOT_FORMAT=1
 
-# What the guest of the suite "tools" has: programs made for mainline's KSM.
+# Packages for the guest of the suite tools: programs made for mainline's KSM.
 TOOLS_PACKAGES=(
 	atop ksmtuned pcp prometheus-node-exporter smem stress-ng
 	libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu
-	# of the suite before, which Debian 13 has not
+	# from the suite before: Debian 13 does not have it
 	netdata-core
 	# programs that record events
 	bpftrace linux-perf trace-cmd
-	# what a guest of virtme-ng needs
+	# needed by a guest of virtme-ng
 	busybox-static iproute2 kmod procps udev
 	# for the kernel's own tests of KSM and of memory management
 	libnuma-dev libcap-dev liburing-dev
-	# what calls the kernel at random
+	# random system calls
 	trinity
 )
 
-# What the root holds for kernels of arm64, which are built there for another machine and
-# emulated. Its busybox is the guests'.
+# Packages of the root for kernels of arm64, which are cross-built and emulated there. Its
+# busybox is for the guests.
 ARM64_PACKAGES=(
 	ca-certificates apt-utils
 	make gcc libc6-dev bc bison flex libelf-dev libssl-dev libdw-dev dwarves
 	cpio rsync xz-utils zstd kmod patch python3
 	rustc rust-src rustfmt rust-clippy cargo bindgen
-	# its vDSO has a part for programs of 32 bits
+	# the vDSO of arm64 has a 32-bit part
 	gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf
 	libc6-dev-arm64-cross libstd-rust-dev:arm64
 	qemu-system-arm busybox-static:arm64
 	git
 )
 
-# suite_of KERNEL: Debian's suite with whose compilers it is built.
+# suite_of KERNEL: prints the Debian suite whose compilers build it.
 suite_of() {
 	if [ "$1" = sid ]; then echo sid; else echo "$SUITE"; fi
 }
 
-# architecture_of KERNEL: Debian's name of it.
+# architecture_of KERNEL: prints Debian's name of its architecture.
 architecture_of() {
 	if [ "$1" = arm64 ]; then echo arm64; else echo amd64; fi
 }
@@ -165,7 +165,7 @@ root_packages() {
 	esac
 }
 
-# root_name KERNEL: of the root for that kernel.
+# root_name KERNEL: prints the name of the root for that kernel.
 root_name() {
 	case $1 in
 	sid | arm64) echo "$1" ;;
@@ -192,13 +192,13 @@ keyed_dir() {
 
 am_superuser() { [ "$(id -u)" = 0 ]; }
 
-# A user who is not root owns a whole range of ids inside a user namespace,
-# where the user is 0 and the range of /etc/subuid is 1 and up.
+# A user other than root has a range of ids in a user namespace: the user is id 0
+# there, and the range of /etc/subuid starts at 1.
 namespace_flags() {
 	am_superuser || printf '%s\n' --user --map-root-user --map-auto
 }
 
-# in_namespace CMD...: runs CMD with its own mounts, as root of the root's files.
+# in_namespace CMD...: runs CMD with its own mounts, as the owner of the root's files.
 in_namespace() {
 	local flags
 	mapfile -t flags < <(namespace_flags)
@@ -209,8 +209,8 @@ in_namespace() {
 
 kernel_dir() { printf '%s/%s\n' "$KERNELS" "$1"; }
 
-# Debian's kernels, as it built them: the newest of a flavour, or that of a series. sid is
-# the newest of that suite, built with its compilers: it has a root of its own, as arm64 has.
+# Debian's kernels, as Debian built them: the newest of a flavour, or of a series. sid is the
+# newest of the suite sid, built with sid's compilers; sid and arm64 have roots of their own.
 DEBIAN_KERNELS=(stock stock-7.2 cloud cloud-7.2 rt sid arm64)
 
 is_debian_kernel() { [[ " ${DEBIAN_KERNELS[*]} " == *" $1 "* ]]; }
@@ -220,7 +220,8 @@ kernel_names() {
 	find "$PROJECT/scripts/kernel" -type f -perm -100 ! -name stock -printf '%f\n' | sort
 }
 
-# kernel_script NAME: what makes it, told the name in KSM_V_KERNEL; one makes all of Debian's.
+# kernel_script NAME: prints the script that makes it; `stock` makes all of Debian's kernels.
+# The script gets the name in KSM_V_KERNEL.
 kernel_script() {
 	local script=$1
 	! is_debian_kernel "$1" || script=stock
@@ -229,8 +230,8 @@ kernel_script() {
 
 is_kernel() { kernel_names | grep -xF -- "$1" >/dev/null; }
 
-# kernel_key NAME: decides whether a prepared kernel tree is still usable: the
-# root's compilers, and what the kernel's script says. For the host.
+# kernel_key NAME: prints the key that decides whether a prepared kernel tree is still
+# usable: the root's compilers, and the key of the kernel's script. Runs on the host.
 kernel_key() {
 	cat "$(root_dir "$1")$IN_ROOT_MARK"
 	"$PROJECT/scripts/root" --kernel "$1" "$(kernel_script "$1")" --key
@@ -239,7 +240,7 @@ kernel_key() {
 # kernel_ready NAME KEY
 kernel_ready() { [ "$(cat "$(kernel_dir "$1")/done" 2>/dev/null)" = "$2" ]; }
 
-# kernel_has NAME OPTION: whether it was built with CONFIG_OPTION=y.
+# kernel_has NAME OPTION: returns whether it was built with CONFIG_OPTION=y.
 kernel_has() { grep -qx "CONFIG_$2=y" "$(kernel_dir "$1")/build/.config"; }
 
 kernel_release() {
@@ -248,7 +249,7 @@ kernel_release() {
 	[ -r "$file" ] && cat "$file"
 }
 
-# guest_triple KERNEL: what programs of its guests are built for.
+# guest_triple KERNEL: prints the target triple of programs for its guests.
 guest_triple() {
 	case $(architecture_of "$1") in
 	arm64) echo aarch64-unknown-linux-gnu ;;
@@ -256,16 +257,17 @@ guest_triple() {
 	esac
 }
 
-# programs_for KERNEL: the kernel in whose root those are built, for all of its architecture.
+# programs_for KERNEL: prints the kernel in whose root its programs are built, one for each
+# architecture.
 programs_for() {
 	if [ "$(architecture_of "$1")" = amd64 ]; then echo stock; else echo "$1"; fi
 }
 
-# guest_programs KERNEL: where those are in the root.
+# guest_programs KERNEL: prints the directory of these programs in the root.
 guest_programs() { echo "/build/target/$(guest_triple "$1")/release"; }
 
-# modules_of KERNEL NAME...: options of scripts/vm that copy these modules into the
-# guest. What is no module of that kernel is left out: it may be built in.
+# modules_of KERNEL NAME...: prints options of scripts/vm that copy these modules into the
+# guest. Leaves out modules that the kernel does not have: they may be built in.
 modules_of() {
 	local kernel=$1 name file
 	shift
@@ -275,45 +277,45 @@ modules_of() {
 	done
 }
 
-# What the swap space of a guest needs.
+# Modules for the swap space of a guest.
 ZRAM_MODULES=(zsmalloc lz4_decompress lz4_compress lz4hc_compress zram)
 
-# kvm_options KERNEL: options of scripts/vm for a guest that runs guests: a CPU on
-# which KVM can, and its modules.
+# kvm_options KERNEL: prints options of scripts/vm for a guest that runs guests: a CPU with
+# virtualisation, and KVM's modules.
 kvm_options() {
 	printf '%s\n' --cpu max,la57=off,vendor=AuthenticAMD
 	modules_of "$1" irqbypass ccp kvm kvm-amd
 }
 
-# soak_options KERNEL: options of scripts/vm for the guest of the soak suites. Its
-# memory module is offline until a suite says of what kind it is to be; arm64's
-# machine has none without firmware.
+# soak_options KERNEL: prints options of scripts/vm for the guest of the soak suites. Its
+# memory module is offline until a suite chooses how to bring it online; on arm64 only
+# firmware can add a memory module.
 soak_options() {
 	! kernel_has "$1" MEMORY_HOTPLUG || [ "$(architecture_of "$1")" != amd64 ] ||
 		printf '%s\n' --dimm 256M --append numa=fake=2 --append memhp_default_state=offline
 	modules_of "$1" "${ZRAM_MODULES[@]}" loop
 }
 
-# The library of the root's python3, where python3 looks for it in a guest.
+# Prints the directory of the root's Python library, which has the same path in a guest.
 python_library() {
 	"$PROJECT/scripts/root" -- python3 -c 'import os; print(os.path.dirname(os.__file__))'
 }
 
-# python_options: options of scripts/vm that copy python3 and its library.
+# python_options: prints options of scripts/vm that copy python3 and its library.
 python_options() {
 	local library
 	library=$(python_library) || die "the root has no python3" "make it anew with: make setup"
 	printf '%s\n' --copy root:/usr/bin/python3:/usr/bin/python3 --copy "root:$library:$library"
 }
 
-# demo_options: options of scripts/vm that copy the demo and its applications.
+# demo_options: prints options of scripts/vm that copy the demo and its applications.
 demo_options() {
 	printf '%s\n' --copy "$PROJECT/scripts/demo.d" --copy "$PROJECT/scripts/ksmv.d" \
 		--copy root:/usr/bin/redis-server:/usr/bin/redis-server
 	python_options
 }
 
-# ksmv_options: options of scripts/vm that copy ksmv, its tests and what these need.
+# ksmv_options: prints options of scripts/vm that copy ksmv, its tests and their programs.
 ksmv_options() {
 	printf '%s\n' --copy "$PROJECT/scripts/ksmv" --copy "$PROJECT/scripts/ksmv.d" \
 		--copy "$PROJECT/scripts/demo.d" --copy "$PROJECT/tests/tool" \
@@ -321,14 +323,14 @@ ksmv_options() {
 	python_options
 }
 
-# The shared libraries of stress-ng, in the root of --tools.
+# Prints the shared libraries of stress-ng, in the root of --tools.
 stress_libraries() {
 	"$PROJECT/scripts/root" -- chroot "$TOOLS_IN_ROOT" ldd /usr/bin/stress-ng |
 		sed -n 's/^.* => \(\/[^ ]*\) (0x[0-9a-f]*)$/\1/p'
 }
 
-# stress_options: options of scripts/vm that copy stress-ng and trinity out of that root, and what
-# runs them.
+# stress_options: prints options of scripts/vm that copy stress-ng and trinity out of that root,
+# and the script that runs them.
 stress_options() {
 	local file
 	for file in /usr/bin/stress-ng /usr/bin/trinity /usr/bin/setpriv $(stress_libraries); do
@@ -339,14 +341,14 @@ stress_options() {
 
 # --- crates -------------------------------------------------------------
 
-# One for each cargo workspace.
+# Prints one Cargo.lock for each cargo workspace.
 lock_files() { find "$PROJECT" -maxdepth 3 -name Cargo.lock | sort; }
 
 # --- steps --------------------------------------------------------------
 
-# step NAME TEXT CMD...: runs CMD once with its output in a log file, tells
-# how long it took, shows the end of the log if it failed. Bash ignores
-# "set -e" in whatever an "if" calls, hence the status variable.
+# step NAME TEXT CMD...: runs CMD once with its output in a log file, prints how
+# long it took, and shows the end of the log if it failed. Bash ignores "set -e" in
+# all commands that an "if" calls, hence the status variable.
 step() {
 	local log=$LOG/setup-$1.log text=$2 start=$SECONDS status
 	shift 2
@@ -364,7 +366,7 @@ step() {
 	die "$text: failed" "the whole log is $log"
 }
 
-# lock NAME: waits for other runs that make the same thing in the same cache.
+# lock NAME: waits for other runs that make the same part in the same cache.
 lock() {
 	local file=$CACHE/$1.lock
 	exec {LOCK_FD}>"$file"
@@ -373,9 +375,9 @@ lock() {
 	flock "$LOCK_FD"
 }
 
-# once NAME IS_DONE MAKE [ARG]...: runs MAKE unless IS_DONE, by one run at a time; where it is done,
-# nobody is waited for. Both are given the arguments. Bash ignores "set -e" in whatever a condition
-# calls: IS_DONE must not rely on it.
+# once NAME IS_DONE MAKE [ARG]...: runs MAKE unless IS_DONE, in one run at a time; if it is done,
+# does not wait for other runs. Both get the arguments. Bash ignores "set -e" in all commands that
+# a condition calls: IS_DONE must not rely on it.
 once() {
 	local name=$1 is_done=$2 make=$3
 	shift 3
