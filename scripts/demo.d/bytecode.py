@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Has Python take the bytecode of its library, in a guest into which both were copied."""
+"""Makes Python accept its library's bytecode in a guest into which both were copied."""
 
 import importlib.util
 import os
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def mark_bytecode_current() -> None:
-    """Gives the library's sources the times that their bytecode was made for.
+    """Gives the library's sources the modification times that their bytecode records.
 
-    Copying them into the guest did not keep these, and compiling anew takes long.
+    Copying into the guest changed these times, and compiling again takes long.
     """
     for root, _, names in os.walk(os.path.dirname(os.__file__)):
         for name in names:

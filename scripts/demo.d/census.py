@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """Counts the private anonymous pages of processes, from /proc alone.
 
-What the kernel says in pagemap and kpageflags does not depend on the module,
-so it can be used to judge what the module did. Read as the tool ksmv reads it.
+The kernel's pagemap and kpageflags do not depend on the module, so they can
+verify what the module did. Uses the same reader as ksmv.
 """
 
 import hashlib
@@ -18,22 +18,22 @@ import pages  # noqa: E402
 
 @dataclass(frozen=True)
 class Census:
-    """How many pages some processes map, and how many frames that takes."""
+    """Number of pages that some processes map, and of the frames behind them."""
 
     mapped: int
-    """Entries of page tables that map an anonymous page, merged or not."""
+    """Page table entries that map an anonymous page, merged or not."""
     frames: int
-    """Frames behind these, each counted once."""
+    """Frames behind these entries, each counted once."""
     merged: int
-    """Entries that map a merged (KSM) page."""
+    """Page table entries that map a merged (KSM) page."""
     zero: int
-    """Entries that map the kernel's zero page."""
+    """Page table entries that map the kernel's zero page."""
 
     def saved_since(self, before: "Census") -> int:
-        """Frames saved by merging, in addition to what was before.
+        """Frames saved by merging since `before`.
 
-        Pages the processes got or gave back meanwhile change nothing: what
-        counts is what the pages of today would take without sharing.
+        Pages that the processes allocate or free meanwhile change nothing: the
+        result is the frames that sharing saves of the pages they have now.
         """
         return self._shared() - before._shared()
 
@@ -43,7 +43,7 @@ class Census:
 
 @dataclass(frozen=True)
 class Bound:
-    """What somebody could save who compares all pages with each other."""
+    """What could be saved by comparing all pages with each other."""
 
     frames: int
     distinct: int
@@ -51,12 +51,12 @@ class Bound:
 
     @property
     def savable(self) -> int:
-        """One frame has to stay for each content, none for zeroes."""
+        """One frame stays for each content, none for zeroes."""
         return self.frames - self.distinct
 
 
 def _present(pid: int) -> Iterator[pages.Page]:
-    """The present pages of private areas that are of no file."""
+    """The present pages of private areas, without file pages."""
     space = pages.AddressSpace(f"/proc/{pid}")
     for area in space.areas():
         if area.private:
@@ -64,7 +64,7 @@ def _present(pid: int) -> Iterator[pages.Page]:
 
 
 def count(pids: Iterable[int]) -> Census:
-    """Counts what the processes map."""
+    """Counts the pages that the processes map."""
     flags = pages.flags()
     mapped = merged = zero = 0
     frames = set()
@@ -81,7 +81,7 @@ def count(pids: Iterable[int]) -> Census:
 
 
 class Comparison:
-    """Compares the anonymous pages of processes, whole content by whole content."""
+    """Compares the whole contents of all anonymous pages of processes."""
 
     def __init__(self) -> None:
         self._frames: set[int] = set()
@@ -89,7 +89,7 @@ class Comparison:
         self._zero = 0
 
     def add(self, pid: int) -> None:
-        """Takes in the pages of a process."""
+        """Adds the pages of a process."""
         flags = pages.flags()
         space = pages.AddressSpace(f"/proc/{pid}")
         for _, content in space.contents(self._new(_present(pid), flags)):
@@ -109,5 +109,5 @@ class Comparison:
             self._contents.add(hashlib.blake2b(content, digest_size=16).digest())
 
     def bound(self) -> Bound:
-        """What a perfect merger would leave of them."""
+        """The savings of a perfect merger."""
         return Bound(len(self._frames), len(self._contents), self._zero)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What each of the demo's Python interpreters runs.
+"""The program of each of the demo's Python interpreters.
 
-Imports a good part of the standard library, then answers each line of its
-standard input, an expression, with the value on a line of its own.
+Imports a good part of the standard library. Each line of its standard input is
+an expression; prints its value as a line.
 """
 
 import argparse
@@ -33,12 +33,12 @@ import zipfile
 
 
 def place_of(code: types.CodeType) -> tuple[str, int, str]:
-    """Where some code comes from."""
+    """The file, line and name of some code."""
     return code.co_filename, code.co_firstlineno, code.co_qualname
 
 
 def code_of(module: types.ModuleType) -> list[types.CodeType]:
-    """The code of a module's functions and methods, in the order of their names."""
+    """The code of a module's functions and methods, sorted by name."""
     things = list(vars(module).values())
     classes = [thing for thing in things if isinstance(thing, type)]
     things += [part for one in classes for part in vars(one).values()]
@@ -47,7 +47,7 @@ def code_of(module: types.ModuleType) -> list[types.CodeType]:
 
 
 def fingerprint() -> str:
-    """A checksum of what was imported: names, code, strings."""
+    """A checksum of the imported names, code and strings."""
     digest = hashlib.blake2b(digest_size=8)
     for name, module in sorted(sys.modules.copy().items()):
         digest.update(name.encode())
@@ -58,7 +58,7 @@ def fingerprint() -> str:
 
 
 def query(expression: str) -> object:
-    """Lets SQLite compute something."""
+    """Computes something with SQLite."""
     with sqlite3.connect(":memory:") as database:
         return database.execute(f"SELECT {expression}").fetchone()[0]
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """The job whose memory is merged: Redis servers and Python interpreters.
 
-All of them run as one ordinary user, as merging stays within a user by default.
+All of them run as one ordinary user, because merging stays within a user by default.
 """
 
 import subprocess
@@ -56,7 +56,7 @@ class Server:
         self.client: Redis | None = None
 
     def connect(self) -> Redis:
-        """The connection, made when first asked for."""
+        """The connection, made at its first use."""
         if self.client is None:
             try:
                 self.client = Redis(self.port)
@@ -67,7 +67,7 @@ class Server:
 
 
 class Interpreter:
-    """A Python interpreter that imported much and answers over a pipe."""
+    """A Python interpreter with many imported modules that answers over a pipe."""
 
     def __init__(self, number: int) -> None:
         self.name = f"Python {number + 1}"
@@ -77,7 +77,7 @@ class Interpreter:
         self.pid = self.process.pid
 
     def wait(self) -> None:
-        """Waits until all is imported."""
+        """Waits until all modules are imported."""
         answer = self._read()
         if answer != "ready":
             raise RuntimeError(f"{self.name} did not start: {answer!r}")
@@ -93,7 +93,7 @@ class Interpreter:
 
 
 class Job(NamedTuple):
-    """All processes of the job, and what they are to hold and to answer."""
+    """All processes of the job, their expected data and their expected answers."""
 
     servers: list[Server]
     interpreters: list[Interpreter]
@@ -102,7 +102,7 @@ class Job(NamedTuple):
 
     @property
     def pids(self) -> list[int]:
-        """Of all of them."""
+        """The process ids of all of them."""
         servers = [server.pid for server in self.servers]
         return servers + [interpreter.pid for interpreter in self.interpreters]
 
@@ -114,12 +114,12 @@ class Job(NamedTuple):
 
 
 def answers(interpreter: Interpreter) -> list[str]:
-    """What an interpreter says to each of the expressions."""
+    """An interpreter's answers to all expressions."""
     return [interpreter.evaluate(expression) for expression in EXPRESSIONS]
 
 
 def start_job() -> Job:
-    """Starts everything, loads the data, waits until all is quiet."""
+    """Starts everything, loads the data, and waits until memory is stable."""
     mark_bytecode_current()
     step(f"starting {INSTANCES} Redis and {INSTANCES} Python")
     servers = [Server(number) for number in range(INSTANCES)]
@@ -130,7 +130,7 @@ def start_job() -> Job:
     for interpreter in interpreters:
         interpreter.wait()
     step(f"all {INSTANCES} Python have imported their modules")
-    # All are asked once: later answers then make no new objects of the same kind.
+    # Asks each interpreter once: later answers then make no new objects of the same kind.
     expected = [answers(interpreter) for interpreter in interpreters]
     return Job(servers, interpreters, data, expected[0])
 
@@ -144,7 +144,7 @@ def load(servers: Sequence[Server], data: Data) -> None:
 
 
 def bound_of(job: Job) -> census.Bound:
-    """Compares all pages."""
+    """Compares all pages of the job."""
     comparison = census.Comparison()
     for number, pid in enumerate(job.pids, 1):
         comparison.add(pid)

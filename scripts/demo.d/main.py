@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The demo's story, told in a guest as root: see scripts/demo --help.
+"""The demo's main program, run in a guest as root: see scripts/demo --help.
 
 Starts the job, computes what a perfect merger would save, lets the module
 merge, compares, and checks that nobody's data was harmed.
@@ -32,7 +32,7 @@ CHANGED_KEYS = 200
 
 
 class Figures(NamedTuple):
-    """What /proc says at one moment."""
+    """The figures in /proc at one moment."""
 
     available: int
     on_free_lists: int
@@ -42,12 +42,12 @@ class Figures(NamedTuple):
 
     @property
     def free(self) -> int:
-        """What could be used at once, in KiB."""
+        """Memory available at once, in KiB."""
         return self.available + self.on_free_lists
 
 
 def figures(job: Job) -> Figures:
-    """Reads them; the memory this takes itself is the same whenever it is done."""
+    """Reads the figures; reading takes the same memory each time."""
     pids = job.pids
     pages = census.count(pids)
     return Figures(
@@ -75,12 +75,12 @@ class Row(NamedTuple):
 
     @property
     def saved(self) -> int:
-        """Pages that take no frame any more."""
+        """Pages that no longer take a frame."""
         return self.sharing + self.zero
 
 
 def rows() -> Iterator[Row]:
-    """The counts, again and again."""
+    """Yields the counts, again and again."""
     start = time.monotonic()
     while True:
         yield Row(
@@ -104,7 +104,7 @@ def show(row: Row) -> None:
 
 
 def merge() -> tuple[bool, Row]:
-    """Lets the module merge until it finds nothing more; returns whether that came."""
+    """Lets the module merge until it finds nothing more; returns whether it got there."""
     line("  time  scans   shared   sharing    zero  MiB saved  MemAvailable  scanner CPU")
     line("     s           pages     pages   pages                      MiB            s")
     proc.set_knob("run", 1)
@@ -114,7 +114,7 @@ def merge() -> tuple[bool, Row]:
         row = next(counts)
         show(row)
         if row.saved > most * (1 + QUIET_GROWTH):
-            # The pass that is under way has seen growth: count from the next one.
+            # The current pass has seen growth: count from the next one.
             most, quiet_from = row.saved, row.scans + 1
         if most and row.scans >= quiet_from + QUIET_SCANS:
             return True, row
@@ -123,7 +123,7 @@ def merge() -> tuple[bool, Row]:
 
 
 def show_summary(before: Figures, after: Figures) -> None:
-    """What the kernel says about memory."""
+    """Prints the kernel's memory figures."""
     line(f"  {'':26}{'before':>12}{'after':>12}{'change':>12}")
     table = (
         ("MemAvailable", before.available, after.available),
@@ -137,7 +137,7 @@ def show_summary(before: Figures, after: Figures) -> None:
 
 
 def judge_bound(bound: census.Bound, saved: int) -> None:
-    """Compares what was saved with what could be."""
+    """Compares the savings with the bound."""
     percent = 100 * saved / bound.savable if bound.savable else 0
     claim(
         percent >= REQUIRED_PERCENT,
@@ -147,7 +147,7 @@ def judge_bound(bound: census.Bound, saved: int) -> None:
 
 
 def judge_gains(before: Figures, after: Figures, saved: int) -> None:
-    """Looks for what was saved in what the kernel says about memory."""
+    """Checks that the kernel's memory figures show the savings."""
     gains = (
         ("PSS fell", before.pss - after.pss),
         ("MemAvailable with the free lists of the CPUs rose", after.free - before.free),
@@ -161,7 +161,7 @@ def judge_gains(before: Figures, after: Figures, saved: int) -> None:
 
 
 def judge_counts(after: Figures) -> None:
-    """Compares the module's counts, exact as it is stopped, with the kernel's."""
+    """Compares the counts of the stopped module, which are exact, with the kernel's."""
     sharing, shared = proc.knob("pages_sharing"), proc.knob("pages_shared")
     pages = after.pages
     counted = proc.knob("zero_pages")
@@ -182,7 +182,7 @@ def judge_counts(after: Figures) -> None:
 
 
 def checksum(values: Iterable[Value]) -> str:
-    """Of values in order; one that is missing counts."""
+    """A checksum of values in order; a missing value changes it."""
     digest = hashlib.blake2b(digest_size=8)
     for value in values:
         digest.update(b"none" if value is None else b"%d:" % len(value))
@@ -204,7 +204,7 @@ def check_servers(servers: Sequence[Server], data: Data, what: str) -> None:
 
 
 def check_interpreters(job: Job, when: str) -> None:
-    """Lets each interpreter compute something."""
+    """Lets each interpreter compute its answers."""
     right = [i for i in job.interpreters if answers(i) == job.expected]
     claim(
         len(right) == INSTANCES,
@@ -216,7 +216,7 @@ def check_interpreters(job: Job, when: str) -> None:
 def changed(data: Data) -> tuple[Data, bytes]:
     """The data with some values changed, and the commands that change them.
 
-    Half are overwritten in place, where the merged page is, half replaced.
+    Half are overwritten in place, on the merged page, and half are replaced.
     """
     new = dict(data)
     commands = []
@@ -232,7 +232,7 @@ def changed(data: Data) -> tuple[Data, bytes]:
 
 
 def change_one(job: Job) -> Data:
-    """Changes the data of the first Redis; returns what it has to hold now."""
+    """Changes the data of the first Redis; returns its new expected data."""
     writer = job.servers[0]
     new, commands = changed(job.data)
     faults = proc.minor_faults(writer.pid)
@@ -249,7 +249,7 @@ def change_one(job: Job) -> Data:
 
 
 def unmerge(job: Job) -> None:
-    """Breaks everything that is merged."""
+    """Breaks all merged pages apart."""
     start = time.monotonic()
     proc.set_knob("run", 2)
     took = time.monotonic() - start
@@ -266,7 +266,7 @@ def unmerge(job: Job) -> None:
 
 
 def tell_job() -> tuple[Job, census.Bound]:
-    """The job, and what there is to save."""
+    """Starts the job; prints what could be saved."""
     heading(
         f"{INSTANCES} Redis and {INSTANCES} Python on the stock kernel {os.uname().release},"
         " merging stopped"
@@ -286,7 +286,7 @@ def tell_job() -> tuple[Job, census.Bound]:
 
 
 def tell_merging(job: Job, bound: census.Bound) -> None:
-    """The merging, and what it saved."""
+    """Lets the module merge; prints what it saved."""
     before = figures(job)
     heading(
         f"merging: run=1 scan_rate={SCAN_RATE} sleep_ms={SLEEP_MS}"
@@ -312,7 +312,7 @@ def tell_merging(job: Job, bound: census.Bound) -> None:
 
 
 def tell_data(job: Job) -> None:
-    """Nobody's data was harmed, and nobody sees what another writes."""
+    """Checks that nobody's data was harmed, and nobody sees another process's writes."""
     writer, *others = job.servers
     heading(f"all data is right, with the scanner running: run=1 sleep_ms={CALM_SLEEP_MS}")
     proc.set_knob("sleep_ms", CALM_SLEEP_MS)
@@ -337,7 +337,7 @@ def tell_data(job: Job) -> None:
 
 
 def main() -> int:
-    """Tells it; returns the exit status."""
+    """Runs the demo; returns the exit status."""
     proc.hide_from_scanner()
     try:
         job, bound = tell_job()

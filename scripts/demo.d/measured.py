@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The job as scripts/bench has it: started, compared, and left to the scanner.
+"""The job for scripts/bench: started, compared, and left to the scanner.
 
-All of it is registered with mainline KSM. Says the process ids in one line and
-in a second one how many pages a perfect merger could save; then, for each line
-of its standard input, how many pages merging has saved since, by a census of
-the frames. The job ends with the input. What happens is told on standard error.
+All of it is registered with mainline KSM. Prints the process ids in one line, and in
+a second line how many pages a perfect merger could save. For each line of its
+standard input, prints how many pages merging has saved since, by a census of the
+frames. The job ends with the input. Progress goes to standard error.
 """
 
 import os
@@ -16,20 +16,20 @@ import proc
 from jobs import Job, bound_of, start_job
 from report import step
 
-# Redis gives back what it freed within ten seconds. Where idle time is skipped, waiting is cheap.
+# Redis gives freed memory back within ten seconds. A guest with --icount skips idle time.
 STILL_SECONDS = 15
 PATIENCE_SECONDS = 300
 
 
 def own_output() -> int:
-    """A descriptor of standard output, for answers alone: the rest goes to standard error."""
+    """A descriptor of standard output, for answers only: other output goes to standard error."""
     answers = os.dup(1)
     os.dup2(2, 1)
     return answers
 
 
 def start_registered() -> Job:
-    """The job, registered; this process is not, its memory is not the job's."""
+    """Starts the job, registered. This process is not: its memory is not part of the job."""
     proc.register(True)
     job = start_job()
     proc.register(False)
@@ -40,7 +40,7 @@ def start_registered() -> Job:
 
 
 def wait_until_still(job: Job) -> None:
-    """Waits until the job neither takes nor gives back memory."""
+    """Waits until the memory of the job is stable."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     resident = None
     while (now := proc.summed("Pss_Anon", job.pids)) != resident:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Figures from /proc and the module's knobs under /sys/kernel/mm/ksm_v."""
+"""Figures from /proc, and the module's knobs under /sys/kernel/mm/ksm_v."""
 
 import ctypes
 import re
@@ -17,7 +17,7 @@ PR_SET_MEMORY_MERGE = 67
 
 
 def load_module() -> None:
-    """Loads ksm_v.ko, which lies in the current directory."""
+    """Loads ksm_v.ko from the current directory."""
     subprocess.run(["insmod", "ksm_v.ko"], check=True)
 
 
@@ -38,29 +38,29 @@ def set_knob(name: str, value: int) -> None:
 
 
 def hide_from_scanner() -> None:
-    """Makes this process one the module leaves alone: its memory is not the job's."""
+    """Makes the module leave this process alone: its memory is not part of the job."""
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def register(wanted: bool) -> None:
-    """Registers this process with mainline KSM, or no longer; what it starts inherits that."""
+    """Registers or unregisters this process with mainline KSM; its children inherit that."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_MEMORY_MERGE, int(wanted), 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_MEMORY_MERGE)")
 
 
 def is_registered(pid: int) -> bool:
-    """Whether a process is registered with mainline KSM, whole."""
+    """Returns whether all memory of a process is registered with mainline KSM."""
     return "ksm_merge_any: yes" in Path(f"/proc/{pid}/ksm_stat").read_text()
 
 
 def pause_khugepaged() -> None:
-    """Lets nobody make huge pages of small ones: that adds empty pages to a process."""
+    """Keeps khugepaged from making huge pages: that adds empty pages to a process."""
     KHUGEPAGED_SLEEP.write_text(f"{LONG_MS}\n")
 
 
 def _field(path: str, name: str) -> int:
-    """A line "Name:  N kB" of a file, in KiB; 0 if it is not there."""
+    """A line "Name:  N kB" of a file, in KiB; 0 if there is no such line."""
     match = re.search(rf"^{name}:\s+(\d+) kB$", Path(path).read_text(), re.MULTILINE)
     return int(match[1]) if match else 0
 
@@ -71,16 +71,16 @@ def available() -> int:
 
 
 def on_free_lists() -> int:
-    """Free pages on the lists of the CPUs, in KiB, which MemAvailable leaves out."""
+    """Free pages on the CPUs' lists, in KiB; MemAvailable does not count them."""
     counts = re.findall(r"^\s+count:\s+(\d+)$", Path("/proc/zoneinfo").read_text(), re.MULTILINE)
     return sum(map(int, counts)) * PAGE // 1024
 
 
 def summed(name: str, pids: Iterable[int]) -> int:
-    """A field of smaps_rollup, such as Pss or KSM, of all processes, in KiB."""
+    """The sum of a field of smaps_rollup, such as Pss or KSM, over the processes, in KiB."""
     return sum(_field(f"/proc/{pid}/smaps_rollup", name) for pid in pids)
 
 
 def minor_faults(pid: int) -> int:
-    """Page faults of a process that needed no input or output."""
+    """Minor page faults of a process."""
     return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[7])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What the demo says: steps, figures and claims, as plain lines.
+"""The demo's output: steps, figures and claims, as plain lines.
 
-Every line is written at once and none is overwritten, so that a terminal and a
-log show the same. A claim is a sentence that either held or did not; the demo
+Every line is written at once and never overwritten, so that a terminal and a log
+show the same. A claim is a sentence that either held or did not; the demo
 succeeds only if all did.
 """
 
@@ -23,18 +23,18 @@ def line(text: str = "") -> None:
 
 
 def step(text: str) -> None:
-    """Says what happens now, and when it began."""
+    """Prints the next step, with the time."""
     line(f"[{time.monotonic() - _start:4.0f} s] {text}")
 
 
 def heading(text: str) -> None:
-    """Begins a part of the story."""
+    """Begins a part of the demo."""
     line()
     line(f"== {text}")
 
 
 def claim(held: bool, text: str) -> None:
-    """States whether something held; what did not makes the demo fail."""
+    """Prints whether a claim held; a claim that did not makes the demo fail."""
     global _failed, _made
     _made += 1
     _failed += not held
@@ -42,7 +42,7 @@ def claim(held: bool, text: str) -> None:
 
 
 def verdict() -> int:
-    """Ends the story; returns the exit status."""
+    """Ends the report; returns the exit status."""
     line()
     if _failed or not _made:
         line(f"demo: FAILED: {_failed} of {_made} claims did not hold")

@@ -33,7 +33,7 @@ def data_set(seed: int = 1, size: int = DATA_SIZE) -> Data:
 
 
 def encode(*words: bytes) -> bytes:
-    """One command as it is sent."""
+    """One encoded command."""
     parts = [b"*%d\r\n" % len(words)]
     for word in words:
         parts += [b"$%d\r\n" % len(word), word, b"\r\n"]
@@ -46,7 +46,7 @@ def load_commands(data: Data) -> bytes:
 
 
 class RedisError(Exception):
-    """Redis answered with an error, or not at all."""
+    """Redis answered with an error, or did not answer."""
 
 
 class Redis:
@@ -63,7 +63,7 @@ class Redis:
         return self._number(b":")
 
     def run(self, commands: bytes, count: int) -> None:
-        """Sends commands that were encoded before; each must answer without error."""
+        """Sends encoded commands; each must be answered without error."""
         self._socket.sendall(commands)
         for _ in range(count):
             self._head()
@@ -77,7 +77,7 @@ class Redis:
                 yield self._value()
 
     def _head(self) -> tuple[bytes, bytes]:
-        """The first line of an answer: its kind and what follows that."""
+        """The first line of an answer: its kind and the rest."""
         line = self._answers.readline()
         if not line or line.startswith(b"-"):
             text = line.decode(errors="replace").strip() or "closed"

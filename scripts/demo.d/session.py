@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Plays a terminal session with ksmv under the demo's processes, in a guest: see scripts/session.
+"""Plays a terminal session with ksmv and the demo's processes, in a guest: see scripts/session.
 
-Writes the session to standard output, what else happens to standard error.
+Writes the session to standard output, and everything else to standard error.
 """
 
 import os
@@ -22,7 +22,7 @@ LOOK_SECONDS = 5
 
 
 def own_output() -> int:
-    """A descriptor of standard output, for the session alone: the rest goes to standard error."""
+    """A descriptor of standard output, for the session only: the rest goes to standard error."""
     session = os.dup(1)
     os.dup2(2, 1)
     return session
@@ -37,7 +37,7 @@ def play(session: int, command: str) -> None:
 
 
 def wait_until_merged() -> int:
-    """Waits until whole passes find nothing more; returns how many seconds that took."""
+    """Waits until whole passes find nothing more; returns the seconds that this took."""
     start = time.monotonic()
     most = since = 0
     while time.monotonic() < start + PATIENCE_SECONDS:
@@ -51,7 +51,7 @@ def wait_until_merged() -> int:
 
 
 def main() -> None:
-    """Plays it."""
+    """Plays the session."""
     session = own_output()
     proc.hide_from_scanner()
     proc.load_module()

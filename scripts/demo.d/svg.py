@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Draws the text of standard input as a terminal, as SVG on standard output."""
+"""Draws the text of standard input as a terminal; writes SVG to standard output."""
 
 import sys
 from html import escape
@@ -19,7 +19,7 @@ STYLE = (
 
 
 def draw(lines: list[str]) -> str:
-    """The picture; commands, known by their prompt, have a colour of their own."""
+    """Draws the picture; lines with the prompt are commands and have a colour of their own."""
     columns = max([LEAST_COLUMNS, *map(len, lines)])
     width = round(columns * CHARACTER) + 2 * MARGIN
     height = len(lines) * LINE + 2 * MARGIN
@@ -38,7 +38,7 @@ def draw(lines: list[str]) -> str:
 
 
 def _text(line: str, y: int) -> str:
-    """A line, each of whose characters is as wide as the grid, whatever font there is."""
+    """Draws a line; each character is as wide as the grid, with any font."""
     if not line.strip():
         return ""
     kind = ' class="command"' if line.startswith(PROMPT) else ""
