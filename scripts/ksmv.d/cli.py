@@ -36,7 +36,7 @@ def _seconds(word: str) -> float:
     return number
 
 
-# What argparse calls a value that is none.
+# argparse's names of invalid values.
 _positive.__name__ = "number above 0"
 _seconds.__name__ = "number of seconds"
 
@@ -122,7 +122,7 @@ def _estimate(options: argparse.Namespace) -> None:
 
 
 def _wanted(options: argparse.Namespace) -> list[processes.Process]:
-    """The processes that were asked for: all, unless some are named."""
+    """The processes to estimate: those that are named, or all."""
     if options.pid:
         return [processes.one(pid) for pid in dict.fromkeys(options.pid)]
     if options.cgroup:
@@ -143,14 +143,14 @@ def _who(options: argparse.Namespace) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """One whose errors are told as all others are."""
+    """A parser that reports its errors as Failure, like all other errors."""
 
     def error(self, message: str) -> NoReturn:
         raise Failure(message, " ".join(self.format_usage().split()), status=USAGE)
 
 
 def parser() -> argparse.ArgumentParser:
-    """What the command line may hold."""
+    """Defines the command line."""
     main = _Parser(
         prog="ksmv",
         description="Tells what kernel same-page merging by ksm_v saves, or would save,"
@@ -162,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
 
     top = _command(commands, "top", _top, "the same, again and again")
     top.add_argument("--interval", type=_seconds, default=2, metavar="SECONDS", help="default 2")
-    top.add_argument("--count", type=_positive, metavar="N", help="so many times (default: for ever)")
+    top.add_argument("--count", type=_positive, metavar="N", help="number of times (default: without end)")
 
     get = _command(commands, "get", _get, "show a knob or count, or all")
     get.add_argument("knob", nargs="?", metavar="KNOB")
@@ -214,7 +214,7 @@ def _add_rows(command: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command, that of the command line if none is given; returns the exit status."""
+    """Runs a command, by default the one of the command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         options = parser().parse_args(arguments)
@@ -225,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # Whoever read has read enough; nor is there anybody for what is still buffered.
+        # The reader closed the pipe; nobody reads what is still buffered.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         return _tell(Failure(str(error)), "--json" in arguments)
@@ -233,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(failure: Failure, as_json: bool) -> int:
-    """Says what can't be done; returns the exit status."""
+    """Prints what failed; returns the exit status."""
     if as_json:
         print(output.to_json(output.failure_json(failure)))
     else:

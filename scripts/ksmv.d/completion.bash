@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# Completion of ksmv for bash; zsh takes it after bashcompinit.
+# bash completion of ksmv; zsh can use it after bashcompinit.
 
 _ksmv_options() {
 	case $1 in
@@ -13,7 +13,7 @@ _ksmv_options() {
 	esac
 }
 
-# _ksmv_arguments COMMAND [ARGUMENT]...: what may follow these; of a command that takes no
+# _ksmv_arguments COMMAND [ARGUMENT]...: prints the words that may follow; for a command without
 # arguments, its options.
 _ksmv_arguments() {
 	case "$1 $#" in
@@ -25,7 +25,7 @@ _ksmv_arguments() {
 	esac
 }
 
-# The values of an option, or of a knob that is a choice.
+# Prints the values of an option, or of a knob that is a choice.
 _ksmv_values() {
 	case $1 in
 	--by) echo process cgroup ;;
@@ -38,7 +38,7 @@ _ksmv_values() {
 	esac
 }
 
-# _ksmv_knobs MODE: the files that can be read, or written.
+# _ksmv_knobs MODE: prints the files that can be read, or written.
 _ksmv_knobs() {
 	find /sys/kernel/mm/ksm_v -maxdepth 1 -type f -perm "$1" -printf '%f\n' 2>/dev/null
 }
@@ -52,7 +52,7 @@ _ksmv() {
 		,--json | ,--all) ;;
 		,-*) option=$one ;;
 		,*) arguments+=("$one") ;;
-		# Its value.
+		# The option's value.
 		*) option='' ;;
 		esac
 	done

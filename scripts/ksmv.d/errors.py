@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What ksmv ends with when something can't be done."""
+"""Errors that end ksmv, and its exit statuses."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ NOT_PERMITTED = 4
 
 
 class Failure(Exception):
-    """Something that can't be done: what, what to do about it, and the exit status."""
+    """A failed operation: the message, the advice, and the exit status."""
 
     def __init__(self, message: str, *advice: str, status: int = FAILED) -> None:
         super().__init__(message)
@@ -20,7 +20,7 @@ class Failure(Exception):
 
 
 def reason_of(error: OSError) -> str:
-    """Why a process could not be looked at, in a word or two."""
+    """Why a process could not be read, in a word or two."""
     if error.errno in (errno.ENOENT, errno.ESRCH):
         return "exited"
     if error.errno in (errno.EACCES, errno.EPERM):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What merging would save, found out by comparing pages, without merging any.
+"""Estimates what merging would save, by comparing pages, without merging any.
 
-Pages are known by a keyed hash of 128 bits whose key is drawn for each run.
+A page's content is identified by a keyed 128-bit hash; each run draws its own key.
 """
 
 import hashlib
@@ -20,17 +20,17 @@ from policy import Policy
 from processes import Process, Skipped
 
 DEFAULT_MAX_SHARING = 1024
-# Entries of one process that map one frame, at most: PER_SPACE in rust/engine/seats.rs.
+# Most entries of one process that map one frame: PER_SPACE in rust/engine/seats.rs.
 _MAX_OF_PROCESS = 256
 _DIGEST_BYTES = 16
 _PROGRESS_PAGES = 1024
 
-# What a content, or its absence, is known by.
+# The digest of pages full of zeroes.
 _FULL_OF_ZEROES = b""
 
 
 class _Met(NamedTuple):
-    """A page that would be merged if another equals it, or is already."""
+    """A page that is merged, or would be if another page had the same content."""
 
     digest: bytes
     frame: int
@@ -39,23 +39,23 @@ class _Met(NamedTuple):
 
 
 class _Content:
-    """A content that pages of one domain have."""
+    """A content of pages of one domain."""
 
     __slots__ = ("frames", "mappings", "most_of_process", "shared", "shared_mappings")
 
     def __init__(self) -> None:
         self.frames = 0
-        """Unmerged frames that have it."""
+        """Unmerged frames with this content."""
         self.mappings = 0
-        """Entries that map these."""
+        """Page table entries that map these frames."""
         self.most_of_process = 0
-        """The most of them that one process has."""
+        """The largest number of these entries in one process."""
         self.shared = 0
-        """Merged frames that have it already."""
+        """Merged frames with this content."""
         self.shared_mappings = 0
 
     def savable(self, max_sharing: int) -> int:
-        """Frames that would be given back: all but as many as the sharers need, at least."""
+        """Frames that merging would free: all but the minimum that the sharing limits need."""
         needed = -(-(self.mappings + self.shared_mappings) // max_sharing)
         of_process = -(-self.most_of_process // _MAX_OF_PROCESS)
         return max(0, self.frames - max(0, max(needed, of_process) - self.shared))
@@ -67,46 +67,46 @@ class Row:
 
     process: Process
     candidate_pages: int
-    """Entries of its page tables that map an unmerged page which may be merged."""
+    """Page table entries that map an unmerged page which may be merged."""
     merged_pages: int
-    """Entries that map a merged page already."""
+    """Page table entries that map a merged page."""
     left_alone: Counter[str]
     """Anonymous pages that the module leaves alone, by reason."""
     unread_pages: int
-    """Candidates that could not be read: gone meanwhile."""
+    """Candidates that could not be read, because they were gone."""
     savable_pages: float = 0
-    """Its part of the frames that merging would give back."""
+    """Its part of the frames that merging would free."""
     contents: list[_Content] = field(default_factory=list, repr=False)
-    """The content of each candidate; those full of zeroes count in `zeroes`."""
+    """The content of each candidate; zero pages are counted in `zeroes`."""
     zeroes: list[_Content] = field(default_factory=list, repr=False)
 
 
 class Totals(NamedTuple):
-    """What merging would save in some domains."""
+    """The totals of one or more domains."""
 
     frames: int = 0
     """Unmerged frames that may be merged, each counted once."""
     distinct_contents: int = 0
-    """Different contents of these, zeroes left out."""
+    """Different contents of these frames, without zeroes."""
     zero_frames: int = 0
-    """Those full of zeroes."""
+    """Frames full of zeroes."""
     savable_pages: int = 0
-    """Frames that would be given back."""
+    """Frames that merging would free."""
 
 
 @dataclass(frozen=True)
 class Domain:
-    """What merging would save among those who may share."""
+    """The estimate for one domain."""
 
     owner: tuple[int | str, ...]
-    """As Policy.domain_of()."""
+    """The result of Policy.domain_of()."""
     processes: int
     totals: Totals
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What merging would save in some processes, in addition to what is merged already."""
+    """What merging would save in some processes, in addition to the pages merged already."""
 
     rows: list[Row]
     skipped: list[Skipped]
@@ -115,12 +115,12 @@ class Estimate:
 
     @property
     def totals(self) -> Totals:
-        """Of all domains."""
+        """The totals of all domains."""
         return Totals(*map(sum, zip(Totals(), *(domain.totals for domain in self.domains))))
 
 
 class Estimator:
-    """Takes in processes and compares their pages, whole content by whole content."""
+    """Collects processes and compares the whole contents of their pages."""
 
     def __init__(
         self,
@@ -128,19 +128,19 @@ class Estimator:
         max_sharing: int = DEFAULT_MAX_SHARING,
         progress: Callable[[int], None] = lambda compared: None,
     ) -> None:
-        """`progress` is told now and then how many pages have been compared."""
+        """Calls `progress` from time to time with the number of compared pages."""
         self._policy = policy
         self._progress = progress
         self._compared = 0
         self._max_sharing = max_sharing
         self._key = secrets.token_bytes(hashlib.blake2b.MAX_KEY_SIZE)
         self._contents: dict[tuple[int | str, ...], dict[bytes, _Content]] = {}
-        # Frames that others may map, too, in each state that was met.
+        # Frames that other processes may also map, once for each state they were found in.
         self._known: set[tuple[int, bool]] = set()
         self._rows: list[Row] = []
 
     def add(self, process: Process) -> None:
-        """Takes in the pages of a process; nothing of one that exits meanwhile (OSError)."""
+        """Adds the pages of a process; adds nothing if it exits meanwhile (OSError)."""
         row = Row(process, 0, 0, Counter(), 0)
         met = list(self._meet(process, row))
         domain = self._contents.setdefault(self._policy.domain_of(process), {})
@@ -151,7 +151,7 @@ class Estimator:
         self._rows.append(row)
 
     def result(self, skipped: Iterable[Skipped] = (), seconds: float = 0) -> Estimate:
-        """What was found."""
+        """Returns the estimate."""
         for row in self._rows:
             row.savable_pages = sum(map(self._part, row.contents)) + sum(map(_part, row.zeroes))
         sizes = Counter(self._policy.domain_of(row.process) for row in self._rows)
@@ -176,7 +176,7 @@ class Estimator:
         )
 
     def _meet(self, process: Process, row: Row) -> Iterator[_Met]:
-        """The pages that may be merged, or are."""
+        """The pages that may be merged, or are merged."""
         flags = pages.flags()
         space = pages.AddressSpace(process.path)
         dumpable = processes.is_dumpable(process)
@@ -212,7 +212,7 @@ class Estimator:
         (row.contents if met.digest else row.zeroes).append(content)
 
     def _is_new(self, met: _Met) -> bool:
-        """Whether the frame has not been met: only one that is not exclusive can have been."""
+        """Returns whether the frame is new; exclusive frames always are."""
         if met.exclusive:
             return True
         before = len(self._known)
@@ -225,17 +225,17 @@ class Estimator:
         return hashlib.blake2b(content, digest_size=_DIGEST_BYTES, key=self._key).digest()
 
     def _part(self, content: _Content) -> float:
-        """What one mapping is given of what its content would save."""
+        """One mapping's part of what merging its content would save."""
         return content.savable(self._max_sharing) / content.mappings
 
 
 def _part(zeroes: _Content) -> float:
-    """As Estimator._part(): of zeroes no frame needs to stay."""
+    """Like Estimator._part(), for zeroes: no frame stays."""
     return zeroes.frames / zeroes.mappings
 
 
 def _anonymous(mapped: Iterable[Page], flags: pages.FrameTable) -> Iterator[Page]:
-    """Of some pages those that are anonymous, merged or not, and can be read."""
+    """The anonymous pages among these, merged or not, that can be read."""
     for page in mapped:
         kind = flags.of(page.frame)
         if kind & pages.KPF_ANON and not kind & (pages.KPF_HUGE | pages.KPF_HWPOISON):
@@ -243,7 +243,7 @@ def _anonymous(mapped: Iterable[Page], flags: pages.FrameTable) -> Iterator[Page
 
 
 def estimate(wanted: list[Process], estimator: Estimator) -> Estimate:
-    """Compares the pages of these processes with each other; this one is left out."""
+    """Compares the pages of these processes with each other; skips this process."""
     start = time.monotonic()
     _, skipped = processes.visit(
         [process for process in wanted if process.pid != os.getpid()], estimator.add

@@ -15,15 +15,15 @@ DIRECTORY = Path("/sys/kernel/mm/ksm_v")
 
 @dataclass(frozen=True)
 class Knob:
-    """A file that can be written."""
+    """A knob: a file that can be written."""
 
     default: str
-    """As the module is loaded; empty where nothing can be read."""
+    """Its value after loading the module; empty if it cannot be read."""
     allowed: str
-    """What may be written."""
+    """The values it accepts."""
 
 
-# Documentation/ABI/sysfs-kernel-mm-ksm_v has the whole story of each.
+# Documentation/ABI/sysfs-kernel-mm-ksm_v describes each knob in full.
 KNOBS = {
     "run": Knob("0", "0 (stop), 1 (merge), 2 (stop and unmerge everything)"),
     "scan_rate": Knob("100", "0 to 4294967295 pages a cycle, 0 means 1"),
@@ -56,11 +56,11 @@ MAINLINE = {
     "advisor_max_pages_to_scan": "30000",
 }
 
-# Knobs that hold beside these; the scope is said by no file then.
+# Knobs that also apply in mainline's profile; the scope is fixed there.
 _COMMON = ("run", "max_cpu", "threads", "domain")
 _MAINLINES_SCOPE = {"scope": "registered"}
 
-# What the kernel's refusals mean, where the knob says more than the error's name.
+# Explanations of errors that mean more for this knob than the error's name says.
 _REFUSALS = {
     ("run", errno.ENOMEM): "there is not as much free memory as merging has saved",
     ("run", errno.EBUSY): "pages are left in an address space that no process has any more",
@@ -79,14 +79,14 @@ _CHOSEN = re.compile(r"\[([^]]*)\]")
 
 @dataclass(frozen=True)
 class Settings:
-    """Those that are in force."""
+    """The settings in force."""
 
     values: dict[str, str]
     defaults: dict[str, str]
 
     @property
     def changed(self) -> dict[str, str]:
-        """Those that differ from their defaults."""
+        """The settings that differ from their defaults."""
         return {
             name: value for name, value in self.values.items() if value != self.defaults[name]
         }
@@ -103,7 +103,7 @@ def check_module() -> None:
 
 
 def readable() -> list[str]:
-    """The names of all files that can be read, knobs first, in the order of the table."""
+    """The names of all readable files, knobs first, in the order of the table."""
     check_module()
     files = {path.name for path in DIRECTORY.iterdir() if path.is_file()}
     knobs = [name for name in KNOBS if name in files and KNOBS[name].default]
@@ -111,7 +111,7 @@ def readable() -> list[str]:
 
 
 def get(name: str) -> str:
-    """The value of a file; of a choice the one that is in brackets."""
+    """The value of a file; for a choice, the word in brackets."""
     check_module()
     _check_name(name)
     if name in KNOBS and not KNOBS[name].default:
@@ -123,7 +123,7 @@ def get(name: str) -> str:
 
 
 def count(name: str) -> int:
-    """A file that holds a number."""
+    """The number in a file."""
     return int(get(name))
 
 
@@ -144,12 +144,12 @@ def set_value(name: str, value: str) -> None:
 
 
 def read_all() -> dict[str, str]:
-    """The values of all files that can be read."""
+    """The values of all readable files."""
     return {name: get(name) for name in readable()}
 
 
 def in_force(values: dict[str, str]) -> Settings:
-    """Of all values the settings that are in force; mainline's are read if it is these."""
+    """The settings in force, out of all values: the module's own, or mainline's (compat)."""
     own = {name: knob.default for name, knob in KNOBS.items() if knob.default}
     if values["profile"] == "own":
         return Settings({name: values[name] for name in own}, own)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""How ksmv says things: tables for people, JSON for programs. ksmv(8) documents both."""
+"""The output of ksmv: tables for people, JSON for programs. ksmv(8) documents both."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 _MIB = 1 << 20
 
-# What the parts of an owner are called, by the kind of domain.
+# Names of the parts of an owner, by the kind of domain.
 _OWNERS = {"user": ("uid", "gid"), "process": ("pid",), "cgroup": ("cgroup",), "global": ()}
 
 
@@ -38,7 +38,7 @@ def plural(number: int, what: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], indent: str = "  ") -> list[str]:
-    """Lines of columns: the last to the left, all others to the right."""
+    """Lines of columns: the last one is aligned left, all others right."""
     cells = [tuple(heads), *map(tuple, rows)]
     widths = [max(map(len, column)) for column in zip(*cells)]
     return [
@@ -48,13 +48,13 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], indent: str = "  
 
 
 def by_saving(report: Report, limit: int | None = None) -> list[tuple[Process, Saving]]:
-    """The processes that have merged pages; those that save most come first."""
+    """The processes with merged pages, largest savings first."""
     rows = [row for row in report.by_process if _has_merged(row[1])]
     return sorted(rows, key=lambda row: (-row[1].saved_pages, row[0].pid))[:limit]
 
 
 def process_table(rows: Iterable[tuple[Process, Saving]]) -> list[str]:
-    """What processes save."""
+    """What processes save, for people."""
     return table(
         ("saved pages", "MiB", "merged", "zero", "uid", "PID", "process"),
         (
@@ -65,13 +65,13 @@ def process_table(rows: Iterable[tuple[Process, Saving]]) -> list[str]:
 
 
 def cgroups_by_saving(report: Report, limit: int | None = None) -> list[tuple[str, int, Saving]]:
-    """The cgroups that have merged pages; those that save most come first."""
+    """The cgroups with merged pages, largest savings first."""
     rows = [row for row in report.by_cgroup() if _has_merged(row[2])]
     return sorted(rows, key=lambda row: (-row[2].saved_pages, row[0]))[:limit]
 
 
 def cgroup_table(rows: Iterable[tuple[str, int, Saving]]) -> list[str]:
-    """What cgroups save."""
+    """What cgroups save, for people."""
     return table(
         ("saved pages", "MiB", "merged", "zero", "processes", "cgroup"),
         ((*_amounts(saving), str(number), cgroup) for cgroup, number, saving in rows),
@@ -92,7 +92,7 @@ def _has_merged(saving: Saving) -> bool:
 
 
 def skipped_line(skipped: Sequence[Skipped]) -> list[str]:
-    """Which processes are missing in what was said, if any."""
+    """A note on the processes that could not be read, if any."""
     reasons = Counter(one.reason for one in skipped)
     told = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
     return [f"  not looked at: {plural(len(skipped), 'process')} ({told})"] if skipped else []
@@ -134,7 +134,7 @@ def estimate_lines(result: Estimate, policy: Policy, limit: int | None) -> list[
 
 
 def _domain_lines(result: Estimate, policy: Policy, limit: int | None) -> list[str]:
-    """The domains, those that would save most first, where they are several processes each."""
+    """The domains with several processes, largest savings first."""
     if policy.domain not in ("user", "cgroup"):
         return []
     domains = [domain for domain in result.domains if domain.totals.frames]
@@ -191,7 +191,7 @@ def sharing_lines(sharing: Sharing, limit: int | None) -> list[str]:
 
 
 def to_json(thing: Json) -> str:
-    """One line of JSON, in ASCII; every parser takes it, whatever is in a name."""
+    """One line of ASCII JSON, which every parser accepts, whatever is in a name."""
     return json.dumps(_exchangeable(thing))
 
 
@@ -204,7 +204,7 @@ def _exchangeable(thing: Any) -> Any:
 
 
 def process_json(process: Process) -> Json:
-    """Which process it is."""
+    """The fields that identify a process."""
     return {
         "pid": process.pid,
         "name": process.name,
@@ -214,7 +214,7 @@ def process_json(process: Process) -> Json:
 
 
 def saving_json(saving: Saving) -> Json:
-    """What someone saves."""
+    """The savings of a process or cgroup."""
     return {
         "saved_pages": round(saving.saved_pages, 3),
         "saved_bytes": round(saving.saved_pages * PAGE),
@@ -224,7 +224,7 @@ def saving_json(saving: Saving) -> Json:
 
 
 def report_json(report: Report) -> Json:
-    """What everybody saves; who saves nothing is left out."""
+    """All savings; leaves out processes and cgroups that save nothing."""
     return {
         "page_bytes": PAGE,
         **saving_json(report.total),
@@ -286,7 +286,7 @@ def _owner_json(domain: Domain, policy: Policy) -> Json:
 
 
 def sharing_json(sharing: Sharing) -> Json:
-    """With whom a process shares."""
+    """The sharers of a process."""
     return {
         "page_bytes": PAGE,
         **process_json(sharing.process),
@@ -304,12 +304,12 @@ def sharing_json(sharing: Sharing) -> Json:
 
 
 def failure_json(failure: Failure) -> Json:
-    """What can't be done, and why."""
+    """The failure: message, advice and exit status."""
     return {"error": str(failure), "advice": list(failure.advice), "exit_status": failure.status}
 
 
 def values_json(values: dict[str, str]) -> Json:
-    """The values of knobs and counts: numbers where they are."""
+    """The values of knobs and counts, as numbers where possible."""
     return {name: int(value) if value.isdecimal() else value for name, value in values.items()}
 
 
@@ -321,7 +321,7 @@ def _skipped_json(skipped: Sequence[Skipped]) -> list[Json]:
 
 
 class Progress:
-    """Tells on standard error how far it is, once that takes long; a terminal's line is reused."""
+    """Prints progress on standard error once it takes long; reuses the line on a terminal."""
 
     _EVERY_SECONDS = 2
 
@@ -330,7 +330,7 @@ class Progress:
         self._told = False
 
     def tell(self, compared: int) -> None:
-        """So many pages have been compared."""
+        """Reports the number of compared pages."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self._EVERY_SECONDS
@@ -339,6 +339,6 @@ class Progress:
         print(f"{start}ksmv: compared {mib(compared)}", end=end, file=sys.stderr, flush=True)
 
     def end(self) -> None:
-        """Leaves the line."""
+        """Ends the line on a terminal."""
         if self._told and sys.stderr.isatty():
             print(file=sys.stderr)

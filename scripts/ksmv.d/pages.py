@@ -37,7 +37,7 @@ _FILE = 1 << 61
 _EXCLUSIVE = 1 << 56
 _FRAME = (1 << 55) - 1
 
-# Entries read at once.
+# Page table entries to read at once.
 _CHUNK = 1 << 16
 _BLOCK_BITS = 9
 _CONTENTS = 64
@@ -62,11 +62,11 @@ class Area(NamedTuple):
     end: int
     private: bool
     flags: frozenset[str]
-    """The two-letter VmFlags of smaps; empty where only maps was read."""
+    """The two-letter VmFlags of smaps; empty if only maps was read."""
 
 
 class Page(NamedTuple):
-    """A page table entry that maps a page which is of no file."""
+    """A page table entry that maps a page that is not a file page."""
 
     address: int
     frame: int
@@ -75,7 +75,7 @@ class Page(NamedTuple):
 
 
 def check_access() -> None:
-    """Fails unless the kernel shows frame numbers and what is on them."""
+    """Fails unless the kernel shows frame numbers and page flags."""
     advice = "run ksmv as root (CAP_SYS_ADMIN in the initial user namespace), say with sudo"
     try:
         with open("/proc/kpageflags", "rb"), open("/proc/kpagecount", "rb"):
@@ -94,14 +94,14 @@ def check_access() -> None:
 
 
 class FrameTable:
-    """One of the kernel's tables with a word for each frame, read as needed and then kept."""
+    """One of the kernel's tables with a word for each frame; reads parts on demand."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._blocks: dict[int, array[int]] = {}
 
     def of(self, frame: int) -> int:
-        """The word of a frame, 0 if there is no such."""
+        """The word of a frame; 0 if there is no such frame."""
         number = frame >> _BLOCK_BITS
         block = self._blocks.get(number)
         if block is None:
@@ -115,19 +115,19 @@ class FrameTable:
 
 
 def flags() -> FrameTable:
-    """What is on each frame, as of when it is first asked for."""
+    """The flags of each frame, read at the first use."""
     return FrameTable("/proc/kpageflags")
 
 
 def mapping_counts() -> FrameTable:
-    """How many entries of page tables map each frame, as of when it is first asked for."""
+    """The number of page table entries that map each frame, read at the first use."""
     return FrameTable("/proc/kpagecount")
 
 
 class AddressSpace:
-    """An address space, below a directory of /proc.
+    """An address space, in a process's directory of /proc.
 
-    Whatever reads it raises OSError where its process has exited or may not be looked at.
+    Reading raises OSError if the process has exited or may not be read.
     """
 
     def __init__(self, path: str) -> None:
@@ -142,7 +142,7 @@ class AddressSpace:
                     yield area
 
     def areas_with_flags(self) -> Iterator[Area]:
-        """The areas with their flags. Takes the kernel a walk of the page tables."""
+        """The areas with their flags. The kernel walks the page tables for this."""
         area = None
         with _open_lines(f"{self._path}/smaps") as smaps:
             for line in smaps:
@@ -152,7 +152,7 @@ class AddressSpace:
                     area = _area(line) or area
 
     def pages(self, area: Area) -> Iterator[Page]:
-        """The present pages of an area that are of no file: anonymous, merged, the zero page."""
+        """The present pages of an area, without file pages: anonymous, merged, or the zero page."""
         pagemap = os.open(f"{self._path}/pagemap", os.O_RDONLY)
         try:
             for start, end in _populated(pagemap, area.start, area.end):
@@ -161,7 +161,7 @@ class AddressSpace:
             os.close(pagemap)
 
     def contents(self, pages: Iterable[Page]) -> Iterator[tuple[Page, bytes | None]]:
-        """Each page with its content; None where it can't be read any more."""
+        """Each page with its content; None if it can no longer be read."""
         mem = os.open(f"{self._path}/mem", os.O_RDONLY)
         try:
             for run in _runs(pages):
@@ -174,8 +174,8 @@ class AddressSpace:
 
 
 def _open_lines(path: str) -> TextIO:
-    """Opens a file that may be too long to be read at once. Only newlines end its lines, which the
-    kernel escapes in names of files; a carriage return does not."""
+    """Opens a file that may be too long to read at once. Only newlines end its lines: the kernel
+    escapes newlines in file names, but not carriage returns."""
     return open(path, encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
@@ -187,7 +187,7 @@ def _area(line: str) -> Area | None:
 
 
 def _populated(pagemap: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The ranges in which pages are present that are of no file; all of it on kernels before 6.7."""
+    """The ranges with present pages, without file pages; before Linux 6.7, the whole area."""
     regions = array("Q", bytes(_REGION_WORDS * _ENTRY * _REGIONS))
     while start < end:
         scan = bytearray(
@@ -222,7 +222,7 @@ def _read_pagemap(pagemap: int, start: int, end: int) -> Iterator[Page]:
 
 
 def _runs(pages: Iterable[Page]) -> Iterator[list[Page]]:
-    """Pages that follow one another, some at a time."""
+    """Consecutive pages, in pieces of limited size."""
     run: list[Page] = []
     for page in pages:
         if run and (page.address != run[-1].address + PAGE or len(run) == _CONTENTS):
@@ -234,7 +234,7 @@ def _runs(pages: Iterable[Page]) -> Iterator[list[Page]]:
 
 
 def _read_mem(mem: int, address: int, count: int) -> bytes:
-    """As many of the pages as are there; nothing where the process has exited."""
+    """Reads the pages that are present; returns nothing if the process has exited."""
     try:
         return os.pread(mem, count * PAGE, address)
     except OSError as error:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Which memory the module would look at, and whose may be merged with whose.
+"""Which memory the module scans, and which processes may share.
 
-The same rules as in rust/mm/policy.rs and credentials.rs, from what /proc tells; for what it does
-not tell (pages that a device or another part of the kernel refers to, DAX) see ksmv(8).
+The same rules as in rust/mm/policy.rs and credentials.rs, from /proc. For facts that /proc does
+not show (pages that a device or another part of the kernel refers to, DAX) see ksmv(8).
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ DOMAINS = ("user", "process", "cgroup", "global")
 
 _REGISTERED = "mg"
 
-# What can't be merged, whatever the owner says.
+# Areas that cannot be merged, even if registered.
 _IMPOSSIBLE = {
     "sh": "shared",
     "ms": "shared",
@@ -26,7 +26,7 @@ _IMPOSSIBLE = {
     "pf": "special",
     "mm": "special",
 }
-# What its owner keeps to itself, unless it has registered it.
+# Areas that the module leaves alone unless they are registered.
 _PRIVATE = {
     "lo": "locked",
     "wf": "wipe_on_fork",
@@ -48,7 +48,7 @@ class Policy:
     domain: str = "user"
 
     def objection(self, area: Area, dumpable: bool, several_ids: bool = False) -> str | None:
-        """Why an area of a process is left alone; None: it is not."""
+        """Why the module leaves an area of a process alone; None if it does not."""
         if several_ids:
             return "several_ids"
         impossible = _first(_IMPOSSIBLE, area.flags)
@@ -64,7 +64,7 @@ class Policy:
         return "not_dumpable"
 
     def domain_of(self, process: Process) -> tuple[int | str, ...]:
-        """What has to be equal for two processes to share."""
+        """The key of a domain: equal for processes that may share."""
         owners: dict[str, tuple[int | str, ...]] = {
             "user": (process.uid, process.gid),
             "process": (process.pid,),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The processes that have an address space, and what decides with whom they share."""
+"""The processes that have an address space, and the facts that decide who may share."""
 
 import bisect
 import ctypes
@@ -33,7 +33,7 @@ _COREDUMP_MASK = 64
 
 @dataclass(frozen=True)
 class Process:
-    """A process that has an address space, as it was when it was found."""
+    """A process that has an address space, as it was when it was read."""
 
     pid: int
     name: str
@@ -42,23 +42,23 @@ class Process:
     gid: int
     """The real group id."""
     several_ids: bool
-    """Whether its user ids (real, effective, saved, of files) differ, or its group ids."""
+    """Whether its user ids (real, effective, saved, file system) differ, or its group ids."""
     cgroup: str
-    """In the unified hierarchy."""
+    """Its cgroup in the unified hierarchy."""
     path: str
-    """Its directory in /proc, or that of a thread which has outlived the first one."""
+    """Its directory in /proc, or the directory of a thread if the main thread has exited."""
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A process that could not be looked at."""
+    """A process that could not be read."""
 
     pid: int
     reason: str
 
 
 def every() -> list[Process]:
-    """All processes, each address space once: that of a vfork() under its owner."""
+    """All processes, each address space once: after vfork(), only the parent."""
     pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
     found: list[Process] = []
     spaces = []
@@ -85,7 +85,7 @@ def one(pid: int) -> Process:
 
 
 def in_cgroup(cgroup: str) -> list[Process]:
-    """The processes of a cgroup and of those below it, by its path under /sys/fs/cgroup."""
+    """The processes of a cgroup and of its descendants, by its path under /sys/fs/cgroup."""
     path = "/" + str(Path("/", cgroup)).removeprefix(str(_CGROUPS)).strip("/")
     if not (_CGROUPS / path[1:] / "cgroup.procs").exists():
         raise Failure(f"there is no cgroup '{path}'", f"the cgroups are the directories of {_CGROUPS}")
@@ -99,7 +99,7 @@ def in_cgroup(cgroup: str) -> list[Process]:
 def visit(
     processes: list[Process], look: Callable[[Process], _Result]
 ) -> tuple[list[_Result], list[Skipped]]:
-    """What `look` makes of each process, and those that exit or may not be looked at."""
+    """The result of `look` for each process, and the processes that exit or may not be read."""
     results, skipped = [], []
     for process in processes:
         try:
@@ -110,8 +110,8 @@ def visit(
 
 
 def is_dumpable(process: Process) -> bool:
-    """Whether users may look into the process. Known exactly since Linux 6.16; before, processes
-    of root are taken to be."""
+    """Whether the process is dumpable by its user. Exact since Linux 6.16; on older kernels,
+    processes of root count as dumpable."""
     info = bytearray(struct.pack("Q", _PIDFD_INFO_COREDUMP).ljust(_PIDFD_INFO_SIZE, b"\0"))
     try:
         descriptor = os.pidfd_open(process.pid)
@@ -129,7 +129,7 @@ def is_dumpable(process: Process) -> bool:
 
 
 def merged_zero_pages(process: Process) -> int:
-    """Entries that map the zero page in place of a merged one; 0 where the kernel does not tell."""
+    """Entries that map the zero page in place of a merged one; 0 if the kernel does not tell."""
     try:
         lines = text.lines_of(f"{process.path}/ksm_stat")
     except FileNotFoundError:
@@ -165,7 +165,7 @@ def _status(path: str) -> dict[str, str]:
 
 
 def _name(path: str) -> str:
-    """The name as it is: status escapes some of its characters."""
+    """The exact name: status escapes some of its characters."""
     return text.decode(Path(path, "comm").read_bytes().removesuffix(b"\n"))
 
 
@@ -178,8 +178,8 @@ def _cgroup(path: str) -> str:
 
 
 def _compare_spaces(one_pid: int, other_pid: int) -> int:
-    """Puts processes in an order in which those of one address space are equal, as qsort() wants
-    it; never 0 where the kernel does not tell. kcmp(2) has an order for this purpose."""
+    """Orders processes for sorting, by kcmp(2): equal (0) if they have one address space. Never
+    returns 0 if the kernel does not support kcmp()."""
     number = _KCMP.get(platform.machine(), -1)
     return {0: 0, 1: -1}.get(_libc().syscall(number, one_pid, other_pid, _KCMP_VM, 0, 0), 1)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Who saves how much: what merging saves, divided among those whose pages are merged.
+"""What merging saves, divided among the processes whose pages are merged.
 
-A shared frame that n page table entries map saves n - 1 frames; each of these entries is given
-(n - 1) / n of a page. An entry that maps the zero page in place of a merged one saves a page.
-So the sum over all processes is what the module counts as pages_sharing + zero_pages.
+A shared frame that n page table entries map saves n - 1 frames; each of these entries gets
+(n - 1) / n of a page. An entry that maps the zero page in place of a merged page saves a page.
+The sum over all processes therefore equals the module's pages_sharing + zero_pages.
 """
 
 import time
@@ -18,12 +18,12 @@ from processes import Process, Skipped
 
 @dataclass(frozen=True)
 class Saving:
-    """What a process or a cgroup saves."""
+    """The savings of a process or a cgroup."""
 
     merged_pages: int = 0
-    """Entries of page tables that map a merged frame."""
+    """Page table entries that map a merged frame."""
     zero_pages: int = 0
-    """Entries that map the zero page in place of a merged one."""
+    """Page table entries that map the zero page in place of a merged page."""
     shared_pages_saved: float = 0
     """Its part of the frames that merging saves, without zero pages."""
 
@@ -42,20 +42,20 @@ class Saving:
 
 @dataclass(frozen=True)
 class Report:
-    """What each process saves."""
+    """The savings of each process."""
 
     by_process: list[tuple[Process, Saving]]
     skipped: list[Skipped]
     seconds: float
-    """How long it took to find out."""
+    """The time that the report took."""
 
     @property
     def total(self) -> Saving:
-        """What all of them save."""
+        """The sum of all savings."""
         return _sum(saving for _, saving in self.by_process)
 
     def by_cgroup(self) -> list[tuple[str, int, Saving]]:
-        """Each cgroup with the number of its processes, and what they save."""
+        """Each cgroup with the number of its processes and their savings."""
         members: dict[str, list[Saving]] = {}
         for process, saving in self.by_process:
             members.setdefault(process.cgroup, []).append(saving)
@@ -67,7 +67,7 @@ def _sum(savings: Iterable[Saving]) -> Saving:
 
 
 def report() -> Report:
-    """Reads the page tables of all processes. Those that save nothing are among them."""
+    """Reads the page tables of all processes. Processes that save nothing are included."""
     start = time.monotonic()
     flags, counts = pages.flags(), pages.mapping_counts()
     measured, skipped = processes.visit(
@@ -77,7 +77,7 @@ def report() -> Report:
 
 
 def merged_frames(process: Process, flags: pages.FrameTable) -> Counter[int]:
-    """The merged frames that a process maps, and how often it does."""
+    """The merged frames that a process maps, with the number of mappings."""
     space = pages.AddressSpace(process.path)
     return Counter(
         page.frame
@@ -92,7 +92,7 @@ def _saving_of(process: Process, flags: pages.FrameTable, counts: pages.FrameTab
     frames = merged_frames(process, flags)
     saved = 0.0
     for frame, times in frames.items():
-        # Whoever else has unmapped it meanwhile, this process still does.
+        # Other processes may have unmapped the frame meanwhile; this one still maps it.
         mappings = max(counts.of(frame), times)
         saved += times * (mappings - 1) / mappings
     return Saving(frames.total(), processes.merged_zero_pages(process), saved)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""With whom a process shares its merged pages."""
+"""Finds the processes that share merged pages with a process."""
 
 import os
 from collections import Counter
@@ -13,35 +13,35 @@ from savings import merged_frames
 
 @dataclass(frozen=True)
 class Sharer:
-    """Another process that maps merged frames of the one asked about."""
+    """Another process that maps merged frames of the given process."""
 
     process: Process
     frames: int
-    """Frames that both map."""
+    """Frames that both processes map."""
     mappings: int
-    """Entries of its page tables that map these."""
+    """Its page table entries that map these frames."""
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """What a process shares, and with whom; who shares most comes first."""
+    """The sharing of a process; its sharers are sorted by the number of shared frames."""
 
     process: Process
     merged_pages: int
-    """Entries of its page tables that map a merged frame."""
+    """Its page table entries that map a merged frame."""
     frames: int
     """These frames, each counted once."""
     alone: int
-    """Those of them that no other process maps."""
+    """The frames that no other process maps."""
     elsewhere: int
-    """Entries that map one of its frames in a process that could not be looked at."""
+    """Entries that map one of its frames in a process that could not be read."""
     zero_pages: int
     sharers: list[Sharer]
     skipped: list[Skipped]
 
 
 def of(pid: int) -> Sharing:
-    """Looks for the merged frames of a process in all others."""
+    """Looks for the merged frames of a process in all other processes."""
     flags, counts = pages.flags(), pages.mapping_counts()
     process = processes.one(pid)
     mine = merged_frames(process, flags)
@@ -67,5 +67,5 @@ def of(pid: int) -> Sharing:
 
 
 def _common(theirs: Counter[int], mine: Counter[int]) -> Counter[int]:
-    """How often they map the frames that are mine."""
+    """How often they map the given frames."""
     return Counter({frame: times for frame, times in theirs.items() if frame in mine})

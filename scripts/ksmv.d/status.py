@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What is saved, by whom, at what cost, with which knobs: at one moment, or again and again."""
+"""What merging saves and costs, for whom, with which knobs: once or repeatedly."""
 
 import os
 import re
@@ -25,7 +25,7 @@ _DOING = {0: "stopped", 1: "merging", 2: "stopped, unmerged"}
 
 @dataclass(frozen=True)
 class Counts:
-    """The module's files, read at one moment."""
+    """The values of the module's files at one moment."""
 
     at: float
     values: dict[str, str]
@@ -33,12 +33,12 @@ class Counts:
 
     @staticmethod
     def read() -> "Counts":
-        """Reads them."""
+        """Reads the files."""
         values = knobs.read_all()
         return Counts(time.monotonic(), values, knobs.in_force(values))
 
     def number(self, name: str) -> int:
-        """A count, by the name of its file."""
+        """A count, by its file name."""
         return int(self.values[name])
 
     @property
@@ -49,7 +49,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Status:
-    """The counts before and after a while, and who saves how much."""
+    """The counts before and after a while, and the savings report."""
 
     before: Counts
     now: Counts
@@ -57,22 +57,22 @@ class Status:
 
     @property
     def seconds(self) -> float:
-        """Between the two."""
+        """Time between the two reads of the counts."""
         return self.now.at - self.before.at
 
     @property
     def cpu_percent(self) -> float:
-        """What the scanner has taken of one CPU meanwhile."""
+        """CPU time of the scanner between the two reads, in percent of one CPU."""
         used = self.now.number("cpu_ns") - self.before.number("cpu_ns")
         return used / 1e7 / self.seconds if self.seconds else 0
 
     @property
     def saved_percent(self) -> float:
-        """The memory that is saved, of all there is."""
+        """Saved memory, in percent of all memory."""
         return 100 * self.now.saved * PAGE / _memory_bytes()
 
     def head(self) -> list[str]:
-        """The module, for people."""
+        """The module's state, for people."""
         counts = self.now
         values = counts.values
         table_mib = counts.number("index_bytes") / (1 << 20)
@@ -96,7 +96,7 @@ class Status:
         ]
 
     def lines(self, rows: int = _TOP) -> list[str]:
-        """All of it, on one screen."""
+        """The whole status, on one screen."""
         found = self.report.total.saved_pages
         return [
             *self.head(),
@@ -111,7 +111,7 @@ class Status:
         ]
 
     def json(self) -> Json:
-        """All of it, for programs."""
+        """The whole status, for programs."""
         counts = self.now
         return {
             "page_bytes": PAGE,
@@ -129,7 +129,7 @@ class Status:
 
 
 def once() -> Status:
-    """The status now; takes half a second at least, to see what the scanner takes."""
+    """The status now; takes at least half a second, to measure the scanner's CPU time."""
     before = Counts.read()
     report = savings.report()
     time.sleep(max(0, before.at + _SAMPLE_SECONDS - time.monotonic()))
@@ -137,9 +137,9 @@ def once() -> Status:
 
 
 def top(interval: float, count: int | None, as_json: bool) -> None:
-    """The status again and again, `count` times; a terminal's screen is reused.
+    """Prints the status `count` times; reuses the screen of a terminal.
 
-    Waits at least as long as reading takes, so that no more than half a CPU is spent.
+    Waits at least as long as reading takes, to use at most half a CPU.
     """
     before = Counts.read()
     while count is None or count > 0:

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Text that any user may have chosen: names of processes, cgroups and files.
+"""Text that any user may choose: names of processes, cgroups and files.
 
-The kernel takes all bytes but a few in a name. Text is read here so that no byte is lost and no
-character but a newline ends a line, and escaped here before people see it.
+The kernel accepts nearly all bytes in names. Reading here loses no byte and ends lines only
+at newlines; text is escaped here before people see it.
 """
 
 import os
 from collections.abc import Iterable
 from typing import TextIO
 
-# Characters that show nothing though Unicode counts them as letters, marks or symbols: joiners,
-# fillers, selectors of variants, the empty pattern of Braille.
+# Invisible characters that Unicode counts as letters, marks or symbols: joiners, fillers,
+# variation selectors, the blank Braille pattern.
 _INVISIBLE = frozenset(
     map(
         chr,
@@ -20,24 +20,24 @@ _INVISIBLE = frozenset(
         ),
     )
 )  # fmt: skip
-# A byte that is no UTF-8 is read as this and its value.
+# A byte that is not UTF-8 is read as this value plus its own.
 _LONE_BYTE = 0xDC00
 
 
 def decode(content: bytes) -> str:
-    """The text of a file of the kernel; bytes that are no UTF-8 stay what they are."""
+    """The text of a kernel file; keeps bytes that are not UTF-8."""
     return content.decode("utf-8", "surrogateescape")
 
 
 def lines_of(path: "str | os.PathLike[str]") -> list[str]:
-    """The lines of a file of the kernel. Only newlines end them: splitlines() of str splits a
-    name at other characters, too."""
+    """The lines of a kernel file. Only newlines end a line: str.splitlines() would split
+    names at other characters, too."""
     with open(path, "rb") as file:
         return decode(file.read().removesuffix(b"\n")).split("\n")
 
 
 def printable(text: str) -> str:
-    """The text with all escaped that a terminal obeys or does not show, as Python would."""
+    """The text, with control characters and invisible characters escaped as Python does."""
     return "".join(map(_shown, text))
 
 
@@ -53,13 +53,13 @@ def _shown(character: str) -> str:
 
 
 def exchangeable(text: str) -> str:
-    """The text for programs: with U+FFFD for each byte that is no UTF-8. All else is kept."""
+    """The text for programs: U+FFFD replaces each byte that is not UTF-8. All else is kept."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def say(lines: Iterable[str], file: TextIO, before: str = "", end: str = "\n") -> None:
-    """Prints lines for people, after `before`, which is printed as it is. All that ksmv tells
-    people passes here."""
+    """Prints lines for people, after `before`, which is not escaped. All output of ksmv for
+    people goes through here."""
     text = "\n".join(map(printable, lines))
     encoding = file.encoding or "utf-8"
     text = text.encode(encoding, "backslashreplace").decode(encoding)
