@@ -2,8 +2,8 @@
 
 //! Asserts under every suite that no merged frame is mapped by processes of two users.
 //!
-//! Page tables are read one after the other while they change: what looks wrong is read again,
-//! A, B, A, B, and only wrong if both map the frame each time.
+//! Page tables change while they are read one after the other. A suspicious pair is therefore read
+//! again, A, B, A, B, and is a failure only if both map the frame each time.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,16 +22,16 @@ use crate::clock;
 use crate::tally::Phase;
 use crate::worker::Worker;
 
-/// What a job calls the checker instead of a suite.
+/// The checker's name, in place of a suite's name, in a job.
 pub const NAME: &str = "domain-checker";
-/// The sum of merged mappings that were looked at.
+/// Number of merged mappings that were checked.
 pub const CHECKED: &str = "merged mappings checked for domains";
 
-/// Pauses for this many times as long as a round took: the suite wants the processors.
+/// Length of a pause, in times of the last round: the suite needs the processors.
 const PAUSE: u32 = 3;
-/// Pauses for so long at least.
+/// Shortest pause.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
-/// Pauses no longer: the suite's end waits for it.
+/// Longest pause: the suite's end waits for it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// A process that maps a frame, and its user.
@@ -41,7 +41,7 @@ struct Mapper {
     place: Place,
 }
 
-/// Checks, round by round, for as long as the suite works.
+/// Checks, round after round, while the suite works.
 pub fn run(worker: &Worker) -> Result {
     nix::sys::prctl::set_dumpable(false)
         .map_err(|error| format!("keeping the checker's own memory as it is: {error}"))?;
@@ -56,7 +56,7 @@ pub fn run(worker: &Worker) -> Result {
     Ok(())
 }
 
-/// One look at all processes.
+/// One round over all processes.
 #[derive(Default)]
 struct Round {
     merged: HashMap<Frame, bool>,
@@ -64,7 +64,7 @@ struct Round {
 }
 
 impl Round {
-    /// Returns how many mappings of merged frames there were.
+    /// Returns the number of mappings of merged frames.
     fn check(mut self) -> Result<u64> {
         let (flags, mut checked) = (FlagsOf::open()?, 0);
         for pid in task::all() {
@@ -88,7 +88,7 @@ impl Round {
         Ok(merged)
     }
 
-    /// A frame was found to be mapped, maybe by another user's process before.
+    /// Records a process that maps a frame; checks it against the frame's earlier mappers.
     fn meet(&mut self, frame: Frame, mapper: Mapper) -> Result {
         let before = self.mappers.insert(frame, mapper);
         let Some(other) = before.filter(|other| other.user != mapper.user) else {
@@ -114,7 +114,7 @@ impl Round {
 }
 
 impl Mapper {
-    /// Whether the process is of that user and maps the frame, a merged one, at this moment.
+    /// Returns whether the process belongs to that user and maps the frame, merged, at this moment.
     fn maps_merged(&self, frame: Frame) -> bool {
         let Place { pid, addr } = self.place;
         let entries = pagemap::entries(pid, Span::new(addr, 1)).unwrap_or_default();
@@ -123,7 +123,7 @@ impl Mapper {
     }
 }
 
-/// The real user of a process; nothing if it has ended, or has no memory.
+/// The real user of a process; `None` if it has ended, or has no memory.
 fn user_of(pid: i32) -> Option<u64> {
     let status = procfs::read(&format!("/proc/{pid}/status")).ok()?;
     procfs::field(&status, "VmSize")?;

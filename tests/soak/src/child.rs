@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Children that a worker forks, without `exec`: they have its memory, and its tally.
+//! Children that a worker forks, without `exec`: they share its memory and its tally.
 
 use guest::task;
 use guest::Context;
@@ -12,15 +12,15 @@ use nix::sys::wait::WaitPidFlag;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
-/// A forked child. It is not waited for when this is dropped.
+/// A forked child. Dropping it does not wait for it.
 #[derive(Debug)]
 pub struct Child(Pid);
 
-/// Forks a child that does `body` and ends; it fails with the text of `body`'s failure.
+/// Forks a child that runs `body` and ends; if `body` fails, the child fails with its message.
 ///
-/// The calling process must have one thread: its child may do whatever it could.
+/// The calling process must have only one thread: then its child may call any function.
 pub fn fork(body: impl FnOnce() -> Result) -> Result<Child> {
-    // SAFETY: By the above.
+    // SAFETY: The caller has one thread.
     match unsafe { libc::fork() } {
         0 => end(body()),
         pid if pid > 0 => Ok(Child(Pid::from_raw(pid))),
@@ -28,7 +28,7 @@ pub fn fork(body: impl FnOnce() -> Result) -> Result<Child> {
     }
 }
 
-/// Ends a child at once: what its parent would do at its end is not the child's to do.
+/// Ends a child at once, without the destructors of its parent.
 fn end(result: Result) -> ! {
     let status = match result {
         Ok(()) => 0,
@@ -42,12 +42,12 @@ fn end(result: Result) -> ! {
 }
 
 impl Child {
-    /// A child that came to be by other means.
+    /// A child that was not made by [`fork`].
     pub fn of(pid: i32) -> Self {
         Child(Pid::from_raw(pid))
     }
 
-    /// Its number.
+    /// Its process ID.
     pub fn pid(&self) -> i32 {
         self.0.as_raw()
     }
@@ -57,7 +57,7 @@ impl Child {
         kill(self.0, signal).context(|| format!("{signal} to the child {}", self.0))
     }
 
-    /// Waits for its end, which has to be a good one.
+    /// Waits for its end; fails unless it succeeded.
     pub fn wait(self) -> Result {
         match self.wait_any()? {
             WaitStatus::Exited(_, 0) => Ok(()),
@@ -65,7 +65,7 @@ impl Child {
         }
     }
 
-    /// Waits for its end, whatever it is.
+    /// Waits for its end, and returns the status.
     pub fn wait_any(self) -> Result<WaitStatus> {
         waitpid(self.0, None).context(|| format!("waiting for the child {}", self.0))
     }
@@ -77,11 +77,11 @@ impl Child {
     }
 }
 
-/// Ends all children of this process that are left, also those that came to it as orphans.
+/// Ends all remaining children of this process, including orphans that it adopted.
 pub fn end_all() -> Result {
     let ended = task::wait_until(task::PATIENCE, || {
         own_children().for_each(|pid| {
-            // It may be gone by now.
+            // The child may already be gone.
             let _ = kill(pid, Signal::SIGKILL);
         });
         while matches!(

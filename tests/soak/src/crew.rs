@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The processes of a suite, as the harness sees them.
+//! The processes of a suite, from the harness's side.
 
 use std::fs;
 use std::fs::OpenOptions;
@@ -22,13 +22,13 @@ use crate::job;
 use crate::job::Job;
 use crate::tally::Tally;
 
-/// How long a process may take to end after its time: a debug kernel is slow.
+/// How long a process may take to end after its deadline: a debug kernel is slow.
 const GRACE: Duration = Duration::from_secs(900);
 
 /// Workers that were killed on purpose.
 const KILLED: &str = "workers killed";
 
-/// The processes of a suite. They are killed when this is dropped.
+/// The processes of a suite. Dropping it kills them.
 pub struct Crew {
     members: Vec<Member>,
     tally: Tally,
@@ -38,13 +38,13 @@ pub struct Crew {
 struct Member {
     job: Job,
     process: std::process::Child,
-    /// What it had to say.
+    /// Its output.
     log: String,
     ended: Option<ExitStatus>,
 }
 
 impl Crew {
-    /// A crew without anybody.
+    /// A crew without members.
     pub fn new(tally: Tally, may_be_killed: bool) -> Self {
         Crew {
             members: Vec::new(),
@@ -53,9 +53,9 @@ impl Crew {
         }
     }
 
-    /// Starts a process of `user`, and returns its number.
+    /// Starts a process of `user`, and returns its index.
     ///
-    /// It is another program by `exec`: one that changed its user without is not dumpable.
+    /// It starts by `exec`: a process that changes its user without `exec` is not dumpable.
     pub fn start(&mut self, user: User, job: Job) -> Result<i32> {
         let log = format!("{}.{}.log", job.tally, self.members.len());
         let process = spawn(user, &job, &log).context(|| format!("starting {job:?}"))?;
@@ -69,11 +69,11 @@ impl Crew {
         Ok(pid)
     }
 
-    /// Waits until every worker has ended or set up what it works on.
+    /// Waits until every worker has ended or has set up its memory.
     ///
     /// # Errors
     ///
-    /// What the first ones to fail had to say; that some took too long.
+    /// The output of the first workers that failed; a message if some took too long.
     pub fn wait_ready(&mut self) -> Result {
         let tally = self.tally;
         self.wait(Duration::ZERO, |member| {
@@ -81,13 +81,13 @@ impl Crew {
         })
     }
 
-    /// Waits until every worker has ended or done its work. Errors as above.
+    /// Waits until every worker has ended or has done its work. Errors as for `wait_ready`.
     pub fn wait_arrived(&mut self, time: Duration) -> Result {
         let tally = self.tally;
         self.wait(time, |member| member.has_arrived(&tally))
     }
 
-    /// Waits until all processes have ended. Errors as above.
+    /// Waits until all processes have ended. Errors as for `wait_ready`.
     pub fn wait_ended(&mut self) -> Result {
         self.wait(Duration::ZERO, |_| false)
     }
@@ -107,7 +107,7 @@ impl Crew {
         }
     }
 
-    /// Kills the worker of this index and waits until it is gone.
+    /// Kills the worker with this index and waits until it is gone.
     pub fn kill_worker(&mut self, index: usize) -> Result {
         let is_it = |member: &&mut Member| member.is_worker() && member.job.index == index;
         let member = self.members.iter_mut().find(is_it);
@@ -118,7 +118,7 @@ impl Crew {
         Ok(())
     }
 
-    /// Fails with what failed processes had to say.
+    /// Fails with the output of failed processes.
     pub fn expect_no_failure(&mut self) -> Result {
         let mut failures = Vec::new();
         for member in &mut self.members {
@@ -142,7 +142,7 @@ impl Drop for Crew {
     fn drop(&mut self) {
         for member in &mut self.members {
             if member.ended.is_none() {
-                // Gone already, or gone now.
+                // The process is gone, now or before.
                 let _ = member.process.kill();
                 let _ = member.process.wait();
             }
@@ -161,7 +161,7 @@ impl Member {
         !self.is_worker() || tally.has_arrived(self.job.index)
     }
 
-    /// How it ended, if it has since the last call.
+    /// Its status, if it has ended since the last call.
     fn poll(&mut self) -> io::Result<Option<ExitStatus>> {
         if self.ended.is_none() {
             self.ended = self.process.try_wait()?;
@@ -195,7 +195,7 @@ impl Member {
     }
 }
 
-/// All that a process says goes to the file `log`, which its children share.
+/// All output of a process goes to the file `log`, which its children share.
 fn spawn(user: User, job: &Job, log: &str) -> io::Result<std::process::Child> {
     let log = OpenOptions::new().create(true).append(true).open(log)?;
     Command::new(SELF)

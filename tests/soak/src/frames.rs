@@ -10,8 +10,8 @@ use guest::pagemap::Frame;
 use guest::Context;
 use guest::Result;
 
-/// The merged frames of all memory. Frames that failed are not among them: the kernel keeps
-/// those as they were when nobody uses them any more.
+/// The merged frames of all memory, except failed ones: the kernel keeps the flags of those even
+/// when nobody uses them any more.
 pub fn merged() -> Result<Vec<Frame>> {
     find("/proc/kpageflags", |entry| {
         let flags = Flags::new(entry);
@@ -19,12 +19,12 @@ pub fn merged() -> Result<Vec<Frame>> {
     })
 }
 
-/// The frames of all memory that are charged to the cgroup of this inode number.
+/// The frames of all memory that are charged to the cgroup with this inode number.
 pub fn charged_to(inode: u64) -> Result<Vec<Frame>> {
     find("/proc/kpagecgroup", |entry| entry == inode)
 }
 
-/// The frames whose entry in a file with 8 bytes for each is wanted.
+/// The frames with a wanted entry in a file that has 8 bytes for each frame.
 fn find(path: &str, is_wanted: impl Fn(u64) -> bool) -> Result<Vec<Frame>> {
     let file = File::open(path).context(|| path)?;
     let (mut found, mut bytes, mut first) = (Vec::new(), vec![0; 64 << 10], 0);
@@ -42,7 +42,7 @@ fn find(path: &str, is_wanted: impl Fn(u64) -> bool) -> Result<Vec<Frame>> {
     }
 }
 
-/// How often the merged frames are mapped, the most often mapped one first.
+/// The numbers of mappings of all merged frames, largest first.
 pub fn mappings_of_merged() -> Result<Vec<u64>> {
     let mut mappings: Vec<u64> = merged()?
         .into_iter()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a process of a suite is told on its command line.
+//! The command line of a process of a suite.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -8,23 +8,23 @@ use std::time::Duration;
 use guest::Context;
 use guest::Result;
 
-/// The option behind which the words of a job stand.
+/// The option before the words of a job.
 pub const OPTION: &str = "worker";
-/// How many words those are.
+/// The number of these words.
 pub const WORDS: usize = 5;
 
-/// What a process is to do.
+/// The task of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     /// The suite, or [`crate::checker::NAME`].
     pub suite: String,
-    /// Which of the suite's processes this is, counted from 0.
+    /// The index of this process in the suite, from 0.
     pub index: usize,
     /// The seed of the run.
     pub seed: u64,
-    /// For how long the suite works in all.
+    /// How long the suite works.
     pub time: Duration,
-    /// Where the tally is.
+    /// The path of the tally.
     pub tally: String,
 }
 
@@ -40,7 +40,7 @@ impl Job {
         ]
     }
 
-    /// Reads them back.
+    /// Parses the words of the command line.
     pub fn from_words(words: &[String]) -> Result<Self> {
         let [suite, index, seed, time, tally] = words else {
             return Err(format!("expected {WORDS} words, found {words:?}").into());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! That the module keeps nothing: no merged frame, no memory.
+//! Checks that the module keeps no merged frame and leaks no memory.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use guest::Result;
 
 use crate::frames;
 
-/// Where the kernel lists memory that nothing refers to, if it was built to look for it.
+/// The kernel's list of unreferenced memory, if the kernel has kmemleak.
 const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
-/// How much free memory may differ before and after a suite, for the kernel's own caches, in KiB.
+/// Most that free memory may differ after a suite, for the kernel's own caches, in KiB.
 const TOLERANCE_KIB: u64 = 24 << 10;
 
-/// Until memory has to be free again.
+/// How long it may take until memory is free again.
 const PATIENCE: Duration = guest::task::PATIENCE;
 
 /// Free memory before a suite.
@@ -26,15 +26,15 @@ pub struct Baseline {
 }
 
 impl Baseline {
-    /// Reads how much is free.
+    /// Reads the amount of free memory.
     pub fn take() -> Result<Self> {
         available_kib().map(|available_kib| Baseline { available_kib })
     }
 
-    /// Expects about as much to be free again, soon.
+    /// Expects about the same amount to be free again soon.
     pub fn expect_back(&self) -> Result {
         let (expected, mut now) = (self.available_kib - tolerance_kib()?, 0);
-        // Whoever lets go of a dead process last leaves its memory to a work item.
+        // The last user of a dead process's memory may leave its freeing to a work item.
         let is_back = task::wait_until(PATIENCE, || {
             now = available_kib().unwrap_or(0);
             now >= expected
@@ -45,8 +45,8 @@ impl Baseline {
     }
 }
 
-/// A kernel that looks for lost memory keeps freed objects for a while, in KASAN's quarantine, up
-/// to 1/32 of memory. There it is that search which finds what is lost.
+/// With KASAN, freed objects stay in its quarantine for a while, up to 1/32 of memory. Kernels with
+/// kmemleak have KASAN here, and kmemleak finds the leaks on them.
 fn tolerance_kib() -> Result<u64> {
     let total = procfs::number_in("/proc/meminfo", "MemTotal")?;
     Ok(if Path::new(KMEMLEAK).exists() {
@@ -61,7 +61,7 @@ fn available_kib() -> Result<u64> {
     procfs::number_in("/proc/meminfo", "MemAvailable")
 }
 
-/// Expects no frame of all memory to be a merged one.
+/// Expects no merged frame in all memory.
 pub fn expect_no_merged_frame() -> Result {
     let left = frames::merged()?;
     expect::that(left.is_empty(), || {
@@ -73,20 +73,20 @@ pub fn expect_no_merged_frame() -> Result {
     })
 }
 
-/// Forgets what was lost before, if the kernel looks for lost memory.
+/// Clears older leaks, if the kernel has kmemleak.
 pub fn forget_old() {
     if Path::new(KMEMLEAK).exists() {
         scan().and_then(|_| procfs::write(KMEMLEAK, "clear")).ok();
     }
 }
 
-/// Expects no memory to have been lost since. Returns false if this kernel does not look for it.
+/// Expects no new leak. Returns false if this kernel has no kmemleak.
 pub fn expect_none() -> Result<bool> {
     if !Path::new(KMEMLEAK).exists() {
         return Ok(false);
     }
-    // What was allocated in the last five seconds is not judged, and one scan may mistake what
-    // moves meanwhile.
+    // kmemleak ignores allocations of the last five seconds, and one scan may be wrong about
+    // pointers that move meanwhile.
     std::thread::sleep(Duration::from_secs(6));
     scan()?;
     scan()?;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Stress of the loaded module: random work while the scanner runs flat out, bounded in time,
-//! replayed by seed, with the contents of all memory known and checked throughout.
+//! Stress of the loaded module: random work while the scanner runs at full speed, limited in time,
+//! repeatable by seed, with all contents of memory known and checked throughout.
 //!
-//! A suite is random work that one kind of trouble may come from. It has workers: processes of
-//! several users, this very program started anew, that keep their memory in step with a shadow
-//! ([`region`], [`shadow`]) and count what they do ([`tally`]). The harness ([`stage`]) loads the
-//! module, lets it scan, watches ([`observer`]: its counts; [`checker`]: that no frame is shared
-//! between users) and at the end has everything unmerged, verified once more and unloaded.
+//! A suite is random work around one source of trouble. Its workers are processes of several
+//! users, which run this same program. They keep their memory in step with a shadow ([`region`],
+//! [`shadow`]) and count their operations ([`tally`]). The harness ([`stage`]) loads the module,
+//! lets it scan and watches: [`observer`] reads its counts, [`checker`] verifies that users share no
+//! frame. At the end the harness unmerges everything, verifies the memory once more, and unloads.
 //!
 //! Runs as root in a directory with `ksm_v.ko`.
 
@@ -50,18 +50,18 @@ struct Arguments {
     /// How long the workers of each suite work, in seconds
     #[arg(long, default_value_t = 4)]
     seconds: u64,
-    /// The seed of all random choices, as it was printed; a new one if none is given
+    /// The seed of all random choices, as printed; by default a new one
     #[arg(long, value_parser = seed_of)]
     seed: Option<u64>,
     /// List the suites
     #[arg(long)]
     list: bool,
-    /// What a process of a suite is told
+    /// The job of a process of a suite
     #[arg(long = job::OPTION, hide = true, num_args = job::WORDS)]
     worker: Vec<String>,
 }
 
-/// Reads a seed as it is printed, or as a decimal number.
+/// Parses a printed seed, or a decimal number.
 fn seed_of(text: &str) -> Result<u64, String> {
     let number = match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16),
@@ -90,7 +90,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What the harness told this process to do.
+/// The job that the harness gave this process.
 fn work(words: &[String]) -> ExitCode {
     let result = Job::from_words(words).and_then(|job| worker::run(&job));
     match result {
@@ -102,7 +102,7 @@ fn work(words: &[String]) -> ExitCode {
     }
 }
 
-/// The suites of these names; all of them if there is none.
+/// The suites with these names; all suites if there are none.
 fn chosen(names: &[String]) -> Result<Vec<&'static Suite>, String> {
     if names.is_empty() {
         return Ok(suites::ALL.to_vec());
@@ -128,10 +128,10 @@ fn run(suites: &[&'static Suite], arguments: &Arguments) -> ExitCode {
     report.finish(leaks::expect_none())
 }
 
-/// The harness's own memory stays as it is, and users may run this program.
+/// The harness's own memory is not merged, and all users may run this program.
 fn prepare() -> io::Result<()> {
     nix::sys::prctl::set_dumpable(false)?;
-    // Whom a worker leaves behind comes to the harness, which ends it.
+    // The harness adopts the orphans of workers, and ends them.
     nix::sys::prctl::set_child_subreaper(true)?;
     peer::open_program_to_all()
 }

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the module did while a suite ran, from its files, sampled, and from the kernel's own
-//! count of broken pages.
+//! Samples the module's files while a suite runs, and the kernel's own count of broken pages.
 //!
-//! Merges are a lower bound, what came and went between two samples is missed; merged mappings
-//! that a fork copied are among them.
+//! Merges are a lower bound: merges that are undone between two samples are missed. Merged
+//! mappings that a fork copied count as merges.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,10 +14,10 @@ use guest::procfs;
 
 use crate::tally::Tally;
 
-/// Mappings that were merged, at least.
+/// Number of mappings that were merged, at least.
 pub const MERGES: &str = "merges, at least";
 
-/// Writes to merged pages, each of which the kernel answered with a copy.
+/// Number of writes to merged pages; the kernel answered each with a copy.
 const COPIES: &str = "merged pages copied for a write";
 
 /// Time between two samples.
@@ -30,7 +29,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Begins with the counts as they are now.
+    /// Starts with the current counts.
     pub fn begin() -> Self {
         Observer {
             last: Sample::read(None),
@@ -54,17 +53,17 @@ impl Observer {
 struct Sample {
     /// Page table entries that map a merged page or a merged page of zeros.
     mappings: u64,
-    /// Writes to merged pages that the kernel copied, since the system was started.
+    /// Writes to merged pages that the kernel copied, since boot.
     copies: u64,
     passes: u64,
     scanned: u64,
 }
 
 impl Sample {
-    /// Nothing if the module is not loaded.
+    /// `None` if the module is not loaded.
     fn read(last: Option<&Sample>) -> Option<Self> {
         let number = |name| knob::number(name).ok();
-        // The kernel's own sum may be below 0 for a moment.
+        // The kernel's own sum may be negative for a moment.
         let zero = number("zero_pages").unwrap_or(0);
         let copies = procfs::number_in("/proc/vmstat", "cow_ksm").ok();
         Some(Sample {
@@ -84,7 +83,7 @@ impl Sample {
     }
 }
 
-/// The growth of a count that begins anew when the module is loaded.
+/// The growth of a count that restarts at 0 when the module is loaded.
 fn since(now: u64, before: u64) -> u64 {
     now.checked_sub(before).unwrap_or(now)
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who gets the processors. Workers are many and never idle: the scanner runs flat out only if it
-//! has the better of them.
+//! CPU priorities. Workers are many and never idle: the scanner runs at full speed only if its
+//! priority is higher.
 
 use guest::peer::spawn::check;
 use guest::task;
@@ -11,16 +11,16 @@ use std::io;
 
 /// The nice value of workers and of the checker.
 const WORKER: i32 = 15;
-/// The nice value of the scanner's thread, which it gives itself another of when it starts.
+/// The nice value for the scanner's thread, which sets another one when it starts.
 const SCANNER: i32 = -10;
 
-/// Makes this process give way to others.
+/// Lowers the priority of this process.
 pub fn give_way() -> Result {
     set(0, WORKER).context(|| "making a worker give way")
 }
 
-/// Lets the scanner have a processor to itself, nearly: its first thread. Others share with the
-/// workers, and may be gone already, as `threads` is a knob.
+/// Gives the scanner's first thread nearly a processor of its own. Its other threads compete with
+/// the workers, and may already be gone, since `threads` is a knob.
 pub fn prefer_scanner() -> Result {
     for pid in task::scanners() {
         match set(pid, WORKER) {
@@ -32,7 +32,7 @@ pub fn prefer_scanner() -> Result {
 }
 
 fn set(pid: i32, nice: i32) -> io::Result<()> {
-    // SAFETY: Takes numbers only.
+    // SAFETY: Takes only numbers.
     let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, pid as libc::id_t, nice) };
     check(result.into()).map(drop)
 }

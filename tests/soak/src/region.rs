@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A run of pages of this process with their shadow. Whatever is done to the memory is done to
-//! the shadow too; what the kernel does to it is told by [`Region::expect`].
+//! A run of pages of this process with their shadow. Each change to the memory also changes the
+//! shadow; [`Region::expect`] records changes that the kernel makes.
 
 use std::io;
 
@@ -17,25 +17,25 @@ use crate::shadow::Page;
 use crate::tally;
 use crate::tally::Tally;
 
-/// Pages and what they have to hold.
+/// Pages and their expected contents.
 ///
-/// It does not own the memory: a region that is dropped stays mapped.
+/// It does not own the memory: dropping a region leaves it mapped.
 #[derive(Clone, Debug)]
 pub struct Region {
     addr: u64,
     pages: Vec<Page>,
-    /// What a page holds that was never written, or was discarded: zeros, or those of a file.
+    /// Content of pages that were never written, or were discarded: zeros, or the file's content.
     backing: Content,
 }
 
-/// Making and taking apart.
+/// Creation and splitting.
 impl Region {
     /// Maps private anonymous memory, all zeros.
     pub fn map(pages: u64) -> io::Result<Self> {
         memory::map_anywhere(pages).map(Self::zeros)
     }
 
-    /// Maps memory and fills it with contents of any kind.
+    /// Maps memory and fills it with random contents.
     pub fn filled(pages: u64, rng: &mut Rng) -> io::Result<Self> {
         let mut region = Self::map(pages)?;
         for index in 0..pages {
@@ -44,12 +44,12 @@ impl Region {
         Ok(region)
     }
 
-    /// Memory that is mapped already and all zeros.
+    /// Memory that is already mapped and all zeros.
     pub fn zeros(span: Span) -> Self {
         Self::backed(span, Content::Zero)
     }
 
-    /// Memory that is mapped already, of a file all pages of which have this content.
+    /// Memory that is already mapped from a file with this content in all pages.
     pub fn backed(span: Span, backing: Content) -> Self {
         Region {
             addr: span.addr,
@@ -58,27 +58,27 @@ impl Region {
         }
     }
 
-    /// What a page of it holds that was never written, or was discarded.
+    /// Content of pages that were never written, or were discarded.
     pub fn backing(&self) -> Content {
         self.backing
     }
 
-    /// Where it is.
+    /// Its address range.
     pub fn span(&self) -> Span {
         Span::new(self.addr, self.pages.len() as u64)
     }
 
-    /// How many pages it has.
+    /// The number of pages.
     pub fn len(&self) -> u64 {
         self.pages.len() as u64
     }
 
-    /// Whether no page is left.
+    /// Returns whether it has no pages.
     pub fn is_empty(&self) -> bool {
         self.pages.is_empty()
     }
 
-    /// A random run of its pages, at most `most`: the first, and how many. It must not be empty.
+    /// A random run of 1 to `most` pages: its first page and length. There must be a page.
     pub fn some(&self, rng: &mut Rng, most: u64) -> (u64, u64) {
         let first = rng.below(self.len());
         (first, 1 + rng.below((self.len() - first).min(most)))
@@ -98,7 +98,7 @@ impl Region {
         Region { addr, ..self }
     }
 
-    /// As many pages as `count`; new ones were never written.
+    /// Changes the length to `count` pages; new pages were never written.
     pub fn resized(mut self, count: u64) -> Region {
         self.pages.resize(count as usize, Page::of(self.backing));
         self
@@ -112,7 +112,7 @@ impl Region {
 
 /// Reading and writing.
 impl Region {
-    /// What page `index` has to hold.
+    /// The expected content of page `index`.
     pub fn page(&self, index: u64) -> &Page {
         &self.pages[index as usize]
     }
@@ -125,36 +125,36 @@ impl Region {
         self.expect(index, content);
     }
 
-    /// Writes a word; fills the page anew instead where many words were written.
+    /// Writes a word; refills the page instead if too many words were written.
     pub fn poke(&mut self, index: u64, word: usize, value: u64) {
         self.make_room(index);
         memory::poke(self.place(index, word), value);
         self.expect_word(index, word, value);
     }
 
-    /// Fills the page anew where no further word of it may be changed.
+    /// Refills the page if no further word of it may be changed.
     pub fn make_room(&mut self, index: u64) {
         if !self.page(index).can_poke() {
             self.fill(index, self.page(index).content());
         }
     }
 
-    /// Says what page `index` holds now, by other means than this region's.
+    /// Records the content that page `index` now has by other means than this region's.
     pub fn expect(&mut self, index: u64, content: Content) {
         self.pages[index as usize] = Page::of(content);
     }
 
-    /// As [`Region::expect`], for what another page held.
+    /// As [`Region::expect`], for the content that another page had.
     pub fn expect_page(&mut self, index: u64, page: Page) {
         self.pages[index as usize] = page;
     }
 
-    /// Says what a word holds now. There may be 16 in a page.
+    /// Records the value of a word. A page can have at most 16 such words.
     pub fn expect_word(&mut self, index: u64, word: usize, value: u64) {
         self.pages[index as usize].poke(word, value);
     }
 
-    /// Says that what was written to pages was discarded.
+    /// Records that the contents of pages were discarded.
     pub fn expect_discarded(&mut self, first: u64, count: u64) {
         (first..first + count).for_each(|index| self.expect(index, self.backing));
     }
@@ -164,14 +164,14 @@ impl Region {
         self.span().page(index).addr + word as u64 * 8
     }
 
-    /// Compares page `index` with what it has to hold.
+    /// Compares page `index` with its expected content.
     pub fn verify(&self, index: u64, tally: &Tally) -> Result {
         self.verify_read(index, tally, |word| {
             Ok(memory::peek(self.place(index, word)))
         })
     }
 
-    /// As [`Region::verify`], for words that are read by other means.
+    /// As [`Region::verify`], for words that were read by other means.
     pub fn verify_read(
         &self,
         index: u64,

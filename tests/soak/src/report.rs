@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is printed: a line and a table for each suite, their sums, and a line as libtest's.
+//! The output: a line and a table for each suite, their sums, and a line like libtest's.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -11,27 +11,27 @@ use guest::Result;
 use crate::tally::Count;
 use crate::tally::Kind;
 
-/// What became of a suite.
+/// The result of a suite.
 pub enum Verdict {
-    /// Nothing was wrong.
+    /// The suite passed.
     Passed,
-    /// It can't be run here, and why.
+    /// The suite cannot run here, and why.
     Ignored(String),
-    /// What was wrong.
+    /// The failure.
     Failed(String),
 }
 
-/// A suite that was run.
+/// A suite that has run.
 pub struct Outcome {
     /// Its name.
     pub suite: &'static str,
-    /// The seed it was run with.
+    /// Its seed.
     pub seed: u64,
-    /// What became of it.
+    /// Its result.
     pub verdict: Verdict,
-    /// How long it took, with setting up and clearing away.
+    /// How long it took, including setting up and clearing away.
     pub time: Duration,
-    /// What was counted.
+    /// Its counts.
     pub counts: Vec<Count>,
 }
 
@@ -60,8 +60,8 @@ impl Report {
         }
     }
 
-    /// Prints the sums and the verdict over all, to which the kernel's search for lost memory
-    /// belongs; `lost` is false where it does not search.
+    /// Prints the sums and the verdict over all suites, which includes kmemleak's search; `lost` is
+    /// false if the kernel has no kmemleak.
     pub fn finish(mut self, lost: Result<bool>) -> ExitCode {
         let verdict = match lost {
             Ok(true) => Verdict::Passed,

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a page has to hold.
+//! The expected content of a page.
 //!
-//! Contents are computed, word by word, whenever they are needed: a copy kept in memory could
-//! itself be merged, and be wrong together with what it is to judge.
+//! Contents are computed word by word when they are needed: a stored copy could itself be merged,
+//! and be wrong together with the page that it verifies.
 
 use guest::content;
 use guest::content::WORDS;
 use guest::rng::Rng;
 
-/// Contents that all workers of all users have in common, besides the page of zeros.
+/// Number of contents that workers of all users share, besides the page of zeros.
 const LETTERS: u64 = 16;
-/// Words that may differ from the content of a page before it has to be filled anew.
+/// Number of words that may be changed before a page has to be refilled.
 const POKES: usize = 16;
 
 /// The content of a whole page.
@@ -20,16 +20,16 @@ pub enum Content {
     /// All zeros.
     #[default]
     Zero,
-    /// One of those that everybody has.
+    /// One of the shared contents.
     Letter(u64),
-    /// As that letter, but for the last word.
+    /// As that letter, except for the last word.
     Near(u64),
-    /// One that nobody else has.
+    /// A content that no other page has.
     Unique(u64),
 }
 
 impl Content {
-    /// Any content, often one that others have.
+    /// A random content, often one of the shared ones.
     pub fn any(rng: &mut Rng) -> Self {
         match rng.below(20) {
             0..=11 => Content::letter(rng),
@@ -39,12 +39,12 @@ impl Content {
         }
     }
 
-    /// A content that everybody has.
+    /// A shared content.
     pub fn letter(rng: &mut Rng) -> Self {
         Content::Letter(1 + rng.below(LETTERS))
     }
 
-    /// A content that nobody else has.
+    /// A content that no other page has.
     pub fn unique(rng: &mut Rng) -> Self {
         Content::Unique(rng.number() | (1 << 63))
     }
@@ -60,7 +60,7 @@ impl Content {
         }
     }
 
-    /// The content that a word tells of, if it is one that many have.
+    /// The shared content with this word at `index`, if there is one.
     pub fn of_word(index: usize, word: u64) -> Option<Self> {
         let letters = (1..=LETTERS).flat_map(|id| [Content::Letter(id), Content::Near(id)]);
         std::iter::once(Content::Zero)
@@ -69,7 +69,7 @@ impl Content {
     }
 }
 
-/// A page: a content, and words of it that were changed since.
+/// A page: its content, and the words that were changed since.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     content: Content,
@@ -85,12 +85,12 @@ impl Page {
         }
     }
 
-    /// What it was filled with.
+    /// The content that it was filled with.
     pub fn content(&self) -> Content {
         self.content
     }
 
-    /// Whether one more word may be changed.
+    /// Returns whether one more word may be changed.
     pub fn can_poke(&self) -> bool {
         self.pokes.len() < POKES
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One suite from loading the module to unloading it.
+//! Runs one suite, from loading the module to unloading it.
 
 use std::fs;
 use std::sync::atomic::AtomicBool;
@@ -40,33 +40,33 @@ use crate::tally::Phase;
 use crate::tally::Tally;
 use crate::worker;
 
-/// What stands for the harness among the processes that make random choices.
+/// The harness's index for random choices; workers have their own.
 const HARNESS: u64 = u64::MAX;
-/// Pages of a cycle: more than a guest has, so that the scanner hardly ever pauses.
+/// Pages of a cycle: more than a guest has, so that the scanner hardly pauses.
 const SCAN_RATE: u64 = 1_000_000;
 
-/// How long the scanner and the checker may take to come by after the work, at most.
+/// Longest wait after the work for the scanner's and the checker's first results.
 const MORE_TIME: Duration = task::PATIENCE;
 
-/// A suite that is being run.
+/// A running suite.
 pub struct Stage {
     suite: &'static Suite,
     seed: u64,
     time: Duration,
-    /// What everybody counts.
+    /// The counts of all processes.
     pub tally: Tally,
     path: String,
     crew: Mutex<Crew>,
 }
 
-/// What a suite's `direct` may use.
+/// The part of a stage that a suite's `direct` may use.
 impl Stage {
-    /// The random choices of the harness in this suite.
+    /// The harness's random choices in this suite.
     pub fn rng(&self) -> Rng {
         worker::rng_of(self.seed, self.suite.name, HARNESS)
     }
 
-    /// Whether there is time left for work.
+    /// Returns whether there is time left for work.
     pub fn has_time(&self) -> bool {
         clock::now() < self.deadline()
     }
@@ -76,18 +76,18 @@ impl Stage {
         std::thread::sleep(self.deadline().saturating_sub(clock::now()));
     }
 
-    /// The work has begun when anybody asks.
+    /// The deadline; only called when the work has begun.
     fn deadline(&self) -> Duration {
         self.tally.deadline().unwrap_or_default()
     }
 
-    /// Kills a worker of the crew, by its index, and waits until it is gone.
+    /// Kills the worker with this index, and waits until it is gone.
     pub fn kill_worker(&self, index: usize) -> Result {
         self.crew().kill_worker(index)
     }
 }
 
-/// Runs a suite, whose workers work for some seconds.
+/// Runs a suite, whose workers work for the given time.
 pub fn run(suite: &'static Suite, seed: u64, seconds: u64) -> Outcome {
     let start = Instant::now();
     let mut counts = Vec::new();
@@ -113,7 +113,7 @@ pub fn run(suite: &'static Suite, seed: u64, seconds: u64) -> Outcome {
     }
 }
 
-/// Does something that has to leave no memory used, and the kernel without complaint.
+/// Runs a function that must not leak memory or make the kernel complain.
 fn watched(body: impl FnOnce() -> Result<Verdict>) -> Result<Verdict> {
     let mut log = Kmsg::open()?;
     let before = Baseline::take()?;
@@ -125,7 +125,7 @@ fn watched(body: impl FnOnce() -> Result<Verdict>) -> Result<Verdict> {
     }
 }
 
-/// Fails with all the failures there are.
+/// Fails with all failures.
 fn all_of(results: impl IntoIterator<Item = Result>) -> Result {
     let failures: Vec<String> = results
         .into_iter()
@@ -163,8 +163,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// The work, and the end of it: everything unmerged while the workers still have their
-    /// memory.
+    /// The work and its end: everything is unmerged while the workers still have their memory.
     fn play(&self) -> Result {
         let (observer, stop) = (Observer::begin(), AtomicBool::new(false));
         std::thread::scope(|scope| {
@@ -183,7 +182,7 @@ impl Stage {
         self.expect_done()
     }
 
-    /// Takes all merged pages apart, as far as their memory can be read.
+    /// Breaks all merged pages apart, except where failed memory cannot be read.
     fn unmerge(&self) -> Result {
         let unmerged = knob::try_write("run", b"2");
         match unmerged {
@@ -195,7 +194,7 @@ impl Stage {
         }
     }
 
-    /// Lets the scanner run and the crew set up and work, until all have done their work.
+    /// Lets the scanner run and the crew set up and work, until all workers have done their work.
     fn work(&self) -> Result {
         priority::prefer_scanner()?;
         scanner::start()?;
@@ -210,7 +209,7 @@ impl Stage {
         Ok(())
     }
 
-    /// The crew is in order whatever a thread that had it did.
+    /// The crew is consistent even if a thread panicked while holding the lock.
     fn crew(&self) -> MutexGuard<'_, Crew> {
         self.crew
             .lock()
@@ -235,7 +234,7 @@ impl Stage {
         self.crew().start(user, job)
     }
 
-    /// What must not be 0 at the end: a suite that did nothing would pass.
+    /// Counts that must not be 0 at the end: a suite that did nothing would pass.
     fn needed(&self) -> &'static [&'static str] {
         if self.suite.may_merge_nothing {
             &[tally::BYTES_VERIFIED]
@@ -244,7 +243,7 @@ impl Stage {
         }
     }
 
-    /// On a slow machine the scanner and the checker may not have come by yet.
+    /// Waits for the first results of the scanner and the checker, which a slow machine delays.
     fn wait_done(&self) {
         let is_done = || self.needed().iter().all(|name| self.tally.sum(name) > 0);
         task::wait_until(MORE_TIME, is_done);
@@ -257,7 +256,7 @@ impl Stage {
         expect::eq(tally::MISMATCHES, 0, self.tally.sum(tally::MISMATCHES))
     }
 
-    /// Ends everything, whatever went wrong, and expects nothing to be left.
+    /// Ends everything, even after failures, and expects that nothing is left.
     fn clear(&self) -> Result {
         *self.crew() = Crew::new(self.tally, false);
         child::end_all()?;
@@ -277,7 +276,7 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // A file of a tmpfs that this process made.
+        // A tmpfs file that this process made.
         let _ = fs::remove_file(&self.path);
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Steps that most suites have in common: to a region's pages, at random.
+//! Steps of most suites: random work on the pages of a region.
 
 use guest::content::WORDS;
 use guest::Result;
@@ -9,7 +9,7 @@ use crate::region::Region;
 use crate::shadow::Content;
 use crate::worker::Worker;
 
-/// Fills a page with a content that others may have.
+/// Fills a page with a content that other pages may have.
 pub fn fill(region: &mut Region, worker: &mut Worker) -> Result {
     let index = worker.rng.below(region.len());
     region.fill(index, Content::any(&mut worker.rng));
@@ -24,13 +24,13 @@ pub fn poke(region: &mut Region, worker: &mut Worker) -> Result {
     Ok(())
 }
 
-/// Compares a page with what it has to hold.
+/// Compares a page with its expected content.
 pub fn verify(region: &mut Region, worker: &mut Worker) -> Result {
     let index = worker.rng.below(region.len());
     region.verify(index, &worker.tally)
 }
 
-/// As [`verify`], of up to eight neighbours.
+/// As [`verify`], for up to eight neighbours.
 pub fn verify_some(region: &mut Region, worker: &mut Worker) -> Result {
     let (first, count) = region.some(&mut worker.rng, 8);
     region.verify_some(first, count, &worker.tally)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a suite is.
+//! The definition of a suite.
 
 use guest::peer::User;
 use guest::Result;
@@ -8,33 +8,33 @@ use guest::Result;
 use crate::stage::Stage;
 use crate::worker::Worker;
 
-/// A suite. It is a constant of its own file: `Suite { ..., ..Suite::new(name, about, work) }`.
+/// A suite. Each is a constant in a file: `Suite { ..., ..Suite::new(name, about, work) }`.
 #[derive(Clone, Copy)]
 pub struct Suite {
-    /// Its name, as it is asked for.
+    /// Its name on the command line.
     pub name: &'static str,
-    /// What it does, in one line.
+    /// A description in one line.
     pub about: &'static str,
-    /// What a worker does until its deadline; an error is a failure of the suite.
+    /// The work of a worker until its deadline; an error is a failure of the suite.
     pub work: fn(&mut Worker) -> Result,
-    /// The workers, by the user whose process each is.
+    /// The workers, by the user of each process.
     pub crew: &'static [User],
-    /// Why the suite can't be run on this kernel; asked with the module loaded and stopped.
+    /// Why the suite cannot run on this kernel; called with the module loaded and stopped.
     pub lacks: fn() -> Option<String>,
-    /// Knobs that are set before anything is scanned, with their values.
+    /// Knobs to set before anything is scanned, with their values.
     pub knobs: &'static [(&'static str, u64)],
-    /// What the harness itself does meanwhile; it has to end with the stage's time.
+    /// The harness's own work meanwhile; it must end with the stage's time.
     pub direct: fn(&Stage) -> Result,
-    /// Whether workers may end by SIGKILL: the suite has them killed itself.
+    /// Whether workers may end by SIGKILL, because the suite kills some.
     pub kills_workers: bool,
-    /// Whether the scanner need not have merged anything.
+    /// Whether the suite may pass although nothing was merged.
     pub may_merge_nothing: bool,
-    /// Whether memory fails: what is merged there can't be taken apart, which ends with EIO.
+    /// Whether memory fails: merged pages on failed memory cannot be broken apart (EIO).
     pub fails_memory: bool,
 }
 
 impl Suite {
-    /// A suite of two workers of Alice and one each of Bob and root, that runs on any kernel.
+    /// A suite with two workers of Alice and one each of Bob and root, for any kernel.
     pub const fn new(
         name: &'static str,
         about: &'static str,

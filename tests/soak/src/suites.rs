@@ -18,7 +18,7 @@ mod sharing_limit;
 mod suspend;
 mod writers;
 
-/// All suites, in the order in which they are run.
+/// All suites, in the order in which they run.
 pub const ALL: &[&Suite] = &[
     &life_cycle::SUITE,
     &address_space::SUITE,
@@ -35,7 +35,7 @@ pub const ALL: &[&Suite] = &[
     &sharing_limit::SUITE,
 ];
 
-/// The suite of this name.
+/// The suite with this name.
 pub fn find(name: &str) -> Option<&'static Suite> {
     ALL.iter().find(|suite| suite.name == name).copied()
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What all processes of a suite count, in shared memory: whoever is killed has lost nothing.
+//! Counts of all processes of a suite, in shared memory: a killed process loses no counts.
 //!
-//! A name is entered when it is counted first. Its slot is claimed by its hash; the name itself
-//! may be written by several at once, or again where a writer was killed: it is the same text.
+//! The first count of a name enters it. Its hash claims the slot. Several processes may write the
+//! name at once, or again if a writer was killed: it is the same text.
 
 use std::fs;
 use std::fs::File;
@@ -25,37 +25,37 @@ use guest::rng::mix;
 use guest::Context;
 use guest::Result;
 
-/// Bytes whose content was compared with what it had to be.
+/// Number of bytes whose content was compared with the expected content.
 pub const BYTES_VERIFIED: &str = "bytes verified";
-/// Pages that did not hold what they had to.
+/// Number of pages with a wrong content.
 pub const MISMATCHES: &str = "mismatches";
 
-/// Names that fit.
+/// Number of slots for names.
 const SLOTS: usize = 256;
-/// Bytes of a name.
+/// Longest name, in bytes.
 const NAME: usize = 47;
-/// Workers that fit.
+/// Most workers.
 pub const WORKERS: usize = 256;
 
-/// What kind of number a count is.
+/// The kind of a count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Kind {
-    /// How often something was done.
+    /// Number of operations.
     Operations = b'o',
-    /// A sum of something else.
+    /// A sum of anything else.
     Sum = b's',
-    /// The highest value there was.
+    /// The highest value.
     Peak = b'p',
 }
 
-/// How far a suite is.
+/// The phases of a suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Phase {
     /// The workers work, until their deadline.
     Work = 0,
-    /// Everything has been unmerged; the workers verify what they have once more, and end.
+    /// Everything has been unmerged; the workers verify their memory once more, and end.
     Unmerged = 1,
 }
 
@@ -73,21 +73,21 @@ struct Shared {
     phase: AtomicU32,
     /// When the work ends, in milliseconds of [`crate::clock`]; 0 before it has begun.
     deadline: AtomicU64,
-    /// Workers that have set up what they work on.
+    /// Number of workers that have set up their memory.
     ready: [AtomicBool; WORKERS],
-    /// Workers that have done their work and wait for the next phase.
+    /// Number of workers that have done their work and wait for the next phase.
     arrived: [AtomicBool; WORKERS],
     slots: [Slot; SLOTS],
 }
 
-/// A count as it is read.
+/// A count, with its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Count {
-    /// What kind of number it is.
+    /// Its kind.
     pub kind: Kind,
-    /// What was counted.
+    /// Its name.
     pub name: String,
-    /// The number.
+    /// Its value.
     pub value: u64,
 }
 
@@ -96,7 +96,7 @@ pub struct Count {
 pub struct Tally(&'static Shared);
 
 impl Tally {
-    /// Makes a tally that all users may count in.
+    /// Makes a tally that all users may write to.
     pub fn create(path: &str) -> Result<Self> {
         let make = || {
             let file = OpenOptions::new()
@@ -112,13 +112,13 @@ impl Tally {
         make().context(|| path)
     }
 
-    /// Opens one that is there.
+    /// Opens an existing tally.
     pub fn open(path: &str) -> Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path);
         file.and_then(|file| map(&file)).context(|| path)
     }
 
-    /// Counts one operation of this name.
+    /// Counts one operation with this name.
     pub fn count(&self, operation: &str) {
         self.slot(Kind::Operations, operation)
             .count
@@ -135,7 +135,7 @@ impl Tally {
         self.slot(Kind::Peak, name).count.fetch_max(value, Relaxed);
     }
 
-    /// The sum of this name; 0 if nothing was added.
+    /// The sum with this name; 0 if nothing was added.
     pub fn sum(&self, name: &str) -> u64 {
         self.slot(Kind::Sum, name).count.load(Relaxed)
     }
@@ -147,7 +147,7 @@ impl Tally {
         counts
     }
 
-    /// How far the suite is.
+    /// The current phase.
     pub fn phase(&self) -> Phase {
         match self.0.phase.load(Acquire) {
             0 => Phase::Work,
@@ -160,34 +160,34 @@ impl Tally {
         self.0.phase.store(phase as u32, Release);
     }
 
-    /// Says that a worker has set up what it works on.
+    /// Records that a worker has set up its memory.
     pub fn be_ready(&self, worker: usize) {
         self.0.ready[worker].store(true, Release);
     }
 
-    /// Whether a worker said that.
+    /// Returns whether a worker has set up its memory.
     pub fn is_ready(&self, worker: usize) -> bool {
         self.0.ready[worker].load(Acquire)
     }
 
-    /// Lets the work begin, until `deadline`.
+    /// Starts the work, until `deadline`.
     pub fn start(&self, deadline: Duration) {
         let milliseconds = deadline.as_millis() as u64;
         self.0.deadline.store(milliseconds, Release);
     }
 
-    /// When the work ends; nothing before it has begun.
+    /// When the work ends; `None` before it has begun.
     pub fn deadline(&self) -> Option<Duration> {
         let milliseconds = self.0.deadline.load(Acquire);
         (milliseconds > 0).then_some(Duration::from_millis(milliseconds))
     }
 
-    /// Says that the work of a worker is done.
+    /// Records that the work of a worker is done.
     pub fn arrive(&self, worker: usize) {
         self.0.arrived[worker].store(true, Release);
     }
 
-    /// Whether a worker said that.
+    /// Returns whether the work of a worker is done.
     pub fn has_arrived(&self, worker: usize) -> bool {
         self.0.arrived[worker].load(Acquire)
     }
@@ -205,7 +205,7 @@ impl Tally {
 }
 
 impl Slot {
-    /// Whether the slot is, or now became, that of the name with this hash.
+    /// Claims a free slot for this hash; returns whether the slot has this hash.
     fn claim(&self, hash: u64) -> bool {
         let before = self.hash.load(Relaxed);
         before == hash
@@ -219,7 +219,7 @@ impl Slot {
     fn enter(&self, kind: Kind, name: &str) {
         assert!(name.len() <= NAME, "{name:?} is too long a name");
         self.kind.store(kind as u8, Relaxed);
-        // The first byte last: it says that the others are there.
+        // The first byte is written last: it shows that the others are there.
         for (place, &byte) in self.name.iter().zip(name.as_bytes()).rev() {
             place.store(byte, Release);
         }
@@ -255,7 +255,7 @@ fn hash_of(kind: Kind, name: &str) -> u64 {
 }
 
 fn map(file: &File) -> std::io::Result<Tally> {
-    // SAFETY: New memory where the kernel finds room.
+    // SAFETY: New memory at an address that the kernel chooses.
     let addr = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
@@ -267,8 +267,8 @@ fn map(file: &File) -> std::io::Result<Tally> {
         )
     };
     let addr = check(addr as i64)?;
-    // SAFETY: The mapping is never taken away, the file is long enough and only used as this
-    // type, which consists of atomics, for which any bytes are valid.
+    // SAFETY: The mapping is never removed, and the file is long enough. All access it as this type,
+    // which consists of atomics, for which all bytes are valid.
     Ok(Tally(unsafe { &*(addr as *const Shared) }))
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A process of a suite: what it has, and how it works.
+//! A process of a suite: its state and its work.
 
 use std::time::Duration;
 
@@ -18,18 +18,18 @@ use crate::suites;
 use crate::tally::Phase;
 use crate::tally::Tally;
 
-/// What a worker of a suite has.
+/// The state of a worker.
 pub struct Worker {
-    /// Which one this is, counted from 0.
+    /// Its index, from 0.
     pub index: usize,
-    /// All its random choices: of the seed, the suite and its index.
+    /// Its random choices, from the seed, the suite and its index.
     pub rng: Rng,
-    /// What it counts.
+    /// Its counts.
     pub tally: Tally,
 }
 
-/// One of the things that a worker does at random: its name, how often it is chosen relative to
-/// the others, and how it is done to `S`, all that the worker has in memory.
+/// A random operation of a worker: its name, its weight among the operations, and the function
+/// that does it on `S`, the worker's memory.
 pub type Step<S> = (&'static str, u64, fn(&mut S, &mut Worker) -> Result);
 
 impl Worker {
@@ -41,7 +41,7 @@ impl Worker {
         })
     }
 
-    /// The same worker for a child or a thread, which makes other random choices.
+    /// The same worker for a child or a thread, with other random choices.
     pub fn fork(&mut self) -> Worker {
         Worker {
             rng: Rng::new(self.rng.number()),
@@ -49,10 +49,10 @@ impl Worker {
         }
     }
 
-    /// Whether there is time left for work.
+    /// Returns whether there is time left for work.
     ///
-    /// The first one to ask waits until all workers have come as far: what is done before is
-    /// setting up, which takes its own time.
+    /// The first call waits until all workers have called it: setting up takes its own time, before
+    /// that call.
     pub fn has_time(&self) -> bool {
         clock::now() < self.deadline()
     }
@@ -72,7 +72,7 @@ impl Worker {
         self.deadline().saturating_sub(clock::now())
     }
 
-    /// Does random ones of `steps` until time is up, and counts each by its name.
+    /// Does random `steps` until time is up, and counts each by its name.
     pub fn work<S>(&mut self, state: &mut S, steps: &[Step<S>]) -> Result {
         let weights: u64 = steps.iter().map(|(_, weight, _)| weight).sum();
         let mut done = 0u64;
@@ -85,8 +85,8 @@ impl Worker {
         Ok(())
     }
 
-    /// To be called when the work is done: verifies the regions, waits until the harness has had
-    /// everything unmerged, and verifies them again.
+    /// Called when the work is done: verifies the regions, waits until the harness has unmerged
+    /// everything, and verifies them again.
     pub fn finish<'a>(&self, regions: impl IntoIterator<Item = &'a Region>) -> Result {
         let regions: Vec<&Region> = regions.into_iter().collect();
         self.finish_by(|| {
@@ -96,7 +96,7 @@ impl Worker {
         })
     }
 
-    /// As [`Worker::finish`], where there is something else to verify.
+    /// As [`Worker::finish`], with another function that verifies.
     pub fn finish_by(&self, mut verify: impl FnMut() -> Result) -> Result {
         verify().during(|| "after the work")?;
         self.tally.arrive(self.index);
@@ -128,7 +128,7 @@ pub fn rng_of(seed: u64, suite: &str, index: u64) -> Rng {
     Rng::new(mix(suite ^ index))
 }
 
-/// Does what the harness told this process to do.
+/// Runs the job that the harness gave this process.
 pub fn run(job: &Job) -> Result {
     let mut worker = Worker::new(job)?;
     priority::give_way()?;

@@ -26,14 +26,14 @@ pub const SUITE: Suite = Suite::new(
     work,
 );
 
-/// Pages of a worker, at most.
+/// Most pages of a worker.
 const PAGES: u64 = 768;
-/// Regions of a worker, at most.
+/// Most regions of a worker.
 const REGIONS: usize = 24;
-/// Pages of a region when it is made, at most.
+/// Most pages of a new region.
 const NEW_PAGES: u64 = 64;
 
-/// All memory of a worker that is worked on. There is always a region.
+/// All memory that a worker works on; there is always a region.
 struct Space {
     regions: Vec<Region>,
 }
@@ -86,13 +86,13 @@ impl Space {
         worker.rng.below(self.regions.len() as u64) as usize
     }
 
-    /// Takes a random region out. It may be the last one: put something back.
+    /// Removes and returns a random region. It may be the last one: the caller must add one.
     fn take(&mut self, worker: &mut Worker) -> Region {
         let index = self.any_index(worker);
         self.regions.swap_remove(index)
     }
 
-    /// Adds what is not empty.
+    /// Adds a region, unless it is empty.
     fn put(&mut self, region: Region) {
         if !region.is_empty() {
             self.regions.push(region);
@@ -103,13 +103,13 @@ impl Space {
         self.regions.iter().map(Region::len).sum()
     }
 
-    /// Whether more may be mapped.
+    /// Returns whether more may be mapped.
     fn has_room(&self) -> bool {
         self.regions.len() < REGIONS && self.pages() < PAGES
     }
 }
 
-/// Fills pages with contents that others may have.
+/// Fills pages with contents that other pages may have.
 fn fill_some(region: &mut Region, worker: &mut Worker, most: u64) {
     let (first, count) = region.some(&mut worker.rng, most);
     for index in first..first + count {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Mainline's ksmd and the module's thread over the same memory, both flat out. Alice's workers
-//! register theirs with ksmd and take it back; the others do not.
+//! Mainline's ksmd and the module's thread scan the same memory, both at full speed. Alice's
+//! workers register and unregister theirs with ksmd; the others do not.
 //!
-//! ksmd merges whatever is registered, whoever owns it: so only one user's workers register.
+//! ksmd merges all registered memory, across users: so only one user's workers register.
 
 use guest::peer::memory;
 use guest::peer::spawn::check;
@@ -30,7 +30,7 @@ pub const SUITE: Suite = Suite {
 
 /// Pages of a worker.
 const PAGES: u64 = 256;
-/// Alice's workers.
+/// Number of Alice's workers.
 const REGISTERING: std::ops::Range<usize> = 0..2;
 
 const MEMORY: &[Step<Region>] = &[
@@ -73,11 +73,11 @@ fn advise(region: &mut Region, worker: &mut Worker, advice: i32) -> Result {
     region.verify(index, &worker.tally)
 }
 
-/// Registers all memory of this process with ksmd, or takes that back.
+/// Registers or unregisters all memory of this process with ksmd.
 fn merge_any(wanted: bool) -> Result {
-    /// `PR_SET_MEMORY_MERGE` of include/uapi/linux/prctl.h.
+    /// From include/uapi/linux/prctl.h.
     const PR_SET_MEMORY_MERGE: libc::c_int = 67;
-    // SAFETY: Takes numbers only.
+    // SAFETY: Takes only numbers.
     let result = unsafe { libc::prctl(PR_SET_MEMORY_MERGE, u64::from(wanted), 0, 0, 0) };
     check(result.into())
         .map(drop)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module is controlled by many at once, and loaded and unloaded, while it merges. Pages stay
-//! valid whatever happens to it.
+//! Many threads control the module, load and unload it, while it merges. Pages keep their contents
+//! all the time.
 
 use std::thread;
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub const SUITE: Suite = Suite {
     )
 };
 
-/// Threads that write to knobs.
+/// Number of threads that write to knobs.
 const THREADS: usize = 8;
 /// Pages of a worker.
 const PAGES: u64 = 128;
@@ -62,7 +62,7 @@ fn direct(stage: &Stage) -> Result {
     merge_again()
 }
 
-/// Unloads the module in the midst of whatever it does, and loads it again, over and over.
+/// Unloads the module at random moments and loads it again, repeatedly.
 fn reload(stage: &Stage, rng: &mut Rng) -> Result {
     while stage.has_time() {
         pause(rng, 150);
@@ -74,7 +74,7 @@ fn reload(stage: &Stage, rng: &mut Rng) -> Result {
     Ok(())
 }
 
-/// The kernel refuses to unload the module as it is while pages are merged.
+/// The kernel refuses to unload the module itself while pages are merged.
 fn unload(stage: &Stage) -> Result {
     match module::try_unload() {
         Err(error) if module::is_in_use(&error) => {
@@ -88,7 +88,7 @@ fn unload(stage: &Stage) -> Result {
     }
 }
 
-/// Whatever others have written to the knobs meanwhile.
+/// Resets all knobs that others have written meanwhile.
 fn merge_again() -> Result {
     let settings = [
         ("scan_rate", "100000"),
@@ -107,7 +107,7 @@ fn merge_again() -> Result {
     scanner::start()
 }
 
-/// Counts what is done, and how long it takes at most.
+/// Counts an operation, and keeps its longest time.
 fn timed(stage: &Stage, name: &str, action: impl FnOnce() -> Result) -> Result {
     let start = Instant::now();
     action()?;

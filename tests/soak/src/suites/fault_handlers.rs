@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Faults that programs handle themselves, on memory that is merged: userfaultfd, and signals
-//! on protected pages. Every fault that is due comes, and none else.
+//! Faults that programs handle themselves, on merged memory: userfaultfd, and signals on
+//! protected pages. Every expected fault happens, and no other.
 
 use guest::content::WORDS;
 use guest::Context;
@@ -50,10 +50,10 @@ const STEPS: &[Step<State>] = &[
     }),
 ];
 
-/// Pages with which nothing special is done, but that they are moved away.
+/// Pages without special operations, except that they are moved away.
 const PLAIN: u64 = 96;
 
-/// All that a worker has.
+/// The state of a worker.
 struct State {
     plain: Region,
     watched: Watched,

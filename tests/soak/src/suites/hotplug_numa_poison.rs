@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that goes offline and comes back, pages moved between nodes, frames that fail.
+//! Memory hotplug, migration between nodes, and failing frames.
 
 use guest::Context;
 use guest::Result;
@@ -29,7 +29,7 @@ pub const SUITE: Suite = Suite {
 
 /// Pages of a worker.
 const PAGES: u64 = 384;
-/// The worker of root, who alone may say that memory fails.
+/// Root's worker: only root may inject memory failures.
 const ROOT: usize = 3;
 
 const STEPS: &[Step<Region>] = &[

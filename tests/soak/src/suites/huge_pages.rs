@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Transparent huge pages, of all sizes: made by faults and by khugepaged, which runs flat out,
-//! taken apart, mapped in part, forked. What cannot be merged stays huge.
+//! Transparent huge pages of all sizes: faults and khugepaged (which runs at full speed) make them;
+//! they are split, mapped in part, and forked. Huge pages that cannot be merged stay huge.
 
 use std::io;
 use std::path::Path;
@@ -43,7 +43,7 @@ pub const SUITE: Suite = Suite {
 /// 4 KiB pages of a huge page.
 const HUGE: u64 = 512;
 const HUGE_KB: u64 = HUGE * PAGE_SIZE / 1024;
-/// Huge pages of a worker that it works on.
+/// Number of huge pages that a worker works on.
 const COUNT: u64 = 2;
 
 const MADV_COLLAPSE: i32 = 25;
@@ -62,10 +62,10 @@ const STEPS: &[Step<State>] = &[
     }),
 ];
 
-/// All that a worker has.
+/// The state of a worker.
 struct State {
     region: Region,
-    /// A huge page nobody else has a part of.
+    /// A huge page without parts that equal other pages.
     unique: Region,
 }
 
@@ -83,7 +83,7 @@ fn work(worker: &mut Worker) -> Result {
     worker.finish([&state.region, &state.unique])
 }
 
-/// Maps memory for huge pages, which begin where huge pages do.
+/// Maps memory for huge pages, aligned to their size.
 fn map_huge(count: u64) -> io::Result<Region> {
     let span = memory::map_anywhere((count + 1) * HUGE)?;
     let start = span.addr.next_multiple_of(HUGE * PAGE_SIZE);
@@ -96,8 +96,8 @@ fn advise(span: Span, advice: i32) -> io::Result<()> {
     memory::advise(span, advice as u64)
 }
 
-/// Makes a huge page of small ones. Someone may be looking at one of them just now; and as long as
-/// it had parts full of zeroes, it was there to be split.
+/// Makes a huge page of small ones. Others may hold a reference to one of them at the moment, and
+/// the scanner may have split the huge page while parts of it were full of zeroes.
 fn make_huge(span: Span) -> Result {
     const ATTEMPTS: u32 = 100;
     for _ in 0..ATTEMPTS {
@@ -113,7 +113,7 @@ fn make_huge(span: Span) -> Result {
     Err(format!("no huge page in {ATTEMPTS} attempts").into())
 }
 
-/// How much of this memory is huge pages.
+/// The amount of huge pages in this memory.
 fn huge_kb(span: Span) -> Result<u64> {
     procfs::smaps(process::id() as i32, span, "AnonHugePages")
 }
@@ -138,7 +138,7 @@ fn verify(state: &mut State, worker: &mut Worker) -> Result {
     state.unique.verify(worker.rng.below(HUGE), &worker.tally)
 }
 
-/// Leaves the rest of a huge page mapped.
+/// Discards a part of a huge page; the rest stays mapped.
 fn discard(state: &mut State, worker: &mut Worker) -> Result {
     let (first, count) = state.region.some(&mut worker.rng, HUGE / 4);
     let span = state.region.span().part(first, count);
@@ -147,7 +147,7 @@ fn discard(state: &mut State, worker: &mut Worker) -> Result {
     state.region.verify(first, &worker.tally)
 }
 
-/// Splits the mapping, though not the page, and joins it again.
+/// Splits the mapping, but not the page, and joins it again.
 fn protect(state: &mut State, worker: &mut Worker) -> Result {
     let (first, count) = state.region.some(&mut worker.rng, HUGE / 2);
     let span = state.region.span().part(first, count);
@@ -158,7 +158,7 @@ fn protect(state: &mut State, worker: &mut Worker) -> Result {
     Ok(())
 }
 
-/// The kernel may refuse: merged pages, for one, are not collapsed.
+/// The kernel may refuse: it does not collapse some ranges with merged pages.
 fn collapse(state: &mut State, worker: &mut Worker) -> Result {
     let first = worker.rng.below(COUNT) * HUGE;
     let collapsed = advise(state.region.span().part(first, HUGE), MADV_COLLAPSE);
@@ -172,7 +172,7 @@ fn collapse(state: &mut State, worker: &mut Worker) -> Result {
     state.region.verify(index, &worker.tally)
 }
 
-/// Contents of which a few are those of others, in a page that is huge to begin with.
+/// Fills a huge page with contents, a few of which are widespread.
 fn fill_huge(state: &mut State, worker: &mut Worker) -> Result {
     let first = worker.rng.below(COUNT) * HUGE;
     let span = state.region.span().part(first, HUGE);

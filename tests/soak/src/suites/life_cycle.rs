@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Processes and threads that come and go in thousands, at any moment of their being scanned.
+//! Thousands of processes and threads that start and end at any moment of a scan.
 //!
-//! The numbers of processes are few for the time of the suite, so that they are soon used again.
+//! During the suite the system has few process numbers, so that they are soon reused.
 
 use guest::procfs;
 use guest::rng::Rng;
@@ -34,17 +34,17 @@ pub const SUITE: Suite = Suite {
 
 /// Pages of a worker.
 const PAGES: u64 = 64;
-/// Processes that have ended and are not waited for yet, at most.
+/// Most processes that have ended and are not waited for yet.
 const ZOMBIES: usize = 12;
-/// Process numbers of the system: enough for all that live, and soon used up.
+/// Number of process numbers: enough for all live processes, and soon used up.
 const PID_MAX: &str = "512";
-/// Where that is set.
+/// The file that sets it.
 const PID_MAX_FILE: &str = "/proc/sys/kernel/pid_max";
 
-/// What a worker has.
+/// The state of a worker.
 struct Life {
     region: Region,
-    /// Ended, or about to.
+    /// Children that have ended, or are about to.
     zombies: Vec<Child>,
     last_pid: i32,
 }
@@ -85,7 +85,7 @@ fn work(worker: &mut Worker) -> Result {
 }
 
 impl Life {
-    /// Forks a child that does `body`, with random choices of its own.
+    /// Forks a child that runs `body`, with its own random choices.
     fn fork(
         &mut self,
         worker: &mut Worker,
@@ -100,7 +100,7 @@ impl Life {
         Ok(child)
     }
 
-    /// A child's life: finds its parent's memory, changes it, and exits with memory of its own.
+    /// A child's life: verifies its parent's memory, changes it, and exits with new memory.
     fn live(&mut self, worker: &mut Worker) -> Result {
         let (first, count) = self.region.some(&mut worker.rng, 8);
         self.region.verify_some(first, count, &worker.tally)?;
@@ -111,7 +111,7 @@ impl Life {
     }
 }
 
-/// A moment in which the scanner may come by.
+/// Waits a moment, in which the scanner may reach the process.
 fn moment(rng: &mut Rng) {
     std::thread::sleep(std::time::Duration::from_micros(rng.below(8_000)));
 }
@@ -126,7 +126,7 @@ fn fork(life: &mut Life, worker: &mut Worker) -> Result {
     life.region.verify_some(first, count, &worker.tally)
 }
 
-/// Each has written to a page that its parent and the others have too.
+/// Children that each write to a page that their parent and the others also have.
 fn fork_many(life: &mut Life, worker: &mut Worker) -> Result {
     let children: Vec<Child> = (0..8)
         .map(|_| life.fork(worker, fill))
@@ -138,7 +138,7 @@ fn fork_and_exit(life: &mut Life, worker: &mut Worker) -> Result {
     life.fork(worker, exit_while_scanned)?.wait()
 }
 
-/// Makes pages that many have, and ends while they are being merged.
+/// Makes pages with widespread contents, and ends while they are being merged.
 fn exit_while_scanned(_: &mut Life, worker: &mut Worker) -> Result {
     let pages = 1 + worker.rng.below(48);
     let mut own = Region::map(pages).context(|| "mmap")?;
@@ -168,7 +168,7 @@ fn fork_twice(life: &mut Life, worker: &mut Worker) -> Result {
     child.wait()
 }
 
-/// Its memory is gone before its number is.
+/// Keeps the process as a zombie: its memory is gone before its number.
 fn leave_zombie(life: &mut Life, worker: &mut Worker) -> Result {
     if life.zombies.len() >= ZOMBIES {
         return reap_zombie(life, worker);

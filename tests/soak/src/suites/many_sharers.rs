@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One content that thousands of pages have. All end up on one frame, and neither exit, unmerging nor
-//! unloading takes longer for it than its work does.
+//! One content in thousands of pages. All of them end up on one frame. Exit, unmerging and
+//! unloading must not take longer for that.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -37,19 +37,19 @@ pub const SUITE: Suite = Suite {
 };
 
 const WORKERS: usize = 25;
-/// Pages of a worker: for each of them it has a seat of its own (`rust/engine/seats.rs`).
+/// Pages of a worker: each needs a seat of its own (`rust/engine/seats.rs`).
 const PAGES: u64 = 120;
-/// Every so many pages there is one in a mapping of its own.
+/// One of this many pages is in a mapping of its own.
 const STRIDE: u64 = 16;
-/// How long merging all pages may take after the workers' time.
+/// How long merging all pages may take after the workers' deadline.
 const MERGE_TIME: Duration = Duration::from_secs(300);
-/// How long a process with all its pages on that frame may take to exit.
+/// How long the exit of a process may take that has all its pages on that frame.
 const EXIT_TIME: Duration = Duration::from_secs(10);
 
-/// Nothing is written: a page that is merged again takes another seat.
+/// No step writes: a page that is merged again takes another seat.
 const STEPS: &[Step<Region>] = &[("verify pages", 1, steps::verify_some)];
 
-/// The content that all pages have.
+/// The content of all pages.
 fn content() -> Content {
     Content::Letter(1)
 }
@@ -64,7 +64,7 @@ fn work(worker: &mut Worker) -> Result {
     worker.finish([&region])
 }
 
-/// Memory full of pages with the content of all.
+/// Maps memory and fills all pages with that content.
 fn fill(worker: &Worker) -> Result<Region> {
     let mut region = Region::map(PAGES).context(|| "mmap")?;
     (0..PAGES).for_each(|index| region.fill(index, content()));
@@ -90,7 +90,7 @@ fn direct(stage: &Stage) -> Result {
 fn wait_for_one_frame(stage: &Stage, all: u64) -> Result {
     let (goal, mut found) = (all - WORKERS as u64, 0);
     let merged = task::wait_until(MERGE_TIME, || {
-        // The workers still fill their memory, or the scanner has not come by.
+        // The workers still fill their memory, or the scanner has not reached it yet.
         let _ = scanner::wait_passes(1);
         found = most_mappings().unwrap_or(0);
         found >= goal

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages that something else than a page table refers to: disks, pipes, rings and debuggers
+//! Pages that have other references than page tables: disks, pipes, rings and debuggers
 //! read and write them while they are merged.
 //!
-//! What a device writes to a page has to be seen by the process at once, and by nobody else.
+//! The process, and nobody else, must see at once what a device writes to a page.
 
 use guest::content::WORDS;
 use guest::Context;
@@ -37,7 +37,7 @@ pub const SUITE: Suite = Suite {
     )
 };
 
-/// Pages of a worker on which everything is done.
+/// Pages of a worker for all these operations.
 const PAGES: u64 = 192;
 
 const STEPS: &[Step<State>] = &[
@@ -78,7 +78,7 @@ const STEPS: &[Step<State>] = &[
     }),
 ];
 
-/// All that a worker has.
+/// The state of a worker.
 struct State {
     region: Region,
     disk: Disk,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory is short: in cgroups with low limits, with pages swapped out and back, caches dropped,
-//! memory compacted, processes killed, and allocations of the module failing.
+//! Memory is short: cgroups have low limits, pages are swapped out and in, caches are dropped,
+//! memory is compacted, processes are killed, and allocations of the module fail.
 //!
-//! Workers have different parts, by their index. The charges of shared pages have to stay with
-//! the cgroups that were charged for them, and to go with the last mapping.
+//! A worker's part depends on its index. The charges of shared pages must stay with the cgroups
+//! that were charged for them, and must go with the last mapping.
 
 use guest::peer::memory;
 use guest::peer::User;
@@ -36,11 +36,11 @@ pub const SUITE: Suite = Suite {
     )
 };
 
-/// The worker in a cgroup that limits its memory.
+/// The worker in a cgroup with a memory limit.
 const LIMITED: usize = 0;
-/// The worker that lets processes be killed.
+/// The worker whose children are killed.
 const VICTIMS: usize = 1;
-/// The worker that keeps account of charges.
+/// The worker that audits charges.
 const BOOKS: usize = 2;
 
 /// Pages of a worker: more than a cgroup's limit.
@@ -70,7 +70,7 @@ fn work(worker: &mut Worker) -> Result {
     }
 }
 
-/// What a worker does to its memory, until the end of the suite.
+/// A worker's operations on its memory, until the end of the suite.
 fn work_on_memory(worker: &mut Worker) -> Result {
     let mut region = Region::filled(PAGES, &mut worker.rng).context(|| "mmap")?;
     worker.work(&mut region, STEPS)?;

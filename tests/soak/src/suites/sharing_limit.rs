@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! No frame is mapped more often than `max_page_sharing` says, while pages come and go: but for the
-//! one more that each further thread may add.
+//! No frame has more mappings than `max_page_sharing` allows, while pages come and go, plus one for
+//! each further thread.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ use crate::suite::Suite;
 use crate::worker::Step;
 use crate::worker::Worker;
 
-/// The suite. Its workers do not fork: what that adds to is not the module's.
+/// The suite. Its workers do not fork: the module cannot limit the mappings that fork adds.
 pub const SUITE: Suite = Suite {
     crew: &[User::Alice, User::Alice, User::Alice, User::Bob],
     direct,
@@ -49,7 +49,7 @@ fn lacks() -> Option<String> {
     (!is_there).then(|| format!("the module has no file {LIMIT}"))
 }
 
-/// Few contents, so that every one has more pages than may share a frame.
+/// Few contents, so that each has more pages than may share a frame.
 fn content(worker: &mut Worker) -> Content {
     Content::Letter(1 + worker.rng.below(2))
 }
@@ -79,7 +79,7 @@ fn exchange(region: &mut Region, worker: &mut Worker) -> Result {
     Ok(())
 }
 
-/// One limit after the other, each with everything merged afresh.
+/// Sets one limit after the other, and merges everything again for each.
 fn direct(stage: &Stage) -> Result {
     let mut rng = stage.rng();
     let mut limit = 2;

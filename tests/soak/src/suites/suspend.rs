@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All tasks are frozen, as before suspending to idle, in the midst of merging.
+//! Freezes all tasks during merging, as before suspend to idle.
 
 use guest::freezer;
 use guest::scanner;
@@ -33,7 +33,7 @@ fn work(worker: &mut Worker) -> Result {
     worker.finish([&region])
 }
 
-/// The scanner goes on after each time.
+/// The scanner continues after each freeze.
 fn direct(stage: &Stage) -> Result {
     while stage.has_time() {
         scanner::wait_passes(1)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Writes to merged pages, all the time. No write is lost, and no neighbour sees one.
+//! Continuous writes to merged pages. No write is lost, and no neighbour sees one.
 //!
 //! One thread of a worker writes and verifies whole pages. The others ([`togglers`]) share a few
 //! pages, in which each owns some words.
@@ -23,10 +23,10 @@ pub const SUITE: Suite = Suite::new(
     work,
 );
 
-/// Pages of the thread that has them for itself.
+/// Pages of the first thread.
 const PAGES: u64 = 64;
 
-/// What a thread does to a region that it has for itself.
+/// Operations on the first thread's own region.
 pub const STEPS: &[Step<Region>] = &[
     ("fill a page", 10, steps::fill),
     ("write a word", 40, steps::poke),

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All advice that `madvise` takes (include/uapi/asm-generic/mman-common.h), but for that which
-//! makes memory fail.
+//! All advice of `madvise` (include/uapi/asm-generic/mman-common.h), except memory failures.
 
 use guest::peer::memory;
 use guest::Context;
@@ -18,7 +17,7 @@ const MADV_DONTNEED_LOCKED: i32 = 24;
 const MADV_GUARD_INSTALL: i32 = 102;
 const MADV_GUARD_REMOVE: i32 = 103;
 
-/// Advice that contents outlive.
+/// Advice that keeps contents.
 const KEEPS: [i32; 13] = [
     libc::MADV_NORMAL,
     libc::MADV_RANDOM,
@@ -35,14 +34,14 @@ const KEEPS: [i32; 13] = [
     libc::MADV_COLLAPSE,
 ];
 
-/// Advice that is taken back by other advice.
+/// Advice that other advice reverts.
 const THERE_AND_BACK: [(i32, i32); 3] = [
     (libc::MADV_DONTFORK, libc::MADV_DOFORK),
     (libc::MADV_DONTDUMP, libc::MADV_DODUMP),
     (libc::MADV_WIPEONFORK, libc::MADV_KEEPONFORK),
 ];
 
-/// Gives advice; false where the kernel does not take it for this memory, or not now.
+/// Gives advice; returns false if the kernel refuses it for this memory, or for now.
 fn advise(span: Span, advice: i32) -> Result<bool> {
     match memory::advise(span, advice as u64) {
         Ok(()) => Ok(true),
@@ -86,7 +85,7 @@ fn discard(region: &mut Region, first: u64, count: u64, advice: i32) -> Result {
     Ok(())
 }
 
-/// Until they are written, freed pages hold what they held, or what a new page holds.
+/// Freed pages (`MADV_FREE`) keep their contents or become new pages; writes end that.
 pub(super) fn free(space: &mut Space, worker: &mut Worker) -> Result {
     let region = space.any(worker);
     let (first, count) = region.some(&mut worker.rng, 16);
@@ -97,7 +96,7 @@ pub(super) fn free(space: &mut Space, worker: &mut Worker) -> Result {
     region.verify_some(first, count, &worker.tally)
 }
 
-/// Guard pages take the place of what was there, for a while.
+/// Guard pages replace the contents, for a while.
 pub(super) fn guard(space: &mut Space, worker: &mut Worker) -> Result {
     let region = space.any(worker);
     let (first, count) = region.some(&mut worker.rng, 16);

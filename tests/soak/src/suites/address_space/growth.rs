@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The heap and stacks, which grow by themselves or by another call than `mmap`.
+//! The heap and stacks, which grow on access or through other calls than `mmap`.
 
 use guest::content::PAGE_SIZE;
 use guest::content::WORDS;
@@ -16,12 +16,12 @@ use crate::shadow::Content;
 use crate::tally;
 use crate::worker::Worker;
 
-/// Pages by which a mapping grows down, at most.
+/// Most pages by which a mapping grows down.
 const DOWN: u64 = 24;
-/// What the kernel keeps free below such a mapping, and some more.
+/// The gap that the kernel keeps free below such a mapping, and a reserve.
 const GAP_PAGES: u64 = 1024;
 
-/// The heap grows by some pages, which are worked on, and shrinks again.
+/// Grows the heap by some pages, works on them, and shrinks it again.
 pub(super) fn heap(_: &mut Space, worker: &mut Worker) -> Result {
     let pages = 1 + worker.rng.below(16);
     let addr = memory::heap(pages).context(|| "brk")?;
@@ -29,9 +29,9 @@ pub(super) fn heap(_: &mut Space, worker: &mut Worker) -> Result {
     visit(&mut region, worker)?;
     // SAFETY: Asking for the end of the heap changes nothing.
     let end = unsafe { libc::sbrk(0) } as u64;
-    // If the allocator has extended the heap since, it stays: it is little.
+    // If the allocator has extended the heap since, the pages stay: they are few.
     if end == region.span().range().end {
-        // SAFETY: The end of the heap is the region's, and its last use is behind us.
+        // SAFETY: The end of the heap is the region's, and nothing uses the region any more.
         let result = unsafe { libc::sbrk(-(region.span().bytes() as libc::intptr_t)) };
         check(result as i64).context(|| "brk, shrinking")?;
     }
@@ -47,7 +47,7 @@ fn visit(region: &mut Region, worker: &mut Worker) -> Result {
     region.verify_all(&worker.tally)
 }
 
-/// The process's own stack grows by calls, each with a page of its own.
+/// Grows the process's own stack by calls, each with a page of its own.
 pub(super) fn stack(_: &mut Space, worker: &mut Worker) -> Result {
     let depth = 1 + worker.rng.below(64);
     descend(depth, worker)
@@ -84,13 +84,13 @@ fn descend(depth: u64, worker: &mut Worker) -> Result {
     Ok(())
 }
 
-/// A mapping with `MAP_GROWSDOWN` is extended by writes below it.
+/// Extends a mapping with `MAP_GROWSDOWN` by writes below it.
 pub(super) fn down(_: &mut Space, worker: &mut Worker) -> Result {
-    // There is room below it: it was reserved, and given back.
+    // There is room below it, which was mapped and unmapped.
     let room = memory::map_anywhere(GAP_PAGES + DOWN).context(|| "mmap")?;
     memory::unmap(room).context(|| "munmap")?;
     let last = room.page(room.pages - 1);
-    // SAFETY: The place is free, or the call fails.
+    // SAFETY: The range is free, or the call fails.
     let addr = unsafe {
         libc::mmap(
             last.addr as *mut libc::c_void,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Mappings made, taken away, moved and resized.
+//! Creation, removal, moves and changes of the size of mappings.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -26,10 +26,10 @@ fn pointer(addr: u64) -> *mut libc::c_void {
     addr as *mut libc::c_void
 }
 
-/// `mremap` of a region of this process to `pages`, with `flags` and a wish where to.
+/// `mremap` of a region of this process to `pages`, with `flags` and the address hint `to`.
 fn remap(span: Span, pages: u64, flags: i32, to: u64) -> io::Result<u64> {
     let (old, new) = (span.bytes() as usize, Span::new(0, pages).bytes() as usize);
-    // SAFETY: The region is the suite's, and so is what lies at `to`, if anything.
+    // SAFETY: The suite owns the region and anything that is mapped at `to`.
     let addr = unsafe { libc::mremap(pointer(span.addr), old, new, flags, pointer(to)) };
     check(addr as i64)
 }
@@ -45,13 +45,13 @@ pub(super) fn map(space: &mut Space, worker: &mut Worker) -> Result {
     Ok(())
 }
 
-/// New memory in place of pages that may be merged.
+/// Maps new memory in place of pages that may be merged.
 pub(super) fn map_over(space: &mut Space, worker: &mut Worker) -> Result {
     let mut region = space.take(worker);
     let (first, count) = region.some(&mut worker.rng, 16);
     let rest = region.split_off(first + count);
     let span = region.split_off(first).span();
-    // SAFETY: What lies there is the suite's, and its shadow was just taken off.
+    // SAFETY: The suite owns this memory, and its shadow was just removed.
     let addr = unsafe {
         libc::mmap(
             pointer(span.addr),
@@ -69,7 +69,7 @@ pub(super) fn map_over(space: &mut Space, worker: &mut Worker) -> Result {
     trim(space, worker)
 }
 
-/// Pages of a file, of which the process has copies where it wrote to them.
+/// Maps a private file; the process has copies of the pages that it wrote to.
 pub(super) fn map_file(space: &mut Space, worker: &mut Worker) -> Result {
     if !space.has_room() {
         return unmap(space, worker);
@@ -94,7 +94,7 @@ fn map_new_file(pages: u64, content: Content) -> io::Result<Span> {
         .flat_map(|word| content.word(word).to_ne_bytes())
         .collect();
     (0..pages).try_for_each(|_| file.write_all(&page))?;
-    // SAFETY: The kernel finds a place that is free.
+    // SAFETY: The kernel chooses a free address.
     let addr = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
@@ -130,7 +130,7 @@ pub(super) fn unmap_middle(space: &mut Space, worker: &mut Worker) -> Result {
     trim(space, worker)
 }
 
-/// Splitting regions makes many: some have to go.
+/// Removes a region: splitting regions makes many.
 fn trim(space: &mut Space, worker: &mut Worker) -> Result {
     while space.regions.len() > super::REGIONS {
         unmap(space, worker)?;
@@ -138,7 +138,7 @@ fn trim(space: &mut Space, worker: &mut Worker) -> Result {
     Ok(())
 }
 
-/// Moves a region page by page: protections and advice may have made many mappings of it.
+/// Moves a region page by page: protections and advice may have split it into many mappings.
 fn move_to(region: Region, target: u64) -> Result<Region> {
     for index in 0..region.len() {
         let page = region.span().page(index);
@@ -155,7 +155,7 @@ pub(super) fn relocate(space: &mut Space, worker: &mut Worker) -> Result {
     Ok(())
 }
 
-/// What lies at the target is gone.
+/// Moves a region over another one, whose contents are lost.
 pub(super) fn relocate_over(space: &mut Space, worker: &mut Worker) -> Result {
     if space.regions.len() < 2 {
         return Ok(());
@@ -179,7 +179,7 @@ pub(super) fn shrink(space: &mut Space, worker: &mut Worker) -> Result {
     let rest = region.split_off(pages);
     let last = Span::new(region.span().page(pages - 1).addr, 1 + rest.len());
     if !rest.is_empty() {
-        // One mapping, or the kernel refuses to shrink over several: then take it away.
+        // The kernel refuses to shrink across several mappings: then unmaps the tail.
         remap(last, 1, 0, 0)
             .map(drop)
             .or_else(|_| rest.unmap())
@@ -189,7 +189,7 @@ pub(super) fn shrink(space: &mut Space, worker: &mut Worker) -> Result {
     Ok(())
 }
 
-/// The last page grows, in place or by moving the whole region where there is no room.
+/// Grows the last page, in place or by moving the whole region if there is no room.
 pub(super) fn grow(space: &mut Space, worker: &mut Worker) -> Result {
     let region = space.take(worker);
     let (pages, more) = (region.len(), 1 + worker.rng.below(8));
@@ -208,7 +208,7 @@ pub(super) fn grow(space: &mut Space, worker: &mut Worker) -> Result {
     Ok(())
 }
 
-/// The contents move, the mapping stays: it holds zeros, or the file's contents.
+/// Moves the contents; the mapping stays, and holds zeros or the file's contents.
 pub(super) fn move_contents(space: &mut Space, worker: &mut Worker) -> Result {
     let mut region = space.take(worker);
     let (first, count) = region.some(&mut worker.rng, 16);

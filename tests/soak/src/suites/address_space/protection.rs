@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Protections and locks, which split mappings and keep the scanner away from some.
+//! Protections and locks, which split mappings and exclude some of them from merging.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::Space;
 use crate::region::Region;
 use crate::worker::Worker;
 
-/// Does `there` to some pages, lets the scanner come by, verifies, and does `back`.
+/// Does `there` to some pages, gives the scanner time, verifies, and does `back`.
 pub(super) fn for_a_moment(
     region: &Region,
     worker: &mut Worker,

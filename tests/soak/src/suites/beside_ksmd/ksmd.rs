@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the harness does to ksmd meanwhile. The module is faster: so that ksmd gets its share, the
-//! module's scanner stands still until it has, and now and then.
+//! The harness's changes to ksmd. The module is faster than ksmd, so its scanner stops until ksmd
+//! has merged something, and from time to time later.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use guest::Result;
 
 use crate::stage::Stage;
 
-/// In which ksmd has to merge something, beside all workers.
+/// How long ksmd may take to merge something, beside all workers.
 const FIRST_MERGE: Duration = guest::task::PATIENCE;
-/// Pause between two changes, at most, in milliseconds.
+/// Longest pause between two changes, in milliseconds.
 const PAUSE: u64 = 300;
-/// In one of so many pauses the module stands still.
+/// The module stops in one of this many pauses.
 const STILL: u64 = 4;
 
-/// Files and what is written to them, at random.
+/// Random changes: files and values.
 const CHANGES: &[(&str, &str)] = &[
     ("run", "0"),
     ("run", "1"),
@@ -37,7 +37,7 @@ const CHANGES: &[(&str, &str)] = &[
 /// Lets ksmd run, and changes its settings, until time is up.
 pub fn run(stage: &Stage) -> Result {
     let changed = change(stage);
-    // ksmd's pages are gone, then, and do not come back.
+    // Unmerges ksmd's pages for good.
     for (name, value) in [("run", "2"), ("use_zero_pages", "0"), ("smart_scan", "1")] {
         set(name, value)?;
     }
@@ -49,7 +49,7 @@ fn change(stage: &Stage) -> Result {
     set("pages_to_scan", "10000")?;
     set("run", "1")?;
     scanner::stop()?;
-    // Whose memory it is to merge the workers have, once they have begun.
+    // Workers register their memory with ksmd when they begin.
     let merges = task::wait_until(FIRST_MERGE, || sharing().is_ok_and(|sharing| sharing > 0));
     expect::that(merges, || {
         format!("ksmd merged nothing within {FIRST_MERGE:?}")
@@ -70,7 +70,7 @@ fn change(stage: &Stage) -> Result {
     scanner::start()
 }
 
-/// Mappings that ksmd has merged, beyond the first of each page.
+/// Number of mappings that ksmd has merged, without the first of each page.
 fn sharing() -> Result<u64> {
     procfs::number(&format!("{MAINLINE}/pages_sharing"))
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Writing to knobs and reading files, at random.
+//! Random writes to knobs and reads of files.
 
 use std::io;
 use std::time::Duration;
@@ -15,15 +15,15 @@ use guest::Result;
 
 use crate::stage::Stage;
 
-/// A knob, what it takes, and what it refuses besides text that no knob takes. What is named more
-/// often is written more often.
+/// A knob, values that it accepts, and values that it refuses besides text that no knob accepts.
+/// A knob that is listed more often is written more often.
 struct Knob {
     name: &'static str,
     takes: &'static [&'static str],
     refuses: &'static [&'static str],
 }
 
-/// Domains other than these two would let users share, which the checker takes for a failure.
+/// Other domains would let users share, which the checker counts as a failure.
 const KNOBS: [Knob; 10] = [
     Knob {
         name: "run",
@@ -93,7 +93,7 @@ pub(super) fn write(stage: &Stage, mut rng: Rng) -> Result {
     Ok(())
 }
 
-/// Whether an error says that the module is not loaded just now.
+/// Returns whether an error means that the module is not loaded at the moment.
 fn is_away(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
@@ -103,7 +103,7 @@ fn take(stage: &Stage, knob: &Knob, rng: &mut Rng) -> Result {
     match knob::try_write(knob.name, format!("{text}\n").as_bytes()) {
         Ok(()) => stage.tally.count(&format!("write to {}", knob.name)),
         Err(error) if is_away(&error) => stage.tally.add("knobs that were away", 1),
-        // Another thread may have let it scan between unmerging and now.
+        // Another thread may have started the scanner since the unmerging.
         Err(error) if knob.name == "domain" && error.raw_os_error() == Some(libc::EBUSY) => {
             stage.tally.count("change domain while pages are shared");
         }
@@ -112,7 +112,7 @@ fn take(stage: &Stage, knob: &Knob, rng: &mut Rng) -> Result {
     Ok(())
 }
 
-/// Has some process merged, which may exit or be left alone, while others write to `run`.
+/// Merges a random process, which may exit or be left alone, while others write to `run`.
 fn merge_now(stage: &Stage, rng: &mut Rng) -> Result {
     let pid = *rng.pick(&task::all());
     let refusals = [libc::ESRCH, libc::EPERM, libc::EBUSY];
@@ -144,7 +144,7 @@ fn refuse(stage: &Stage, knob: &Knob, bad: &[Vec<u8>], rng: &mut Rng) -> Result 
     Ok(())
 }
 
-/// Every file is a line.
+/// Every file has one line.
 fn read(stage: &Stage, rng: &mut Rng) -> Result {
     let name = *rng.pick(&knob::READ_ONLY);
     match std::fs::read_to_string(knob::path(name)) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Protected pages: each first access that is not allowed raises SIGSEGV, whose handler allows
-//! it. Merging must neither allow nor forbid anything.
+//! Protected pages: the first forbidden access to each raises SIGSEGV, whose handler allows it.
+//! Merging must neither allow nor forbid an access.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
@@ -27,28 +27,28 @@ use crate::worker::Worker;
 
 use super::any_word;
 
-/// Pages that are protected at times.
+/// Pages that are protected from time to time.
 const PAGES: u64 = 64;
-/// Pages protected at once, at most.
+/// Most pages that are protected at once.
 const RUN: u64 = 8;
 
-/// Signals that were handled.
+/// Number of handled signals.
 static HANDLED: AtomicU64 = AtomicU64::new(0);
-/// The page whose access is allowed by the handler; 0 where none may fault.
+/// The page that the handler may unprotect; 0 if no page may fault.
 static EXPECTED: AtomicU64 = AtomicU64::new(0);
 
 /// Pages with a handler for faults on them.
 pub struct Protected(Region);
 
 impl Protected {
-    /// Maps them and sets the handler.
+    /// Maps the pages and sets the handler.
     pub fn new(worker: &mut Worker) -> Result<Self> {
         let action = SigAction::new(
             SigHandler::SigAction(handle),
             SaFlags::SA_SIGINFO,
             SigSet::empty(),
         );
-        // SAFETY: The handler uses atomics and one system call.
+        // SAFETY: The handler uses only atomics and one system call.
         unsafe { sigaction(Signal::SIGSEGV, &action) }.context(|| "sigaction")?;
         let region = Region::filled(PAGES, &mut worker.rng).context(|| "mmap")?;
         Ok(Protected(region))
@@ -83,7 +83,7 @@ impl Protected {
         self.0.verify_some(first, count, &worker.tally)
     }
 
-    /// Faults where nothing is allowed.
+    /// Reads a page: faults if the protection allows nothing.
     fn read(&self, index: u64, protection: i32, worker: &Worker) -> Result {
         let due = u64::from(protection == libc::PROT_NONE);
         faults(self.0.span().page(index), due, || {
@@ -91,7 +91,7 @@ impl Protected {
         })
     }
 
-    /// Faults whatever the protection is.
+    /// Writes to a page: faults with each of the protections.
     fn write(&mut self, index: u64, worker: &mut Worker) -> Result {
         let (word, value) = (any_word(worker), worker.rng.number());
         faults(self.0.span().page(index), 1, || {
@@ -101,7 +101,7 @@ impl Protected {
     }
 }
 
-/// Does something that has to raise `due` signals on `page`.
+/// Does an access that must raise `due` signals on `page`.
 fn faults(page: Span, due: u64, access: impl FnOnce() -> Result) -> Result {
     let before = HANDLED.load(SeqCst);
     EXPECTED.store(page.addr, SeqCst);
@@ -115,9 +115,9 @@ fn faults(page: Span, due: u64, access: impl FnOnce() -> Result) -> Result {
     )
 }
 
-/// Allows the access to the page that is expected; ends the process at any other.
+/// Unprotects the expected page; ends the process at any other address.
 extern "C" fn handle(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    // SAFETY: The kernel passes what it knows of the fault.
+    // SAFETY: The kernel passes valid information about the fault.
     let addr = unsafe { (*info).si_addr() } as u64;
     let page = EXPECTED.load(SeqCst);
     if page == 0 || addr & !(PAGE_SIZE - 1) != page {
@@ -126,6 +126,6 @@ extern "C" fn handle(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c
     }
     HANDLED.fetch_add(1, SeqCst);
     let open = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: A page of the region, which the access that faulted is to use.
+    // SAFETY: A page of the region; the access that faulted is about to use it.
     unsafe { libc::mprotect(page as *mut libc::c_void, PAGE_SIZE as usize, open) };
 }

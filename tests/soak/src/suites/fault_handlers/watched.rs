@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages under userfaultfd, at times; at other times they may be merged.
+//! Pages that are under userfaultfd from time to time, and may be merged otherwise.
 
 use std::process;
 use std::thread;
@@ -26,20 +26,20 @@ use crate::worker::Worker;
 
 use super::any_word;
 
-/// Pages that are watched.
+/// Number of watched pages.
 const PAGES: u64 = 32;
-/// How long a fault may take to be told of.
+/// How long the report of a fault may take.
 const PATIENCE: Duration = guest::task::PATIENCE;
-/// For which the scanner may go on with what it had begun before the watch.
+/// How long the scanner may continue what it began before the watch.
 const UNDER_WAY: Duration = Duration::from_millis(20);
 
-/// Why the suite can't be run here.
+/// Why the suite cannot run here.
 pub fn lacking() -> Option<String> {
     let opened = Userfaultfd::open(FEATURE_MOVE);
     opened.err().map(|error| format!("userfaultfd: {error}"))
 }
 
-/// Pages, and who watches them.
+/// The pages, and their watch.
 pub struct Watched {
     region: Region,
     faults: Userfaultfd,
@@ -47,7 +47,7 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// Pages that are not watched yet.
+    /// Maps the pages, without a watch.
     pub fn new(worker: &mut Worker) -> Result<Self> {
         Ok(Watched {
             region: Region::filled(PAGES, &mut worker.rng).context(|| "mmap")?,
@@ -61,14 +61,14 @@ impl Watched {
         &self.region
     }
 
-    /// Begins the watch, of pages merged or not; or ends it, when none may have been merged.
+    /// Begins the watch, on merged or unmerged pages; or ends it: no page may be merged then.
     pub fn toggle(&mut self, worker: &mut Worker) -> Result {
         if self.on {
             return self.end();
         }
         self.begin()?;
         if worker.rng.below(2) == 0 {
-            // Else merged pages are watched, too.
+            // Otherwise merged pages are watched, too.
             thread::sleep(UNDER_WAY);
             for index in 0..PAGES {
                 self.region.fill(index, Content::letter(&mut worker.rng));
@@ -103,7 +103,7 @@ impl Watched {
         expect::eq("merged memory under userfaultfd, in kB", 0, merged)
     }
 
-    /// Takes a page away; whoever reads it waits until it is provided.
+    /// Removes a page; a reader waits until it is provided.
     pub fn provide(&mut self, worker: &mut Worker) -> Result {
         let (index, content) = (worker.rng.below(PAGES), Content::any(&mut worker.rng));
         let page = self.region.span().page(index);
@@ -126,7 +126,7 @@ impl Watched {
         self.region.verify(index, &worker.tally)
     }
 
-    /// Protects a page; whoever writes to it waits until it may.
+    /// Protects a page; a writer waits until it may write.
     pub fn protect(&mut self, worker: &mut Worker) -> Result {
         let (index, word) = (worker.rng.below(PAGES), any_word(worker));
         let (page, value) = (self.region.span().page(index), worker.rng.number());
@@ -157,7 +157,7 @@ impl Watched {
         self.region.verify(index, &worker.tally)
     }
 
-    /// Moves a page of `from` to where one is missing. Merged ones can't be.
+    /// Moves a page of `from` to a missing page. Merged pages cannot be moved.
     pub fn move_in(&mut self, from: &mut Region, worker: &mut Worker) -> Result {
         let (index, source) = (worker.rng.below(PAGES), worker.rng.below(from.len()));
         if worker.rng.below(2) == 0 {
@@ -195,7 +195,7 @@ impl Watched {
         memory::advise(page, libc::MADV_DONTNEED as u64).context(|| "MADV_DONTNEED")
     }
 
-    /// Lets a thread do what has to fault once at `page`, and resolves that.
+    /// A thread does an access that must fault once at `page`; resolves the fault.
     fn watching(
         &mut self,
         page: Span,
@@ -209,7 +209,7 @@ impl Watched {
                 resolve(&self.faults, fault)
             });
             if resolved.is_err() {
-                // The thread must not wait for ever.
+                // The thread must not wait forever.
                 self.end()?;
             }
             resolved

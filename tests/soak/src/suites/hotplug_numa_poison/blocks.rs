@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Blocks of memory that are taken offline with merged pages in them, and online again.
+//! Blocks of memory that go offline with merged pages in them, and online again.
 //!
 //! Reference: Documentation/admin-guide/mm/memory-hotplug.rst.
 
@@ -21,14 +21,14 @@ use crate::stage::Stage;
 
 use super::nodes;
 
-/// Where a memory module begins at the lowest.
+/// Lowest address of a memory module.
 const ABOVE: u64 = 4 << 30;
-/// Within which the module has to give up a block that is to go offline, once it knows.
+/// How long the module may take to free a block that goes offline.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(60);
-/// Between two attempts, in which pages are merged.
+/// Pause between two attempts; pages are merged meanwhile.
 const PAUSE: Duration = Duration::from_millis(400);
 
-/// Why the suite can't be run here.
+/// Why the suite cannot run here.
 pub fn lacking() -> Option<String> {
     match all() {
         Ok(blocks) if blocks.is_empty() => {
@@ -39,12 +39,12 @@ pub fn lacking() -> Option<String> {
     }
 }
 
-/// Takes blocks offline and online again, until time is up: those of the memory module, which may
-/// well go, and that with the most merged frames, from which those have to go at least.
+/// Takes blocks offline and online again, until time is up: the blocks of the memory module, which
+/// can go, and the block with the most merged frames, which those frames at least must leave.
 pub fn off_and_on(stage: &Stage) -> Result {
     nodes::balance();
     let (blocks, mut rng) = (all()?, stage.rng());
-    // The kernel moves what is movable, where it can take the block offline at all; the module breaks the rest
+    // The kernel moves movable pages, if it can take the block offline at all; the module breaks all others
     // apart in any case.
     let is_movable = rng.below(2) == 1;
     knob::set("movable", u8::from(is_movable))?;
@@ -78,8 +78,8 @@ fn all() -> Result<Vec<Block>> {
     Ok(blocks.take_while(|block| block.exists()).collect())
 }
 
-/// Takes a block offline, which at first may fail; where merged pages may stay, with all that others have there,
-/// so may the last attempt.
+/// Takes a block offline. The first attempts may fail; the last one may fail only if merged pages may stay
+/// in the block, like other users' pages.
 fn take_offline(stage: &Stage, block: Block, have_to_go: bool) -> Result {
     let before = merged_in(block)?.len() as u64;
     stage
@@ -87,7 +87,7 @@ fn take_offline(stage: &Stage, block: Block, have_to_go: bool) -> Result {
         .add("merged frames in blocks to go offline", before);
     stage.tally.peak("most merged frames in a block", before);
     let mut attempts = 0;
-    // Looked at between two attempts: later, pages may be merged there again.
+    // Checked between two attempts: later, pages may be merged there again.
     let given_up = task::wait_until(GIVEN_UP_WITHIN, || {
         attempts += 1;
         let went = block.take_offline();
@@ -116,20 +116,20 @@ fn take_offline(stage: &Stage, block: Block, have_to_go: bool) -> Result {
     Ok(())
 }
 
-/// Whether a moment later no merged frame is in it.
+/// Waits a moment; returns whether the block has no merged frame.
 fn is_left(block: Block) -> bool {
     std::thread::sleep(PAUSE);
     merged_in(block).is_ok_and(|merged| merged.is_empty())
 }
 
-/// Merged frames in a block. An offline block has none.
+/// Merged frames in a block; none if it is offline.
 fn merged_in(block: Block) -> Result<Vec<Frame>> {
     let (range, mut merged) = (block.frames()?, frames::merged()?);
     merged.retain(|frame| range.contains(&frame.0));
     Ok(merged)
 }
 
-/// Brings a block online. False where memory in it has failed, which the kernel keeps offline then.
+/// Brings a block online. Returns false if the kernel keeps it offline because memory failed.
 fn bring_online(block: Block, how: &str) -> Result<bool> {
     match block.set_state(how) {
         Err(error) if error.raw_os_error() == Some(libc::EHWPOISON) => Ok(false),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages moved between nodes, on request and by the kernel's own balancing.
+//! Migration of pages between nodes, on request and by the kernel's NUMA balancing.
 
 use std::path::Path;
 
@@ -12,15 +12,15 @@ use guest::Result;
 use crate::region::Region;
 use crate::worker::Worker;
 
-/// Pages moved at once, at most.
+/// Most pages that are moved at once.
 const MOST: u64 = 32;
-/// Of include/uapi/linux/mempolicy.h: pages that only this process has.
+/// From include/uapi/linux/mempolicy.h: only pages of this process.
 const MPOL_MF_MOVE: i32 = 1 << 1;
-/// Nodes there may be.
+/// Most nodes.
 const NODES: u64 = 8;
 
-/// Has some pages moved to some node. Those that are merged can't be, or not while others have
-/// them; their contents stay as they are in any case.
+/// Moves some pages to a random node. The kernel does not move merged pages, or not while others
+/// share them; contents stay the same in any case.
 pub fn move_some(region: &mut Region, worker: &mut Worker) -> Result {
     let (first, count) = region.some(&mut worker.rng, MOST);
     let node = worker.rng.below(nodes()) as i32;
@@ -49,13 +49,13 @@ pub fn move_some(region: &mut Region, worker: &mut Worker) -> Result {
     region.verify_some(first, count, &worker.tally)
 }
 
-/// How many nodes the machine has.
+/// Number of nodes of the machine.
 fn nodes() -> u64 {
     let exists = |node: &u64| Path::new(&format!("/sys/devices/system/node/node{node}")).exists();
     (0..NODES).take_while(exists).count().max(1) as u64
 }
 
-/// Lets the kernel find out soon on which node pages are used, and move them there.
+/// Speeds up NUMA balancing: the kernel samples accesses sooner and more often.
 pub fn balance() {
     let debug = "/sys/kernel/debug/sched/numa_balancing";
     let settings = [
@@ -65,7 +65,7 @@ pub fn balance() {
         (format!("{debug}/scan_period_max_ms"), "100"),
     ];
     for (path, value) in settings {
-        // Kernels and machines without nodes have none of this.
+        // Kernels and machines without nodes have no such files.
         let _ = procfs::write(&path, value);
     }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Frames that are said to fail, or to have failed.
+//! Injected memory failures, predicted (soft offline) and real.
 //!
-//! The kernel can't find those who share a merged frame. It says so (`EBUSY`) and leaves them
-//! what they have; but nobody may come to share it any more.
+//! The kernel cannot find the sharers of a merged frame. It returns `EBUSY` and leaves the frame to
+//! them, but no further page may be merged with it.
 
 use std::process;
 use std::time::Duration;
@@ -23,15 +23,15 @@ use crate::region::Region;
 use crate::shadow::Content;
 use crate::worker::Worker;
 
-/// Frames lost for good in a run, at most: 1 MiB.
+/// Most frames that a run may lose for good: 1 MiB.
 const MOST: u64 = 256;
-/// What is counted of them.
+/// The name of their count.
 const LOST: &str = "frames said to fail";
 
 const MADV_HWPOISON: u64 = 100;
 const MADV_SOFT_OFFLINE: u64 = 101;
 
-/// Says that the frame of a page is failing: the kernel moves the page elsewhere, if it can.
+/// Soft-offlines the frame of a page: the kernel moves the page elsewhere, if it can.
 pub fn soft(region: &mut Region, worker: &mut Worker) -> Result {
     if worker.tally.sum(LOST) >= MOST {
         return Ok(());
@@ -40,15 +40,15 @@ pub fn soft(region: &mut Region, worker: &mut Worker) -> Result {
     let merged = frame(region, index)?.is_some_and(is_merged);
     match memory::advise(region.span().page(index), MADV_SOFT_OFFLINE) {
         Ok(()) => worker.tally.add(LOST, 1),
-        // In use by someone else at the moment, or merged.
+        // Another user holds the page at the moment, or it is merged.
         Err(_) if merged => worker.tally.add("merged frames that were kept", 1),
         Err(_) => worker.tally.add("frames that were kept", 1),
     }
     region.verify(index, &worker.tally)
 }
 
-/// Says that a frame of a child has failed. Only who uses it may be killed, and only where the
-/// kernel took it away.
+/// Injects a failure of a child's frame. Only a user of the frame may be killed, and only if the
+/// kernel took the frame away.
 pub fn hard(region: &mut Region, worker: &mut Worker) -> Result {
     if worker.tally.sum(LOST) >= MOST {
         return Ok(());
@@ -64,17 +64,17 @@ pub fn hard(region: &mut Region, worker: &mut Worker) -> Result {
     region.verify(worker.rng.below(region.len()), &worker.tally)
 }
 
-/// Pages of the child.
+/// Number of the child's pages.
 const PAGES: u64 = 16;
-/// The one whose frame fails.
+/// The page whose frame fails.
 const VICTIM: u64 = 5;
-/// Time in which pages are merged, in milliseconds, at most.
+/// Longest time for merging, in milliseconds.
 const MERGE_TIME: u64 = 150;
 
-/// In the child: has a page's frame fail, maybe a merged one, and uses all pages.
+/// The child: injects a failure of a page's frame, maybe a merged one, and uses all pages.
 fn fail_one(worker: &mut Worker) -> Result {
     let mut region = Region::map(PAGES).context(|| "mmap")?;
-    // Nobody else's: where merged pages are movable, the kernel takes a failed one from all its sharers.
+    // A content of its own: the kernel takes a failed movable frame from all its sharers.
     let content = Content::unique(&mut worker.rng);
     (0..PAGES).for_each(|index| region.fill(index, content));
     std::thread::sleep(Duration::from_millis(worker.rng.below(MERGE_TIME)));
@@ -85,18 +85,18 @@ fn fail_one(worker: &mut Worker) -> Result {
     if advised.is_err() && failing.flags()?.poisoned() && is_merged(failing) {
         return expect_kept(&mut region, failing);
     }
-    // Its other pages, first: they are what they were, or were merged with it.
+    // First the other pages: their contents must be unchanged, even if they were merged with it.
     for index in (0..PAGES).filter(|&index| index != VICTIM) {
         region.verify(index, &worker.tally)?;
     }
-    // Kills this process if the frame was taken away.
+    // Kills this process if the kernel took the frame away.
     region.verify(VICTIM, &worker.tally)?;
     expect::that(advised.is_err(), || {
         "a page can be read whose frame has failed"
     })
 }
 
-/// Expects that nobody joins those who share a merged frame that failed, where the kernel could not find them.
+/// Expects that no page is merged with a failed frame whose sharers the kernel could not find.
 fn expect_kept(region: &mut Region, failing: Frame) -> Result {
     let content = region.page(VICTIM).content();
     let mut newcomer = Region::map(PAGES).context(|| "mmap")?;

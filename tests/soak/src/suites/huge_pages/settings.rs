@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the harness has the kernel do about huge pages meanwhile.
+//! The harness's changes to the kernel's settings of huge pages.
 //!
 //! Reference: Documentation/admin-guide/mm/transhuge.rst.
 
@@ -15,18 +15,18 @@ use guest::Result;
 
 use crate::stage::Stage;
 
-/// Where the kernel's settings are.
+/// Directory of the kernel's settings.
 pub const DIRECTORY: &str = "/sys/kernel/mm/transparent_hugepage";
 
-/// khugepaged never pauses.
+/// Settings under which khugepaged never pauses.
 const FLAT_OUT: &[(&str, &str)] = &[
     ("khugepaged/scan_sleep_millisecs", "0"),
     ("khugepaged/alloc_sleep_millisecs", "0"),
     ("khugepaged/pages_to_scan", "4096"),
 ];
-/// What the kernel counts of huge pages.
+/// The kernel's counts of huge pages.
 const EVENTS: &[&str] = &["thp_fault_alloc", "thp_collapse_alloc", "thp_split_page"];
-/// Pause between two changes, at most, in milliseconds.
+/// Longest pause between two changes, in milliseconds.
 const PAUSE: u64 = 200;
 
 /// Changes settings until time is up, and restores them.
@@ -60,7 +60,7 @@ fn change_some(stage: &Stage, sizes: &[String]) -> Result {
     Ok(())
 }
 
-/// Huge pages of 2 MiB stay allowed, wherever a program asks for them.
+/// Huge pages of 2 MiB stay allowed where a program asks for them.
 fn change_one(rng: &mut Rng, sizes: &[String]) -> Result {
     if sizes.is_empty() || rng.below(4) == 0 {
         let value = *rng.pick(&["always", "madvise"]);
@@ -73,7 +73,7 @@ fn change_one(rng: &mut Rng, sizes: &[String]) -> Result {
     set(size, value)
 }
 
-/// The settings of each size below that of a huge page.
+/// The settings of each size smaller than 2 MiB.
 fn sizes() -> Result<Vec<String>> {
     const WHOLE: &str = "hugepages-2048kB";
     let entries = fs::read_dir(DIRECTORY).context(|| DIRECTORY)?;
@@ -81,7 +81,7 @@ fn sizes() -> Result<Vec<String>> {
     let mut sizes: Vec<String> = names
         .filter(|name| name.starts_with("hugepages-") && name != WHOLE)
         .map(|name| format!("{name}/enabled"))
-        // The smallest is one of files only.
+        // The smallest size is for files only.
         .filter(|name| Path::new(DIRECTORY).join(name).exists())
         .collect();
     sizes.sort();
@@ -97,7 +97,7 @@ fn set(name: &str, value: &str) -> Result {
     procfs::write(&format!("{DIRECTORY}/{name}"), value)
 }
 
-/// A setting as it was.
+/// The previous value of a setting.
 struct Saved {
     name: String,
     value: String,
@@ -106,7 +106,7 @@ struct Saved {
 impl Saved {
     fn read(name: &str) -> Result<Self> {
         let text = procfs::read(&format!("{DIRECTORY}/{name}"))?;
-        // One of several words is in brackets; else there is one.
+        // A choice has its value in brackets; other files have only the value.
         let chosen = text
             .split_whitespace()
             .find_map(|word| word.strip_prefix('[')?.strip_suffix(']'));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Children that run another program: this one, which says what it is and ends.
+//! Children that run another program: this same program, which prints its version and ends.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -20,7 +20,7 @@ fn program() -> Command {
     command
 }
 
-/// The C library starts it by `CLONE_VM | CLONE_VFORK`: until its `exec`, it has this memory.
+/// The C library uses `CLONE_VM | CLONE_VFORK`: the child shares this memory until its `exec`.
 pub(super) fn vfork(_: &mut Life, _: &mut Worker) -> Result {
     let status = program().status().context(|| "starting a program")?;
     expect::that(status.success(), || {
@@ -28,7 +28,7 @@ pub(super) fn vfork(_: &mut Life, _: &mut Worker) -> Result {
     })
 }
 
-/// The memory of the forked child is replaced by that of the program.
+/// `exec` replaces the memory of the forked child.
 pub(super) fn fork_and_exec(life: &mut Life, worker: &mut Worker) -> Result {
     let child = life.fork(worker, |life, worker| {
         life.live(worker)?;

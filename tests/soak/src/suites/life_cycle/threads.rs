@@ -21,7 +21,7 @@ use crate::region::Region;
 use crate::shadow::Content;
 use crate::worker::Worker;
 
-/// Pages of the stack of a process that shares memory.
+/// Stack pages of a process that shares memory.
 const STACK_PAGES: u64 = 16;
 
 /// Threads that write to parts of one region, and end.
@@ -55,12 +55,12 @@ fn fill_and_unmap(mut part: Region, worker: &mut Worker) -> Result {
     part.unmap().context(|| "munmap")
 }
 
-/// A process whose threads are at work when it exits.
+/// A process that exits while its threads work.
 pub(super) fn exit_at_work(life: &mut Life, worker: &mut Worker) -> Result {
     let child = life.fork(worker, |life, worker| {
         for _ in 0..3 {
             let (mut region, mut worker) = (life.region.clone(), worker.fork());
-            // It ends with the process. Each thread writes to all pages, what nobody reads.
+            // It ends with the process. Each thread writes to all pages; nobody reads them.
             thread::spawn(move || loop {
                 let index = worker.rng.below(region.len());
                 region.fill(index, Content::letter(&mut worker.rng));
@@ -72,7 +72,7 @@ pub(super) fn exit_at_work(life: &mut Life, worker: &mut Worker) -> Result {
     child.wait()
 }
 
-/// A process ends, and another that shares its memory stays: the memory has a new owner.
+/// A process ends, and another one that shares its memory stays: the memory has a new owner.
 pub(super) fn outlive(life: &mut Life, worker: &mut Worker) -> Result {
     let (mut here, mut there) = UnixStream::pair().context(|| "socketpair")?;
     let child = life.fork(worker, |life, worker| {
@@ -88,7 +88,7 @@ pub(super) fn outlive(life: &mut Life, worker: &mut Worker) -> Result {
     Child::of(i32::from_ne_bytes(pid)).wait()
 }
 
-/// Starts a process that shares this one's memory, but is a child of this one's parent.
+/// Starts a process that shares this process's memory, but is a child of its parent.
 fn leave_memory(region: Region, milliseconds: u64) -> Result<i32> {
     let stack = memory::map_anywhere(STACK_PAGES).context(|| "mmap")?;
     let top = stack.range().end as *mut libc::c_void;
@@ -99,21 +99,21 @@ fn leave_memory(region: Region, milliseconds: u64) -> Result<i32> {
     let heir: *mut Heir = Box::into_raw(heir);
     let flags = libc::CLONE_VM | libc::CLONE_PARENT | libc::SIGCHLD;
     // SAFETY: The stack is new and its own; `heir` is never freed. The new process only reads
-    // memory and sleeps, for which it needs nothing that the C library keeps for each thread.
+    // memory and sleeps, which needs no state of the C library for each thread.
     let pid = unsafe { libc::clone(inherit, top, flags, heir.cast()) };
     check(pid.into()).context(|| "clone")?;
     Ok(pid)
 }
 
-/// What the process that stays looks at, and when.
+/// What the remaining process reads, and when.
 struct Heir {
     region: Region,
     time: Duration,
 }
 
-/// Waits until the other has ended, most likely, and finds its memory as it was.
+/// Waits until the other process has most likely ended, and verifies the memory.
 extern "C" fn inherit(heir: *mut libc::c_void) -> libc::c_int {
-    // SAFETY: As it was passed to clone().
+    // SAFETY: The pointer that was passed to clone().
     let Heir { region, time } = unsafe { &*heir.cast::<Heir>() };
     thread::sleep(*time);
     let is_right = |index: u64| {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Direct input and output: the pages are pinned while a thread of the kernel reads or writes
-//! them for a disk, a loop device on a file in memory.
+//! Direct I/O: the pages are pinned while a kernel thread reads or writes them for a disk, a loop
+//! device on a file in memory.
 
 use std::fs;
 use std::fs::File;
@@ -30,14 +30,14 @@ use crate::worker::Worker;
 
 const DISK: &str = "/dev/loop0";
 const FILE: &str = "/dev/shm/ksm_v_soak.disk";
-/// Pages of the disk that a worker has.
+/// Number of disk pages for a worker.
 const SHARE: u64 = 32;
-/// Workers that have a share.
+/// Number of workers with a share of the disk.
 const SHARES: u64 = 8;
-/// Pages that are read or written at once, at most.
+/// Most pages in one read or write.
 const RUN: u64 = 8;
 
-/// Makes the disk; says why it can't.
+/// Makes the disk; returns the reason if it cannot.
 pub fn make() -> Option<String> {
     let made = || -> Result {
         if !Path::new(DISK).exists() {
@@ -53,7 +53,7 @@ pub fn make() -> Option<String> {
     Some(failed.message().unwrap_or("failed").to_owned())
 }
 
-/// The disk goes when the last worker closes it, its file at once.
+/// Removes the file at once; the disk goes when the last worker closes it.
 pub fn forget_at_end(stage: &Stage) -> Result {
     stage.wait();
     fs::remove_file(FILE).context(|| FILE)?;
@@ -71,7 +71,7 @@ fn losetup(arguments: &[&str]) -> Result {
     }
 }
 
-/// A worker's share of the disk, and what it holds.
+/// A worker's share of the disk, and its expected contents.
 pub struct Disk {
     file: File,
     offset: u64,
@@ -79,7 +79,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Opens it, for direct input and output.
+    /// Opens the disk for direct I/O.
     pub fn open(worker: usize) -> Result<Self> {
         expect::that((worker as u64) < SHARES, || "no disk for so many workers")?;
         let file = OpenOptions::new()
@@ -115,7 +115,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Reads from the disk into pages of the region, which must show it.
+    /// Reads from the disk into pages of the region, which must then show the disk's contents.
     pub fn read(&mut self, region: &mut Region, worker: &mut Worker) -> Result {
         let run = Run::any(region, worker);
         let memory = run.memory(region);
@@ -141,7 +141,7 @@ impl Disk {
     }
 }
 
-/// Pages in memory, and as many on the disk.
+/// Random ranges: pages in memory, and as many on the disk.
 struct Run {
     index: u64,
     slot: u64,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Futexes in merged pages: who waits has to be woken, whatever became of the page meanwhile.
+//! Futexes in merged pages: a wake must find its waiter even if the page changed in between.
 
 use std::io;
 use std::thread;
@@ -18,10 +18,10 @@ use crate::worker::Worker;
 
 use super::any_word;
 
-/// How long a wake may take to find the one who waits.
+/// How long a wake may take to find the waiter.
 const PATIENCE: Duration = guest::task::PATIENCE;
 
-/// Whether the kernel may know the futex by the address alone, or has to look at the page.
+/// Private futexes are found by address alone, shared ones by the page.
 #[derive(Clone, Copy)]
 enum Scope {
     Private,
@@ -37,7 +37,7 @@ impl Scope {
     }
 }
 
-/// Lets a thread wait in a page that can be merged, merges or breaks it meanwhile, and wakes it.
+/// A thread waits in a page that can be merged; merges or breaks the page, and wakes it.
 pub fn wait_and_wake(region: &mut Region, worker: &mut Worker) -> Result {
     let index = worker.rng.below(region.len());
     region.fill(index, Content::letter(&mut worker.rng));
@@ -47,7 +47,7 @@ pub fn wait_and_wake(region: &mut Region, worker: &mut Worker) -> Result {
         let waiter = threads.spawn(move || wait(place, waits_for, scope));
         thread::sleep(Duration::from_millis(worker.rng.below(12)));
         if worker.rng.below(2) == 0 {
-            // Another word: the page breaks, the one waited for stays.
+            // Writes another word: the page breaks, the futex's word stays.
             let other = (place / 8 % 512 + 1) % 512;
             region.poke(index, other as usize, worker.rng.number());
         }
@@ -59,7 +59,7 @@ pub fn wait_and_wake(region: &mut Region, worker: &mut Worker) -> Result {
     region.verify(index, &worker.tally)
 }
 
-/// Address of a word, and the half of it that a futex looks at.
+/// Address of a word, and the half of it that is the futex.
 fn word_of(region: &Region, index: u64, worker: &mut Worker) -> (u64, u32) {
     let word = any_word(worker);
     (
@@ -80,9 +80,9 @@ fn wait(place: u64, value: u32, scope: Scope) -> io::Result<()> {
     check(result).map(drop)
 }
 
-/// Wakes one; returns how many were there.
+/// Wakes one waiter; returns the number of woken waiters.
 fn wake(place: u64, scope: Scope) -> io::Result<u64> {
     let operation = libc::FUTEX_WAKE | scope.flag();
-    // SAFETY: Takes an address and numbers.
+    // SAFETY: Takes only an address and numbers.
     check(unsafe { libc::syscall(libc::SYS_futex, place, operation, 1) })
 }

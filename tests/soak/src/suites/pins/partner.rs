@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The memory of another process, which this one reads and writes: `process_vm_readv`,
-//! `process_vm_writev`, `/proc/PID/mem`, and as its debugger.
+//! Reads and writes of another process's memory: `process_vm_readv`, `process_vm_writev`,
+//! `/proc/PID/mem`, and ptrace.
 
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -29,22 +29,22 @@ use crate::worker::Worker;
 
 use super::any_word;
 
-/// Pages that neither process may write to.
+/// Number of pages that neither process may write to.
 const SEALED: u64 = 16;
 
-/// A child with a copy of this process's memory, that does nothing.
+/// A child with a copy of this process's memory; it does nothing.
 pub struct Partner {
     child: Child,
-    /// What it may write to.
+    /// Its writable memory.
     open: Region,
-    /// What it may only read.
+    /// Its read-only memory.
     sealed: Region,
-    /// The same of this process.
+    /// The same memory of this process.
     own_sealed: Region,
 }
 
 impl Partner {
-    /// Forks it.
+    /// Forks the child.
     pub fn new(region: &Region, worker: &mut Worker) -> Result<Self> {
         let sealed = Region::filled(SEALED, &mut worker.rng).context(|| "mmap")?;
         memory::protect(sealed.span(), libc::PROT_READ as u64).context(|| "mprotect")?;
@@ -56,7 +56,7 @@ impl Partner {
         })
     }
 
-    /// Ends it and forks another.
+    /// Ends the child and forks another one.
     pub fn renew(&mut self, region: &Region) -> Result {
         let former = std::mem::replace(&mut self.child, child::fork(rest)?);
         self.open = region.clone();
@@ -85,7 +85,7 @@ impl Partner {
         self.verify_page(&self.open, index, worker)
     }
 
-    /// Writes a page by way of `/proc/PID/mem`.
+    /// Writes a page through `/proc/PID/mem`.
     pub fn write_file(&mut self, worker: &mut Worker) -> Result {
         let (index, content) = any_page(&self.open, worker);
         self.write_by_file(&self.open, index, content)?;
@@ -93,8 +93,8 @@ impl Partner {
         self.verify_page(&self.open, index, worker)
     }
 
-    /// Writes to memory that is read-only (`FOLL_FORCE`): a word by ptrace, or a page by way of
-    /// `/proc/PID/mem`, which nobody but a debugger may.
+    /// Writes to read-only memory (`FOLL_FORCE`), as only a debugger may: a word by ptrace, or a page
+    /// through `/proc/PID/mem`.
     pub fn force(&mut self, worker: &mut Worker) -> Result {
         let (index, content) = any_page(&self.sealed, worker);
         let (word, value) = (any_word(worker), worker.rng.number());
@@ -153,7 +153,7 @@ impl Partner {
     }
 }
 
-/// What the child does.
+/// The child's work: nothing.
 fn rest() -> Result {
     loop {
         nix::unistd::pause();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages given to a pipe (`vmsplice`): what is read from it later is what they held.
+//! Pages given to a pipe (`vmsplice`): a later read from the pipe returns their old contents.
 
 use std::process;
 
@@ -17,26 +17,26 @@ use crate::region::Region;
 use crate::shadow::Content;
 use crate::worker::Worker;
 
-/// Pages that are given to a pipe, and written to only while they are not in one.
+/// Pages that go into a pipe, and are written to only while they are not in one.
 const PAGES: u64 = 16;
 
-/// Some pages, at times given to a pipe.
+/// Pages that are given to a pipe from time to time.
 pub struct Pipe {
     region: Region,
     given: Option<Given>,
 }
 
-/// What a pipe was given.
+/// The pages in a pipe.
 struct Given {
     pipe: Spliced,
     pages: u64,
-    /// Their frames, where they are known and not merged. They have to stay: what the process
-    /// writes to them the pipe sees, as long as nobody forks.
+    /// Their frames, if known and not merged. They must stay the same: the pipe sees writes of the
+    /// process, as long as nobody forks.
     frames: Vec<Option<Frame>>,
 }
 
 impl Pipe {
-    /// Pages, not given yet.
+    /// Pages that are not in a pipe yet.
     pub fn new(worker: &mut Worker) -> Result<Self> {
         Ok(Pipe {
             region: Region::filled(PAGES, &mut worker.rng).context(|| "mmap")?,
@@ -44,7 +44,7 @@ impl Pipe {
         })
     }
 
-    /// Gives the pages to a pipe, or reads it, in turn.
+    /// Alternates between giving the pages to a pipe and reading it.
     pub fn step(&mut self, worker: &mut Worker) -> Result {
         match self.given.take() {
             Some(given) => self.read(given, worker),
@@ -67,7 +67,7 @@ impl Pipe {
         Ok(())
     }
 
-    /// Frames that are not merged. Only root may know.
+    /// Frames of the pages that are not merged. Only root can read them.
     fn frames(&self) -> Vec<Option<Frame>> {
         let entries = pagemap::entries(process::id() as i32, self.region.span());
         let frame = |entry: &Entry| {
@@ -100,7 +100,7 @@ impl Pipe {
         Ok(())
     }
 
-    /// Compares the pages themselves, in a pipe or not.
+    /// Compares the pages with their expected contents, in a pipe or not.
     pub fn verify_all(&self, worker: &Worker) -> Result {
         self.region.verify_all(&worker.tally)
     }

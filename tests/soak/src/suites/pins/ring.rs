@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Buffers of an io_uring: pages pinned for long (`FOLL_LONGTERM`), to which the kernel writes.
+//! Buffers of an io_uring: long-term pins (`FOLL_LONGTERM`); the kernel writes to the pages.
 
 use guest::peer::pins::Pinned;
 use guest::Context;
@@ -12,12 +12,12 @@ use crate::worker::Worker;
 
 use super::any_word;
 
-/// Pages pinned at once.
+/// Number of pinned pages.
 const PAGES: u64 = 8;
-/// Writes before they are unpinned, at most.
+/// Most writes before they are unpinned.
 const WRITES: u64 = 12;
 
-/// At times, a pinned buffer.
+/// A buffer that is pinned from time to time.
 #[derive(Default)]
 pub struct Ring(Option<Buffer>);
 
@@ -28,7 +28,7 @@ struct Buffer {
 }
 
 impl Ring {
-    /// Pins pages; then lets the kernel write to them, some times; then unpins them.
+    /// Pins pages, then lets the kernel write to them several times, then unpins them.
     pub fn step(&mut self, region: &mut Region, worker: &mut Worker) -> Result {
         self.0 = match self.0.take() {
             None => Some(Buffer::pin(region, worker)?),
@@ -43,7 +43,7 @@ impl Ring {
 }
 
 impl Buffer {
-    /// Pins pages with contents that others have, so that they would be merged.
+    /// Pins pages with widespread contents, which otherwise would be merged.
     fn pin(region: &mut Region, worker: &mut Worker) -> Result<Self> {
         let first = worker.rng.below(region.len() - PAGES + 1);
         for index in first..first + PAGES {
@@ -59,7 +59,7 @@ impl Buffer {
         })
     }
 
-    /// Lets the kernel write a word, which this process must see.
+    /// Lets the kernel write a word; this process must see it.
     fn write(mut self, region: &mut Region, worker: &mut Worker) -> Result<Self> {
         let (index, word) = (self.first + worker.rng.below(PAGES), any_word(worker));
         if worker.rng.below(3) == 0 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who pays for a shared page: one of the cgroups whose processes share it, until the last
-//! mapping is gone.
+//! Charges of shared pages: a page stays charged to one of the cgroups whose processes share it,
+//! until its last mapping is gone.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -33,17 +33,17 @@ use crate::worker::Worker;
 
 use super::limited::expect_nothing_charged;
 
-/// Pages that two processes have in common, with contents that nobody else has.
+/// Number of pages that two processes share, with contents of their own.
 const PAGES: u64 = 128;
-/// Until most of them have to be merged, while memory is short and all processes work.
+/// How long merging most of them may take, while memory is short and all processes work.
 const MERGED_WITHIN: Duration = guest::task::PATIENCE;
-/// The kernel's statistics lag behind.
+/// How long the kernel's statistics may lag behind.
 const PATIENCE: Duration = guest::task::PATIENCE;
-/// Pages charged to a cgroup that only others map: they shared some of its stack, and it has
-/// written to that since.
+/// Pages charged to a cgroup that only others map: others shared some of its stack, and it has
+/// written to those pages since.
 const STRAY: u64 = 16;
 
-/// Audits, round by round; this process keeps what it has.
+/// Audits, round after round; this process keeps its memory.
 pub fn work(worker: &mut Worker) -> Result {
     let region = Region::filled(16, &mut worker.rng).context(|| "mmap")?;
     while worker.has_time() {
@@ -53,7 +53,7 @@ pub fn work(worker: &mut Worker) -> Result {
     worker.finish([&region])
 }
 
-/// Two processes in two cgroups share pages; first one ends, with its cgroup, then the other.
+/// Two processes in two cgroups share pages. One ends, with its cgroup, then the other.
 fn audit(worker: &mut Worker) -> Result {
     let first_id = worker.rng.number() | (1 << 63);
     let parent = Cgroup::new("books")?;
@@ -81,20 +81,20 @@ fn audit(worker: &mut Worker) -> Result {
     parent.remove()
 }
 
-/// A process in a cgroup, and where it has the common pages.
+/// A process in a cgroup, and the address of the common pages.
 ///
-/// Killed when this is dropped, so that its cgroup can be removed whatever went wrong.
+/// Dropping it kills the process, so that its cgroup can be removed even after failures.
 struct Sharer {
-    /// None once it has ended.
+    /// `None` once it has ended.
     child: Option<Child>,
     pid: i32,
     span: Span,
 }
 
 impl Sharer {
-    /// Starts one, and waits until it has filled its pages.
+    /// Starts a process, and waits until it has filled its pages.
     fn start(cgroup: &Cgroup, first_id: u64, worker: &Worker) -> Result<Self> {
-        // Mapped here, so that its place is known; filled there, and so charged there.
+        // Mapped here: the address is known. Filled by the child: charged to its cgroup.
         let region = Region::map(PAGES).context(|| "mmap")?;
         let (span, tally) = (region.span(), worker.tally);
         let child = child::fork(|| {
@@ -113,13 +113,13 @@ impl Sharer {
         }
     }
 
-    /// Frames of its pages that are in memory.
+    /// Frames of its common pages that are in memory.
     fn frames(&self) -> Result<BTreeSet<Frame>> {
         let entries = pagemap::entries(self.pid, self.span)?;
         Ok(entries.iter().filter_map(|entry| entry.frame()).collect())
     }
 
-    /// Lets it verify its pages and end.
+    /// Lets it verify its pages, and waits for its end.
     fn end(mut self) -> Result {
         let child = self.child.take().ok_or("it has ended already")?;
         child.signal(Signal::SIGCONT)?;
@@ -130,13 +130,13 @@ impl Sharer {
 impl Drop for Sharer {
     fn drop(&mut self) {
         if let Some(child) = self.child.take() {
-            // It may have been killed for memory.
+            // The OOM killer may have killed it.
             let _ = child.end();
         }
     }
 }
 
-/// What a sharer does: fills its pages, stops, and verifies them when it goes on.
+/// A sharer's work: fills its pages, stops, and verifies them when it continues.
 fn share(mut region: Region, first_id: u64, tally: &Tally) -> Result {
     for index in 0..PAGES {
         region.fill(index, Content::Unique(first_id.wrapping_add(index)));
@@ -145,7 +145,7 @@ fn share(mut region: Region, first_id: u64, tally: &Tally) -> Result {
     region.verify_all(tally)
 }
 
-/// Waits until the two share most of their pages. Some may have been swapped out before.
+/// Waits until the two share most of their pages. Some pages may have been swapped out before.
 fn wait_merged(sharers: &[Sharer; 2]) -> Result {
     let mut common = 0;
     let merged = task::wait_until(MERGED_WITHIN, || {
@@ -160,20 +160,20 @@ fn wait_merged(sharers: &[Sharer; 2]) -> Result {
     })
 }
 
-/// Expects each page of `heir` to be charged to one of two cgroups, at last: a removed one keeps
-/// what it was charged until a kernel worker takes it offline.
+/// Expects that in the end each page of `heir` is charged to one of two cgroups: a removed cgroup
+/// keeps its charges until a kernel worker takes it offline.
 fn expect_inherited(heir: &Sharer, inodes: [u64; 2]) -> Result {
     eventually(|| expect_payers(&heir.frames()?, &inodes))
 }
 
-/// Expects every common frame to be charged to one of the two cgroups, and the kernel's sums of
-/// both to be what is charged to them.
+/// Expects that each common frame is charged to one of the two cgroups, and that the kernel's sum
+/// of each cgroup equals the charges of its frames.
 fn expect_paid(payers: &[Cgroup; 2], sharers: &[Sharer; 2]) -> Result {
     let inodes = [payers[0].inode()?, payers[1].inode()?];
     eventually(|| compare(payers, inodes, sharers))
 }
 
-/// Says what `check` says, once that is good news; after a while whatever it is.
+/// Repeats `check` until it succeeds; returns its last result after a while.
 fn eventually(check: impl Fn() -> Result) -> Result {
     let mut checked = Ok(());
     task::wait_until(PATIENCE, || {
@@ -204,7 +204,7 @@ fn compare(payers: &[Cgroup; 2], inodes: [u64; 2], sharers: &[Sharer; 2]) -> Res
     Ok(())
 }
 
-/// All frames that the processes have, those of the stack and so on as well.
+/// All private frames of the processes, including their stacks.
 fn all_frames(sharers: &[Sharer; 2]) -> BTreeSet<Frame> {
     let pages = sharers
         .iter()
@@ -212,7 +212,7 @@ fn all_frames(sharers: &[Sharer; 2]) -> BTreeSet<Frame> {
     pages.map(|(frame, _)| frame).collect()
 }
 
-/// Expects each frame to be charged to one of these cgroups.
+/// Expects that each frame is charged to one of these cgroups.
 fn expect_payers(frames: &BTreeSet<Frame>, inodes: &[u64]) -> Result {
     for frame in frames {
         let payer = frame.cgroup()?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Allocations of the module's thread that fail, on kernels that can have them fail.
+//! Failing allocations of the module's thread, on kernels with fault injection.
 //!
 //! Reference: Documentation/fault-injection/fault-injection.rst.
 
@@ -14,11 +14,11 @@ use guest::Result;
 
 use crate::tally::Tally;
 
-/// Failures of small allocations, and of pages.
+/// Fault injection for small allocations, and for pages.
 const KINDS: [&str; 2] = ["failslab", "fail_page_alloc"];
-/// How many of 100 allocations fail.
+/// Percentage of allocations that fail.
 const PERCENT: u64 = 15;
-/// Failures there may be: more than happen, and counted down by the kernel.
+/// Most failures: more than happen. The kernel counts it down.
 const TIMES: u64 = 1_000_000_000;
 
 /// Allocations fail until this is dropped.
@@ -27,7 +27,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Has them fail; nothing if this kernel can't.
+    /// Starts failures; `None` if this kernel has no fault injection.
     pub fn begin() -> Result<Option<Self>> {
         if !KINDS
             .iter()
@@ -56,7 +56,7 @@ impl Faults {
                 procfs::write(&format!("{}/{name}", directory(kind)), &value)?;
             }
         }
-        // By default allocations that may be of high memory, or of one page, never fail.
+        // By default, allocations from high memory and of single pages never fail.
         let pages = directory("fail_page_alloc");
         procfs::write(&format!("{pages}/ignore-gfp-highmem"), "N")?;
         procfs::write(&format!("{pages}/min-order"), "0")?;
@@ -64,7 +64,7 @@ impl Faults {
         Ok(Some(faults))
     }
 
-    /// Ends it, and counts the failures there were.
+    /// Ends the failures, and counts them.
     pub fn end(self, tally: &Tally) -> Result {
         for kind in KINDS {
             let left = procfs::number(&format!("{}/times", directory(kind)))?;
@@ -85,7 +85,7 @@ impl Drop for Faults {
                 eprintln!("{}", failed.message().unwrap_or("failed"));
             }
         }
-        // The thread may have ended.
+        // The thread may be gone.
         let _ = procfs::write(&self.switch(), "0");
     }
 }
@@ -94,7 +94,7 @@ fn directory(kind: &str) -> String {
     format!("/sys/kernel/debug/{kind}")
 }
 
-/// Where the module's code is, and an end that is behind its last instruction.
+/// The start of the module's code, and an end after its last instruction.
 fn module_code() -> Result<(u64, u64)> {
     let path = format!("/sys/module/{}/sections/.text", module::NAME);
     let text = procfs::read(&path)?;

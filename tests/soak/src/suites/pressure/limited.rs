@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Work in a cgroup that has less memory than its process needs.
+//! Work in a cgroup that allows less memory than its process needs.
 
 use std::time::Duration;
 
@@ -20,17 +20,17 @@ use crate::worker::Worker;
 use super::PAGES;
 
 const NAME: &str = "limited";
-/// Bytes that the process may have in memory, with all it has besides its region.
+/// Memory limit of the process in bytes, including everything besides its region.
 const LIMIT: u64 = PAGES * PAGE_SIZE * 3 / 4;
-/// What may be left charged when all processes are gone: the kernel charges in batches, for each
-/// CPU, and keeps some memory for the cgroup itself.
+/// Most bytes that may stay charged when all processes are gone: the kernel charges in batches for
+/// each CPU, and keeps some memory for the cgroup itself.
 const REST: u64 = 1 << 20;
-/// How long charges may take to go: batches are returned by and by.
+/// How long charges may take to go: the kernel returns batches one after the other.
 const PATIENCE: Duration = guest::task::PATIENCE;
 
-/// Lets a child work in a cgroup, and sees that nothing stays charged.
+/// Lets a child work in a cgroup, and verifies that nothing stays charged.
 pub fn work(worker: &mut Worker) -> Result {
-    // Without swap space the process would be killed.
+    // Without swap space the OOM killer would kill the process.
     task::wait_until(worker.time_left(), || swap::total() > 0);
     let cgroup = Cgroup::new(NAME)?;
     let child = child::fork(|| {
@@ -42,7 +42,7 @@ pub fn work(worker: &mut Worker) -> Result {
     cgroup.remove()
 }
 
-/// Limits the memory of this worker, for as long as there is swap space.
+/// Limits the memory of this worker while there is swap space.
 pub fn impose() {
     set_limit(&LIMIT.to_string());
 }
@@ -54,12 +54,11 @@ pub fn lift() {
 
 fn set_limit(limit: &str) {
     let path = format!("/sys/fs/cgroup/ksm_v_test_{NAME}/memory.max");
-    // The cgroup may not be there yet, or any more.
+    // The cgroup may not exist yet, or no longer.
     let _ = procfs::write(&path, limit);
 }
 
-/// Expects what was charged to a cgroup, now without processes, to go: all but pages that others
-/// share.
+/// Expects that the charges of a cgroup without processes go, except for pages that others share.
 pub fn expect_nothing_charged(cgroup: &Cgroup) -> Result {
     let mut left = Ok(());
     task::wait_until(PATIENCE, || {
@@ -69,9 +68,9 @@ pub fn expect_nothing_charged(cgroup: &Cgroup) -> Result {
     left.during(|| format!("{PATIENCE:?} after the last process ended"))
 }
 
-/// Expects what is charged to be mapped, by processes outside: pages that they share, and pages that were
-/// shared, swapped out, and swapped in by one of them. The kernel charges such a page to whom it was charged
-/// before (`mem_cgroup_swapin_charge_folio()`).
+/// Expects that processes outside map all charged pages: pages that they share, and pages that were
+/// shared, swapped out, and swapped in by one of them. The kernel charges such a page to the cgroup that
+/// was charged before (`mem_cgroup_swapin_charge_folio()`).
 fn expect_others_pages_only(cgroup: &Cgroup) -> Result {
     let (mut mapped, mut charged) = (0, Vec::new());
     for frame in frames::charged_to(cgroup.inode()?)? {

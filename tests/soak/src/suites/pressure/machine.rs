@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the harness does to the memory of the whole machine meanwhile.
+//! The harness's changes to the memory of the whole machine.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use crate::stage::Stage;
 use super::faults::Faults;
 use super::limited;
 
-/// Swap space, in MiB: more than all workers have.
+/// Swap space, in MiB: more than the memory of all workers.
 const SWAP: u64 = 64;
-/// Pause between two things that are done, at most, in milliseconds.
+/// Longest pause between two operations, in milliseconds.
 const PAUSE: u64 = 200;
 
-/// What is done: its name, how often it is chosen relative to the others, and how it is done.
+/// The operations: name, weight, and function.
 type Trouble = (&'static str, u64, fn(&Swap) -> Result);
 
 const TROUBLES: &[Trouble] = &[
@@ -35,7 +35,7 @@ const TROUBLES: &[Trouble] = &[
     ("swapoff and swapon", 1, off_and_on),
 ];
 
-/// Makes trouble until time is up.
+/// Does random operations until time is up.
 pub fn press(stage: &Stage) -> Result {
     let swap = Swap::open(SWAP)??;
     let faults = Faults::begin()?;
@@ -64,7 +64,7 @@ fn choose(mut number: u64) -> &'static Trouble {
     found.expect("the number is below the sum of the weights")
 }
 
-/// All that is swapped out has to fit into memory meanwhile.
+/// Removes and adds swap space. All swapped pages have to fit into memory in between.
 fn off_and_on(swap: &Swap) -> Result {
     limited::lift();
     swap.off()?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Processes that take more than their cgroup may have, and are killed for it.
+//! Processes that exceed the limit of their cgroup, and that the OOM killer kills.
 
 use guest::cgroup::Cgroup;
 use guest::expect;
@@ -16,12 +16,12 @@ use crate::worker::Worker;
 
 use super::limited::expect_nothing_charged;
 
-/// Bytes that a victim may have.
+/// Memory limit of a victim, in bytes.
 const LIMIT: u64 = 2 << 20;
-/// Pages that it takes: more than fit, even where all it can share is shared.
+/// Number of pages that it fills: more than the limit, even if all equal pages are shared.
 const PAGES: u64 = 1536;
 
-/// Has one process after the other killed; this one keeps what it has.
+/// Starts one process after the other that is killed; this process keeps its memory.
 pub fn work(worker: &mut Worker) -> Result {
     let region = Region::filled(64, &mut worker.rng).context(|| "mmap")?;
     while worker.has_time() {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Threads that write to the same pages, each to words of its own.
+//! Threads that write to the same pages, each to its own words.
 //!
-//! A page has the content that many have whenever all its words are as they were at first. A
-//! word is changed and restored in quick succession, so that the scanner often finds the page
-//! equal to others, and different a moment later. Each change is an atomic operation that returns
-//! what was there: a change that was lost shows.
+//! A page has a widespread content while all its words have their initial values. A word is changed
+//! and restored in quick succession, so that the scanner often finds the page equal to others, and
+//! different a moment later. Each change is an atomic operation that returns the old value, so a
+//! lost change is detected.
 
 use std::ops::Range;
 use std::sync::atomic::AtomicU64;
@@ -23,14 +23,14 @@ use crate::shadow::Content;
 use crate::tally;
 use crate::worker::Worker;
 
-/// Threads beside the worker's first.
+/// Number of threads besides the worker's first.
 const THREADS: usize = 3;
-/// Pages that they share.
+/// Number of pages that they share.
 const PAGES: u64 = 24;
-/// How often words are changed before others are chosen, at most.
+/// Most changes of a word before another one is chosen.
 const ROUNDS: u64 = 1000;
 
-/// Lets the threads work beside `body`, until the worker's time is up; returns their pages.
+/// Runs the threads beside `body`, until the worker's time is up; returns their pages.
 pub fn work_beside(
     worker: &mut Worker,
     body: impl FnOnce(&mut Worker) -> Result,
@@ -86,20 +86,20 @@ impl<'a> Toggler<'a> {
             }
             self.tally.count("change shared words and restore them");
             self.tally.add(tally::BYTES_VERIFIED, rounds * count * 16);
-            // While nobody does anything to them, the pages can be merged.
+            // While no thread changes them, the pages can be merged.
             thread::yield_now();
         }
         Ok(())
     }
 
-    /// Words belong to threads in turn.
+    /// A random word of this thread; threads own words in turn.
     fn own_word(&mut self) -> usize {
         let words = (WORDS / THREADS) as u64;
         self.rng.below(words) as usize * THREADS + self.index
     }
 
-    /// Adds to a word of each page, and then takes away again from each: all of them may be looked
-    /// at while they are equal to others, and replaced when they are not any more.
+    /// Adds to a word of each page, then subtracts from each: the scanner may read the pages while
+    /// they equal others, and replace them when they no longer do.
     fn toggle(&self, pages: Range<u64>, word: usize) -> Result {
         for page in pages.clone() {
             let before = self.place(page, word).fetch_add(1, Relaxed);
@@ -112,13 +112,13 @@ impl<'a> Toggler<'a> {
         Ok(())
     }
 
-    /// What a word holds while nobody has changed it.
+    /// The initial value of a word.
     fn base(&self, page: u64, word: usize) -> u64 {
         self.region.page(page).word(word)
     }
 
     fn place(&self, page: u64, word: usize) -> &AtomicU64 {
-        // SAFETY: An aligned word of memory that stays mapped; all threads use it as an atomic.
+        // SAFETY: An aligned word of memory that stays mapped; all threads access it as an atomic.
         unsafe { AtomicU64::from_ptr(self.region.place(page, word) as *mut u64) }
     }
 
