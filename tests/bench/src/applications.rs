@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What it takes to save most of what can be saved of real applications: those of the demo.
+//! The scanner's cost to save most of what can be saved of real applications, the demo's.
 //!
-//! What they are, how they are started, and what a perfect merger could save, is in
-//! `scripts/demo.d`. What has been saved is read from `/proc/PID/smaps_rollup`, for either scanner,
-//! while it is stopped: it scans for a moment, stops, goes on. In the end a census of the frames
-//! has to say the same.
+//! `scripts/demo.d` defines them, starts them, and computes what a perfect merger could save. The
+//! savings are read from `/proc/PID/smaps_rollup`, for both scanners, while they are stopped: a
+//! scanner scans for a moment, stops, and goes on. In the end a census of the frames has to agree
+//! with `/proc`.
 
 use crate::memory::PAGE_SIZE;
 use crate::scanner::Scanner;
@@ -21,29 +21,29 @@ use std::process::Stdio;
 use std::time::Duration;
 
 const PROGRAM: &str = "demo.d/measured.py";
-/// The part of what can be saved that has to be.
+/// The wanted part of what can be saved.
 const WANTED: f64 = 0.95;
-/// For how long a scanner scans at a time. One CPU: nothing else runs then.
+/// Length of one scan. With one CPU, nothing else runs during a scan.
 const STEP: Duration = Duration::from_millis(5);
-/// It has converged after so many passes in a row in which …
+/// A scanner has converged after this many passes in a row without growth …
 const QUIET_PASSES: u64 = 3;
-/// … what is saved grew by no larger part than that.
+/// … of the savings by more than this part.
 const QUIET_GROWTH: f64 = 0.001;
-/// How far what `/proc` says and the census may differ.
+/// Largest difference between `/proc` and the census.
 const TOLERANCE: f64 = 0.01;
-/// By what the plot is known: the part saved, in percent, over the run time, in ms.
+/// ID of the plot: the part saved, in percent, over the run time, in ms.
 const PLOT: &str = "applications";
 
-/// What a scanner made of the applications.
+/// A scanner's results with the applications.
 pub struct Saving {
-    /// Run time of its thread until it had saved the part that is wanted, in ms; infinite: it never
-    /// had.
+    /// Run time of its thread until it had saved the wanted part, in ms; infinite if it never
+    /// did.
     pub wanted_ms: f64,
-    /// The way there, and beyond.
+    /// The curve up to the end of the measurement.
     pub points: Vec<Point>,
 }
 
-/// Lets a scanner merge applications that were just started, until it has converged.
+/// Lets a scanner merge newly started applications, until it has converged.
 pub fn measure(scanner: &Scanner) -> Saving {
     let mut job = Job::start();
     let before = job.resident();
@@ -79,8 +79,8 @@ pub fn measure(scanner: &Scanner) -> Saving {
     }
 }
 
-/// Lets it scan step by step until there is nothing more to merge: its run time in ms after each
-/// step, and the pages that the job takes then.
+/// Lets it scan step by step until there is nothing more to merge: returns its run time in ms
+/// after each step, and the pages that the job then takes.
 fn converge(scanner: &Scanner, resident: impl Fn() -> f64) -> Vec<(f64, f64)> {
     let (before, start) = (resident(), scanner.cpu_ns());
     let (mut most, mut quiet_from) = (0.0, scanner.passes() + 1);
@@ -92,7 +92,7 @@ fn converge(scanner: &Scanner, resident: impl Fn() -> f64) -> Vec<(f64, f64)> {
         let (now, passes) = (resident(), scanner.passes());
         curve.push(((scanner.cpu_ns() - start) as f64 / 1e6, now));
         if before - now > most * (1.0 + QUIET_GROWTH) {
-            // The pass that is under way has seen growth: count from the next one.
+            // The current pass has seen growth: count from the next one.
             (most, quiet_from) = (before - now, passes + 1);
         }
         if passes >= quiet_from + QUIET_PASSES {
@@ -102,8 +102,8 @@ fn converge(scanner: &Scanner, resident: impl Fn() -> f64) -> Vec<(f64, f64)> {
     }
 }
 
-/// Where a curve that begins at the origin first comes to a height, on straight lines between its
-/// points; infinite if nowhere.
+/// The x value at which a curve from the origin first reaches a height, interpolated linearly;
+/// infinite if it does not.
 fn crossing(curve: &[(f64, f64)], height: f64) -> f64 {
     let (mut x0, mut y0) = (0.0, 0.0);
     for &(x, y) in curve {
@@ -115,17 +115,17 @@ fn crossing(curve: &[(f64, f64)], height: f64) -> f64 {
     f64::INFINITY
 }
 
-/// The applications, until this is dropped.
+/// The applications; dropping this ends them.
 struct Job {
     program: Child,
     answers: BufReader<ChildStdout>,
     pids: Vec<i32>,
-    /// Pages that a perfect merger could save.
+    /// Number of pages that a perfect merger could save.
     savable: f64,
 }
 
 impl Job {
-    /// Starts them; returns when all is loaded and compared.
+    /// Starts them; returns when all data is loaded and all pages are compared.
     fn start() -> Self {
         let mut command = Command::new("python3");
         command.arg(PROGRAM);
@@ -143,12 +143,12 @@ impl Job {
         job
     }
 
-    /// Pages of anonymous memory, those that several processes share in equal parts.
+    /// Pages of anonymous memory; shared pages count in equal parts.
     fn resident(&self) -> f64 {
         self.sum_of_pages("Pss_Anon")
     }
 
-    /// Mappings of merged pages.
+    /// Number of mappings of merged pages.
     fn merged(&self) -> u64 {
         self.sum_of_pages("KSM") as u64
     }
@@ -159,7 +159,7 @@ impl Job {
         sum as f64 * 1024.0 / PAGE_SIZE as f64
     }
 
-    /// Has the frames counted: so many pages are to be saved.
+    /// Expects that a census of the frames finds this many saved pages.
     fn check(&mut self, saved: f64, by: &str) {
         let input = self.program.stdin.as_mut().expect("a pipe");
         input.write_all(b"\n").expect("ask for a census");
@@ -191,7 +191,7 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        // It ends with its input, and the applications with it.
+        // Its end of input ends it, and the applications.
         drop(self.program.stdin.take());
         let ended = self.program.wait();
         if !std::thread::panicking() {

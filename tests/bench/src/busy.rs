@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a process notices of being scanned: how long its page faults take, and mapping memory.
+//! The effects of scanning on a process: the time of its page faults, and of mapping memory.
 //!
-//! The process has two CPUs. On one, a thread touches fresh pages for a while, and maps and unmaps
-//! for a while. The other one belongs to the scanner, and when that sleeps to a second thread
-//! which just runs, so that the machine under the guest is as busy in either case.
+//! There are two CPUs. On one, a thread of the process touches new pages for a while, then maps and
+//! unmaps for a while. The other CPU runs the scanner, and a second thread of the process while the
+//! scanner sleeps, so that the host is equally busy in both cases.
 
 use crate::memory::map;
 use crate::memory::Content;
@@ -20,34 +20,34 @@ use std::time::Instant;
 
 const WORKER_CPU: u64 = 0;
 const SCANNER_CPU: u64 = 1;
-/// How often each scanner has its turn with a process.
+/// Number of turns of each scanner.
 const TURNS: usize = 12;
-/// For how long each scanner has scanned before the first turn.
+/// How long each scanner scans before the first turn.
 const SETTLE: Duration = Duration::from_secs(1);
-/// As above, before anything is measured in a turn.
+/// How long a scanner scans in a turn before anything is measured.
 const WARM_UP: Duration = Duration::from_millis(50);
-/// For how long each thing is measured: turns are so short that few come between a time in which
-/// the host is fast and one in which it is slow.
+/// How long each value is measured: turns are short, so that few of them see both fast and slow
+/// times of the host.
 const SPAN: Duration = Duration::from_millis(100);
 /// Pairs of mmap and munmap in a run: a millisecond or two.
 const PAIRS: u64 = 64;
-/// Fresh pages before their memory is given back, to be fresh again.
+/// Number of new pages before their memory is given back, to be new again.
 const FRESH_PAGES: usize = 16 * MIB;
 
-/// Times of a process of which a scanner scans `mib` MiB and what is measured, in ns.
+/// Times of a process with `mib` MiB that a scanner scans, in ns.
 pub struct Times {
-    /// Half of all faults on fresh pages take no longer, …
+    /// Time of a fault on a new page: median, …
     pub fault_p50: f64,
-    /// … 99 of 100, …
+    /// … 99th percentile, …
     pub fault_p99: f64,
-    /// … all.
+    /// … maximum.
     pub fault_max: f64,
-    /// Mapping a page and unmapping it.
+    /// Time to map and unmap a page.
     pub map_and_unmap: f64,
 }
 
 /// Measures them while each of the scanners runs, in turn. Returns the times of each turn, with the
-/// scanner's place among `scanners`.
+/// scanner's index in `scanners`.
 pub fn measure(scanners: &[Scanner], mib: usize) -> Vec<(usize, Times)> {
     let mut workers = Workers::spawn_with(1, mib * MIB, Content::Unique, work);
     let mut times = Vec::new();
@@ -91,7 +91,7 @@ fn work(worker: &mut Worker) {
     }
 }
 
-/// Runs when nothing else does on the scanner's CPU.
+/// Runs when nothing else runs on the scanner's CPU.
 fn fill_in() {
     task::pin(0, SCANNER_CPU).expect("the scanner's CPU");
     let none = libc::sched_param { sched_priority: 0 };
@@ -101,14 +101,14 @@ fn fill_in() {
     compute();
 }
 
-/// How long each fault took.
+/// Times of all faults.
 fn time_faults() -> Vec<u64> {
     let memory = map(FRESH_PAGES);
     let mut times = Vec::new();
     let start = Instant::now();
     while start.elapsed() < SPAN {
         for page in memory.chunks_exact_mut(PAGE_SIZE / 8) {
-            // No two pages are alike.
+            // All pages have different contents.
             let content = times.len() as u64 + 1;
             let before = Instant::now();
             // SAFETY: A reference is valid.
@@ -116,15 +116,15 @@ fn time_faults() -> Vec<u64> {
             times.push(before.elapsed().as_nanos() as u64);
         }
         let (addr, bytes) = (memory.as_mut_ptr().cast(), FRESH_PAGES * PAGE_SIZE);
-        // SAFETY: Its own memory, which may as well be zeroes.
+        // SAFETY: Memory of this process, for which zeroes are a valid value.
         let result = unsafe { libc::madvise(addr, bytes, libc::MADV_DONTNEED) };
         assert_eq!(result, 0, "madvise: {}", std::io::Error::last_os_error());
     }
     times
 }
 
-/// How long it takes to map a page and to unmap it: the median of short runs of pairs, since the
-/// machine under the guest takes its CPU away now and then.
+/// Time to map and unmap a page: the median over short runs of pairs, because the host sometimes
+/// takes the CPU away.
 fn time_mapping() -> u64 {
     let (start, mut runs) = (Instant::now(), Vec::new());
     while start.elapsed() < SPAN {
@@ -138,7 +138,7 @@ fn time_mapping() -> u64 {
 
 fn map_and_unmap() {
     let (protection, flags) = (libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    // SAFETY: A new mapping, which nobody uses and only this unmaps.
+    // SAFETY: A new mapping, which only this function uses and unmaps.
     let result = unsafe {
         let addr = libc::mmap(std::ptr::null_mut(), PAGE_SIZE, protection, flags, -1, 0);
         libc::munmap(addr, PAGE_SIZE)

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What becomes of huge pages with some equal parts: a scanner splits them to merge the parts, and
-//! khugepaged makes huge pages of merged pages again.
+//! Huge pages with some equal parts: a scanner splits them to merge the parts, and khugepaged
+//! collapses merged pages to huge pages again.
 //!
-//! Two sets of processes, whose ranges of 512 pages have few equal pages and many: khugepaged
-//! collapses a range with up to 256 shared pages (`max_ptes_shared`). They begin as huge pages.
-//! Nothing is written to them.
+//! There are two sets of processes, whose ranges of 512 pages have few or many equal pages:
+//! khugepaged collapses a range with up to 256 shared pages (`max_ptes_shared`). All ranges are
+//! huge pages at first. Nothing is written to them.
 
 use crate::memory::Content;
 use crate::memory::Workers;
@@ -24,20 +24,20 @@ const DIRECTORY: &str = "/sys/kernel/mm/transparent_hugepage";
 const PROCESSES: usize = 4;
 /// Huge pages of each process.
 const RANGES: usize = 4;
-/// Equal pages of each range, in the two sets.
+/// Number of equal pages of each range, in the two sets.
 const FEW: usize = 100;
 const MANY: usize = 400;
-/// How often counts are read: what is merged and broken in between is not seen.
+/// Interval between two readings of the counts: merges that break in between are missed.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Every so many readings there is a point to plot.
+/// One of this many readings is a point of the plot.
 const POINTS: usize = 10;
 
-/// How khugepaged is set.
+/// khugepaged's settings.
 #[derive(Clone, Copy)]
 pub enum Khugepaged {
-    /// As the kernel starts it: 4096 pages every 10 seconds.
+    /// The kernel's defaults: 4096 pages every 10 seconds.
     Default,
-    /// As above, but it leaves alone what has a single shared page.
+    /// As above, but ranges with a shared page are not collapsed.
     Yielding,
     /// 4096 pages every 100 ms.
     Eager,
@@ -65,7 +65,7 @@ impl Khugepaged {
     }
 }
 
-/// For how long a work goes on, and the names of its figures and plots.
+/// The duration of a work, and the names of its figures and plots.
 pub struct Names {
     seconds: usize,
     figures: [&'static str; 10],
@@ -98,16 +98,16 @@ macro_rules! names {
     };
 }
 
-/// Both as they are started.
+/// Both have their defaults.
 pub const DEFAULTS: Names = names!("khugepaged-defaults", 600);
-/// As above, with khugepaged set not to collapse what is shared.
+/// As above, but khugepaged does not collapse shared pages.
 pub const YIELDING: Names = names!("khugepaged-yielding", 600);
-/// A scanner set for a server, of which a pass takes 160 ms here, and khugepaged as it is started.
+/// A scanner set for a server, with passes of 160 ms here, and khugepaged with its defaults.
 pub const SERVER: Names = names!("khugepaged-server", 300);
-/// As above, and khugepaged with a pass of 400 ms.
+/// As above, and khugepaged with passes of 400 ms.
 pub const EAGER: Names = names!("khugepaged-eager", 20);
 
-/// Counts since the start of the machine.
+/// Counts since boot.
 struct Counts {
     collapses: u64,
     splits: u64,
@@ -191,7 +191,7 @@ pub fn measure(scanner: &Scanner, khugepaged: Khugepaged, names: &Names) -> Outc
     }
 }
 
-/// What is merged of the equal pages, and huge of all pages, of each set.
+/// The merged part of the equal pages, and the huge part of all pages, for each set.
 fn percentages(sets: &[Workers; 2], merged: [u64; 2]) -> [f64; 4] {
     let equal = |pages: usize| (pages * RANGES * PROCESSES) as f64;
     let percent = |part: u64, of: usize| 100.0 * part as f64 / equal(of);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How many flushes of the TLB merging sends to a CPU that runs the process.
+//! TLB flushes that merging sends to a CPU that runs the process.
 
 use crate::memory::Content;
 use crate::memory::Worker;
@@ -15,14 +15,14 @@ use guest::task;
 const SCANNER_CPU: u64 = 0;
 const WORKER_CPU: u64 = 1;
 
-/// Flushes of the other CPU's TLB for each page merged away: every content is there `copies`
+/// Flushes of the other CPU's TLB for each page merged away: each content exists `copies`
 /// times, in one process, which runs without a pause.
 pub fn measure(scanner: &Scanner, mib: usize, copies: usize) -> f64 {
     let pages = mib * MIB;
     let workers = Workers::spawn_with(1, pages, Content::Copies(copies), keep_running);
     let goal = (pages - pages / copies) as u64;
     scanner.pin(SCANNER_CPU);
-    // Nothing else may run on the worker's CPU: what does not run there is not flushed there.
+    // Nothing else may run on the worker's CPU: a process that does not run is not flushed there.
     task::pin(0, SCANNER_CPU).expect("the scanner's CPU");
     let before = shootdowns();
     scanner.start();
@@ -33,19 +33,19 @@ pub fn measure(scanner: &Scanner, mib: usize, copies: usize) -> f64 {
     sent as f64 / goal as f64
 }
 
-/// Has a thread that never waits: the CPU has the memory's translations in its TLB all the time.
+/// A thread that never waits: the CPU always has the memory's translations in its TLB.
 fn keep_running(worker: &mut Worker) {
     task::pin(0, WORKER_CPU).expect("a worker's own CPU");
     std::thread::spawn(|| compute());
     worker.wait();
 }
 
-/// Flushes that CPUs have asked of each other since the machine was started.
+/// TLB flushes that CPUs have requested from other CPUs since boot.
 fn shootdowns() -> u64 {
     let text = procfs::read("/proc/interrupts").expect("counts of interrupts");
     let mut lines = text.lines();
     let line = lines.find_map(|line| line.trim().strip_prefix("TLB:"));
     let words = line.expect("a count of TLB shootdowns").split_whitespace();
-    // A number for each CPU, then what it is.
+    // A number for each CPU, then the description.
     words.map_while(|word| word.parse::<u64>().ok()).sum()
 }

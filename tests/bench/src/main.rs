@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Scanner cost of ksm_v beside ksmd: one boot, the same memory, both with their knobs opened.
+//! Cost of ksm_v's scanner compared with ksmd's: same boot, same memory, both at full speed.
 //!
 //! Run as root in a guest with `ksm_v.ko` in the current directory. Under QEMU's `-icount
-//! shift=0`, a nanosecond of a thread's run time is one instruction, and a run repeats exactly; a
-//! few works are for a guest with two CPUs and real time, one for a guest that has the demo's
-//! applications, and some are also done natively, on User-Mode Linux (`--native`). Prints a table,
-//! the same as JSON, and points to plot; the exit status is 0 only if ksm_v needs no more than ksmd
-//! in every row but those where what else the machine does decides.
+//! shift=0`, a nanosecond of a thread's run time is one instruction, and a run repeats exactly. A
+//! few works need a guest with two CPUs and real time, one needs a guest with the demo's
+//! applications, and some also run natively, on User-Mode Linux (`--native`). Prints a table, the
+//! same as JSON, and points to plot. The exit status is 0 only if ksm_v needs no more than ksmd in
+//! every row, without the rows that depend on the load of the machine.
 //!
-//! - [`work`]: what is measured, by which scanner whatsoever
+//! - [`work`]: the works, for any scanner
 //! - [`volatile`], [`collapse`], [`flushes`], [`busy`], [`speed`], [`applications`]: works that need
 //!   more than memory and a scanner
 //! - [`memory`]: processes with memory of known contents
-//! - [`scanner`]: the two scanners, and what they have used up
+//! - [`scanner`]: the two scanners, and their resource usage
 //! - [`report`]: the figures of both, the goals, the table
 
 mod applications;
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Has the works done, and reports.
+/// Runs the works, and reports.
 fn run(works: &[Work], lines: &'static [Line]) -> ExitCode {
     let all: Vec<Measured> = works.iter().flat_map(measure).collect();
     let report = Report::of(lines, &all);
@@ -84,7 +84,7 @@ fn run(works: &[Work], lines: &'static [Line]) -> ExitCode {
     }
 }
 
-/// Those of the works that have these names, or all; an error is a name that none has.
+/// The works with these names, or all; the error is a name without a work.
 fn chosen(works: Vec<Work>, names: &[String]) -> Result<Vec<Work>, &String> {
     if names.is_empty() {
         return Ok(works);
@@ -96,7 +96,7 @@ fn chosen(works: Vec<Work>, names: &[String]) -> Result<Vec<Work>, &String> {
         .collect()
 }
 
-/// Has the scanners do a work, in turn. Points are those of the first round.
+/// Runs a work with the scanners in turn. Keeps only the points of the first round.
 fn measure(work: &Work) -> Vec<Measured> {
     let mut all: Vec<Measured> = (0..work.rounds).flat_map(|_| measure_once(work)).collect();
     let later = all.iter_mut().skip(work.scanners.len());
@@ -104,8 +104,8 @@ fn measure(work: &Work) -> Vec<Measured> {
     all
 }
 
-/// Has each scanner do a work, with a module that is loaded anew: what it draws by chance is drawn
-/// again.
+/// Runs a work with each scanner, after loading the module anew: the module draws its random
+/// values again.
 fn measure_once(work: &Work) -> Vec<Measured> {
     module::reload("").expect("the module loads anew");
     let scanners: Vec<Scanner> = work.scanners.iter().map(|scanner| scanner()).collect();

@@ -13,7 +13,7 @@ use std::slice::from_raw_parts_mut;
 
 /// Bytes of a page.
 pub const PAGE_SIZE: usize = 4096;
-/// Words at the end of a page in which those differ that are alike: 100 bytes, rounded down.
+/// Number of words at the end of a page that differ in `Alike` pages: 100 bytes, rounded down.
 const LAST_WORDS: usize = 100 / 8;
 /// Pages of a huge page.
 pub const HUGE_PAGES: usize = 512;
@@ -22,21 +22,21 @@ const SCATTER: usize = 203;
 /// More pages than any work has.
 const FAR: usize = 1 << 32;
 
-/// What the pages hold.
+/// The contents of the pages.
 #[derive(Clone, Copy)]
 pub enum Content {
-    /// All differ, from their first word on.
+    /// All differ, from the first word on.
     Unique,
-    /// All differ, in their last words only.
+    /// All differ, but only in the last words.
     Alike,
-    /// Every content is there so many times, spread over the processes.
+    /// Each content exists this many times, spread over the processes.
     Copies(usize),
     /// Zeroes.
     Zero,
-    /// In huge pages: this many pages of each huge page are equal to those at the same place in the
-    /// other processes, which have as many pages `each`. All others differ.
+    /// In huge pages: this many pages of each huge page equal the pages at the same place in the
+    /// other processes, which have `each` pages. All other pages differ.
     Parts {
-        /// Of the pages of a huge page.
+        /// Equal pages of a huge page.
         equal: usize,
         /// Pages of a process.
         each: usize,
@@ -44,7 +44,7 @@ pub enum Content {
 }
 
 impl Content {
-    /// What random content the page `index` of `of` pages has.
+    /// The number of the random content of page `index` of `of` pages.
     fn id(self, index: usize, of: usize) -> usize {
         match self {
             Content::Copies(copies) => index % (of / copies),
@@ -52,7 +52,7 @@ impl Content {
             Content::Parts { equal, each } => {
                 let is_equal = index * SCATTER % HUGE_PAGES < equal;
                 let place = if is_equal { index % each } else { of + index };
-                // No other number of equal pages has these contents.
+                // Contents are different for each number of equal pages.
                 place + equal * FAR
             }
             _ => index,
@@ -60,18 +60,18 @@ impl Content {
     }
 }
 
-/// Processes that hold memory until this is dropped.
+/// Processes that hold memory; dropping this ends them.
 pub struct Workers {
     children: Vec<(libc::pid_t, UnixStream)>,
 }
 
 impl Workers {
-    /// Starts `processes` processes that share out `pages` pages; returns when all are filled.
+    /// Starts `processes` processes that divide `pages` pages; returns when all pages are filled.
     pub fn spawn(processes: usize, pages: usize, content: Content) -> Self {
         Self::spawn_with(processes, pages, content, Worker::wait)
     }
 
-    /// As [`Workers::spawn`], of processes that have something to do then.
+    /// As [`Workers::spawn`], for processes with a duty.
     pub fn spawn_with(processes: usize, pages: usize, content: Content, duty: Duty) -> Self {
         allow_files(2 * processes as u64 + 100);
         let children = (0..processes)
@@ -83,8 +83,8 @@ impl Workers {
         Workers { children }
     }
 
-    /// Asks all processes to do what they have to do once; returns what each answers when all
-    /// have done it.
+    /// Asks all processes to do their duty once; returns the answer of each when all have done
+    /// it.
     pub fn ask<const N: usize>(&mut self) -> Vec<[u64; N]> {
         for (_, pipe) in &mut self.children {
             pipe.write_all(b"?").expect("ask a worker");
@@ -95,12 +95,12 @@ impl Workers {
             .collect()
     }
 
-    /// Pages of theirs that are merged, as their page tables have it.
+    /// Number of their pages that are merged, by their page tables.
     pub fn merged_pages(&self) -> u64 {
         self.pages("KSM")
     }
 
-    /// Pages of theirs that are parts of huge pages.
+    /// Number of their pages that are parts of huge pages.
     pub fn huge_pages(&self) -> u64 {
         self.pages("AnonHugePages")
     }
@@ -121,13 +121,13 @@ fn read_number(pipe: &mut UnixStream) -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
-/// What a process does from when its memory is filled; it ends when this returns.
+/// What a process does after filling its memory; it ends when this returns.
 pub type Duty = fn(&mut Worker);
 
-/// A process that holds memory, as it sees itself.
+/// A process that holds memory, from its own side.
 pub struct Worker {
     memory: &'static mut [u64],
-    /// Which pages it has, of how many.
+    /// The range of its pages, and the number of all pages.
     pages: Range<usize>,
     of: usize,
     content: Content,
@@ -140,20 +140,20 @@ impl Worker {
         while self.is_asked() {}
     }
 
-    /// Waits to be asked. False: it is no longer needed.
+    /// Waits for a request. Returns false if it is no longer needed.
     pub fn is_asked(&mut self) -> bool {
         self.pipe.read_exact(&mut [0]).is_ok()
     }
 
-    /// Answers what it was asked.
+    /// Answers a request.
     pub fn answer(&mut self, numbers: &[u64]) {
         let bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_ne_bytes()).collect();
         self.pipe.write_all(&bytes).expect("answer the parent");
     }
 
-    /// Writes new content to every page that holds one of each `interval` contents: one that no
-    /// page has had, equal where pages were equal. Another `round`, another content. Returns how
-    /// many pages that were.
+    /// Writes new content to every page with one of each `interval` contents: a content that no page
+    /// has had, and equal where pages were equal. Each `round` has its own contents. Returns the
+    /// number of these pages.
     pub fn rewrite(&mut self, interval: usize, round: usize) -> u64 {
         let mut rewritten = 0;
         for (page, index) in pages_of(self.memory).zip(self.pages.clone()) {
@@ -189,15 +189,15 @@ fn pages_of(memory: &mut [u64]) -> std::slice::ChunksExactMut<'_, u64> {
 impl Drop for Workers {
     fn drop(&mut self) {
         for (pid, pipe) in self.children.drain(..) {
-            // Later children have inherited this end, so that closing it would not be enough.
+            // Later children have inherited this end, so closing it is not enough.
             let _ = pipe.shutdown(Shutdown::Both);
-            // SAFETY: A child of this process, waited for once; no status is wanted.
+            // SAFETY: A child of this process, waited for once; its status is not needed.
             unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
         }
     }
 }
 
-/// Allows this process so many open files.
+/// Raises this process's limit of open files.
 fn allow_files(count: u64) {
     let limit = libc::rlimit {
         rlim_cur: count,
@@ -247,7 +247,7 @@ fn scribble(words: &mut [u64], seed: usize) {
     words.fill_with(|| next_random(&mut state));
 }
 
-/// Maps memory without huge pages, so that both scanners meet the same pages, and registers it.
+/// Maps memory without huge pages, so that both scanners find the same pages, and registers it.
 pub fn map(pages: usize) -> &'static mut [u64] {
     let memory = map_bytes(pages * PAGE_SIZE);
     if Feature::HugePages.missing().is_none() {

@@ -1,34 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The figures of the scanners beside each other, and the goals.
+//! Compares the figures of the scanners with each other and with the goals.
 
 use crate::scanner;
 use crate::work::Measured;
 use std::fmt::Write;
 
-/// What ksm_v is to need at most.
+/// The most that ksm_v should need.
 #[derive(Clone, Copy)]
 enum Goal {
-    /// It is for comparison.
+    /// No goal, for comparison only.
     None,
-    /// So much.
+    /// At most this value.
     AtMost(f64),
-    /// Such a part of what ksmd needs.
+    /// At most this part of ksmd's figure.
     Part(f64),
-    /// So many times its own figure of that name.
+    /// At most this multiple of its own figure with that name.
     Times(f64, &'static str),
-    /// So many times what it is while nothing scans.
+    /// At most this multiple of the figure without scanning.
     OfIdle(f64),
 }
 
-/// What the report says of a figure.
+/// A line of the report.
 pub struct Line {
     id: &'static str,
     what: &'static str,
     goal: Goal,
-    /// In real time, and so close that what else the machine does decides.
+    /// Measured in real time, and so close that the load of the machine decides.
     close: bool,
-    /// More is not worse.
+    /// Larger is not worse.
     is_no_cost: bool,
 }
 
@@ -248,36 +248,36 @@ pub const NATIVE: &[Line] = &[
 /// A line with its numbers.
 struct Row {
     line: &'static Line,
-    /// While nothing scans.
+    /// The figure without scanning.
     idle: Option<f64>,
     ksmd: Option<f64>,
     ksm_v: f64,
     ratio: Option<Ratio>,
     ratio_to_idle: Option<Ratio>,
-    /// What ksm_v is to need at most, where that can be told.
+    /// The most that ksm_v should need, if it is known.
     goal: Option<f64>,
 }
 
-/// What ksm_v needs of what another needs, of pairs measured one after the other.
+/// ksm_v's figure divided by another's, over pairs measured one after the other.
 struct Ratio {
     median: f64,
-    /// Of many pairs, between these two the median would be, with 95% confidence, had there been any
-    /// number of pairs; of few, the least ratio and the largest.
+    /// Of many pairs, the 95% confidence interval of the median; of few, the smallest and the
+    /// largest ratio.
     low: f64,
     high: f64,
     is_of_many: bool,
 }
 
-/// Pairs from which on they are many.
+/// From this number on, pairs are many.
 const MANY_PAIRS: usize = 20;
 
-/// The figures that were measured.
+/// The measured figures.
 pub struct Report {
     rows: Vec<Row>,
 }
 
 impl Report {
-    /// Puts together what was measured; a line needs a figure of ksm_v at least.
+    /// Collects the figures; a line needs at least a figure of ksm_v.
     pub fn of(lines: &'static [Line], all: &[Measured]) -> Self {
         let rows = lines.iter().filter_map(|line| Row::of(line, all));
         Report {
@@ -285,7 +285,7 @@ impl Report {
         }
     }
 
-    /// Whether ksm_v needed no more than ksmd of anything that does not depend on real time.
+    /// Returns whether ksm_v needed no more than ksmd in all lines that do not depend on real time.
     pub fn is_never_worse(&self) -> bool {
         let is_no_worse = |row: &Row| {
             row.line.close || row.line.is_no_cost || row.ksmd.is_none_or(|ksmd| row.ksm_v <= ksmd)
@@ -342,7 +342,7 @@ impl Row {
         })
     }
 
-    /// Whether ksm_v needs no more than the goal.
+    /// Returns whether ksm_v needs no more than the goal.
     fn verdict(&self, goal: f64) -> &'static str {
         match (self.line.goal, &self.ratio, &self.ratio_to_idle) {
             (Goal::Part(part), Some(ratio), _) => ratio.verdict(part),
@@ -373,7 +373,7 @@ impl Row {
 }
 
 impl Ratio {
-    /// None: `other` has not measured it, or needs nothing, or one of them never gets there.
+    /// `None` if `other` has no figure or needs nothing, or one of them never gets there.
     fn of(all: &[Measured], other: &str, id: &str) -> Option<Self> {
         let pairs = values(all, other, id)
             .into_iter()
@@ -393,7 +393,7 @@ impl Ratio {
         })
     }
 
-    /// Whether it is no more than `goal`; of many pairs, as far as can be told.
+    /// Returns whether it is at most `goal`; with many pairs, as far as that can be told.
     fn verdict(&self, goal: f64) -> &'static str {
         if self.median <= goal {
             "met"
@@ -418,8 +418,8 @@ impl Ratio {
     }
 }
 
-/// How many places of the middle of so many numbers, sorted, the median may be, had there been any
-/// number of them, with 95% confidence: half of them are above it, by chance ± 1.96 √n / 2.
+/// Half the width of the median's 95% confidence interval, in places of the sorted numbers: the
+/// number of values above the median varies by ± 1.96 √n / 2.
 fn reach_of_median(count: usize) -> usize {
     if count < MANY_PAIRS {
         return count;
@@ -427,7 +427,7 @@ fn reach_of_median(count: usize) -> usize {
     (0.98 * (count as f64).sqrt()).ceil() as usize
 }
 
-/// Each figure that was measured more than once, a line each: its name, the scanner, all numbers.
+/// A line for each figure that was measured more than once: its name, the scanner, all values.
 pub fn rounds(lines: &[Line], all: &[Measured]) -> String {
     let mut text = String::new();
     for line in lines {
@@ -442,7 +442,7 @@ pub fn rounds(lines: &[Line], all: &[Measured]) -> String {
     text
 }
 
-/// A scanner's figures of this name.
+/// A scanner's figures with this name.
 fn values(all: &[Measured], scanner: &str, id: &str) -> Vec<f64> {
     let own = all.iter().filter(|measured| measured.scanner == scanner);
     own.flat_map(|measured| &measured.outcome.figures)
@@ -451,13 +451,13 @@ fn values(all: &[Measured], scanner: &str, id: &str) -> Vec<f64> {
         .collect()
 }
 
-/// The one in the middle; `None` if there is none.
+/// The middle value; `None` if there are no values.
 pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
 }
 
-/// A number with the digits that matter.
+/// A number with its significant digits.
 fn number(value: f64) -> String {
     if value.is_infinite() {
         "never".to_owned()

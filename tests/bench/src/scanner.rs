@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The two scanners, driven through their knobs, and the run time of their threads.
+//! The two scanners, controlled by their knobs, and the run time of their threads.
 
 use guest::task;
 use std::fs;
@@ -9,34 +9,34 @@ use std::thread::sleep;
 use std::time::Duration;
 use std::time::Instant;
 
-/// How long to wait for a pass.
+/// Longest wait for a pass.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// A scanner: its directory, its thread, and how to open its knobs.
+/// A scanner: its directory, its thread, and the values that open its knobs.
 pub struct Scanner {
     name: &'static str,
     directory: &'static str,
     thread: &'static str,
-    /// What its `run` knob says while it is started.
+    /// Value of its `run` knob that starts it.
     run: &'static str,
-    /// Which knob says for how many milliseconds it pauses after a pass.
+    /// The knob for its pause after a pass, in milliseconds.
     pause: &'static str,
-    /// Knobs and values for a scan in one go, of registered memory only.
+    /// Knobs and values to scan without a pause, and only registered memory.
     opened: &'static [(&'static str, &'static str)],
-    /// Which file counts pages merged with the zero page.
+    /// The file that counts pages merged with the zero page.
     zero_pages: &'static str,
     index_bytes: fn(&Self) -> u64,
 }
 
 /// Names of scanners.
 pub const IDLE: &str = "idle";
-/// Mainline's.
+/// The name of mainline's scanner.
 pub const KSMD: &str = "ksmd";
-/// Ours.
+/// The name of the module's scanner.
 pub const KSM_V: &str = "ksm_v";
 
 impl Scanner {
-    /// One that does not scan: mainline's, which is not let.
+    /// No scanner: mainline's, which is never started.
     pub fn idle() -> Self {
         Scanner {
             name: IDLE,
@@ -45,7 +45,7 @@ impl Scanner {
         }
     }
 
-    /// Mainline's.
+    /// Mainline's scanner.
     pub fn ksmd() -> Self {
         Scanner {
             name: KSMD,
@@ -55,9 +55,9 @@ impl Scanner {
             pause: "sleep_millisecs",
             opened: &[
                 ("pages_to_scan", "100000"),
-                // Else it skips most pages in most passes, and a pass is no pass.
+                // With smart_scan, it skips most pages in most passes, and a pass is not a full one.
                 ("smart_scan", "0"),
-                // As ksm_v does.
+                // Like ksm_v.
                 ("use_zero_pages", "1"),
             ],
             zero_pages: "ksm_zero_pages",
@@ -65,7 +65,7 @@ impl Scanner {
         }
     }
 
-    /// Ours.
+    /// The module's scanner.
     pub fn ksm_v() -> Self {
         Scanner {
             name: KSM_V,
@@ -77,7 +77,7 @@ impl Scanner {
                 // More pages than any work has: a pass is a cycle.
                 ("scan_rate", "1000000"),
                 ("scope", "registered"),
-                // As smart_scan of ksmd.
+                // Off, like smart_scan of ksmd.
                 ("max_interval", "1"),
             ],
             zero_pages: "zero_pages",
@@ -85,8 +85,8 @@ impl Scanner {
         }
     }
 
-    /// Mainline's, free to leave out what it does by default. It is stopped only between the
-    /// scans of `pages_to_scan` pages.
+    /// Mainline's, with its default optimisations. It stops only between two scans of
+    /// `pages_to_scan` pages.
     pub fn ksmd_in_use() -> Self {
         Scanner {
             opened: &[
@@ -98,7 +98,7 @@ impl Scanner {
         }
     }
 
-    /// Ours, free to leave out what it does by default. Stopped after a batch at the latest.
+    /// The module's, with its default optimisations. It stops after a batch at the latest.
     pub fn ksm_v_in_use() -> Self {
         Scanner {
             opened: &[
@@ -122,7 +122,7 @@ impl Scanner {
         }
     }
 
-    /// Ours, with its defaults, but of registered memory only.
+    /// The module's, with its defaults, but only for registered memory.
     pub fn ksm_v_by_default() -> Self {
         Scanner {
             opened: &[
@@ -135,7 +135,7 @@ impl Scanner {
         }
     }
 
-    /// Ours, as package/ksm-veridian.conf advises for servers.
+    /// The module's, with the settings that package/ksm-veridian.conf advises for servers.
     pub fn ksm_v_of_server() -> Self {
         Scanner {
             opened: &[
@@ -153,25 +153,25 @@ impl Scanner {
         self.name
     }
 
-    /// Lets its thread run on one CPU only.
+    /// Restricts its thread to one CPU.
     pub fn pin(&self, cpu: u64) {
         let pinned = task::pin(self.thread_id(), cpu);
         pinned.unwrap_or_else(|error| panic!("{} on CPU {cpu}: {error}", self.thread));
     }
 
-    /// Lets it scan without pauses.
+    /// Starts it without pauses.
     pub fn start(&self) {
         self.start_with_pauses(Duration::ZERO);
     }
 
-    /// Lets it scan, with a pause after each pass.
+    /// Starts it with a pause after each pass.
     pub fn start_with_pauses(&self, pause: Duration) {
         self.open();
         self.write(self.pause, &pause.as_millis().to_string());
         self.resume();
     }
 
-    /// Lets it scan with the pauses that its knobs set.
+    /// Starts it with the pauses that its knobs set.
     pub fn start_with_own_pauses(&self) {
         self.open();
         self.resume();
@@ -183,12 +183,12 @@ impl Scanner {
         }
     }
 
-    /// Stops it; what is merged stays merged.
+    /// Stops it; merged pages stay merged.
     pub fn pause(&self) {
         self.write("run", "0");
     }
 
-    /// Lets it go on.
+    /// Continues it.
     pub fn resume(&self) {
         self.write("run", self.run);
     }
@@ -199,22 +199,22 @@ impl Scanner {
         self.pause();
     }
 
-    /// Completed passes.
+    /// Number of completed passes.
     pub fn passes(&self) -> u64 {
         self.read("full_scans")
     }
 
-    /// Pages merged away.
+    /// Number of pages merged away.
     pub fn pages_sharing(&self) -> u64 {
         self.read("pages_sharing")
     }
 
-    /// Pages merged with the zero page.
+    /// Number of pages merged with the zero page.
     pub fn zero_pages(&self) -> u64 {
         self.read(self.zero_pages)
     }
 
-    /// Bytes of its tables.
+    /// Size of its tables in bytes.
     pub fn index_bytes(&self) -> u64 {
         (self.index_bytes)(self)
     }
@@ -224,7 +224,7 @@ impl Scanner {
         self.wait_until_passes(self.passes() + count);
     }
 
-    /// Waits until so many passes are completed in all.
+    /// Waits until the number of completed passes is `goal`.
     pub fn wait_until_passes(&self, goal: u64) {
         let deadline = Instant::now() + PATIENCE;
         while self.passes() < goal {
@@ -238,12 +238,12 @@ impl Scanner {
         task::run_time_ns(self.thread_id()).expect("a scanner's run time")
     }
 
-    /// Has so many threads scan.
+    /// Sets the number of its threads.
     pub fn set_threads(&self, threads: usize) {
         self.write("threads", &threads.to_string());
     }
 
-    /// Pages looked at so far.
+    /// Number of pages scanned so far.
     pub fn pages_scanned(&self) -> u64 {
         self.read("pages_scanned")
     }
@@ -255,7 +255,7 @@ impl Scanner {
         }
     }
 
-    /// Its run time, and the pages it has looked at in that: the end of a pass is noticed late.
+    /// Its run time and its scanned pages, read together: the end of a pass is noticed late.
     pub fn usage(&self) -> Usage {
         Usage {
             cpu_ns: self.cpu_ns(),
@@ -277,7 +277,7 @@ impl Scanner {
     }
 }
 
-/// What a scanner has used up, for what.
+/// A scanner's run time, and the number of pages it scanned.
 pub struct Usage {
     cpu_ns: u64,
     pages: u64,
@@ -290,12 +290,12 @@ impl Usage {
     }
 }
 
-/// Bytes of the objects in use of all slab caches whose names begin like that.
+/// Bytes of the objects in use in all slab caches whose names begin with `prefix`.
 fn slab_bytes(prefix: &str) -> u64 {
     let path = "/proc/slabinfo";
     let text = fs::read_to_string(path).unwrap_or_else(|err| panic!("{path}: {err}"));
     let caches = text.lines().filter(|line| line.starts_with(prefix));
-    // Name, objects in use, objects, bytes of each.
+    // Columns: name, objects in use, objects, bytes of each.
     caches
         .map(|line| {
             let mut numbers = line

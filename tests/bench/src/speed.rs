@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How fast one thread of the scanner, and how fast two, look at memory.
+//! Scan speed of one thread and of two threads of the scanner.
 
 use crate::memory::Content;
 use crate::memory::Workers;
@@ -11,13 +11,13 @@ use std::time::Duration;
 use std::time::Instant;
 
 const PROCESSES: usize = 16;
-/// How often each of the two has its turn: what else wants the host slows both alike.
+/// Number of turns of each: other load on the host slows both equally.
 const TURNS: usize = 12;
-/// For how long pages are counted in a turn.
+/// How long pages are counted in a turn.
 const TIME: Duration = Duration::from_millis(500);
 
-/// Real time for each page, in ns, of unique memory that has been looked at before: by one thread,
-/// the median of its turns; by two, that times the median of what pairs of turns make of it.
+/// Real time for each page, in ns, of unique memory that was scanned before. For one thread: the
+/// median of its turns; for two: that times the median ratio of pairs of turns.
 pub fn measure(scanner: &Scanner, mib: usize) -> [f64; 2] {
     let workers = Workers::spawn(PROCESSES, mib * MIB, Content::Unique);
     scanner.start();

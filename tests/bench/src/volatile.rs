@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How much merging is in vain where some pages are written to all the time.
+//! The part of merging that is in vain because some pages are written to all the time.
 
 use crate::memory::Content;
 use crate::memory::Worker;
@@ -10,18 +10,18 @@ use crate::work::MIB;
 use crate::work::PROCESSES;
 use std::time::Duration;
 
-/// One page of so many is rewritten between passes: always the same ones.
+/// One of this many pages is rewritten between passes, always the same ones.
 const INTERVAL: usize = 4;
 const PASSES: u64 = 8;
 /// Longer than the rewriting takes.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Merged pages that the next rewriting broke, for each page that was merged: every content is
-/// there `copies` times, also those that are rewritten.
+/// Merged pages that the next rewriting broke, divided by all merged pages: each content exists
+/// `copies` times, also the contents that are rewritten.
 pub fn measure(scanner: &Scanner, mib: usize, copies: usize) -> f64 {
     let mut workers = Workers::spawn_with(PROCESSES, mib * MIB, Content::Copies(copies), rewrite);
     let (mut merged, mut broken, mut left) = (0, 0, 0);
-    // Before it starts: who starts it may wait for longer than a pass takes.
+    // Read before the start: starting may take longer than a pass.
     let first_pass = scanner.passes();
     scanner.start_with_pauses(PAUSE);
     for pass in 1..=PASSES {

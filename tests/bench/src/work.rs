@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is measured: memory, and what a scanner makes of it.
+//! The works: memory, and measurements of a scanner on it.
 
 use crate::applications;
 use crate::busy;
@@ -17,29 +17,29 @@ use std::time::Duration;
 
 /// Pages of a MiB.
 pub const MIB: usize = 256;
-/// Processes that the memory of most works is spread over.
+/// Number of processes that share the memory of most works.
 pub const PROCESSES: usize = 2;
-/// Processes that much memory is spread over: the host allows a process 65530 mappings, and
-/// User-Mode Linux needs one for each page of a process that lies apart.
+/// Number of processes for works with much memory: the host allows a process 65530 mappings, and
+/// User-Mode Linux needs one for each page of a process that is not contiguous.
 const MANY_PROCESSES: usize = 16;
-/// Passes over which a steady state is averaged.
+/// Number of passes over which a steady state is averaged.
 const STEADY_PASSES: u64 = 3;
-/// As above, of what is merged: ksm_v looks at shared frames in every sixteenth pass.
+/// The same for merged pages: ksm_v scans shared frames in every sixteenth pass.
 const MERGED_PASSES: u64 = 16;
-/// Passes before that: in the first nine after it was loaded ksm_v looks at every shared frame, as
-/// some may be left of an earlier load.
+/// Number of passes before that: in its first nine passes ksm_v scans every shared frame, because
+/// some may be left from an earlier load.
 const SETTLING_PASSES: u64 = 10;
-/// Longer than anything here takes.
+/// Longer than any work takes.
 const LONG_PAUSE: Duration = Duration::from_secs(3600);
-/// Between two points of a curve.
+/// Interval between two points of a curve.
 const CURVE_INTERVAL: Duration = Duration::from_millis(5);
-/// Further passes in which something has to be merged, or it never will.
+/// Number of passes without a merge after which a work fails.
 const IDLE_PASSES: u64 = 8;
-/// How often instructions are counted where they depend on what the module draws when it is loaded.
+/// Number of rounds where instruction counts depend on the module's random values.
 const COUNTED_ROUNDS: usize = 5;
-/// How often real time is measured.
+/// Number of rounds in real time.
 const TIMED_ROUNDS: usize = 5;
-/// What is also done natively, where all that can be measured is real time.
+/// Works that also run natively, where only real time can be measured.
 const NATIVE: [&str; 5] = [
     "unique-64",
     "unique-256",
@@ -48,25 +48,25 @@ const NATIVE: [&str; 5] = [
     "copies-256",
 ];
 
-/// One number, of one scanner.
+/// A number for one scanner.
 pub struct Figure {
-    /// By what the report knows it.
+    /// Its name in the report.
     pub id: &'static str,
-    /// In the unit that the report names.
+    /// Its value, in the unit of the report.
     pub value: f64,
 }
 
 /// A point of a plot.
 pub struct Point {
-    /// By what the plot is known.
+    /// The ID of the plot.
     pub plot: &'static str,
-    /// What it lies above.
+    /// Its x value.
     pub x: f64,
-    /// How high it is.
+    /// Its y value.
     pub y: f64,
 }
 
-/// What a piece of work brought.
+/// The results of a work.
 #[derive(Default)]
 pub struct Outcome {
     /// Its numbers.
@@ -75,46 +75,46 @@ pub struct Outcome {
     pub points: Vec<Point>,
 }
 
-/// What a piece of work brought, done by whom.
+/// The results of a work, with the scanner.
 pub struct Measured {
     /// The scanner's name.
     pub scanner: &'static str,
-    /// What it brought.
+    /// The results.
     pub outcome: Outcome,
 }
 
-/// A piece of work.
+/// A work.
 #[derive(Clone, Copy)]
 pub struct Work {
-    /// Its name, as it is asked for.
+    /// Its name on the command line.
     pub name: &'static str,
-    /// Has it done. Leaves nothing merged and nothing running.
+    /// Its function. Leaves nothing merged and nothing running.
     pub run: Run,
-    /// Who does it, in turn.
+    /// The scanners that do it, in turn.
     pub scanners: &'static [fn() -> Scanner],
-    /// How often each does it: the median counts.
+    /// Number of rounds of each; the median counts.
     pub rounds: usize,
-    /// What it is for.
+    /// The machine for it.
     pub guest: Guest,
 }
 
-/// How a work is done.
+/// The order of the scanners in a work.
 #[derive(Clone, Copy)]
 pub enum Run {
-    /// By one scanner, then by the next one.
+    /// One scanner after the other.
     Each(fn(&Scanner) -> Outcome),
-    /// By all of them in turn, on the same memory; an outcome comes with the scanner's place.
+    /// All of them in turn, on the same memory; each outcome has the scanner's index.
     InTurn(fn(&[Scanner]) -> Vec<(usize, Outcome)>),
 }
 
-/// A machine that works are for.
+/// A machine for works.
 #[derive(Clone, Copy)]
 pub enum Guest {
     /// One CPU that counts instructions: nothing depends on real time.
     Counting,
-    /// As that, with the demo and its applications.
+    /// As `Counting`, with the demo and its applications.
     Demo,
-    /// As Counting, for works that take long and are done only when named.
+    /// As `Counting`, for works that take long and run only if named.
     Named,
     /// Two CPUs and real time.
     Parallel,
@@ -123,7 +123,7 @@ pub enum Guest {
 }
 
 impl Guest {
-    /// By what scripts/bench knows it.
+    /// Its name in scripts/bench.
     pub const fn name(self) -> &'static str {
         match self {
             Guest::Counting => "counting",
@@ -136,7 +136,7 @@ impl Guest {
 }
 
 impl Work {
-    /// A work that both scanners do once, counting instructions.
+    /// A work that both scanners do once, with counted instructions.
     const fn new(name: &'static str, run: fn(&Scanner) -> Outcome) -> Self {
         Work {
             name,
@@ -147,12 +147,12 @@ impl Work {
         }
     }
 
-    /// So often by each.
+    /// Sets the number of rounds.
     const fn repeated(self, rounds: usize) -> Self {
         Work { rounds, ..self }
     }
 
-    /// Not by ksmd, which would take too long.
+    /// Leaves out ksmd, which would take too long.
     const fn without_ksmd(self) -> Self {
         Work {
             scanners: &[Scanner::ksm_v],
@@ -161,7 +161,7 @@ impl Work {
     }
 }
 
-/// What is done natively.
+/// The works for native runs.
 pub fn native() -> Vec<Work> {
     let works = WORKS.iter().filter(|work| NATIVE.contains(&work.name));
     works
@@ -173,12 +173,12 @@ pub fn native() -> Vec<Work> {
         .collect()
 }
 
-/// Saved pages over the run time of the scanner's thread: MiB over ms.
+/// ID of a plot: saved MiB over the run time of the scanner's thread in ms.
 pub const CONVERGENCE: &str = "convergence";
-/// Cost of a page over the size of memory: ns over MiB.
+/// ID of a plot: cost of a page in ns over the size of memory in MiB.
 pub const COST: &str = "cost";
 
-/// All of them.
+/// All works.
 pub const WORKS: &[Work] = &[
     Work::new("unique-64", |scanner| {
         let costs = unique(scanner, PROCESSES, 64);
@@ -331,16 +331,16 @@ fn only(figure: Figure) -> Outcome {
     }
 }
 
-/// A figure of this name.
+/// A figure with this name.
 pub fn figure(id: &'static str, value: f64) -> Figure {
     Figure { id, value }
 }
 
-/// What pages cost that stay as they are: run time of the scanner's thread for each, in ns.
+/// Cost of pages that do not change: run time of the scanner's thread for each, in ns.
 struct Steady {
     first_pass: f64,
     later_passes: f64,
-    /// Bytes of the scanner's tables for each page.
+    /// Size of the scanner's tables for each page, in bytes.
     index_bytes: f64,
 }
 
@@ -361,15 +361,15 @@ fn unique(scanner: &Scanner, processes: usize, mib: usize) -> Steady {
 fn steady(scanner: &Scanner, processes: usize, mib: usize, content: Content) -> Steady {
     let pages = mib * MIB;
     let workers = Workers::spawn(processes, pages, content);
-    // Before it starts: who starts it may wait for longer than a pass takes.
+    // Read before the start: starting may take longer than a pass.
     let (start, first_pass) = (scanner.usage(), scanner.passes());
-    // ksm_v pauses after the pass, so that no page of the next one counts, which costs less.
+    // ksm_v pauses after the pass, so that it scans no page of the next one, which costs less.
     scanner.start_with_pauses(LONG_PAUSE);
     scanner.wait_until_passes(first_pass + 1);
     let after_first = scanner.usage();
     scanner.start();
-    // Pages enter a scanner's tables for good in its first two passes, and their samples are told
-    // apart in them.
+    // In its first two passes a scanner enters pages into its tables for good, and finds different
+    // places to sample.
     scanner.wait_for_passes(2);
     let before = scanner.usage();
     scanner.wait_for_passes(STEADY_PASSES);
@@ -384,19 +384,19 @@ fn steady(scanner: &Scanner, processes: usize, mib: usize, content: Content) -> 
     }
 }
 
-/// What it costs to merge copies.
+/// Cost of merging copies.
 struct Copies {
     /// For each page merged away, to convergence, in ns.
     merging: f64,
-    /// Passes until then, the last one included.
+    /// Number of passes until convergence, including the last one.
     passes: f64,
-    /// For each page in each pass from then on, in ns.
+    /// For each page in each later pass, in ns.
     merged: f64,
-    /// The way there.
+    /// The curve until convergence.
     points: Vec<Point>,
 }
 
-/// Every content is there `copies` times.
+/// Each content exists `copies` times.
 fn copies(scanner: &Scanner, mib: usize, copies: usize) -> Copies {
     let pages = mib * MIB;
     let workers = Workers::spawn(PROCESSES, pages, Content::Copies(copies));
@@ -433,7 +433,7 @@ fn zeroes(scanner: &Scanner, mib: usize) -> f64 {
     cost
 }
 
-/// Lets it scan until `count` says `goal`; returns how that came about.
+/// Lets it scan until `count` reaches `goal`; returns the curve.
 pub fn converge(scanner: &Scanner, goal: u64, count: fn(&Scanner) -> u64) -> Vec<Point> {
     let start = scanner.cpu_ns();
     let (mut merged, mut last_gain) = (0, scanner.passes());
@@ -459,8 +459,8 @@ pub fn converge(scanner: &Scanner, goal: u64, count: fn(&Scanner) -> u64) -> Vec
     points
 }
 
-/// Keeps a CPU busy for ever, without a `pause`: QEMU makes that a way out of the guest, which the
-/// other CPUs of the guest would notice.
+/// Keeps a CPU busy forever, without a `pause`: for QEMU, `pause` is an exit from the guest, which
+/// affects the guest's other CPUs.
 pub fn compute() -> ! {
     let mut count = 0u64;
     loop {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Draws what `ksm_v_bench` has measured: reads points ("plot scanner x y" in each line) from
+//! Draws the results of `ksm_v_bench`: reads points ("plot scanner x y" in each line) from
 //! standard input and writes one picture for each plot into a directory.
 
 use plotters::prelude::*;
@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// A picture.
 struct Plot {
-    /// What its points are marked with.
+    /// The ID of its points.
     name: &'static str,
     title: &'static str,
     x: &'static str,
@@ -45,7 +45,7 @@ const SCANNERS: [(&str, RGBColor); 2] = [
 /// Size of a picture, in pixels.
 const SIZE: (u32, u32) = (820, 420);
 
-/// A point, and whose it is.
+/// A point, and its scanner.
 struct Point {
     plot: String,
     scanner: String,
@@ -102,7 +102,7 @@ fn draw(plot: &Plot, points: &[&Point], path: &Path) -> Result<(), Box<dyn Error
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(64);
-    // The two kinds of axes are of different types.
+    // The two kinds of axes have different types.
     macro_rules! chart {
         ($x:expr, $y:expr) => {{
             let mut chart = builder.build_cartesian_2d($x, $y)?;
