@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Has someone wait for a page table lock while the module holds it. Written to the
- * debugfs file ksm_v_contend is a function of the module that is called under the
- * lock, which of its arguments are the address and the entry, and an address: at the
- * call with that address another CPU begins to wait for the lock, before the function
- * runs. Reading the file tells how many further calls there were until that CPU had
- * the lock; -1: it has not had it yet.
+ * Makes another CPU wait for a page table lock while the module holds it. The debugfs
+ * file ksm_v_contend takes a function of the module that is called under the lock, the
+ * positions of its address and entry arguments, and an address. At the call with that
+ * address, another CPU begins to wait for the lock before the function runs. Reading the
+ * file returns the number of further calls until that CPU had the lock; -1 if it has not
+ * had it yet.
  */
 
 #include <linux/debugfs.h>
@@ -18,14 +18,14 @@
 #include <linux/uaccess.h>
 
 /*
- * How often to look whether the other CPU waits. A guest that knows itself as one has
- * spinlocks that tell nobody, but for those of its hypervisor: virt_spin_lock().
+ * Number of checks whether the other CPU waits. In a guest that knows it is one, only
+ * paravirtual spinlocks show a waiter: see virt_spin_lock().
  */
 #define LOOKS 20000000L
 
 static unsigned int addr_arg, ptep_arg;
 static unsigned long target;
-/* The lock to wait for, until someone does. */
+/* The lock to wait for, until a CPU waits. */
 static spinlock_t *wanted;
 static struct task_struct *holder;
 static long calls, result = -1;
@@ -49,7 +49,7 @@ static int enter(struct kprobe *probe, struct pt_regs *regs)
 	return 0;
 }
 
-/* There is one of these on each CPU: that of the holder is busy. */
+/* One of these runs on each CPU, since the holder's CPU is busy. */
 static int contend(void *unused)
 {
 	while (!kthread_should_stop()) {
@@ -93,7 +93,7 @@ static ssize_t contend_write(struct file *file, const char __user *text, size_t 
 	buffer[len] = '\0';
 	end_probe();
 	if (sscanf(buffer, "%63s %u %u %li", symbol, &addr_arg, &ptep_arg, &target) != 4)
-		return len; /* Only ended. */
+		return len; /* Only ends the probe. */
 	probe.symbol_name = symbol;
 	probe.pre_handler = enter;
 	err = register_kprobe(&probe);

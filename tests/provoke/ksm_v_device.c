@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A device with memory of its own, and its driver, as amdgpu, xe and nouveau are (Documentation/mm/hmm.rst).
- * Lines written to the debugfs file ksm_v_device:
+ * A device with its own memory, and its driver, like amdgpu, xe and nouveau (Documentation/mm/hmm.rst).
+ * The debugfs file ksm_v_device accepts these lines:
  *
  *   watch PID            inserts an interval notifier for one page of the address space, as for memory that
  *                        the device maps; it stays until the module is unloaded
@@ -60,7 +60,7 @@ static int watch(struct mm_struct *mm)
 
 #ifdef CONFIG_DEVICE_PRIVATE
 
-/* Frame numbers without memory behind them. Each page in use has a page of system memory as its content. */
+/* Frame numbers without memory. Each page in use has a page of system memory for its content. */
 static struct dev_pagemap device_memory;
 static bool has_device_memory;
 /* Linked by zone_device_data. */
@@ -114,7 +114,7 @@ static struct page *alloc_device_page(void)
 	return page;
 }
 
-/* A fault of a CPU on a page of the device: returns it to system memory, for all who map it. */
+/* Handles a fault of a CPU on a page of the device: returns it to system memory, in all its mappings. */
 static vm_fault_t device_migrate_to_ram(struct vm_fault *vmf)
 {
 	unsigned long src = 0, dst = 0;
@@ -180,7 +180,7 @@ static int make_device_memory(void)
 	return 0;
 }
 
-/* Returns what is left on the device, as before it is unplugged. */
+/* Returns all pages that are still on the device, as before it is unplugged. */
 static void evict(void)
 {
 	unsigned long first = PHYS_PFN(device_memory.range.start);
@@ -274,7 +274,7 @@ static unsigned long move_to_new_places(struct migrate_vma *args, unsigned long 
 	return moved;
 }
 
-/* Without alloc: offers the pages only. */
+/* Without alloc, only offers the pages. */
 static int migrate(struct mm_struct *mm, unsigned long addr, unsigned long pages,
 		   struct page *(*alloc)(void))
 {

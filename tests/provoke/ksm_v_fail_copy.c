@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Fails copies out of one frame, as memory with an uncorrectable error does: that of
- * the frames whose numbers were written to the debugfs file ksm_v_fail_copy which is
- * copied first. Reading the file tells the frame, and how many copies have failed.
+ * Fails copies out of one frame, like memory with an uncorrectable error. The frame
+ * numbers written to the debugfs file ksm_v_fail_copy are candidates: the one that is
+ * copied first fails. Reading the file returns the frame and the number of failed copies.
  */
 
 #include <linux/debugfs.h>
@@ -17,7 +17,7 @@
 #define MOST 8
 
 static unsigned long frames[MOST];
-/* The one that fails, once it is known. */
+/* The failing frame, once it is known. */
 static atomic_long_t failing = ATOMIC_LONG_INIT(0);
 static atomic_t failures = ATOMIC_INIT(0);
 
@@ -33,7 +33,7 @@ static bool fails(unsigned long frame)
 	return false;
 }
 
-/* copy_mc_to_kernel(to, from, length): nothing is copied. */
+/* Replaces copy_mc_to_kernel(to, from, length): copies nothing. */
 static int enter(struct kretprobe_instance *instance, struct pt_regs *regs)
 {
 	void *from = (void *)regs_get_kernel_argument(regs, 1);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Has loads of the kernel from some frames fail, as from memory with uncorrectable errors: those whose
- * numbers were written last to the debugfs file ksm_v_fail_frame are not in the kernel's linear mapping.
- * A load whose failure the kernel does not recover from ends in an oops. Processes that map the frames
- * read them as ever. Writing nothing mends all.
+ * Makes the kernel's loads from some frames fail, like memory with uncorrectable errors: removes the
+ * frames whose numbers were last written to the debugfs file ksm_v_fail_frame from the kernel's linear
+ * mapping. A load that the kernel cannot recover from ends in an oops. Processes that map the frames
+ * can still read them. Writing nothing restores all.
  */
 
 #include <linux/debugfs.h>
@@ -19,7 +19,7 @@
 
 #define MOST 8
 
-/* Not exported; to be called statically, for the processor may forbid any other call. */
+/* Not exported; called through a static call, because the processor may forbid indirect calls. */
 DEFINE_STATIC_CALL_NULL(np, set_memory_np);
 DEFINE_STATIC_CALL_NULL(p, set_memory_p);
 

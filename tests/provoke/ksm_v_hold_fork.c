@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Holds forks in the middle: in dup_mmap(), after all areas below a mapping of the
- * debugfs file ksm_v_hold_fork were copied, and before the parent's TLBs are
- * flushed. Reading the file tells how many forks are held, writing lets them go.
+ * Stops forks in the middle: in dup_mmap(), after the copy of all areas below a mapping
+ * of the debugfs file ksm_v_hold_fork, and before the flush of the parent's TLBs.
+ * Reading the file returns the number of stopped forks, writing lets them continue.
  */
 
 #include <linux/debugfs.h>
@@ -13,11 +13,11 @@
 #include <linux/wait.h>
 
 static atomic_t held = ATOMIC_INIT(0);
-/* How often forks were let go. */
+/* How often forks were released. */
 static atomic_t releases = ATOMIC_INIT(0);
 static DECLARE_WAIT_QUEUE_HEAD(waiting);
 
-/* Not only fork makes a second mapping: mremap() and splits are not held. */
+/* mremap() and splits also make a second mapping: these are not stopped. */
 static void hold(struct vm_area_struct *vma)
 {
 	int before = atomic_read(&releases);
@@ -57,7 +57,7 @@ static int hold_open(struct inode *inode, struct file *file)
 	return single_open(file, hold_show, NULL);
 }
 
-/* The mappings, which pin the module through their file, use the functions above. */
+/* Mappings use the functions above, and pin the module through their file. */
 static const struct file_operations hold_fops = {
 	.owner = THIS_MODULE,
 	.open = hold_open,
@@ -72,7 +72,7 @@ static struct dentry *dentry;
 
 static int __init hold_init(void)
 {
-	/* debugfs passes mmap() on to files that it does not guard only. */
+	/* debugfs passes mmap() on only for files that it does not guard. */
 	dentry = debugfs_create_file_unsafe("ksm_v_hold_fork", 0600, NULL, NULL, &hold_fops);
 	return PTR_ERR_OR_ZERO(dentry);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A livepatch of rmap_walk_ksm(). On a kernel without livepatches, an ftrace_ops that may redirect it, as a
- * livepatch has one. The function that takes its place finds no mapping: nothing may be merged by ksmd
+ * A livepatch of rmap_walk_ksm(). On a kernel without livepatches: an ftrace_ops that may redirect it,
+ * like the one of a livepatch. The replacement finds no mapping, so ksmd must not merge anything
  * meanwhile.
  */
 
@@ -40,7 +40,7 @@ static int __init livepatch_init(void)
 	return klp_enable_patch(&patch);
 }
 
-/* The kernel unloads no livepatch that is enabled. */
+/* An enabled livepatch cannot be unloaded. */
 static void __exit livepatch_exit(void)
 {
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Does on request what a checker of a debug kernel must complain of: each name in
- * the table, written to the debugfs file ksm_v_provoke, commits one such crime.
+ * Provokes the checkers of a debug kernel: a name in the table, written to the debugfs
+ * file ksm_v_provoke, makes one error that a checker must report.
  */
 
 #include <linux/debugfs.h>
@@ -14,17 +14,17 @@
 #include <linux/timer.h>
 #include <linux/uaccess.h>
 
-/* More than the allocator's caches hold, in which pointers to some remain. */
+/* More than the allocator's caches hold: pointers to some objects remain there. */
 #define LEAKS 512
 
 static DEFINE_MUTEX(first);
 static DEFINE_MUTEX(second);
 static DEFINE_SPINLOCK(held);
 
-/* Results that the compiler must not drop. */
+/* Results go here, so that the compiler keeps the code. */
 static volatile int sink;
 
-/* No crime: the checkers must be quiet. */
+/* No error: the checkers must be quiet. */
 static int nothing(void)
 {
 	return 0;
@@ -54,7 +54,7 @@ static int lockdep(void)
 	return 0;
 }
 
-/* DEBUG_ATOMIC_SLEEP: what may sleep under a spinlock. */
+/* DEBUG_ATOMIC_SLEEP: a function that may sleep, under a spinlock. */
 static int atomic_sleep(void)
 {
 	spin_lock(&held);
@@ -89,7 +89,7 @@ static int debug_objects(void)
 	return 0;
 }
 
-/* KMEMLEAK, when asked to scan: memory nothing points to. */
+/* KMEMLEAK, when asked to scan: memory without a pointer to it. */
 static int kmemleak(void)
 {
 	for (int i = 0; i < LEAKS; i++) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A device that has memory of the process pid mapped, len bytes from start on, and does
- * not forget it at once: whoever lets it wait waits for a minute, as for a job of a GPU,
- * or until the module goes. The parameter waited tells how often somebody did.
+ * A device that maps memory of the process pid, len bytes from start on, and is slow to
+ * unmap it: its notifier waits for a minute, like a job of a GPU, or until the module is
+ * removed. The parameter waited returns how often callers waited.
  */
 
 #include <linux/mmu_notifier.h>
@@ -23,7 +23,7 @@ module_param(waited, int, 0400);
 static bool is_going;
 static DECLARE_WAIT_QUEUE_HEAD(waiting);
 
-/* Not an interval notifier: memory that has such is left alone anyway. */
+/* Not an interval notifier: the module leaves memory with interval notifiers alone. */
 static int device_invalidate(struct mmu_notifier *notifier, const struct mmu_notifier_range *range)
 {
 	if (range->end <= start || range->start >= start + len)

@@ -4,7 +4,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/task.h>
 
-/* To be given up by mmput(); NULL where there is none. */
+/* Release it with mmput(); NULL if the process has none. */
 static inline struct mm_struct *mm_of(int nr)
 {
 	struct pid *pid = find_get_pid(nr);
