@@ -47,7 +47,7 @@ PATIENCE_SECONDS = 240
 
 
 def ksmv(*arguments: object, status: int = 0) -> str:
-    """Runs the tool here, which is quick; as `run_ksmv`."""
+    """Runs the tool in this process, which is quick; as `run_ksmv`."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -58,8 +58,8 @@ def ksmv(*arguments: object, status: int = 0) -> str:
 
 
 def run_ksmv(*arguments: object, status: int = 0, user: int = 0, wrapper: tuple = ()) -> str:
-    """Runs the tool as a user does; returns standard output, or standard error where it is to
-    fail with a status and says something there."""
+    """Runs the tool as a user does; returns standard output, or standard error if it must fail
+    with a status and a message."""
     command = [*wrapper, str(TOOL), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, user=user)
     return _checked(command, status, done.returncode, done.stdout, done.stderr)
@@ -72,18 +72,18 @@ def _checked(command: object, wanted: int, found: int, out: str, err: str) -> st
 
 
 def ksmv_json(*arguments: object) -> dict:
-    """What the tool says as JSON."""
+    """The tool's JSON output."""
     return json.loads(ksmv(*arguments, "--json"))
 
 
 def load() -> None:
-    """Loads the module, as new."""
+    """Loads the module anew."""
     unload()
     subprocess.run(["insmod", "ksm_v.ko"], check=True)
 
 
 def unload() -> None:
-    """Unmerges everything and unloads the module, if it is there."""
+    """Unmerges everything and unloads the module, if it is loaded."""
     if KNOBS.exists():
         (KNOBS / "run").write_text("2")
         subprocess.run(["rmmod", "ksm_v"], check=True)
@@ -100,12 +100,12 @@ def changed() -> dict[str, str]:
 
 
 def saved() -> int:
-    """What the module says it saves, in pages."""
+    """The pages that the module reports as saved."""
     return number("pages_sharing") + number("zero_pages")
 
 
 def owner(user: int) -> dict[str, int]:
-    """The owner of a domain, of a user whose group has the same number."""
+    """The owner of a user's domain; the group has the same number."""
     return {"uid": user, "gid": user}
 
 
@@ -129,7 +129,7 @@ def merge_all() -> None:
 
 
 class Member:
-    """A process of member.py, in place when this is made."""
+    """A process that runs member.py; its memory is ready after the constructor."""
 
     def __init__(self, *areas: str, user: int = ALICE) -> None:
         self._process = subprocess.Popen(
@@ -141,7 +141,7 @@ class Member:
             raise AssertionError(f"{areas} is not in place")
 
     def end(self) -> None:
-        """Ends it, if it still runs."""
+        """Ends it, if it is still running."""
         if self._process.poll() is None:
             self._process.stdin.close()
         self._process.stdout.close()
@@ -153,7 +153,7 @@ class Member:
 
 
 class Case(unittest.TestCase):
-    """A test with processes; the module is loaded anew for each, unless said otherwise."""
+    """A test with processes; loads the module anew for each test, unless it says otherwise."""
 
     loaded = True
 
@@ -167,12 +167,12 @@ class Case(unittest.TestCase):
         return member
 
     def assert_fails(self, status: int, said: str, *arguments: object) -> None:
-        """The tool ends with this status and says this."""
+        """Expects that the tool ends with this status and this message."""
         self.assertIn(said, ksmv(*arguments, status=status))
 
 
 def row_of(answer: dict, pid: int) -> dict:
-    """The row of a process; one of zeroes where it has none."""
+    """The row of a process; a row of zeroes if it has none."""
     rows = [row for row in answer["processes"] if row["pid"] == pid]
     return rows[0] if rows else dict.fromkeys(("saved_pages", "merged_pages", "zero_pages"), 0)
 
@@ -181,7 +181,7 @@ def row_of(answer: dict, pid: int) -> dict:
 
 
 class WithoutModule(Case):
-    """What needs the module says so, all else works."""
+    """Commands that need the module say so, all others work."""
 
     loaded = False
 
@@ -195,7 +195,7 @@ class WithoutModule(Case):
             self.assertEqual(told["exit_status"], 3)
 
     def test_estimate_of_known_contents(self) -> None:
-        # 2 + 3 pages a: 4 frames less. 4 + 5 of zeroes: 9 less. 3 + 2 own: none.
+        # 2 + 3 pages a: 4 frames saved. 4 + 5 zero pages: 9 saved. 3 + 2 own pages: none saved.
         one = self.start("2*a,4*zero,3*own:registered")
         other = self.start("3*a,5*zero,2*own:registered")
         found = ksmv_json("estimate", one.pid, other.pid, "--scope", "registered")
@@ -354,7 +354,7 @@ class WithoutModule(Case):
         maps = Path(f"/proc/{odd.pid}/maps").read_bytes()
         self.assertIn(ODD_FILE, maps)
         areas = list(pages.AddressSpace(f"/proc/{odd.pid}").areas())
-        # The one above the end of user space, of system calls, is none.
+        # The mapping above the end of user space (vsyscall) does not count.
         self.assertEqual(len(areas), maps.count(b"\n") - maps.count(b"[vsyscall]"))
 
     def test_pagemap_scan_finds_all_pages(self) -> None:
@@ -436,7 +436,7 @@ class Knobs(Case):
 
 
 class Merged(Case):
-    """Estimate, report, who and status, against what the module does."""
+    """estimate, report, who and status, compared with the module's results."""
 
     def test_estimate_equals_what_is_saved(self) -> None:
         members = [
@@ -544,7 +544,7 @@ class Merged(Case):
         self.assertEqual(status["changed"]["scan_rate"], 20000)
         self.assertEqual(status["cpu_percent"], 0)
         self.assertGreaterEqual(status["sample_seconds"], 0.5)
-        # A process has 256 entries of one frame at most: 12 frames of 3000 pages.
+        # A process has at most 256 entries of one frame: 3000 pages need 12 frames.
         found = row_of(status["report"], member.pid)["saved_pages"]
         self.assertGreaterEqual(found, 4000 - 12)
         memory = next(line for line in text.lines_of("/proc/meminfo"))
@@ -627,7 +627,7 @@ class Top(Case):
 
 
 class Results(unittest.TextTestResult):
-    """One line for each test, as Rust's harness has them."""
+    """One line for each test, like Rust's test harness."""
 
     def startTest(self, test: unittest.TestCase) -> None:
         super().startTest(test)
@@ -644,7 +644,7 @@ class Results(unittest.TextTestResult):
 
 def main() -> int:
     """Runs the tests; returns the exit status."""
-    # The memory of this process is not to be merged.
+    # Keeps the memory of this process from being merged.
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     mark_bytecode_current()
     KHUGEPAGED.write_text(str(1 << 30))

@@ -17,10 +17,10 @@ import os
 import signal
 import sys
 
-# What a terminal obeys, what ends a line elsewhere, and what is no UTF-8.
+# Bytes that control a terminal, that end lines elsewhere, and that are not UTF-8.
 ODD_NAME = b"\x1b[2Ja)\r1\x0b\n\\\x9b\xff"
-# Read as lines that end with other characters than newlines, maps has an area of everything
-# more, and smaps registers what it should not.
+# If its lines ended at other characters than newlines, maps would have an additional area of
+# everything, and smaps a wrong registered flag.
 ODD_FILE = b"/tmp/a\r10000-7ffffffff000 rw-p \rVmFlags: rd wr mg\x85\xff"
 
 _CLONE_VM = 0x100
@@ -31,14 +31,14 @@ _STACK = 1 << 16
 
 
 def libc():
-    """The C library; few members need it, and ctypes takes long to be imported in a guest."""
+    """The C library; few members need it, and importing ctypes takes long in a guest."""
     import ctypes
 
     return ctypes.CDLL(None, use_errno=True), ctypes
 
 
 def page(text: str, number: int) -> bytes:
-    """The page that a word stands for; `number` tells pages of one's own apart."""
+    """The content that a word names; `number` makes own pages different from each other."""
     if text == "zero":
         return bytes(mmap.PAGESIZE)
     name = f"{os.getpid()} {number} " if text == "own" else text
@@ -55,7 +55,7 @@ def area(spec: str, first: int) -> mmap.mmap:
         for _ in range(int(times))
     ]
     memory = mmap.mmap(-1, len(texts) * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    # The contents are to be on small pages, and no others around them.
+    # The contents must be on small pages, with no other pages around them.
     memory.madvise(mmap.MADV_NOHUGEPAGE)
     if "registered" in options:
         memory.madvise(mmap.MADV_MERGEABLE)
@@ -72,13 +72,13 @@ def area(spec: str, first: int) -> mmap.mmap:
 
 
 def wait() -> None:
-    """Says that all is in place, and waits for the end of the input."""
+    """Prints the line that all is in place, and waits for the end of the input."""
     os.write(1, b"ready\n")
     os.read(0, 1)
 
 
 def share_address_space() -> int:
-    """Starts a child that has this process's address space and does nothing; returns its id."""
+    """Starts a child that shares this process's address space and does nothing; returns its id."""
     c, ctypes = libc()
     stack = ctypes.create_string_buffer(_STACK)
     top = ctypes.addressof(stack) + _STACK - 64
@@ -99,7 +99,7 @@ def be_odd() -> mmap.mmap:
 
 
 def main(arguments: list[str]) -> None:
-    """Does as the arguments say."""
+    """Sets up the memory that the arguments describe."""
     flags = {"undumpable", "fork", "clone", "leaderless", "odd"}.intersection(arguments)
     specs = [one for one in arguments if one not in flags]
     kept = [area(spec, number << 20) for number, spec in enumerate(specs)]

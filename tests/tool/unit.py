@@ -40,7 +40,7 @@ from status import Counts, Status  # noqa: E402
 COMMANDS = next(one for one in cli.parser()._actions if one.dest == "command").choices
 PROCESS = Process(7, "name", 1000, 100, False, "/a", "/proc/7")
 
-# What a user may name something, and what is shown of it.
+# Names that a user may choose, and how ksmv shows them.
 NAMES = {
     b"a b:c)": "a b:c)",
     "M\u00fcller \u6f22".encode(): "M\u00fcller \u6f22",
@@ -57,12 +57,12 @@ NASTY = text.decode(b"".join(NAMES))
 
 
 def area(flags: str, private: bool = True) -> pages.Area:
-    """An area with such VmFlags."""
+    """An area with these VmFlags."""
     return pages.Area(0, pages.PAGE, private, frozenset(flags.split()))
 
 
 class Rules(unittest.TestCase):
-    """Which memory is left alone."""
+    """Memory that the module leaves alone."""
 
     def test_plain_memory_is_taken(self) -> None:
         self.assertIsNone(Policy().objection(area("rd wr mr mw me ac"), True))
@@ -103,7 +103,7 @@ class Rules(unittest.TestCase):
 
 
 class Sums(unittest.TestCase):
-    """What a content would save."""
+    """The savings of a content."""
 
     @staticmethod
     def content(frames: int, mappings: int, shared: int = 0, shared_mappings: int = 0):
@@ -145,7 +145,7 @@ class Sums(unittest.TestCase):
 
 
 class Words(unittest.TestCase):
-    """What is said."""
+    """The output."""
 
     def test_tables(self) -> None:
         lines = output.table(("pages", "who"), (("1", "b"), ("1234567", "longer")), indent="")
@@ -224,7 +224,7 @@ class Words(unittest.TestCase):
 
 
 class Lines(unittest.TestCase):
-    """Files of the kernel: only a newline ends a line."""
+    """Files of the kernel: only newlines end a line."""
 
     def setUp(self) -> None:
         place = tempfile.TemporaryDirectory()
@@ -258,7 +258,7 @@ class Lines(unittest.TestCase):
 
 
 def options_of(command: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """The options of a command, those that ask for help left out."""
+    """The options of a command, without the options for help."""
     return {
         name: action
         for name, action in command._option_string_actions.items()
@@ -267,7 +267,7 @@ def options_of(command: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 
 
 class Completion(unittest.TestCase):
-    """What bash offers, by the script that is installed, on a machine with known knobs and PIDs."""
+    """bash completion by the installed script, on a machine with known knobs and PIDs."""
 
     machine = """
         _ksmv_knobs() { case $1 in -400) echo run domain cpu_ns ;; -200) echo run domain ;; esac; }
@@ -275,7 +275,7 @@ class Completion(unittest.TestCase):
     """
 
     def offered(self, *words: str) -> list[str]:
-        """What is offered for the last word, sorted."""
+        """The completions of the last word, sorted."""
         last = len(words)
         script = f"""
             source "$0" && {self.machine}
@@ -287,7 +287,7 @@ class Completion(unittest.TestCase):
         return sorted(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
 
     def assert_offered(self, words: str, offered: str) -> None:
-        """That is offered for the last of the words, which may be empty."""
+        """Expects these completions of the last of the words, which may be empty."""
         self.assertEqual((words, self.offered(*words.split(" "))), (words, sorted(offered.split())))
 
     def test_commands_and_their_options(self) -> None:
@@ -333,12 +333,12 @@ class Completion(unittest.TestCase):
 
 
 class Manual(unittest.TestCase):
-    """ksmv(8) and the ABI name all there is."""
+    """ksmv(8) and the ABI document everything."""
 
     manual = (PROJECT / "Documentation" / "ksmv.8").read_text(encoding="utf-8").replace("\\-", "-")
 
     def fields(self, value: object) -> set[str]:
-        """The names of all fields of something in JSON."""
+        """The names of all fields of a JSON value."""
         if isinstance(value, dict):
             return set(value).union(*map(self.fields, value.values()))
         return set().union(*map(self.fields, value)) if isinstance(value, list) else set()
@@ -378,7 +378,7 @@ class Manual(unittest.TestCase):
 
 
 class Installation(unittest.TestCase):
-    """make install-tools, which `make install` does, too."""
+    """make install-tools, which `make install` also runs."""
 
     def test_keeps_settings_that_are_there(self) -> None:
         with tempfile.TemporaryDirectory() as place:
