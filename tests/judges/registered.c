@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 /*
- * Runs a program all of whose memory is registered for merging:
+ * Runs a program with all of its memory registered for merging:
  * usage: registered PROGRAM [ARG]...
  */
 

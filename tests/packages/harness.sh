@@ -2,7 +2,7 @@
 # shellcheck shell=sh
 #
 # Runs tests in a shell (bash or busybox): a test is a function test_NAME that
-# fails where a command in it does. Sourced; the last line is "run_tests NAME...".
+# fails if a command in it fails. Sourced; the last line is "run_tests NAME...".
 
 # fail MESSAGE
 fail() {
@@ -10,7 +10,7 @@ fail() {
 	exit 1
 }
 
-# says TEXT CMD...: that CMD prints TEXT somewhere, whatever its status.
+# says TEXT CMD...: expects that the output of CMD contains TEXT, with any status.
 says() {
 	text=$1
 	shift
@@ -21,7 +21,7 @@ says() {
 	esac
 }
 
-# refused CMD...: that CMD fails.
+# refused CMD...: expects that CMD fails.
 refused() {
 	if output=$("$@" 2>&1); then fail "'$*' succeeded: $output"; fi
 }
@@ -29,7 +29,7 @@ refused() {
 # same WHAT WANTED FOUND
 same() { [ "$2" = "$3" ] || fail "$1: wanted '$2', found '$3'"; }
 
-# run_tests NAME...: with a summary like that of Rust's test harness.
+# run_tests NAME...: ends with a summary like that of Rust's test harness.
 run_tests() {
 	passed=0 failed=0 result=ok
 	for name in "$@"; do
