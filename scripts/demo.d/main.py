@@ -343,7 +343,7 @@ def main() -> int:
         job, bound = tell_job()
         tell_merging(job, bound)
         tell_data(job)
-    except Exception as error:  # Whatever it was, the last line says so.
+    except Exception as error:  # The last line names any failure.
         traceback.print_exc()
         claim(False, f"the demo could not go on: {error}")
     return verdict()

@@ -191,7 +191,7 @@ def sharing_lines(sharing: Sharing, limit: int | None) -> list[str]:
 
 
 def to_json(thing: Json) -> str:
-    """One line of ASCII JSON, which every parser accepts, whatever is in a name."""
+    """One line of ASCII JSON, which every parser accepts, with any name in it."""
     return json.dumps(_exchangeable(thing))
 
 

@@ -18,8 +18,8 @@
 #include <linux/uaccess.h>
 
 /*
- * Number of checks whether the other CPU waits. In a guest that knows it is one, only
- * paravirtual spinlocks show a waiter: see virt_spin_lock().
+ * Number of checks whether the other CPU waits. In a guest that knows it is one, spinlocks do
+ * not show waiters, except paravirtual spinlocks of its hypervisor: see virt_spin_lock().
  */
 #define LOOKS 20000000L
 

@@ -121,7 +121,7 @@ fn read_number(pipe: &mut UnixStream) -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
-/// What a process does after filling its memory; it ends when this returns.
+/// The work of a process after filling its memory; the process ends when this returns.
 pub type Duty = fn(&mut Worker);
 
 /// A process that holds memory, from its own side.

@@ -261,8 +261,8 @@ struct Row {
 /// ksm_v's figure divided by another's, over pairs measured one after the other.
 struct Ratio {
     median: f64,
-    /// Of many pairs, the 95% confidence interval of the median; of few, the smallest and the
-    /// largest ratio.
+    /// The 95% confidence interval of the median, of many pairs; the smallest and the largest ratio,
+    /// of few pairs.
     low: f64,
     high: f64,
     is_of_many: bool,

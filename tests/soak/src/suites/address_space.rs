@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Address spaces that change under the scanner: mappings made, moved, resized, protected,
-//! discarded and replaced at random, whatever is merged in them.
+//! discarded and replaced at random, while pages in them are merged.
 
 use guest::Context;
 use guest::Result;

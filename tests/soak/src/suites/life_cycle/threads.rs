@@ -105,7 +105,7 @@ fn leave_memory(region: Region, milliseconds: u64) -> Result<i32> {
     Ok(pid)
 }
 
-/// What the remaining process reads, and when.
+/// The memory that the remaining process verifies, and the time until then.
 struct Heir {
     region: Region,
     time: Duration,
