@@ -709,10 +709,15 @@ fn mapped(id: SetId) -> Option<(u32, usize)> {
     (mappings > 0).then_some((mappings, records))
 }
 
-/// Whether the page of a set exists, although no reference to it could be taken: it is being migrated or
-/// swapped out.
+/// Whether no reference can be taken to the page of a set just now, because it is being moved or swapped out.
+///
+/// A page whose memory has failed keeps its mapping and index when it is freed: it is gone.
 pub(super) fn is_on_the_move(id: SetId) -> bool {
-    peek(id).is_some()
+    let Some((_, frame)) = look_up(id) else {
+        return false;
+    };
+    // SAFETY: The function accepts any frame number.
+    peek(id).is_some() && !unsafe { shim::ksm_v_pfn_hwpoison(frame.0 as usize) }
 }
 
 /// As [`mapped`], but also for pages that nothing maps. Takes no reference to the page; `None` if it is

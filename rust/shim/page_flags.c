@@ -88,6 +88,13 @@ void ksm_v_folio_set_swapbacked(struct folio *folio)
 	__folio_set_swapbacked(folio);
 }
 
+bool ksm_v_pfn_hwpoison(unsigned long pfn)
+{
+	const struct page *page = pfn_to_online_page(pfn);
+
+	return page && PageHWPoison(page);
+}
+
 bool ksm_v_page_hwpoison(const struct page *page)
 {
 	return PageHWPoison(page);

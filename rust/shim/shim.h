@@ -243,6 +243,8 @@ bool ksm_v_folio_test_swapcache(const struct folio *folio);
 bool ksm_v_folio_test_hugetlb(const struct folio *folio);
 bool ksm_v_page_anon_exclusive(const struct page *page);
 bool ksm_v_page_hwpoison(const struct page *page);
+/* Whether the memory of the frame has failed. Takes no reference. */
+bool ksm_v_pfn_hwpoison(unsigned long pfn);
 const void *ksm_v_page_address(const struct page *page);
 bool ksm_v_page_mte_tagged(const struct page *page);
 bool ksm_v_folio_trylock(struct folio *folio);
