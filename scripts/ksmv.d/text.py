@@ -30,8 +30,8 @@ def decode(content: bytes) -> str:
 
 
 def lines_of(path: "str | os.PathLike[str]") -> list[str]:
-    """The lines of a kernel file. Only newlines end a line: str.splitlines() would split
-    names at other characters, too."""
+    """The lines of a kernel file. Only newlines end a line: Python's own splitting of
+    lines would split names at other characters, too."""
     with open(path, "rb") as file:
         return decode(file.read().removesuffix(b"\n")).split("\n")
 
