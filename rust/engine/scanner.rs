@@ -528,8 +528,12 @@ impl<S: ScannerStorage> KsmScanner<S> {
     ///
     /// The caller has checked with [`Keys::is_of`] that the content has this key: under another key the
     /// frame would not be found, and equal pages would get a second frame. If the key has got another
-    /// frame meanwhile, or there is no memory, the frame is retired and false is returned.
+    /// frame meanwhile, or there is no memory, the frame is retired and false is returned. Returns false,
+    /// too, if a recount has found that the frame is gone already: the content stays as it was.
     pub fn made(&mut self, key: Key, frame: Frame, domain: Domain, pages: u32) -> bool {
+        if self.shared.get(frame).is_none() {
+            return false;
+        }
         let is_stable = !self.is_taken(key) && self.replace(key, frame, State::Stable);
         self.shared.update(frame, |entry| {
             entry.key = key;
@@ -541,7 +545,8 @@ impl<S: ScannerStorage> KsmScanner<S> {
             } else {
                 Standing::Retired
             };
-        }) && is_stable
+        });
+        is_stable
     }
 
     /// Sets the number of mappings of the shared frame `frame` after pages were merged into it.

@@ -15,21 +15,6 @@ void ksm_v_get_anon_vma(struct anon_vma *anon_vma)
 	atomic_inc(&anon_vma->refcount);
 }
 
-/*
- * Whether no area belongs to @anon_vma. None will then: it would be linked by an area that belongs to it. Looks
- * under the lock, since an area that is being changed leaves the tree for a moment (vma_prepare()).
- */
-bool ksm_v_anon_vma_is_unused(struct anon_vma *anon_vma)
-{
-	bool is_unused;
-
-	if (!down_read_trylock(&anon_vma->root->rwsem))
-		return false;
-	is_unused = RB_EMPTY_ROOT(&anon_vma->rb_root.rb_root);
-	up_read(&anon_vma->root->rwsem);
-	return is_unused;
-}
-
 bool ksm_v_anon_vma_trylock_read(struct anon_vma *anon_vma)
 {
 	return down_read_trylock(&anon_vma->root->rwsem);
@@ -43,6 +28,21 @@ void ksm_v_anon_vma_lock_read(struct anon_vma *anon_vma)
 void ksm_v_anon_vma_unlock_read(struct anon_vma *anon_vma)
 {
 	up_read(&anon_vma->root->rwsem);
+}
+
+/*
+ * Whether no VMA belongs to @anon_vma. None will then: it would be linked by a VMA that belongs to it. Looks
+ * under the lock, since a VMA that is being changed leaves the tree for a moment (vma_prepare()).
+ */
+bool ksm_v_anon_vma_is_unused(struct anon_vma *anon_vma)
+{
+	bool is_unused;
+
+	if (!ksm_v_anon_vma_trylock_read(anon_vma))
+		return false;
+	is_unused = RB_EMPTY_ROOT(&anon_vma->rb_root.rb_root);
+	ksm_v_anon_vma_unlock_read(anon_vma);
+	return is_unused;
 }
 
 struct vm_area_struct *ksm_v_anon_vma_chain_vma(const struct anon_vma_chain *chain)

@@ -589,6 +589,19 @@ fn a_frame_that_was_announced_only_counts_for_nothing() {
     assert_eq!(scanner.index_bytes(), 0);
 }
 
+/// Both sharers exit before the merge is reported, and a recount finds that.
+#[test]
+fn a_frame_that_was_gone_before_it_was_reported_leaves_its_content_mergeable() {
+    let mut scanner = scanner(2);
+    assert!(!merges(&mut scanner, 1));
+    let key = key(scanner.scan(Frame(2), D, &A));
+    assert!(scanner.announce(Frame(10), 1));
+    scanner.recount(|_| None);
+    assert!(!scanner.made(key, Frame(10), D, 2));
+    assert_eq!(scanner.target(key, D), Some(Target::Twin(Frame(1))));
+    assert_eq!(scanner.get_stats().pages_shared, 0);
+}
+
 #[test]
 fn frames_are_counted_though_all_contents_are_forgotten() {
     let mut scanner = scanner(2);
