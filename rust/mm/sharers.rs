@@ -705,7 +705,7 @@ pub(crate) fn count(id: SetId) -> Option<u32> {
 /// The number of entries that map the page of a set, and the number of its records; `None` if nothing maps
 /// it, or if that can't be told without a reference.
 fn mapped(id: SetId) -> Option<(u32, usize)> {
-    let (mappings, records) = peek(id)?;
+    let (_, mappings, records) = peek(id)?;
     (mappings > 0).then_some((mappings, records))
 }
 
@@ -713,23 +713,20 @@ fn mapped(id: SetId) -> Option<(u32, usize)> {
 ///
 /// A page whose memory has failed keeps its mapping and index when it is freed: it is gone.
 pub(super) fn is_on_the_move(id: SetId) -> bool {
-    let Some((_, frame)) = look_up(id) else {
-        return false;
-    };
     // SAFETY: The function accepts any frame number.
-    peek(id).is_some() && !unsafe { shim::ksm_v_pfn_hwpoison(frame.0 as usize) }
+    peek(id).is_some_and(|(frame, ..)| !unsafe { shim::ksm_v_pfn_hwpoison(frame.0 as usize) })
 }
 
-/// As [`mapped`], but also for pages that nothing maps. Takes no reference to the page; `None` if it is
-/// gone.
-fn peek(id: SetId) -> Option<(u32, usize)> {
+/// As [`mapped`], with the frame, and also for pages that nothing maps. Takes no reference to the page; `None`
+/// if it is gone.
+fn peek(id: SetId) -> Option<(Frame, u32, usize)> {
     let _rcu = rcu::read_lock();
     // SAFETY: `load` returned a set in its chunk, and chunks are not freed while the RCU read lock is held.
     let set = unsafe { load(id)?.as_ref() };
     let (frame, token) = (set.frame.load(Relaxed), set.token(id));
     // SAFETY: The function accepts any frame number; it checks that the frame is online.
     let mappings = unsafe { shim::ksm_v_merged_mapcount(frame as usize, token.0 as usize) };
-    Some((u32::try_from(mappings).ok()?, set.len()))
+    Some((Frame(frame), u32::try_from(mappings).ok()?, set.len()))
 }
 
 /// Gives up a set whose page is gone. A page in the memory of a device, to which no reference can be taken
