@@ -296,6 +296,14 @@ soak_options() {
 	modules_of "$1" "${ZRAM_MODULES[@]}" loop
 }
 
+# disk_options KERNEL: prints options of scripts/vm for a guest with an empty disk, on which it can
+# hibernate.
+disk_options() {
+	! kernel_has "$1" HIBERNATION || [ "$(architecture_of "$1")" != amd64 ] ||
+		printf '%s\n' --disk 1G
+	modules_of "$1" virtio_blk
+}
+
 # Prints the directory of the root's Python library, which has the same path in a guest.
 python_library() {
 	"$PROJECT/scripts/root" -- python3 -c 'import os; print(os.path.dirname(os.__file__))'

@@ -27,6 +27,7 @@ mod counts;
 mod damon;
 mod device;
 mod group;
+mod hibernation;
 mod huge;
 mod idle;
 mod lazy;
@@ -55,6 +56,7 @@ pub fn trials() -> Vec<Trial> {
         (no_nodes, sharers::TESTS),
         (no_nodes, counts::TESTS),
         (no_block, offline::BLOCKS),
+        (no_disk, hibernation::TESTS),
         (no_swap, reclaim::TESTS),
         (no_swap, limits::TESTS),
         (no_swap, lazy::TESTS),
@@ -118,6 +120,10 @@ fn no_block() -> Result<Option<String>> {
 
 fn no_swap() -> Result<Option<String>> {
     or_else(|| Swap::load_driver().err())
+}
+
+fn no_disk() -> Result<Option<String>> {
+    Ok(no_nodes()?.or_else(hibernation::lacking))
 }
 
 fn no_huge_pages() -> Result<Option<String>> {

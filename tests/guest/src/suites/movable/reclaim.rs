@@ -5,6 +5,7 @@
 use guest::cgroup::Cgroup;
 use guest::content::Ids;
 use guest::expect;
+use guest::knob;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::pagemap;
@@ -28,6 +29,10 @@ pub(super) const TESTS: &[Test] = &[
     ("page_out_spares_shared_pages_but_the_last", page_out),
     ("children_of_swapped_pages", forked),
     ("used_pages_stay_longer_than_others", used),
+    (
+        "pages_that_are_swapped_again_and_again_are_merged_less_often",
+        fought,
+    ),
 ];
 
 const PAGES: u64 = 256;
@@ -228,4 +233,43 @@ fn used(lab: &Lab) -> Result {
     expect::within("unused pages swapped", 256..=UNUSED as usize, out)?;
     group.check("after reclaim")?;
     idle.check(unused, Ids::each(1 << 20))
+}
+
+/// The number of passes, out of `count`, that merge pages of the group. Before each pass, all pages are
+/// swapped out and read again.
+fn merging_passes(count: u64, group: &Group, cgroup: &Cgroup) -> Result<u64> {
+    let mut merging = 0;
+    for _ in 0..count {
+        swap_out(group, cgroup, all_entries(group))?;
+        group.check("swapped in")?;
+        expect::eq("pages_shared, swapped in", 0, knob::number("pages_shared")?)?;
+        scanner::passes(1)?;
+        merging += u64::from(knob::number("pages_shared")? > 0);
+    }
+    Ok(merging)
+}
+
+fn fought(lab: &Lab) -> Result {
+    const PASSES: u64 = 32;
+    let _swap = swap()?;
+    let cgroup = Cgroup::new("fought")?;
+    let peer = || lab.peer_in(User::Root, &cgroup);
+    let group = Group::of(peer()?, peer()?, PAGES)?;
+    knob::set("scope", "registered")?;
+    knob::set("sleep_ms", scanner::UNTIL_TOLD_MS)?;
+    for sharer in &group.sharers {
+        sharer.peer.register_all()?;
+    }
+    let mut merging = [0; 2];
+    for (interval, merging) in [1, 8].into_iter().zip(&mut merging) {
+        knob::set("max_interval", interval)?;
+        *merging = merging_passes(PASSES, &group, &cgroup)?;
+    }
+    let [always, seldom] = merging;
+    expect::that(always >= PASSES / 2 && seldom <= always / 2, || {
+        format!(
+            "of {PASSES} passes, those that merged: expected half as many with intervals, found {always} \
+             and {seldom}"
+        )
+    })
 }
