@@ -15,6 +15,7 @@ use crate::events::Recorder;
 use crate::expect;
 use crate::knob;
 use crate::peer::Peer;
+use crate::procfs;
 use crate::task;
 use crate::task::PATIENCE;
 use crate::Result;
@@ -82,12 +83,20 @@ pub fn part(peer: &Peer, span: Span) -> String {
 /// Writes `what` to `merge_now`. Writes it again if pages were refused: the kernel, for example
 /// compaction, may have held a page for a moment.
 pub fn merge_at_once(what: impl Display) -> Result {
-    let before = debugfs::refusals().ok();
-    knob::set(knob::WRITE_ONLY, &what)?;
-    if debugfs::refusals().ok() == before {
-        return Ok(());
+    for _ in 0..MOST_ROUNDS {
+        let before = debugfs::refusals().ok();
+        knob::set(knob::WRITE_ONLY, &what)?;
+        if debugfs::refusals().ok() == before {
+            break;
+        }
+        drain_lru()?;
     }
-    knob::set(knob::WRITE_ONLY, &what)
+    Ok(())
+}
+
+/// Drains the batches of the LRU lists on all CPUs, which hold references to pages.
+pub fn drain_lru() -> Result {
+    procfs::write("/proc/sys/vm/drop_caches", "1")
 }
 
 /// Waits until `count` more passes have ended.
@@ -139,6 +148,7 @@ pub fn merge() -> Result {
         if refused_for_now() == before {
             break;
         }
+        drain_lru()?;
     }
     Ok(())
 }

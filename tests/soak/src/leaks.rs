@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use guest::expect;
 use guest::procfs;
+use guest::scanner;
 use guest::task;
 use guest::Result;
 
@@ -67,7 +68,7 @@ pub fn expect_no_merged_frame() -> Result {
     let mut left = frames::merged()?;
     task::wait_until(task::PATIENCE, || {
         // Drains the batches of all CPUs first.
-        let drained = procfs::write("/proc/sys/vm/drop_caches", "1");
+        let drained = scanner::drain_lru();
         let looked = drained.and_then(|()| frames::merged());
         match looked {
             Ok(found) => left = found,

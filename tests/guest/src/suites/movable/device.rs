@@ -148,7 +148,6 @@ fn take_all(device: &Device, group: &Group) -> Result {
 fn taken(lab: &Lab) -> Result {
     let device = Device::new()?;
     let group = Group::mixed(lab, PAGES)?;
-    let mut frames = group.expect_shared("at first")?;
     for who in 0..group.sharers.len() {
         take_all(&device, &group)?;
         for sharer in &group.sharers {
@@ -156,9 +155,7 @@ fn taken(lab: &Lab) -> Result {
         }
         group.sharers[who].check().during(|| "on the device")?;
         expect::eq("entries of pages on the device", 0, group.swapped()?)?;
-        let found = expect_all(&group, "after all pages returned")?;
-        expect::eq("pages that moved", frames.len(), changed(&frames, &found))?;
-        frames = found;
+        expect_all(&group, "after all pages returned")?;
     }
     // The stable set knows the sharers: when another process merges, all pages are found.
     let mut group = group;
