@@ -54,12 +54,14 @@ install-service:
 	sed -i 's,/usr/libexec,$(PREFIX)/libexec,' $(PLACE)/lib/systemd/system/ksm-veridian.service
 
 install-tools: install-service ## install ksmv, and the service with its settings (PREFIX=/usr/local DESTDIR=)
-	install -d $(PLACE)/lib/ksmv/ksmv.d $(PLACE)/sbin
-	install -m 755 scripts/ksmv $(PLACE)/lib/ksmv/
-	install -m 644 scripts/ksmv.d/*.py $(PLACE)/lib/ksmv/ksmv.d/
-	ln -sf ../lib/ksmv/ksmv $(PLACE)/sbin/ksmv
+	@# No module of an earlier version stays.
+	rm -rf $(PLACE)/lib/ksmv
+	install -d $(PLACE)/lib/ksmv/ksmv $(PLACE)/sbin
+	install -m 644 tools/ksmv/*.py $(PLACE)/lib/ksmv/ksmv/
+	install -m 755 tools/ksmv/ksmv $(PLACE)/lib/ksmv/ksmv/
+	ln -sf ../lib/ksmv/ksmv/ksmv $(PLACE)/sbin/ksmv
 	install -D -m 644 Documentation/ksmv.8 $(PLACE)/share/man/man8/ksmv.8
-	install -D -m 644 scripts/ksmv.d/completion.bash $(PLACE)/share/bash-completion/completions/ksmv
+	install -D -m 644 tools/ksmv/completion.bash $(PLACE)/share/bash-completion/completions/ksmv
 
 clean: ## remove what was built here and in the cache
 	+$(if $(wildcard $(KDIR)/Makefile),$(MAKE) -C $(KDIR) M=$(SRC) clean)

@@ -318,15 +318,15 @@ python_options() {
 
 # demo_options: prints options of scripts/vm that copy the demo and its applications.
 demo_options() {
-	printf '%s\n' --copy "$PROJECT/scripts/demo.d" --copy "$PROJECT/scripts/ksmv.d" \
+	printf '%s\n' --copy "$PROJECT/scripts/demo.d" --copy "$PROJECT/tools/ksmv" \
 		--copy root:/usr/bin/redis-server:/usr/bin/redis-server
 	python_options
 }
 
 # ksmv_options: prints options of scripts/vm that copy ksmv, its tests and their programs.
 ksmv_options() {
-	printf '%s\n' --copy "$PROJECT/scripts/ksmv" --copy "$PROJECT/scripts/ksmv.d" \
-		--copy "$PROJECT/scripts/demo.d" --copy "$PROJECT/tests/tool" \
+	printf '%s\n' --copy "$PROJECT/tools/ksmv" --copy "$PROJECT/scripts/demo.d" \
+		--copy "$PROJECT/tests/tool" \
 		--copy root:/usr/bin/setpriv:/usr/sbin/setpriv
 	python_options
 }

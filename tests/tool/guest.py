@@ -22,18 +22,13 @@ from unittest import mock
 
 sys.dont_write_bytecode = True
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "ksmv.d"), str(HERE.parent / "demo.d")]
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "demo.d")]
 
-import cli  # noqa: E402
-import knobs  # noqa: E402
-import pages  # noqa: E402
-import processes  # noqa: E402
-import text  # noqa: E402
 from bytecode import mark_bytecode_current  # noqa: E402
-from member import ODD_FILE  # noqa: E402
-from member import ODD_NAME  # noqa: E402
+from ksmv import cli, knobs, pages, processes, text  # noqa: E402
+from member import ODD_FILE, ODD_NAME  # noqa: E402
 
-TOOL = HERE.parent / "ksmv"
+TOOL = HERE.parent / "ksmv" / "ksmv"
 KNOBS = Path("/sys/kernel/mm/ksm_v")
 CGROUPS = Path("/sys/fs/cgroup")
 KHUGEPAGED = Path("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs")
@@ -304,7 +299,7 @@ class WithoutModule(Case):
         gone, left = self.start("1*a"), self.start("1*a")
         found = [processes.one(member.pid) for member in (gone, left)]
         gone.end()
-        with mock.patch("processes.every", return_value=found):
+        with mock.patch("ksmv.processes.every", return_value=found):
             report = ksmv_json("report")
             guess = ksmv_json("estimate")
         for answer in (report, guess):

@@ -20,22 +20,16 @@ from unittest import mock
 
 sys.dont_write_bytecode = True
 PROJECT = Path(__file__).resolve().parents[2]
-TOOL = PROJECT / "scripts" / "ksmv.d"
-sys.path.insert(0, str(TOOL))
+TOOL = PROJECT / "tools" / "ksmv"
+sys.path.insert(0, str(TOOL.parent))
 
-import cli  # noqa: E402
-import estimate  # noqa: E402
-import knobs  # noqa: E402
-import output  # noqa: E402
-import pages  # noqa: E402
-import processes  # noqa: E402
-import text  # noqa: E402
-from errors import Failure  # noqa: E402
-from policy import Policy  # noqa: E402
-from processes import Process, Skipped  # noqa: E402
-from savings import Report, Saving  # noqa: E402
-from sharers import Sharer, Sharing  # noqa: E402
-from status import Counts, Status  # noqa: E402
+from ksmv import cli, estimate, knobs, output, pages, processes, text  # noqa: E402
+from ksmv.errors import Failure  # noqa: E402
+from ksmv.policy import Policy  # noqa: E402
+from ksmv.processes import Process, Skipped  # noqa: E402
+from ksmv.savings import Report, Saving  # noqa: E402
+from ksmv.sharers import Sharer, Sharing  # noqa: E402
+from ksmv.status import Counts, Status  # noqa: E402
 
 COMMANDS = next(one for one in cli.parser()._actions if one.dest == "command").choices
 PROCESS = Process(7, "name", 1000, 100, False, "/a", "/proc/7")
@@ -178,16 +172,16 @@ class Words(unittest.TestCase):
         guess = estimate.Estimate([row], skipped, [domain], 0)
         sharing = Sharing(process, 1, 1, 0, 0, 1, [Sharer(process, 1, 1)], skipped)
         refusal = Failure(NASTY, NASTY)
-        with mock.patch("savings.report", return_value=report), contextlib.ExitStack() as stack:
+        with mock.patch("ksmv.savings.report", return_value=report), contextlib.ExitStack() as stack:
             for one in ("knobs.check_module", "knobs._check_name", "pages.check_access"):
-                stack.enter_context(mock.patch(one))
+                stack.enter_context(mock.patch(f"ksmv.{one}"))
             for one, answer in (
                 ("estimate.estimate", guess), ("sharers.of", sharing), ("knobs.get", NASTY),
                 ("knobs.read_all", {NASTY: NASTY}), ("status.Counts.read", counts),
             ):  # fmt: skip
-                stack.enter_context(mock.patch(one, return_value=answer))
-            stack.enter_context(mock.patch("status.Status.head", return_value=[NASTY]))
-            stack.enter_context(mock.patch("knobs.set_value", side_effect=refusal))
+                stack.enter_context(mock.patch(f"ksmv.{one}", return_value=answer))
+            stack.enter_context(mock.patch("ksmv.status.Status.head", return_value=[NASTY]))
+            stack.enter_context(mock.patch("ksmv.knobs.set_value", side_effect=refusal))
             for arguments in (
                 ["report"], ["report", "--by", "cgroup"], ["estimate", "--domain", "cgroup"],
                 ["who", "7"], ["get", "run"], ["get"], ["status"], ["top", "--count", "1"],
@@ -250,7 +244,7 @@ class Lines(unittest.TestCase):
         self.write("status", b"Name:\ta\rUid:\t0 )\xff\\n", b"Uid:\t7\t7\t7\t7", b"Gid:\t8\t9\t8\t8", b"VmSize:\t1 kB")
         self.write("cgroup", b"1:name=systemd:/0::/x", b"0::/a\r0::/b\x85 \xff")
         self.write("comm", name)
-        with mock.patch("processes._directories", return_value=[str(self.place)]):
+        with mock.patch("ksmv.processes._directories", return_value=[str(self.place)]):
             found = processes.one(7)
         self.assertEqual((found.name, found.uid, found.gid), (text.decode(name), 7, 8))
         self.assertTrue(found.several_ids)
@@ -380,16 +374,36 @@ class Manual(unittest.TestCase):
 class Installation(unittest.TestCase):
     """make install-tools, which `make install` also runs."""
 
+    def setUp(self) -> None:
+        place = tempfile.TemporaryDirectory()
+        self.addCleanup(place.cleanup)
+        self.place = Path(place.name)
+
+    def install(self) -> None:
+        """Installs below the test's directory."""
+        command = ["make", "-s", "-C", str(PROJECT), "install-tools", f"DESTDIR={self.place}"]
+        subprocess.run(command, check=True)
+
     def test_keeps_settings_that_are_there(self) -> None:
-        with tempfile.TemporaryDirectory() as place:
-            install = ["make", "-s", "-C", str(PROJECT), "install-tools", f"DESTDIR={place}"]
-            settings = Path(place, "etc/ksm-veridian.conf")
-            subprocess.run(install, check=True)
-            shipped = (PROJECT / "package/ksm-veridian.conf").read_text(encoding="utf-8")
-            self.assertEqual(settings.read_text(encoding="utf-8"), shipped)
-            settings.write_text("max_cpu = 50\n", encoding="utf-8")
-            subprocess.run(install, check=True)
-            self.assertEqual(settings.read_text(encoding="utf-8"), "max_cpu = 50\n")
+        settings = self.place / "etc/ksm-veridian.conf"
+        self.install()
+        shipped = (PROJECT / "package/ksm-veridian.conf").read_text(encoding="utf-8")
+        self.assertEqual(settings.read_text(encoding="utf-8"), shipped)
+        settings.write_text("max_cpu = 50\n", encoding="utf-8")
+        self.install()
+        self.assertEqual(settings.read_text(encoding="utf-8"), "max_cpu = 50\n")
+
+    def test_replaces_an_earlier_version(self) -> None:
+        modules = self.place / "usr/local/lib/ksmv"
+        modules.mkdir(parents=True)
+        for name in ("ksmv", "cli.py"):
+            (modules / name).touch()
+        self.install()
+        self.assertEqual([path.name for path in modules.iterdir()], ["ksmv"])
+        tool = [sys.executable, "-I", str(self.place / "usr/local/sbin/ksmv"), "--help"]
+        said = subprocess.run(tool, check=True, capture_output=True, text=True).stdout
+        self.assertTrue(said.startswith("usage: ksmv "))
+        self.assertFalse(list(modules.rglob("*.pyc")))
 
 
 def main() -> int:

@@ -7,8 +7,8 @@ not show (pages that a device or another part of the kernel refers to, DAX) see 
 
 from dataclasses import dataclass
 
-from pages import Area
-from processes import Process
+from ksmv.pages import Area
+from ksmv.processes import Process
 
 SCOPES = ("all", "registered")
 DOMAINS = ("user", "process", "cgroup", "global")

@@ -20,7 +20,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TextIO
 
-from errors import NOT_PERMITTED, Failure
+from ksmv.errors import NOT_PERMITTED, Failure
 
 PAGE = mmap.PAGESIZE
 ZEROES = bytes(PAGE)

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from errors import NO_MODULE, NOT_PERMITTED, USAGE, Failure
+from ksmv.errors import NO_MODULE, NOT_PERMITTED, USAGE, Failure
 
 DIRECTORY = Path("/sys/kernel/mm/ksm_v")
 

@@ -14,7 +14,7 @@ import proc
 from jobs import start_job
 from report import step
 
-TOOL = Path(__file__).resolve().parent.with_name("ksmv")
+TOOL = Path(__file__).resolve().parents[1] / "ksmv" / "ksmv"
 PROMPT = "# "
 QUIET_SCANS = 2
 PATIENCE_SECONDS = 300

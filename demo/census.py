@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parent.with_name("ksmv.d")))
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-import pages  # noqa: E402
+from ksmv import pages  # noqa: E402
 
 
 @dataclass(frozen=True)

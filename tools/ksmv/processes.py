@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import text
-from errors import Failure, reason_of
+from ksmv import text
+from ksmv.errors import Failure, reason_of
 
 _Result = TypeVar("_Result")
 

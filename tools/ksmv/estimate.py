@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import pages
-import processes
-from pages import Page
-from policy import Policy
-from processes import Process, Skipped
+from ksmv import pages, processes
+from ksmv.pages import Page
+from ksmv.policy import Policy
+from ksmv.processes import Process, Skipped
 
 DEFAULT_MAX_SHARING = 1024
 # Most entries of one process that map one frame: PER_SPACE in rust/engine/seats.rs.

@@ -9,12 +9,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import knobs
-import output
-import savings
-import text
-from output import Json
-from pages import PAGE
+from ksmv import knobs, output, savings, text
+from ksmv.output import Json
+from ksmv.pages import PAGE
 
 _SAMPLE_SECONDS = 0.5
 _TOP = 10

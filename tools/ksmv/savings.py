@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import pages
-import processes
-from processes import Process, Skipped
+from ksmv import pages, processes
+from ksmv.processes import Process, Skipped
 
 
 @dataclass(frozen=True)

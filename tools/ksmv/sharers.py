@@ -5,10 +5,9 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 
-import pages
-import processes
-from processes import Process, Skipped
-from savings import merged_frames
+from ksmv import pages, processes
+from ksmv.processes import Process, Skipped
+from ksmv.savings import merged_frames
 
 
 @dataclass(frozen=True)

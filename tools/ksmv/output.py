@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import text
-from errors import Failure
-from estimate import Domain, Estimate, Totals
-from pages import PAGE
-from policy import Policy
-from processes import Process, Skipped
-from savings import Report, Saving
-from sharers import Sharing
+from ksmv import text
+from ksmv.errors import Failure
+from ksmv.estimate import Domain, Estimate, Totals
+from ksmv.pages import PAGE
+from ksmv.policy import Policy
+from ksmv.processes import Process, Skipped
+from ksmv.savings import Report, Saving
+from ksmv.sharers import Sharing
 
 Json = dict[str, Any]
 

@@ -7,17 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-import estimate
-import knobs
-import output
-import pages
-import policy
-import processes
-import savings
-import sharers
-import status
-import text
-from errors import USAGE, Failure
+from ksmv import estimate, knobs, output, pages, policy, processes, savings, sharers, status, text
+from ksmv.errors import USAGE, Failure
 
 _INTERRUPTED = 130
 
