@@ -82,7 +82,7 @@ uml: ## make User-Mode Linux, once, and build ksm_v.ko against it
 	@scripts/build uml
 
 demo: stock ## see it save memory under real applications on a stock kernel
-	@scripts/demo
+	@demo/run
 
 test: setup ## host tests, lints and guest tests (SUITES=names for some of them)
 	@scripts/test $(SUITES)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The demo's main program, run in a guest as root: see scripts/demo --help.
+"""The demo's main program, run in a guest as root: see demo/run --help.
 
 Starts the job, computes what a perfect merger would save, lets the module
 merge, compares, and checks that nobody's data was harmed.
@@ -13,11 +13,10 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import census
-import proc
-from jobs import INSTANCES, Job, Server, answers, bound_of, start_job
-from report import PAGES_PER_MIB, claim, heading, line, mib, step, verdict
-from resp import Data, Value, encode
+from demo import census, proc
+from demo.jobs import INSTANCES, Job, Server, answers, bound_of, start_job
+from demo.report import PAGES_PER_MIB, claim, heading, line, mib, step, verdict
+from demo.resp import Data, Value, encode
 
 REQUIRED_PERCENT = 90
 VISIBLE_PERCENT = 90

@@ -6,14 +6,10 @@ verify what the module did. Uses the same reader as ksmv.
 """
 
 import hashlib
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-from ksmv import pages  # noqa: E402
+from ksmv import pages
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import census
-from bytecode import mark_bytecode_current
-from report import step
-from resp import Data, Redis, RedisError, data_set, load_commands
+from demo import census
+from demo.bytecode import mark_bytecode_current
+from demo.report import step
+from demo.resp import Data, Redis, RedisError, data_set, load_commands
 
 INSTANCES = 6
 USER = 1000

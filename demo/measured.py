@@ -11,10 +11,9 @@ import os
 import sys
 import time
 
-import census
-import proc
-from jobs import Job, bound_of, start_job
-from report import step
+from demo import census, proc
+from demo.jobs import Job, bound_of, start_job
+from demo.report import step
 
 # Redis gives freed memory back within ten seconds. A guest with --icount skips idle time.
 STILL_SECONDS = 15

@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-import proc
-from jobs import start_job
-from report import step
+from demo import proc
+from demo.jobs import start_job
+from demo.report import step
 
 TOOL = Path(__file__).resolve().parents[1] / "ksmv" / "ksmv"
 PROMPT = "# "

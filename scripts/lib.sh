@@ -318,14 +318,14 @@ python_options() {
 
 # demo_options: prints options of scripts/vm that copy the demo and its applications.
 demo_options() {
-	printf '%s\n' --copy "$PROJECT/scripts/demo.d" --copy "$PROJECT/tools/ksmv" \
+	printf '%s\n' --copy "$PROJECT/demo" --copy "$PROJECT/tools/ksmv" \
 		--copy root:/usr/bin/redis-server:/usr/bin/redis-server
 	python_options
 }
 
 # ksmv_options: prints options of scripts/vm that copy ksmv, its tests and their programs.
 ksmv_options() {
-	printf '%s\n' --copy "$PROJECT/tools/ksmv" --copy "$PROJECT/scripts/demo.d" \
+	printf '%s\n' --copy "$PROJECT/tools/ksmv" --copy "$PROJECT/demo" \
 		--copy "$PROJECT/tests/tool" \
 		--copy root:/usr/bin/setpriv:/usr/sbin/setpriv
 	python_options

@@ -22,9 +22,9 @@ from unittest import mock
 
 sys.dont_write_bytecode = True
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "demo.d")]
+sys.path.insert(0, str(HERE.parent))
 
-from bytecode import mark_bytecode_current  # noqa: E402
+from demo.bytecode import mark_bytecode_current  # noqa: E402
 from ksmv import cli, knobs, pages, processes, text  # noqa: E402
 from member import ODD_FILE, ODD_NAME  # noqa: E402
 

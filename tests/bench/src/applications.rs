@@ -2,7 +2,7 @@
 
 //! The scanner's cost to save most of what can be saved of real applications, the demo's.
 //!
-//! `scripts/demo.d` defines them, starts them, and computes what a perfect merger could save. The
+//! `demo/jobs.py` defines them, starts them, and computes what a perfect merger could save. The
 //! savings are read from `/proc/PID/smaps_rollup`, for both scanners, while they are stopped: a
 //! scanner scans for a moment, stops, and goes on. In the end a census of the frames has to agree
 //! with `/proc`.
@@ -20,7 +20,7 @@ use std::process::Command;
 use std::process::Stdio;
 use std::time::Duration;
 
-const PROGRAM: &str = "demo.d/measured.py";
+const PROGRAM: &str = "demo.measured";
 /// The wanted part of what can be saved.
 const WANTED: f64 = 0.95;
 /// Length of one scan. With one CPU, nothing else runs during a scan.
@@ -128,9 +128,9 @@ impl Job {
     /// Starts them; returns when all data is loaded and all pages are compared.
     fn start() -> Self {
         let mut command = Command::new("python3");
-        command.arg(PROGRAM);
+        command.args(["-m", PROGRAM]);
         let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-        let mut program = started.unwrap_or_else(|error| panic!("python3 {PROGRAM}: {error}"));
+        let mut program = started.unwrap_or_else(|error| panic!("python3 -m {PROGRAM}: {error}"));
         let mut job = Job {
             answers: BufReader::new(program.stdout.take().expect("a pipe")),
             program,
