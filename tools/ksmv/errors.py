@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """Errors that end ksmv, and its exit statuses."""
 
-import errno
-import os
-
 FAILED = 1
 USAGE = 2
 NO_MODULE = 3
@@ -19,10 +16,10 @@ class Failure(Exception):
         self.status = status
 
 
-def reason_of(error: OSError) -> str:
-    """Why a process could not be read, in a word or two."""
-    if error.errno in (errno.ENOENT, errno.ESRCH):
-        return "exited"
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return "denied"
-    return os.strerror(error.errno) if error.errno else str(error)
+def not_permitted(message: str) -> Failure:
+    """The failure of an operation that only an administrator may do."""
+    return Failure(
+        message,
+        "run ksmv as root (CAP_SYS_ADMIN in the initial user namespace), say with sudo",
+        status=NOT_PERMITTED,
+    )

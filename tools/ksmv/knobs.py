@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ksmv.errors import NO_MODULE, NOT_PERMITTED, USAGE, Failure
+from ksmv.errors import NO_MODULE, USAGE, Failure, not_permitted
 
 DIRECTORY = Path("/sys/kernel/mm/ksm_v")
 
@@ -122,11 +122,6 @@ def get(name: str) -> str:
         raise _refusal(name, error) from None
 
 
-def count(name: str) -> int:
-    """The number in a file."""
-    return int(get(name))
-
-
 def set_value(name: str, value: str) -> None:
     """Writes a knob."""
     check_module()
@@ -183,11 +178,7 @@ def _refusal(name: str, error: OSError, value: str = "") -> Failure:
     if known:
         return Failure(f"{name}: {known}")
     if error.errno in (errno.EACCES, errno.EPERM):
-        return Failure(
-            f"{name}: not permitted",
-            "run ksmv as root (CAP_SYS_ADMIN in the initial user namespace), say with sudo",
-            status=NOT_PERMITTED,
-        )
+        return not_permitted(f"{name}: not permitted")
     if error.errno == errno.EINVAL and name in KNOBS:
         return Failure(
             f"{name}: '{value}' is not allowed", f"allowed: {KNOBS[name].allowed}", status=USAGE

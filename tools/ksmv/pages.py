@@ -20,7 +20,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TextIO
 
-from ksmv.errors import NOT_PERMITTED, Failure
+from ksmv.errors import Failure, not_permitted
 
 PAGE = mmap.PAGESIZE
 ZEROES = bytes(PAGE)
@@ -76,7 +76,6 @@ class Page(NamedTuple):
 
 def check_access() -> None:
     """Fails unless the kernel shows frame numbers and page flags."""
-    advice = "run ksmv as root (CAP_SYS_ADMIN in the initial user namespace), say with sudo"
     try:
         with open("/proc/kpageflags", "rb"), open("/proc/kpagecount", "rb"):
             pass
@@ -85,12 +84,10 @@ def check_access() -> None:
             "the kernel has no /proc/kpageflags", "it needs CONFIG_PROC_PAGE_MONITOR"
         ) from None
     except PermissionError:
-        raise Failure(
-            "not permitted to see what is on the frames of memory", advice, status=NOT_PERMITTED
-        ) from None
+        raise not_permitted("not permitted to see what is on the frames of memory") from None
     own = AddressSpace("/proc/self")
     if all(page.frame == 0 for area in own.areas() for page in own.pages(area)):
-        raise Failure("the kernel hides frame numbers", advice, status=NOT_PERMITTED)
+        raise not_permitted("the kernel hides frame numbers")
 
 
 class FrameTable:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ksmv import text
-from ksmv.errors import Failure, reason_of
+from ksmv.errors import Failure
 
 _Result = TypeVar("_Result")
 
@@ -105,8 +105,17 @@ def visit(
         try:
             results.append(look(process))
         except OSError as error:
-            skipped.append(Skipped(process.pid, reason_of(error)))
+            skipped.append(Skipped(process.pid, _reason_of(error)))
     return results, skipped
+
+
+def _reason_of(error: OSError) -> str:
+    """Why a process could not be read, in a word or two."""
+    if error.errno in (errno.ENOENT, errno.ESRCH):
+        return "exited"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "denied"
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def is_dumpable(process: Process) -> bool:
