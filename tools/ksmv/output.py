@@ -12,7 +12,7 @@ from ksmv import text
 from ksmv.errors import Failure
 from ksmv.estimate import Domain, Estimate, Totals
 from ksmv.pages import PAGE
-from ksmv.policy import Policy
+from ksmv.policy import OWNERS, Policy
 from ksmv.processes import Process, Skipped
 from ksmv.savings import Report, Saving
 from ksmv.sharers import Sharing
@@ -20,9 +20,6 @@ from ksmv.sharers import Sharing
 Json = dict[str, Any]
 
 _MIB = 1 << 20
-
-# Names of the parts of an owner, by the kind of domain.
-_OWNERS = {"user": ("uid", "gid"), "process": ("pid",), "cgroup": ("cgroup",), "global": ()}
 
 
 def mib(pages: float) -> str:
@@ -142,7 +139,7 @@ def _domain_lines(result: Estimate, policy: Policy, limit: int | None) -> list[s
     return [
         "",
         *table(
-            ("would save", "MiB", "of pages", "processes", ":".join(_OWNERS[policy.domain])),
+            ("would save", "MiB", "of pages", "processes", ":".join(OWNERS[policy.domain])),
             (
                 (
                     str(domain.totals.savable_pages),
@@ -282,7 +279,7 @@ def _totals_json(totals: Totals) -> Json:
 
 
 def _owner_json(domain: Domain, policy: Policy) -> Json:
-    return dict(zip(_OWNERS[policy.domain], domain.owner))
+    return dict(zip(OWNERS[policy.domain], domain.owner))
 
 
 def sharing_json(sharing: Sharing) -> Json:

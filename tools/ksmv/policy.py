@@ -11,7 +11,9 @@ from ksmv.pages import Area
 from ksmv.processes import Process
 
 SCOPES = ("all", "registered")
-DOMAINS = ("user", "process", "cgroup", "global")
+# What processes of one domain have in common, by the kind of domain.
+OWNERS = {"user": ("uid", "gid"), "process": ("pid",), "cgroup": ("cgroup",), "global": ()}
+DOMAINS = tuple(OWNERS)
 
 _REGISTERED = "mg"
 
@@ -65,13 +67,7 @@ class Policy:
 
     def domain_of(self, process: Process) -> tuple[int | str, ...]:
         """The key of a domain: equal for processes that may share."""
-        owners: dict[str, tuple[int | str, ...]] = {
-            "user": (process.uid, process.gid),
-            "process": (process.pid,),
-            "cgroup": (process.cgroup,),
-            "global": (),
-        }
-        return owners[self.domain]
+        return tuple(getattr(process, part) for part in OWNERS[self.domain])
 
 
 def _first(reasons: dict[str, str], flags: frozenset[str]) -> str | None:
