@@ -83,9 +83,9 @@ def _report(options: argparse.Namespace) -> None:
         print(output.to_json(output.report_json(report)))
         return
     if options.by == "cgroup":
-        lines = output.cgroup_table(output.cgroups_by_saving(report, options.rows))
+        lines = output.cgroup_table(report.top_cgroups(options.rows))
     else:
-        lines = output.process_table(output.by_saving(report, options.rows))
+        lines = output.process_table(report.top_processes(options.rows))
     total = report.total.saved_pages
     _say(
         [

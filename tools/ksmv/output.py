@@ -44,12 +44,6 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], indent: str = "  
     ]
 
 
-def by_saving(report: Report, limit: int | None = None) -> list[tuple[Process, Saving]]:
-    """The processes with merged pages, largest savings first."""
-    rows = [row for row in report.by_process if _has_merged(row[1])]
-    return sorted(rows, key=lambda row: (-row[1].saved_pages, row[0].pid))[:limit]
-
-
 def process_table(rows: Iterable[tuple[Process, Saving]]) -> list[str]:
     """What processes save, for people."""
     return table(
@@ -59,12 +53,6 @@ def process_table(rows: Iterable[tuple[Process, Saving]]) -> list[str]:
             for process, saving in rows
         ),
     )
-
-
-def cgroups_by_saving(report: Report, limit: int | None = None) -> list[tuple[str, int, Saving]]:
-    """The cgroups with merged pages, largest savings first."""
-    rows = [row for row in report.by_cgroup() if _has_merged(row[2])]
-    return sorted(rows, key=lambda row: (-row[2].saved_pages, row[0]))[:limit]
 
 
 def cgroup_table(rows: Iterable[tuple[str, int, Saving]]) -> list[str]:
@@ -82,10 +70,6 @@ def _amounts(saving: Saving) -> tuple[str, ...]:
         str(saving.merged_pages),
         str(saving.zero_pages),
     )
-
-
-def _has_merged(saving: Saving) -> bool:
-    return bool(saving.merged_pages or saving.zero_pages)
 
 
 def skipped_line(skipped: Sequence[Skipped]) -> list[str]:
@@ -226,11 +210,12 @@ def report_json(report: Report) -> Json:
         "page_bytes": PAGE,
         **saving_json(report.total),
         "processes": [
-            process_json(process) | saving_json(saving) for process, saving in by_saving(report)
+            process_json(process) | saving_json(saving)
+            for process, saving in report.top_processes()
         ],
         "cgroups": [
             {"cgroup": cgroup, "processes": number} | saving_json(saving)
-            for cgroup, number, saving in cgroups_by_saving(report)
+            for cgroup, number, saving in report.top_cgroups()
         ],
         "skipped": _skipped_json(report.skipped),
         "seconds": round(report.seconds, 3),

@@ -31,6 +31,11 @@ class Saving:
         """Its part of all frames that merging saves."""
         return self.shared_pages_saved + self.zero_pages
 
+    @property
+    def has_merged(self) -> bool:
+        """Whether any page is merged."""
+        return bool(self.merged_pages or self.zero_pages)
+
     def __add__(self, other: "Saving") -> "Saving":
         return Saving(
             self.merged_pages + other.merged_pages,
@@ -59,6 +64,16 @@ class Report:
         for process, saving in self.by_process:
             members.setdefault(process.cgroup, []).append(saving)
         return [(cgroup, len(savings), _sum(savings)) for cgroup, savings in members.items()]
+
+    def top_processes(self, limit: int | None = None) -> list[tuple[Process, Saving]]:
+        """The processes with merged pages, largest savings first."""
+        rows = [row for row in self.by_process if row[1].has_merged]
+        return sorted(rows, key=lambda row: (-row[1].saved_pages, row[0].pid))[:limit]
+
+    def top_cgroups(self, limit: int | None = None) -> list[tuple[str, int, Saving]]:
+        """The cgroups with merged pages, largest savings first."""
+        rows = [row for row in self.by_cgroup() if row[2].has_merged]
+        return sorted(rows, key=lambda row: (-row[2].saved_pages, row[0]))[:limit]
 
 
 def _sum(savings: Iterable[Saving]) -> Saving:

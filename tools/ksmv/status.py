@@ -102,9 +102,9 @@ class Status:
             f" in {self.report.seconds:.1f} s",
             *output.skipped_line(self.report.skipped),
             "",
-            *output.process_table(output.by_saving(self.report, rows)),
+            *output.process_table(self.report.top_processes(rows)),
             "",
-            *output.cgroup_table(output.cgroups_by_saving(self.report, rows)),
+            *output.cgroup_table(self.report.top_cgroups(rows)),
         ]
 
     def json(self) -> Json:
@@ -159,7 +159,7 @@ def _show(status: Status) -> None:
         return
     width, height = shutil.get_terminal_size()
     rows = status.head() + [""]
-    rows += output.process_table(output.by_saving(status.report, height - _HEAD_LINES - 1))
+    rows += output.process_table(status.report.top_processes(height - _HEAD_LINES - 1))
     cut = [text.printable(row)[:width] for row in rows[: height - 1]]
     text.say(cut, sys.stdout, before=_CLEAR)
 
