@@ -23,7 +23,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 TOOL = PROJECT / "tools" / "ksmv"
 sys.path.insert(0, str(TOOL.parent))
 
-from ksmv import cli, estimate, knobs, output, pages, processes, text  # noqa: E402
+from ksmv import cli, estimate, knobs, layout, lines, pages, processes, records, text  # noqa: E402
 from ksmv.errors import Failure  # noqa: E402
 from ksmv.policy import Policy  # noqa: E402
 from ksmv.processes import Process, Skipped  # noqa: E402
@@ -129,7 +129,7 @@ class Sums(unittest.TestCase):
         result = estimate.Estimate([], [], domains, 0)
         self.assertEqual(result.totals, estimate.Totals(13, 5, 3, 7))
         self.assertEqual(estimate.Estimate([], [], [], 0).totals, estimate.Totals())
-        text = "\n".join(output.estimate_lines(result, Policy(), 1))
+        text = "\n".join(lines.estimate(result, Policy(), 1))
         self.assertRegex(text, r"\n  +would save +MiB +of pages +processes +uid:gid\n +5 +0\.0 +9 +2 +1000:100$")
 
     def test_savings_add_up(self) -> None:
@@ -142,11 +142,11 @@ class Words(unittest.TestCase):
     """The output."""
 
     def test_tables(self) -> None:
-        lines = output.table(("pages", "who"), (("1", "b"), ("1234567", "longer")), indent="")
-        self.assertEqual(lines, ["  pages  who", "      1  b", "1234567  longer"])
+        found = layout.table(("pages", "who"), (("1", "b"), ("1234567", "longer")), indent="")
+        self.assertEqual(found, ["  pages  who", "      1  b", "1234567  longer"])
 
     def test_plurals(self) -> None:
-        found = [output.plural(*one) for one in ((1, "page"), (2, "page"), (2, "pass"))]
+        found = [layout.plural(*one) for one in ((1, "page"), (2, "page"), (2, "pass"))]
         self.assertEqual(found, ["1 page", "2 pages", "2 passes"])
 
     @staticmethod
@@ -180,7 +180,7 @@ class Words(unittest.TestCase):
                 ("knobs.read_all", {NASTY: NASTY}), ("status.Counts.read", counts),
             ):  # fmt: skip
                 stack.enter_context(mock.patch(f"ksmv.{one}", return_value=answer))
-            stack.enter_context(mock.patch("ksmv.status.Status.head", return_value=[NASTY]))
+            stack.enter_context(mock.patch("ksmv.lines.status_head", return_value=[NASTY]))
             stack.enter_context(mock.patch("ksmv.knobs.set_value", side_effect=refusal))
             for arguments in (
                 ["report"], ["report", "--by", "cgroup"], ["estimate", "--domain", "cgroup"],
@@ -200,7 +200,7 @@ class Words(unittest.TestCase):
             self.assertEqual(raw.getvalue(), b"\\u6f22 \xfc \\x1b\n")
 
     def test_json_keeps_names(self) -> None:
-        told = json.loads(output.to_json({NASTY: [NASTY, {"a": (1, NASTY)}]}))
+        told = json.loads(records.to_json({NASTY: [NASTY, {"a": (1, NASTY)}]}))
         kept = b"".join(NAMES).decode("utf-8", "replace")
         self.assertEqual(told, {kept: [kept, {"a": [1, kept]}]})
 
@@ -345,13 +345,11 @@ class Manual(unittest.TestCase):
         counts = Counts(1, values, knobs.Settings({}, {}))
         report = Report([(PROCESS, Saving(1, 1, 1))], skipped, 0)
         answers = [
-            {name: None for name in Status(counts, counts, report).json()},
-            output.report_json(report),
-            output.estimate_json(estimate.Estimate([row], skipped, [domain], 0), Policy()),
-            output.failure_json(Failure("this", "that")),
-            output.sharing_json(
-                Sharing(PROCESS, 1, 1, 0, 0, 1, [Sharer(PROCESS, 1, 1)], skipped)
-            ),
+            {name: None for name in records.status(Status(counts, counts, report))},
+            records.report(report),
+            records.estimate(estimate.Estimate([row], skipped, [domain], 0), Policy()),
+            records.failure(Failure("this", "that")),
+            records.sharing(Sharing(PROCESS, 1, 1, 0, 0, 1, [Sharer(PROCESS, 1, 1)], skipped)),
         ]
         for name in self.fields(answers):
             self.assertRegex(self.manual, rf"\b{name}\b")

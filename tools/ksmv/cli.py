@@ -5,10 +5,29 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from functools import partial
+from itertools import islice
+from typing import NoReturn, TypeVar
 
-from ksmv import estimate, knobs, output, pages, policy, processes, savings, sharers, status, text
+from ksmv import (
+    estimate,
+    knobs,
+    lines,
+    pages,
+    policy,
+    processes,
+    records,
+    savings,
+    screen,
+    sharers,
+    status,
+    text,
+)
 from ksmv.errors import USAGE, Failure
+from ksmv.progress import Progress
+from ksmv.records import Record
+
+_Found = TypeVar("_Found")
 
 _INTERRUPTED = 130
 
@@ -35,81 +54,66 @@ _seconds.__name__ = "number of seconds"
 # --- commands ---------------------------------------------------------------
 
 
-def _say(lines: Sequence[str]) -> None:
-    text.say(lines, sys.stdout)
+def _answer(
+    options: argparse.Namespace,
+    found: _Found,
+    record: Callable[[_Found], Record],
+    shown: Callable[[_Found], Sequence[str]],
+) -> None:
+    """Prints what was found, for programs or for people."""
+    if options.json:
+        print(records.to_json(record(found)))
+    else:
+        text.say(shown(found), sys.stdout)
 
 
 def _get(options: argparse.Namespace) -> None:
-    values = {options.knob: knobs.get(options.knob)} if options.knob else knobs.read_all()
-    if options.json:
-        print(output.to_json(output.values_json(values)))
-    elif options.knob:
-        _say([values[options.knob]])
+    if options.knob:
+        values = {options.knob: knobs.get(options.knob)}
+        _answer(options, values, records.values, lambda found: [*found.values()])
     else:
-        _say(output.table(("value", "default", "knob"), map(_knob_row, values, values.values())))
-
-
-def _knob_row(name: str, value: str) -> tuple[str, str, str]:
-    default = knobs.KNOBS[name].default if name in knobs.KNOBS else "-"
-    return value, default, name
+        _answer(options, knobs.read_all(), records.values, lines.values)
 
 
 def _set(options: argparse.Namespace) -> None:
     knobs.set_value(options.knob, options.value)
     if options.json:
-        print(output.to_json(output.values_json({options.knob: options.value})))
+        print(records.to_json(records.values({options.knob: options.value})))
 
 
 def _status(options: argparse.Namespace) -> None:
     knobs.check_module()
     pages.check_access()
-    now = status.once()
-    if options.json:
-        print(output.to_json(now.json()))
-    else:
-        _say(now.lines())
+    _answer(options, status.once(), records.status, lines.status)
 
 
 def _top(options: argparse.Namespace) -> None:
     knobs.check_module()
     pages.check_access()
-    status.top(options.interval, options.count, options.json)
+    for found in islice(status.again(options.interval), options.count):
+        if options.json:
+            print(records.to_json(records.status(found)), flush=True)
+        else:
+            screen.show(found)
 
 
 def _report(options: argparse.Namespace) -> None:
     pages.check_access()
-    report = savings.report()
-    if options.json:
-        print(output.to_json(output.report_json(report)))
-        return
-    if options.by == "cgroup":
-        lines = output.cgroup_table(report.top_cgroups(options.rows))
-    else:
-        lines = output.process_table(report.top_processes(options.rows))
-    total = report.total.saved_pages
-    _say(
-        [
-            f"saved: {total:.0f} pages, {output.mib(total)},"
-            f" found in {output.plural(len(report.by_process), 'process')}",
-            *output.skipped_line(report.skipped),
-            *lines,
-        ]
-    )
+    shown = partial(lines.report, by=options.by, limit=options.rows)
+    _answer(options, savings.report(), records.report, shown)
 
 
 def _estimate(options: argparse.Namespace) -> None:
     pages.check_access()
     rules = policy.Policy(options.scope, options.domain)
-    progress = output.Progress()
+    progress = Progress()
     estimator = estimate.Estimator(rules, options.max_page_sharing, progress.tell)
     result = estimate.estimate(_wanted(options), estimator)
     progress.end()
     if options.pid and not result.rows:
         raise Failure(f"process {options.pid[0]}: {result.skipped[0].reason}")
-    if options.json:
-        print(output.to_json(output.estimate_json(result, rules)))
-    else:
-        _say(output.estimate_lines(result, rules, options.rows))
+    shown = partial(lines.estimate, policy=rules, limit=options.rows)
+    _answer(options, result, partial(records.estimate, policy=rules), shown)
 
 
 def _wanted(options: argparse.Namespace) -> list[processes.Process]:
@@ -123,11 +127,8 @@ def _wanted(options: argparse.Namespace) -> list[processes.Process]:
 
 def _who(options: argparse.Namespace) -> None:
     pages.check_access()
-    sharing = sharers.of(options.pid)
-    if options.json:
-        print(output.to_json(output.sharing_json(sharing)))
-    else:
-        _say(output.sharing_lines(sharing, options.rows))
+    shown = partial(lines.sharing, limit=options.rows)
+    _answer(options, sharers.of(options.pid), records.sharing, shown)
 
 
 # --- arguments --------------------------------------------------------------
@@ -226,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _tell(failure: Failure, as_json: bool) -> int:
     """Prints what failed; returns the exit status."""
     if as_json:
-        print(output.to_json(output.failure_json(failure)))
+        print(records.to_json(records.failure(failure)))
     else:
         advice = [f"  {one}" for one in failure.advice]
         text.say([f"ksmv: {failure}", *advice], sys.stderr)

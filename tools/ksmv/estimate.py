@@ -117,6 +117,11 @@ class Estimate:
         """The totals of all domains."""
         return Totals(*map(sum, zip(Totals(), *(domain.totals for domain in self.domains))))
 
+    @property
+    def left_alone(self) -> Counter[str]:
+        """Anonymous pages that the module leaves alone, by reason."""
+        return sum((row.left_alone for row in self.rows), Counter())
+
 
 class Estimator:
     """Collects processes and compares the whole contents of their pages."""

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The answers of ksmv as lines, for people. ksmv(8) describes them."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from ksmv.estimate import Domain, Estimate, Row
+from ksmv.knobs import KNOBS
+from ksmv.layout import in_mib, mib, plural, table
+from ksmv.pages import PAGE
+from ksmv.policy import OWNERS, Policy
+from ksmv.processes import Process, Skipped
+from ksmv.savings import Report, Saving
+from ksmv.sharers import Sharer, Sharing
+from ksmv.status import Status, memory_bytes
+
+_TOP = 10
+_DOING = {0: "stopped", 1: "merging", 2: "stopped, unmerged"}
+_PROCESS = ("uid", "PID", "process")
+
+
+def _process(process: Process) -> tuple[str, str, str]:
+    """The last columns of each table of processes."""
+    return str(process.uid), str(process.pid), process.name
+
+
+def _skipped(skipped: Sequence[Skipped]) -> list[str]:
+    """A note on the processes that could not be read, if any."""
+    reasons = Counter(one.reason for one in skipped)
+    told = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
+    return [f"  not looked at: {plural(len(skipped), 'process')} ({told})"] if skipped else []
+
+
+# --- knobs and counts -------------------------------------------------------
+
+
+def values(found: dict[str, str]) -> list[str]:
+    """The values of knobs and counts, with the defaults of knobs."""
+    return table(("value", "default", "knob"), map(_value, found, found.values()))
+
+
+def _value(name: str, value: str) -> tuple[str, str, str]:
+    default = KNOBS[name].default if name in KNOBS else "-"
+    return value, default, name
+
+
+# --- savings ----------------------------------------------------------------
+
+
+def report(found: Report, by: str, limit: int | None) -> list[str]:
+    """What each process saves, or each cgroup."""
+    total = found.total.saved_pages
+    return [
+        f"saved: {total:.0f} pages, {mib(total)},"
+        f" found in {plural(len(found.by_process), 'process')}",
+        *_skipped(found.skipped),
+        *(_cgroups(found, limit) if by == "cgroup" else processes(found, limit)),
+    ]
+
+
+def processes(found: Report, limit: int | None) -> list[str]:
+    """The table of what processes save."""
+    return table(
+        ("saved pages", "MiB", "merged", "zero", *_PROCESS),
+        (
+            (*_saving(saving), *_process(process))
+            for process, saving in found.top_processes(limit)
+        ),
+    )
+
+
+def _cgroups(found: Report, limit: int | None) -> list[str]:
+    return table(
+        ("saved pages", "MiB", "merged", "zero", "processes", "cgroup"),
+        (
+            (*_saving(saving), str(number), cgroup)
+            for cgroup, number, saving in found.top_cgroups(limit)
+        ),
+    )
+
+
+def _saving(saving: Saving) -> tuple[str, ...]:
+    return (
+        f"{saving.saved_pages:.1f}",
+        in_mib(saving.saved_pages),
+        str(saving.merged_pages),
+        str(saving.zero_pages),
+    )
+
+
+# --- status -----------------------------------------------------------------
+
+
+def status(found: Status) -> list[str]:
+    """The whole status, on one screen."""
+    savings = found.report
+    return [
+        *status_head(found),
+        f"  found    {savings.total.saved_pages:.0f} of the saved pages in"
+        f" {plural(len(savings.by_process), 'process')}, in {savings.seconds:.1f} s",
+        *_skipped(savings.skipped),
+        "",
+        *processes(savings, _TOP),
+        "",
+        *_cgroups(savings, _TOP),
+    ]
+
+
+def status_head(found: Status) -> list[str]:
+    """The module's state."""
+    counts = found.now
+    files = counts.values
+    settings = counts.settings.values
+    tables = counts.number("index_bytes")
+    changed = ", ".join(f"{name} {value}" for name, value in counts.settings.changed.items())
+    whose = "" if files["profile"] == "own" else " of mainline's (compat), which are in force"
+    return [
+        f"ksm_v on {os.uname().release}: {_DOING.get(counts.number('run'), '?')},"
+        f" domain {settings['domain']}, scope {settings['scope']},"
+        f" {plural(counts.number('full_scans'), 'pass')}",
+        f"  saved    {counts.saved} pages, {mib(counts.saved)},"
+        f" {found.saved_percent:.1f}% of memory:"
+        f" {files['pages_sharing']} by sharing, {files['zero_pages']} of zeroes",
+        f"  shared   {files['pages_shared']} frames by"
+        f" {counts.number('pages_shared') + counts.number('pages_sharing')} mappings",
+        f"  cost     {counts.number('cpu_ns') / 1e9:.1f} s of CPU since loaded,"
+        f" {found.cpu_percent:.1f}% of one CPU now; tables {mib(tables / PAGE)}"
+        f" ({100 * tables / memory_bytes():.2f}% of memory)",
+        f"  changed  {changed or 'no knob'}{whose}",
+    ]
+
+
+# --- estimates --------------------------------------------------------------
+
+
+def estimate(result: Estimate, policy: Policy, limit: int | None) -> list[str]:
+    """What merging would save, in all and in each process and domain."""
+    rows = [row for row in result.rows if row.candidate_pages]
+    rows.sort(key=lambda row: (-row.savable_pages, row.process.pid))
+    return [
+        *_estimate_head(result, policy),
+        "",
+        *table(("would save", "MiB", "of pages", *_PROCESS), map(_row, rows[:limit])),
+        *_domains(result.domains, policy, limit),
+    ]
+
+
+def _estimate_head(result: Estimate, policy: Policy) -> list[str]:
+    within = "all with all" if policy.domain == "global" else f"within each {policy.domain}"
+    totals = result.totals
+    left_alone = result.left_alone.most_common()
+    told = ", ".join(f"{number} {reason}" for reason, number in left_alone)
+    return [
+        f"merging {within}, scope {policy.scope}:",
+        f"  {totals.frames} pages ({mib(totals.frames)}) may be merged:"
+        f" {totals.distinct_contents} different contents, {totals.zero_frames} pages of zeroes",
+        f"  would save {totals.savable_pages} pages, {mib(totals.savable_pages)}",
+        *([f"  left alone: {told}"] if told else []),
+        *_skipped(result.skipped),
+    ]
+
+
+def _row(row: Row) -> tuple[str, ...]:
+    return (
+        f"{row.savable_pages:.1f}",
+        in_mib(row.savable_pages),
+        str(row.candidate_pages),
+        *_process(row.process),
+    )
+
+
+def _domains(found: Iterable[Domain], policy: Policy, limit: int | None) -> list[str]:
+    """The domains with several processes, largest savings first."""
+    if policy.domain not in ("user", "cgroup"):
+        return []
+    heads = ("would save", "MiB", "of pages", "processes", ":".join(OWNERS[policy.domain]))
+    domains = [domain for domain in found if domain.totals.frames]
+    domains.sort(key=lambda domain: (-domain.totals.savable_pages, domain.owner))
+    return ["", *table(heads, map(_domain, domains[:limit]))]
+
+
+def _domain(domain: Domain) -> tuple[str, ...]:
+    return (
+        str(domain.totals.savable_pages),
+        in_mib(domain.totals.savable_pages),
+        str(domain.totals.frames),
+        str(domain.processes),
+        ":".join(map(str, domain.owner)),
+    )
+
+
+# --- sharing ----------------------------------------------------------------
+
+
+def sharing(found: Sharing, limit: int | None) -> list[str]:
+    """With whom a process shares."""
+    process = found.process
+    elsewhere = f", {found.elsewhere} mappings of them not found" if found.elsewhere else ""
+    return [
+        f"{process.name} (PID {process.pid}, uid {process.uid}):"
+        f" {plural(found.merged_pages, 'merged page')} on {plural(found.frames, 'frame')},"
+        f" {found.alone} of them its own{elsewhere}; {plural(found.zero_pages, 'zero page')}",
+        *_skipped(found.skipped),
+        *table(
+            ("shared frames", "MiB", "mappings", *_PROCESS), map(_sharer, found.sharers[:limit])
+        ),
+    ]
+
+
+def _sharer(sharer: Sharer) -> tuple[str, ...]:
+    return (
+        str(sharer.frames),
+        in_mib(sharer.frames),
+        str(sharer.mappings),
+        *_process(sharer.process),
+    )

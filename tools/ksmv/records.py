@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The answers of ksmv as JSON, for programs. ksmv(8) describes each field."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ksmv import text
+from ksmv.errors import Failure
+from ksmv.estimate import Domain, Estimate, Row, Totals
+from ksmv.pages import PAGE
+from ksmv.policy import OWNERS, Policy
+from ksmv.processes import Process, Skipped
+from ksmv.savings import Report, Saving
+from ksmv.sharers import Sharing
+from ksmv.status import Status, memory_bytes
+
+Record = dict[str, Any]
+
+
+def to_json(record: Record) -> str:
+    """One line of ASCII JSON, which every parser accepts, with any name in it."""
+    return json.dumps(_exchangeable(record))
+
+
+def _exchangeable(thing: Any) -> Any:
+    if isinstance(thing, str):
+        return text.exchangeable(thing)
+    if isinstance(thing, dict):
+        return {text.exchangeable(name): _exchangeable(value) for name, value in thing.items()}
+    return list(map(_exchangeable, thing)) if isinstance(thing, (list, tuple)) else thing
+
+
+def failure(failed: Failure) -> Record:
+    """The message, the advice and the exit status."""
+    return {"error": str(failed), "advice": list(failed.advice), "exit_status": failed.status}
+
+
+def values(found: dict[str, str]) -> Record:
+    """The values of knobs and counts, as numbers where possible."""
+    return {name: int(value) if value.isdecimal() else value for name, value in found.items()}
+
+
+def _process(process: Process) -> Record:
+    """The fields that identify a process."""
+    return {
+        "pid": process.pid,
+        "name": process.name,
+        "uid": process.uid,
+        "cgroup": process.cgroup,
+    }
+
+
+def _skipped(skipped: Sequence[Skipped]) -> list[Record]:
+    return [{"pid": one.pid, "reason": one.reason} for one in skipped]
+
+
+# --- savings ----------------------------------------------------------------
+
+
+def report(found: Report) -> Record:
+    """All savings; leaves out processes and cgroups that save nothing."""
+    return {
+        "page_bytes": PAGE,
+        **_saving(found.total),
+        "processes": [
+            _process(process) | _saving(saving) for process, saving in found.top_processes()
+        ],
+        "cgroups": [
+            {"cgroup": cgroup, "processes": number} | _saving(saving)
+            for cgroup, number, saving in found.top_cgroups()
+        ],
+        "skipped": _skipped(found.skipped),
+        "seconds": round(found.seconds, 3),
+    }
+
+
+def _saving(saving: Saving) -> Record:
+    return {
+        "saved_pages": round(saving.saved_pages, 3),
+        "saved_bytes": round(saving.saved_pages * PAGE),
+        "merged_pages": saving.merged_pages,
+        "zero_pages": saving.zero_pages,
+    }
+
+
+# --- status -----------------------------------------------------------------
+
+
+def status(found: Status) -> Record:
+    """The whole status."""
+    counts = found.now
+    return {
+        "page_bytes": PAGE,
+        "memory_bytes": memory_bytes(),
+        "saved_pages": counts.saved,
+        "saved_bytes": counts.saved * PAGE,
+        "saved_percent": round(found.saved_percent, 3),
+        "cpu_percent": round(found.cpu_percent, 3),
+        "sample_seconds": round(found.seconds, 3),
+        "module": values(counts.values),
+        "settings": values(counts.settings.values),
+        "changed": values(counts.settings.changed),
+        "report": report(found.report),
+    }
+
+
+# --- estimates --------------------------------------------------------------
+
+
+def estimate(result: Estimate, policy: Policy) -> Record:
+    """What merging would save."""
+    return {
+        "page_bytes": PAGE,
+        "domain": policy.domain,
+        "scope": policy.scope,
+        **_totals(result.totals),
+        "left_alone_pages": dict(result.left_alone),
+        "domains": [_domain(domain, policy) for domain in result.domains],
+        "processes": list(map(_row, result.rows)),
+        "skipped": _skipped(result.skipped),
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def _totals(totals: Totals) -> Record:
+    return {
+        "candidate_frames": totals.frames,
+        "distinct_contents": totals.distinct_contents,
+        "zero_frames": totals.zero_frames,
+        "savable_pages": totals.savable_pages,
+        "savable_bytes": totals.savable_pages * PAGE,
+    }
+
+
+def _domain(domain: Domain, policy: Policy) -> Record:
+    owner = dict(zip(OWNERS[policy.domain], domain.owner))
+    return owner | {"processes": domain.processes} | _totals(domain.totals)
+
+
+def _row(row: Row) -> Record:
+    return _process(row.process) | {
+        "candidate_pages": row.candidate_pages,
+        "merged_pages": row.merged_pages,
+        "savable_pages": round(row.savable_pages, 3),
+        "savable_bytes": round(row.savable_pages * PAGE),
+        "left_alone_pages": dict(row.left_alone),
+        "unread_pages": row.unread_pages,
+    }
+
+
+# --- sharing ----------------------------------------------------------------
+
+
+def sharing(found: Sharing) -> Record:
+    """With whom a process shares."""
+    return {
+        "page_bytes": PAGE,
+        **_process(found.process),
+        "merged_pages": found.merged_pages,
+        "zero_pages": found.zero_pages,
+        "shared_frames": found.frames,
+        "own_frames": found.alone,
+        "mappings_not_found": found.elsewhere,
+        "sharers": [
+            _process(one.process) | {"shared_frames": one.frames, "mappings": one.mappings}
+            for one in found.sharers
+        ],
+        "skipped": _skipped(found.skipped),
+    }
