@@ -24,6 +24,7 @@ TOOL = PROJECT / "tools" / "ksmv"
 sys.path.insert(0, str(TOOL.parent))
 
 from ksmv import cli, estimate, knobs, layout, lines, pages, processes, records, text  # noqa: E402
+from ksmv.arguments import parser  # noqa: E402
 from ksmv.errors import Failure  # noqa: E402
 from ksmv.policy import Policy  # noqa: E402
 from ksmv.processes import Process, Skipped  # noqa: E402
@@ -31,7 +32,7 @@ from ksmv.savings import Report, Saving  # noqa: E402
 from ksmv.sharers import Sharer, Sharing  # noqa: E402
 from ksmv.status import Counts, Status  # noqa: E402
 
-COMMANDS = next(one for one in cli.parser()._actions if one.dest == "command").choices
+COMMANDS = next(one for one in parser()._actions if one.dest == "command").choices
 PROCESS = Process(7, "name", 1000, 100, False, "/a", "/proc/7")
 
 # Names that a user may choose, and how ksmv shows them.

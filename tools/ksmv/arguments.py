@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The arguments of ksmv: its commands and their options."""
+
+import argparse
+from collections.abc import Callable
+from typing import NoReturn, TypeAlias
+
+from ksmv import commands
+from ksmv.errors import USAGE, Failure
+from ksmv.estimate import DEFAULT_MAX_SHARING
+from ksmv.policy import DOMAINS, SCOPES, Policy
+
+_Group: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _seconds(word: str) -> float:
+    number = float(word)
+    if not 0.1 <= number < 1e6:
+        raise argparse.ArgumentTypeError(f"{word}: at least 0.1")
+    return number
+
+
+# argparse's names of invalid values.
+_positive.__name__ = "number above 0"
+_seconds.__name__ = "number of seconds"
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that reports its errors as Failure, like all other errors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Failure(message, " ".join(self.format_usage().split()), status=USAGE)
+
+
+def _command(
+    group: _Group,
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    purpose: str,
+) -> argparse.ArgumentParser:
+    """Adds a command."""
+    description = f"{purpose[0].upper()}{purpose[1:]}."
+    command = group.add_parser(name, help=purpose, description=description)
+    command.set_defaults(run=run)
+    command.add_argument("--json", action="store_true", help="one line of JSON, see ksmv(8)")
+    return command
+
+
+def _add_rows(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--rows", type=_positive, metavar="N", help="lines of the table (default: all; not of JSON)"
+    )
+
+
+def _add_estimate(group: _Group) -> None:
+    guess = _command(
+        group, "estimate", commands.show_estimate, "what merging would save, without merging"
+    )
+    chosen = guess.add_mutually_exclusive_group()
+    chosen.add_argument("pid", nargs="*", type=_positive, metavar="PID", default=[])
+    chosen.add_argument("--cgroup", metavar="PATH", help="the processes in it and below")
+    chosen.add_argument("--all", action="store_true", help="all processes (the default)")
+    guess.add_argument("--domain", choices=DOMAINS, default=Policy.domain)
+    guess.add_argument("--scope", choices=SCOPES, default=Policy.scope)
+    guess.add_argument(
+        "--max-page-sharing", type=_positive, default=DEFAULT_MAX_SHARING, metavar="N",
+        help="as the knob max_page_sharing (default %(default)s)",
+    )  # fmt: skip
+    _add_rows(guess)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Defines the command line."""
+    main = _Parser(
+        prog="ksmv",
+        description="Tells what kernel same-page merging by ksm_v saves, or would save,"
+        " and sets its knobs. See ksmv(8).",
+    )
+    group = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    _command(group, "status", commands.show_status, "what is saved, by whom, at what cost")
+
+    top = _command(group, "top", commands.show_top, "the same, again and again")
+    top.add_argument("--interval", type=_seconds, default=2, metavar="SECONDS", help="default 2")
+    top.add_argument(
+        "--count", type=_positive, metavar="N", help="number of times (default: without end)"
+    )
+
+    get = _command(group, "get", commands.show_values, "show a knob or count, or all")
+    get.add_argument("knob", nargs="?", metavar="KNOB")
+
+    change = _command(group, "set", commands.set_value, "set a knob")
+    change.add_argument("knob", metavar="KNOB")
+    change.add_argument("value", metavar="VALUE")
+
+    report = _command(
+        group, "report", commands.show_report, "how much each process or cgroup saves"
+    )
+    report.add_argument("--by", choices=("process", "cgroup"), default="process")
+    _add_rows(report)
+
+    _add_estimate(group)
+
+    who = _command(group, "who", commands.show_sharers, "with whom a process shares pages")
+    who.add_argument("pid", type=_positive, metavar="PID")
+    _add_rows(who)
+    return main

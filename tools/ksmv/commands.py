@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The commands of ksmv: each function runs one, with its options."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
+from typing import TypeVar
+
+from ksmv import (
+    estimate,
+    knobs,
+    lines,
+    pages,
+    processes,
+    records,
+    savings,
+    screen,
+    sharers,
+    status,
+    text,
+)
+from ksmv.errors import Failure
+from ksmv.policy import Policy
+from ksmv.progress import Progress
+from ksmv.records import Record
+
+_Found = TypeVar("_Found")
+
+
+def _answer(
+    options: Namespace,
+    found: _Found,
+    record: Callable[[_Found], Record],
+    shown: Callable[[_Found], Sequence[str]],
+) -> None:
+    """Prints what was found, for programs or for people."""
+    if options.json:
+        print(records.to_json(record(found)))
+    else:
+        text.say(shown(found), sys.stdout)
+
+
+def show_values(options: Namespace) -> None:
+    """Shows a knob or count, or all."""
+    if options.knob:
+        values = {options.knob: knobs.get(options.knob)}
+        _answer(options, values, records.values, lambda found: [*found.values()])
+    else:
+        _answer(options, knobs.read_all(), records.values, lines.values)
+
+
+def set_value(options: Namespace) -> None:
+    """Sets a knob."""
+    knobs.set_value(options.knob, options.value)
+    if options.json:
+        print(records.to_json(records.values({options.knob: options.value})))
+
+
+def show_status(options: Namespace) -> None:
+    """Shows what is saved, by whom, at what cost."""
+    knobs.check_module()
+    pages.check_access()
+    _answer(options, status.once(), records.status, lines.status)
+
+
+def show_top(options: Namespace) -> None:
+    """Shows the same, again and again."""
+    knobs.check_module()
+    pages.check_access()
+    for found in islice(status.again(options.interval), options.count):
+        if options.json:
+            print(records.to_json(records.status(found)), flush=True)
+        else:
+            screen.show(found)
+
+
+def show_report(options: Namespace) -> None:
+    """Shows how much each process or cgroup saves."""
+    pages.check_access()
+    shown = partial(lines.report, by=options.by, limit=options.rows)
+    _answer(options, savings.report(), records.report, shown)
+
+
+def show_estimate(options: Namespace) -> None:
+    """Shows what merging would save."""
+    pages.check_access()
+    rules = Policy(options.scope, options.domain)
+    progress = Progress()
+    estimator = estimate.Estimator(rules, options.max_page_sharing, progress.tell)
+    result = estimate.estimate(_wanted(options), estimator)
+    progress.end()
+    if options.pid and not result.rows:
+        raise Failure(f"process {options.pid[0]}: {result.skipped[0].reason}")
+    shown = partial(lines.estimate, policy=rules, limit=options.rows)
+    _answer(options, result, partial(records.estimate, policy=rules), shown)
+
+
+def _wanted(options: Namespace) -> list[processes.Process]:
+    """The processes to estimate: those that are named, or all."""
+    if options.pid:
+        return [processes.one(pid) for pid in dict.fromkeys(options.pid)]
+    if options.cgroup:
+        return processes.in_cgroup(options.cgroup)
+    return processes.every()
+
+
+def show_sharers(options: Namespace) -> None:
+    """Shows with whom a process shares pages."""
+    pages.check_access()
+    shown = partial(lines.sharing, limit=options.rows)
+    _answer(options, sharers.of(options.pid), records.sharing, shown)
