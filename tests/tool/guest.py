@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from demo.bytecode import mark_bytecode_current  # noqa: E402
-from ksmv import cli, knobs, pages, processes, text  # noqa: E402
+from ksmv import cli, knobs, module, pages, processes, text  # noqa: E402
 from member import ODD_FILE, ODD_NAME  # noqa: E402
 
 TOOL = HERE.parent / "ksmv" / "ksmv"
@@ -91,7 +91,7 @@ def number(name: str) -> int:
 
 def changed() -> dict[str, str]:
     """The settings in force that differ from their defaults."""
-    return knobs.in_force(knobs.read_all()).changed
+    return module.in_force(module.read_all()).changed
 
 
 def saved() -> int:
@@ -375,7 +375,7 @@ class Knobs(Case):
         self.assertEqual(knobs.KNOBS.keys(), {name for name in writable if (KNOBS / name).is_file()})
         for name, knob in knobs.KNOBS.items():
             if knob.default:
-                self.assertEqual((name, knobs.get(name)), (name, knob.default))
+                self.assertEqual((name, module.get(name)), (name, knob.default))
 
     def test_get(self) -> None:
         self.assertEqual(ksmv("get", "domain"), "user\n")
@@ -389,7 +389,7 @@ class Knobs(Case):
     def test_set(self) -> None:
         for name, value in (("scan_rate", "2000"), ("domain", "cgroup"), ("max_interval", "1")):
             self.assertEqual(ksmv("set", name, value), "")
-            self.assertEqual(knobs.get(name), value)
+            self.assertEqual(module.get(name), value)
         self.assertEqual(json.loads(ksmv("set", "run", "0", "--json")), {"run": 0})
         self.assertEqual(changed().keys(), {"scan_rate", "domain", "max_interval"})
 
@@ -413,7 +413,7 @@ class Knobs(Case):
         self.start("9*a", user=BOB)
         merge_all()
         self.assert_fails(1, "pages are shared; unmerge them first", "set", "domain", "global")
-        self.assertEqual(knobs.get("domain"), "user")
+        self.assertEqual(module.get("domain"), "user")
         self.assert_fails(1, "there is no such process", "set", "merge_now", "999999")
         hidden = self.start("4*a", "undumpable")
         self.assert_fails(1, "none of that memory may be merged", "set", "merge_now", hidden.pid)
@@ -424,7 +424,7 @@ class Knobs(Case):
         self.assertEqual(run_ksmv("get", "run", user=ALICE), "0\n")
         self.assertIn("run: not permitted", run_ksmv("set", "run", "1", status=4, user=ALICE))
         self.assertIn("run ksmv as root", run_ksmv("status", status=4, user=ALICE))
-        self.assertEqual(knobs.get("run"), "0")
+        self.assertEqual(module.get("run"), "0")
 
 
 # --- what merging saves -----------------------------------------------------
@@ -571,7 +571,7 @@ class Merged(Case):
     def test_status_knows_mainlines_defaults(self) -> None:
         (KNOBS / "compat/run").write_text("0")
         self.assertEqual(changed(), {})
-        found = knobs.in_force(knobs.read_all()).values
+        found = module.in_force(module.read_all()).values
         self.assertLessEqual(knobs.MAINLINE.keys(), found.keys())
         writable = {path.name for path in (KNOBS / "compat").iterdir() if path.stat().st_mode & 0o200}
         self.assertEqual(writable, knobs.MAINLINE.keys() | {"run"})

@@ -23,9 +23,10 @@ PROJECT = Path(__file__).resolve().parents[2]
 TOOL = PROJECT / "tools" / "ksmv"
 sys.path.insert(0, str(TOOL.parent))
 
-from ksmv import cli, estimate, knobs, layout, lines, pages, processes, records, text  # noqa: E402
+from ksmv import cli, estimate, layout, lines, module, pages, processes, records, text  # noqa: E402
 from ksmv.arguments import parser  # noqa: E402
 from ksmv.errors import Failure  # noqa: E402
+from ksmv.knobs import KNOBS  # noqa: E402
 from ksmv.policy import Policy  # noqa: E402
 from ksmv.processes import Process, Skipped  # noqa: E402
 from ksmv.savings import Report, Saving  # noqa: E402
@@ -166,7 +167,7 @@ class Words(unittest.TestCase):
         process = Process(7, NASTY, 1000, 100, False, f"/{NASTY}", "/proc/7")
         skipped = [Skipped(8, NASTY)]
         values = dict.fromkeys(("pages_sharing", "zero_pages", "cpu_ns"), "1")
-        counts = Counts(1, values, knobs.Settings({}, {"run": NASTY}))
+        counts = Counts(1, values, module.Settings({}, {"run": NASTY}))
         report = Report([(process, Saving(1, 1, 1))], skipped, 0)
         row = estimate.Row(process, 1, 1, Counter({NASTY: 1}), 0)
         domain = estimate.Domain((process.cgroup,), 1, estimate.Totals(1))
@@ -174,15 +175,15 @@ class Words(unittest.TestCase):
         sharing = Sharing(process, 1, 1, 0, 0, 1, [Sharer(process, 1, 1)], skipped)
         refusal = Failure(NASTY, NASTY)
         with mock.patch("ksmv.savings.report", return_value=report), contextlib.ExitStack() as stack:
-            for one in ("knobs.check_module", "knobs._check_name", "pages.check_access"):
+            for one in ("module.check_loaded", "module._check_name", "pages.check_access"):
                 stack.enter_context(mock.patch(f"ksmv.{one}"))
             for one, answer in (
-                ("estimate.estimate", guess), ("sharers.of", sharing), ("knobs.get", NASTY),
-                ("knobs.read_all", {NASTY: NASTY}), ("status.Counts.read", counts),
+                ("estimate.estimate", guess), ("sharers.of", sharing), ("module.get", NASTY),
+                ("module.read_all", {NASTY: NASTY}), ("status.Counts.read", counts),
             ):  # fmt: skip
                 stack.enter_context(mock.patch(f"ksmv.{one}", return_value=answer))
             stack.enter_context(mock.patch("ksmv.lines.status_head", return_value=[NASTY]))
-            stack.enter_context(mock.patch("ksmv.knobs.set_value", side_effect=refusal))
+            stack.enter_context(mock.patch("ksmv.module.set_value", side_effect=refusal))
             for arguments in (
                 ["report"], ["report", "--by", "cgroup"], ["estimate", "--domain", "cgroup"],
                 ["who", "7"], ["get", "run"], ["get"], ["status"], ["top", "--count", "1"],
@@ -312,7 +313,7 @@ class Completion(unittest.TestCase):
             self.assert_offered(f"set {knob} 1 ", "")
         choices = {
             name: knob.allowed.replace(",", "")
-            for name, knob in knobs.KNOBS.items()
+            for name, knob in KNOBS.items()
             if re.fullmatch(r"[a-z]+(, [a-z]+)+", knob.allowed)
         }
         self.assertLessEqual({"governor", "scope", "domain"}, choices.keys())
@@ -343,7 +344,7 @@ class Manual(unittest.TestCase):
         row = estimate.Row(PROCESS, 1, 1, Counter(locked=1), 0)
         domain = estimate.Domain((1000, 100), 1, estimate.Totals())
         values = dict.fromkeys(("pages_sharing", "zero_pages", "cpu_ns"), "1")
-        counts = Counts(1, values, knobs.Settings({}, {}))
+        counts = Counts(1, values, module.Settings({}, {}))
         report = Report([(PROCESS, Saving(1, 1, 1))], skipped, 0)
         answers = [
             {name: None for name in records.status(Status(counts, counts, report))},
@@ -364,7 +365,7 @@ class Manual(unittest.TestCase):
     def test_abi_has_all_knobs_and_defaults(self) -> None:
         abi = (PROJECT / "Documentation/ABI/sysfs-kernel-mm-ksm_v").read_text(encoding="utf-8")
         described = abi.split("What:\t\t/sys/kernel/mm/ksm_v/")
-        for name, knob in knobs.KNOBS.items():
+        for name, knob in KNOBS.items():
             text = next(one for one in described if one.startswith(f"{name}\n"))
             if knob.default:
                 self.assertRegex(text, rf"Default {knob.default}\b|{knob.default} \(default\)")

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from ksmv import (
     estimate,
-    knobs,
     lines,
+    module,
     pages,
     processes,
     records,
@@ -45,29 +45,29 @@ def _answer(
 def show_values(options: Namespace) -> None:
     """Shows a knob or count, or all."""
     if options.knob:
-        values = {options.knob: knobs.get(options.knob)}
+        values = {options.knob: module.get(options.knob)}
         _answer(options, values, records.values, lambda found: [*found.values()])
     else:
-        _answer(options, knobs.read_all(), records.values, lines.values)
+        _answer(options, module.read_all(), records.values, lines.values)
 
 
 def set_value(options: Namespace) -> None:
     """Sets a knob."""
-    knobs.set_value(options.knob, options.value)
+    module.set_value(options.knob, options.value)
     if options.json:
         print(records.to_json(records.values({options.knob: options.value})))
 
 
 def show_status(options: Namespace) -> None:
     """Shows what is saved, by whom, at what cost."""
-    knobs.check_module()
+    module.check_loaded()
     pages.check_access()
     _answer(options, status.once(), records.status, lines.status)
 
 
 def show_top(options: Namespace) -> None:
     """Shows the same, again and again."""
-    knobs.check_module()
+    module.check_loaded()
     pages.check_access()
     for found in islice(status.again(options.interval), options.count):
         if options.json:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ksmv import knobs, savings
+from ksmv import module, savings
 from ksmv.pages import PAGE
 
 _SAMPLE_SECONDS = 0.5
@@ -19,13 +19,13 @@ class Counts:
 
     at: float
     values: dict[str, str]
-    settings: knobs.Settings
+    settings: module.Settings
 
     @staticmethod
     def read() -> "Counts":
         """Reads the files."""
-        values = knobs.read_all()
-        return Counts(time.monotonic(), values, knobs.in_force(values))
+        values = module.read_all()
+        return Counts(time.monotonic(), values, module.in_force(values))
 
     def number(self, name: str) -> int:
         """A count, by its file name."""
