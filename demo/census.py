@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ksmv import pages
+from ksmv.frames import KPF_ANON, KPF_KSM, KPF_ZERO_PAGE, FrameTable, frame_flags
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,17 @@ def _present(pid: int) -> Iterator[pages.Page]:
 
 def count(pids: Iterable[int]) -> Census:
     """Counts the pages that the processes map."""
-    flags = pages.flags()
+    flags = frame_flags()
     mapped = merged = zero = 0
     frames = set()
     for pid in pids:
         for page in _present(pid):
             kind = flags.of(page.frame)
-            if kind & (pages.KPF_ANON | pages.KPF_KSM):
+            if kind & (KPF_ANON | KPF_KSM):
                 mapped += 1
-                merged += bool(kind & pages.KPF_KSM)
+                merged += bool(kind & KPF_KSM)
                 frames.add(page.frame)
-            elif kind & pages.KPF_ZERO_PAGE:
+            elif kind & KPF_ZERO_PAGE:
                 zero += 1
     return Census(mapped, len(frames), merged, zero)
 
@@ -86,15 +87,15 @@ class Comparison:
 
     def add(self, pid: int) -> None:
         """Adds the pages of a process."""
-        flags = pages.flags()
+        flags = frame_flags()
         space = pages.AddressSpace(f"/proc/{pid}")
         for _, content in space.contents(self._new(_present(pid), flags)):
             if content is not None:
                 self._add_content(content)
 
-    def _new(self, present: Iterable[pages.Page], flags: pages.FrameTable) -> Iterator[pages.Page]:
+    def _new(self, present: Iterable[pages.Page], flags: FrameTable) -> Iterator[pages.Page]:
         for page in present:
-            if page.frame not in self._frames and flags.of(page.frame) & pages.KPF_ANON:
+            if page.frame not in self._frames and flags.of(page.frame) & KPF_ANON:
                 self._frames.add(page.frame)
                 yield page
 

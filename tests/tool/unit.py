@@ -175,7 +175,7 @@ class Words(unittest.TestCase):
         sharing = Sharing(process, 1, 1, 0, 0, 1, [Sharer(process, 1, 1)], skipped)
         refusal = Failure(NASTY, NASTY)
         with mock.patch("ksmv.savings.report", return_value=report), contextlib.ExitStack() as stack:
-            for one in ("module.check_loaded", "module._check_name", "pages.check_access"):
+            for one in ("module.check_loaded", "module._check_name", "access.check"):
                 stack.enter_context(mock.patch(f"ksmv.{one}"))
             for one, answer in (
                 ("estimate.estimate", guess), ("sharers.of", sharing), ("module.get", NASTY),

@@ -10,7 +10,7 @@ from ksmv.errors import USAGE, Failure
 from ksmv.estimate import DEFAULT_MAX_SHARING
 from ksmv.policy import DOMAINS, SCOPES, Policy
 
-_Group: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_Group: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 
 def _positive(word: str) -> int:
@@ -40,11 +40,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _command(
-    group: _Group,
-    name: str,
-    run: Callable[[argparse.Namespace], None],
-    purpose: str,
-) -> argparse.ArgumentParser:
+    group: _Group, name: str, run: Callable[[argparse.Namespace], None], purpose: str
+) -> _Parser:
     """Adds a command."""
     description = f"{purpose[0].upper()}{purpose[1:]}."
     command = group.add_parser(name, help=purpose, description=description)
@@ -53,7 +50,7 @@ def _command(
     return command
 
 
-def _add_rows(command: argparse.ArgumentParser) -> None:
+def _add_rows(command: _Parser) -> None:
     command.add_argument(
         "--rows", type=_positive, metavar="N", help="lines of the table (default: all; not of JSON)"
     )
@@ -76,7 +73,7 @@ def _add_estimate(group: _Group) -> None:
     _add_rows(guess)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> _Parser:
     """Defines the command line."""
     main = _Parser(
         prog="ksmv",

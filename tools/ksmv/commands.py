@@ -9,10 +9,10 @@ from itertools import islice
 from typing import TypeVar
 
 from ksmv import (
+    access,
     estimate,
     lines,
     module,
-    pages,
     processes,
     records,
     savings,
@@ -61,14 +61,14 @@ def set_value(options: Namespace) -> None:
 def show_status(options: Namespace) -> None:
     """Shows what is saved, by whom, at what cost."""
     module.check_loaded()
-    pages.check_access()
+    access.check()
     _answer(options, status.once(), records.status, lines.status)
 
 
 def show_top(options: Namespace) -> None:
     """Shows the same, again and again."""
     module.check_loaded()
-    pages.check_access()
+    access.check()
     for found in islice(status.again(options.interval), options.count):
         if options.json:
             print(records.to_json(records.status(found)), flush=True)
@@ -78,14 +78,14 @@ def show_top(options: Namespace) -> None:
 
 def show_report(options: Namespace) -> None:
     """Shows how much each process or cgroup saves."""
-    pages.check_access()
+    access.check()
     shown = partial(lines.report, by=options.by, limit=options.rows)
     _answer(options, savings.report(), records.report, shown)
 
 
 def show_estimate(options: Namespace) -> None:
     """Shows what merging would save."""
-    pages.check_access()
+    access.check()
     rules = Policy(options.scope, options.domain)
     progress = Progress()
     estimator = estimate.Estimator(rules, options.max_page_sharing, progress.tell)
@@ -108,6 +108,6 @@ def _wanted(options: Namespace) -> list[processes.Process]:
 
 def show_sharers(options: Namespace) -> None:
     """Shows with whom a process shares pages."""
-    pages.check_access()
+    access.check()
     shown = partial(lines.sharing, limit=options.rows)
     _answer(options, sharers.of(options.pid), records.sharing, shown)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ksmv import pages, processes
+from ksmv.frames import KPF_ANON, KPF_HUGE, KPF_HWPOISON, KPF_KSM, FrameTable, frame_flags
 from ksmv.pages import Page
 from ksmv.policy import Policy
 from ksmv.processes import Process, Skipped
@@ -181,7 +182,7 @@ class Estimator:
 
     def _meet(self, process: Process, row: Row) -> Iterator[_Met]:
         """The pages that may be merged, or are merged."""
-        flags = pages.flags()
+        flags = frame_flags()
         space = pages.AddressSpace(process.path)
         dumpable = processes.is_dumpable(process)
         for area in space.areas_with_flags():
@@ -195,7 +196,7 @@ class Estimator:
                 if content is None:
                     row.unread_pages += 1
                     continue
-                merged = bool(flags.of(page.frame) & pages.KPF_KSM)
+                merged = bool(flags.of(page.frame) & KPF_KSM)
                 yield _Met(self._digest(content), page.frame, page.exclusive, merged)
 
     def _tell_progress(self) -> None:
@@ -238,11 +239,11 @@ def _part(zeroes: _Content) -> float:
     return zeroes.frames / zeroes.mappings
 
 
-def _anonymous(mapped: Iterable[Page], flags: pages.FrameTable) -> Iterator[Page]:
+def _anonymous(mapped: Iterable[Page], flags: FrameTable) -> Iterator[Page]:
     """The anonymous pages among these, merged or not, that can be read."""
     for page in mapped:
         kind = flags.of(page.frame)
-        if kind & pages.KPF_ANON and not kind & (pages.KPF_HUGE | pages.KPF_HWPOISON):
+        if kind & KPF_ANON and not kind & (KPF_HUGE | KPF_HWPOISON):
             yield page
 
 

@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The anonymous pages of processes, as /proc shows them.
+"""The pages of processes, as the files in /proc/PID show them, with or without the module.
 
-  pagemap      the frame behind each page of a process
-  kpageflags   what each frame is: anonymous, merged (KSM), the zero page
-  kpagecount   how many page table entries map each frame
+  maps, smaps  the areas of the address space
+  pagemap      the frame behind each page: see admin-guide/mm/pagemap.rst of the kernel
   mem          the content of a page
-
-None of it depends on the module. Documentation/admin-guide/mm/pagemap.rst of the
-kernel describes the first three.
 """
 
 import errno
@@ -20,16 +16,8 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TextIO
 
-from ksmv.errors import Failure, not_permitted
-
 PAGE = mmap.PAGESIZE
 ZEROES = bytes(PAGE)
-
-KPF_ANON = 1 << 12
-KPF_HUGE = 1 << 17
-KPF_HWPOISON = 1 << 19
-KPF_KSM = 1 << 21
-KPF_ZERO_PAGE = 1 << 24
 
 _ENTRY = 8
 _PRESENT = 1 << 63
@@ -39,7 +27,6 @@ _FRAME = (1 << 55) - 1
 
 # Page table entries to read at once.
 _CHUNK = 1 << 16
-_BLOCK_BITS = 9
 _CONTENTS = 64
 
 # PAGEMAP_SCAN of <linux/fs.h>: struct pm_scan_arg has 12 words, struct page_region 3.
@@ -72,53 +59,6 @@ class Page(NamedTuple):
     frame: int
     exclusive: bool
     """Nothing else maps the frame."""
-
-
-def check_access() -> None:
-    """Fails unless the kernel shows frame numbers and page flags."""
-    try:
-        with open("/proc/kpageflags", "rb"), open("/proc/kpagecount", "rb"):
-            pass
-    except FileNotFoundError:
-        raise Failure(
-            "the kernel has no /proc/kpageflags", "it needs CONFIG_PROC_PAGE_MONITOR"
-        ) from None
-    except PermissionError:
-        raise not_permitted("not permitted to see what is on the frames of memory") from None
-    own = AddressSpace("/proc/self")
-    if all(page.frame == 0 for area in own.areas() for page in own.pages(area)):
-        raise not_permitted("the kernel hides frame numbers")
-
-
-class FrameTable:
-    """One of the kernel's tables with a word for each frame; reads parts on demand."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._blocks: dict[int, array[int]] = {}
-
-    def of(self, frame: int) -> int:
-        """The word of a frame; 0 if there is no such frame."""
-        number = frame >> _BLOCK_BITS
-        block = self._blocks.get(number)
-        if block is None:
-            block = self._blocks[number] = self._read(number)
-        return block[frame & (1 << _BLOCK_BITS) - 1]
-
-    def _read(self, number: int) -> "array[int]":
-        size = _ENTRY << _BLOCK_BITS
-        with open(self._path, "rb", buffering=0) as file:
-            return array("Q", os.pread(file.fileno(), size, number * size).ljust(size, b"\0"))
-
-
-def flags() -> FrameTable:
-    """The flags of each frame, read at the first use."""
-    return FrameTable("/proc/kpageflags")
-
-
-def mapping_counts() -> FrameTable:
-    """The number of page table entries that map each frame, read at the first use."""
-    return FrameTable("/proc/kpagecount")
 
 
 class AddressSpace:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ksmv import pages, processes
+from ksmv.frames import KPF_KSM, FrameTable, frame_flags, mapping_counts
 from ksmv.processes import Process, Skipped
 
 
@@ -83,14 +84,14 @@ def _sum(savings: Iterable[Saving]) -> Saving:
 def report() -> Report:
     """Reads the page tables of all processes. Processes that save nothing are included."""
     start = time.monotonic()
-    flags, counts = pages.flags(), pages.mapping_counts()
+    flags, counts = frame_flags(), mapping_counts()
     measured, skipped = processes.visit(
         processes.every(), lambda process: (process, _saving_of(process, flags, counts))
     )
     return Report(measured, skipped, time.monotonic() - start)
 
 
-def merged_frames(process: Process, flags: pages.FrameTable) -> Counter[int]:
+def merged_frames(process: Process, flags: FrameTable) -> Counter[int]:
     """The merged frames that a process maps, with the number of mappings."""
     space = pages.AddressSpace(process.path)
     return Counter(
@@ -98,11 +99,11 @@ def merged_frames(process: Process, flags: pages.FrameTable) -> Counter[int]:
         for area in space.areas()
         if area.private
         for page in space.pages(area)
-        if flags.of(page.frame) & pages.KPF_KSM
+        if flags.of(page.frame) & KPF_KSM
     )
 
 
-def _saving_of(process: Process, flags: pages.FrameTable, counts: pages.FrameTable) -> Saving:
+def _saving_of(process: Process, flags: FrameTable, counts: FrameTable) -> Saving:
     frames = merged_frames(process, flags)
     saved = 0.0
     for frame, times in frames.items():

@@ -5,7 +5,8 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 
-from ksmv import pages, processes
+from ksmv import processes
+from ksmv.frames import frame_flags, mapping_counts
 from ksmv.processes import Process, Skipped
 from ksmv.savings import merged_frames
 
@@ -41,7 +42,7 @@ class Sharing:
 
 def of(pid: int) -> Sharing:
     """Looks for the merged frames of a process in all other processes."""
-    flags, counts = pages.flags(), pages.mapping_counts()
+    flags, counts = frame_flags(), mapping_counts()
     process = processes.one(pid)
     mine = merged_frames(process, flags)
     mappings = {frame: counts.of(frame) for frame in mine}
