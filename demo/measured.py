@@ -7,24 +7,16 @@ standard input, prints how many pages merging has saved since, by a census of th
 frames. The job ends with the input. Progress goes to standard error.
 """
 
-import os
 import sys
 import time
 
 from demo import census, proc
 from demo.jobs import Job, bound_of, start_job
-from demo.report import step
+from demo.report import own_output, step
 
 # Redis gives freed memory back within ten seconds. A guest with --icount skips idle time.
 STILL_SECONDS = 15
 PATIENCE_SECONDS = 300
-
-
-def own_output() -> int:
-    """A descriptor of standard output, for answers only: other output goes to standard error."""
-    answers = os.dup(1)
-    os.dup2(2, 1)
-    return answers
 
 
 def start_registered() -> Job:

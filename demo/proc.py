@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from demo.report import PAGE
+from ksmv.pages import PAGE
 
 KNOBS = Path("/sys/kernel/mm/ksm_v")
 KHUGEPAGED_SLEEP = Path("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs")
@@ -30,6 +30,11 @@ def unload_module() -> bool:
 def knob(name: str) -> int:
     """Reads a number."""
     return int((KNOBS / name).read_text())
+
+
+def saved_pages() -> int:
+    """Pages that the module counts as saved."""
+    return knob("pages_sharing") + knob("zero_pages")
 
 
 def set_knob(name: str, value: int) -> None:

@@ -12,20 +12,13 @@ from pathlib import Path
 
 from demo import proc
 from demo.jobs import start_job
-from demo.report import step
+from demo.merging import Growth
+from demo.report import own_output, step
 
 TOOL = Path(__file__).resolve().parents[1] / "ksmv" / "ksmv"
 PROMPT = "# "
-QUIET_SCANS = 2
 PATIENCE_SECONDS = 300
 LOOK_SECONDS = 5
-
-
-def own_output() -> int:
-    """A descriptor of standard output, for the session only: the rest goes to standard error."""
-    session = os.dup(1)
-    os.dup2(2, 1)
-    return session
 
 
 def play(session: int, command: str) -> None:
@@ -37,14 +30,11 @@ def play(session: int, command: str) -> None:
 
 
 def wait_until_merged() -> int:
-    """Waits until whole passes find nothing more; returns the seconds that this took."""
+    """Waits until merging has ended; returns the seconds that this took."""
     start = time.monotonic()
-    most = since = 0
+    growth = Growth()
     while time.monotonic() < start + PATIENCE_SECONDS:
-        saved, scans = proc.knob("pages_sharing") + proc.knob("zero_pages"), proc.knob("full_scans")
-        if saved > most * 1.001:
-            most, since = saved, scans
-        elif most and scans > since + QUIET_SCANS:
+        if growth.has_ended(proc.saved_pages(), proc.knob("full_scans")):
             return round(time.monotonic() - start)
         time.sleep(LOOK_SECONDS)
     raise RuntimeError(f"still merging after {PATIENCE_SECONDS} s")
