@@ -6,7 +6,6 @@ with a line like that of Rust's test harness.
 """
 
 import contextlib
-import ctypes
 import io
 import json
 import mmap
@@ -24,16 +23,15 @@ sys.dont_write_bytecode = True
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from demo import proc  # noqa: E402
 from demo.bytecode import mark_bytecode_current  # noqa: E402
+from demo.proc import KNOBS  # noqa: E402
 from ksmv import cli, knobs, module, pages, processes, text  # noqa: E402
 from member import ODD_FILE, ODD_NAME  # noqa: E402
 
 TOOL = HERE.parent / "ksmv" / "ksmv"
-KNOBS = Path("/sys/kernel/mm/ksm_v")
 CGROUPS = Path("/sys/fs/cgroup")
-KHUGEPAGED = Path("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs")
 ALICE, BOB = 1000, 1001
-PR_SET_DUMPABLE = 4
 QUIET_PASSES = 4
 PATIENCE_SECONDS = 240
 
@@ -74,7 +72,7 @@ def ksmv_json(*arguments: object) -> dict:
 def load() -> None:
     """Loads the module anew."""
     unload()
-    subprocess.run(["insmod", "ksm_v.ko"], check=True)
+    proc.load_module()
 
 
 def unload() -> None:
@@ -84,19 +82,9 @@ def unload() -> None:
         subprocess.run(["rmmod", "ksm_v"], check=True)
 
 
-def number(name: str) -> int:
-    """A count of the module."""
-    return int((KNOBS / name).read_text())
-
-
 def changed() -> dict[str, str]:
     """The settings in force that differ from their defaults."""
     return module.in_force(module.read_all()).changed
-
-
-def saved() -> int:
-    """The pages that the module reports as saved."""
-    return number("pages_sharing") + number("zero_pages")
 
 
 def owner(user: int) -> dict[str, int]:
@@ -113,7 +101,7 @@ def merge_all() -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     most, since = -1, 0
     while time.monotonic() < deadline:
-        now, passes = saved(), number("full_scans")
+        now, passes = proc.saved_pages(), proc.knob("full_scans")
         if now != most:
             most, since = now, passes
         elif passes >= since + QUIET_PASSES:
@@ -459,9 +447,9 @@ class Merged(Case):
         late = self.start("6*a,3*zero:registered")
         found = ksmv_json("estimate", "--scope", "registered")
         self.assertEqual(found["savable_pages"], 6 + 3)
-        before = saved()
+        before = proc.saved_pages()
         merge_all()
-        self.assertEqual(saved() - before, 9)
+        self.assertEqual(proc.saved_pages() - before, 9)
         self.assertEqual(row_of(ksmv_json("report"), late.pid)["merged_pages"], 6)
 
     def test_report_adds_up_to_what_the_module_counts(self) -> None:
@@ -470,14 +458,15 @@ class Merged(Case):
         self.start("100*a", user=BOB)
         merge_all()
         report = ksmv_json("report")
-        self.assertGreater(saved(), 200 + 299 + 90)
-        self.assertAlmostEqual(report["saved_pages"], saved(), delta=0.01)
-        self.assertEqual(report["zero_pages"], number("zero_pages"))
+        self.assertGreater(proc.saved_pages(), 200 + 299 + 90)
+        self.assertAlmostEqual(report["saved_pages"], proc.saved_pages(), delta=0.01)
+        self.assertEqual(report["zero_pages"], proc.knob("zero_pages"))
         self.assertEqual(
-            report["merged_pages"], number("pages_shared") + number("pages_sharing")
+            report["merged_pages"], proc.knob("pages_shared") + proc.knob("pages_sharing")
         )
         for rows in (report["processes"], report["cgroups"]):
-            self.assertAlmostEqual(sum(row["saved_pages"] for row in rows), saved(), delta=0.1)
+            total = sum(row["saved_pages"] for row in rows)
+            self.assertAlmostEqual(total, proc.saved_pages(), delta=0.1)
         self.assertEqual(report["skipped"], [])
 
     def test_report_divides_a_frame_among_its_mappings(self) -> None:
@@ -533,9 +522,9 @@ class Merged(Case):
         member = self.start("3000*a,1000*zero", user=BOB)
         merge_all()
         status = ksmv_json("status")
-        self.assertEqual(status["saved_pages"], saved())
-        self.assertEqual(status["saved_bytes"], saved() * pages.PAGE)
-        self.assertEqual(status["module"]["pages_shared"], number("pages_shared"))
+        self.assertEqual(status["saved_pages"], proc.saved_pages())
+        self.assertEqual(status["saved_bytes"], proc.saved_pages() * pages.PAGE)
+        self.assertEqual(status["module"]["pages_shared"], proc.knob("pages_shared"))
         self.assertEqual(status["changed"]["scan_rate"], 20000)
         self.assertEqual(status["cpu_percent"], 0)
         self.assertGreaterEqual(status["sample_seconds"], 0.5)
@@ -544,10 +533,10 @@ class Merged(Case):
         self.assertGreaterEqual(found, 4000 - 12)
         memory = next(line for line in text.lines_of("/proc/meminfo"))
         self.assertEqual(status["memory_bytes"], int(memory.split()[1]) << 10)
-        percent = 100 * saved() * pages.PAGE / status["memory_bytes"]
+        percent = 100 * proc.saved_pages() * pages.PAGE / status["memory_bytes"]
         self.assertAlmostEqual(status["saved_percent"], percent, delta=0.01)
         shown = ksmv("status")
-        self.assertIn(f"saved    {saved()} pages", shown)
+        self.assertIn(f"saved    {proc.saved_pages()} pages", shown)
         self.assertIn("scan_rate 20000", shown)
         self.assertRegex(shown, rf"\n +\d+\.\d +\d+\.\d +\d+ +\d+ +1001 +{member.pid} +python3\n")
 
@@ -640,9 +629,9 @@ class Results(unittest.TextTestResult):
 def main() -> int:
     """Runs the tests; returns the exit status."""
     # Keeps the memory of this process from being merged.
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    proc.hide_from_scanner()
     mark_bytecode_current()
-    KHUGEPAGED.write_text(str(1 << 30))
+    proc.pause_khugepaged()
     assert pages.PAGE == mmap.PAGESIZE
     loader = unittest.TestLoader()
     loader.testNamePatterns = [f"*{one}*" for one in sys.argv[1:]] or None
