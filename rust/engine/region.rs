@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Regions: parts of address spaces, and how often it pays to look at their pages.
+//! Regions: parts of address spaces. The engine decides how often the scanner visits each.
 //!
-//! A region in which nothing was merged for a while is *barren*, one whose merges are broken as
-//! fast as they are made is *thrashing*. Both are visited every second, fourth, eighth pass instead
-//! of in each; a barren one earlier if other pages are mapped there. The passes in which regions
-//! are due are multiples of each other: now and then all are visited in one pass, so that equal
-//! pages meet.
+//! - A region is *barren* if nothing was merged in it for a while. It is visited every second, then
+//!   every fourth, then every eighth pass, and earlier if other pages are mapped there.
+//! - A region *thrashes* if its merges are broken as fast as they are made. It is visited as rarely,
+//!   whichever pages are mapped there. It thrashes until a visit finds its merges intact and nothing to
+//!   merge. Merging pages again can take several visits, since khugepaged may collapse the regions of
+//!   all sharers. These visits do not end the thrashing.
+//! - A region is *settled* if all of its pages are merged, as long as the same pages are mapped. A
+//!   visit has nothing else to find there.
 //!
-//! A region stays thrashing until a visit finds its merges intact and nothing to merge. Merging pages
-//! again can take several visits, as khugepaged may collapse the regions of all sharers: such visits
-//! do not end the thrashing.
-//!
-//! One in which all pages are merged is *settled* as long as the same ones are mapped: there is no
-//! more to be seen in it than that.
+//! The passes in which regions are due are multiples of two, four and eight. So in some passes all
+//! regions are visited, and equal pages meet.
 
 use crate::content::PAGE_SIZE;
 use crate::hash::mix;
@@ -24,20 +23,20 @@ use crate::table::Table;
 use core::mem::size_of;
 use core::ops::Range;
 
-/// The most passes from one visit to the next. A power of two.
+/// Longest interval between two visits, in passes. A power of two.
 pub const LONGEST_INTERVAL: u8 = 8;
 
-/// Every so many passes the pages of settled regions are looked at, too: another page may have come to the
-/// same frame, at the same place. Every region is due in those.
+/// Interval at which the pages of settled regions are scanned, too, in passes: another page may have
+/// come to the same frame, at the same address. Every region is due in these passes.
 const LOOK_EVERY: u64 = 16;
 const _: () = assert!(LOOK_EVERY % LONGEST_INTERVAL as u64 == 0);
 
-/// Bytes that a region has at the most, and of which its beginning is a multiple where an area has
-/// more of them: what a page table maps, with pages of [`PAGE_SIZE`] and entries of 64 bits.
+/// Largest size of a region, and the alignment of the boundaries between regions: the span of one page
+/// table, with pages of [`PAGE_SIZE`] and entries of 64 bits.
 const REGION_BYTES: usize = PAGE_SIZE * (PAGE_SIZE / size_of::<u64>());
 
-/// Where two threads part what is left of an area: about in the middle, where a region begins; `None`
-/// where there is no such place.
+/// The address at which two threads split the rest of a VMA: the boundary of a region near the middle.
+/// `None` if the rest contains no such boundary.
 pub fn middle(rest: &Range<usize>) -> Option<usize> {
     let half = rest.end.saturating_sub(rest.start) / 2;
     let middle = rest.start.checked_add(half)?;
@@ -47,19 +46,18 @@ pub fn middle(rest: &Range<usize>) -> Option<usize> {
     boundaries.into_iter().flatten().find(is_within)
 }
 
-/// By what a region is known: a number that no other region has, but for a rare accident, which
-/// makes a visit late.
+/// Identifies a region. Two regions have the same number only by a rare accident, which delays a visit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RegionId(pub u64);
 
-/// How visits are planned.
+/// What the next visits depend on: the current pass, and the settings that space visits out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The number of this pass.
+    /// Number of the current pass.
     pub pass: u64,
-    /// Visits in a row in vain after which a region is visited less often.
+    /// Number of successive vain visits after which a region is visited less often.
     pub patience: u8,
-    /// The most passes from one visit to the next: a power of two, up to [`LONGEST_INTERVAL`].
+    /// Longest interval between two visits, in passes: a power of two, up to [`LONGEST_INTERVAL`].
     pub longest_interval: u8,
 }
 
@@ -67,33 +65,33 @@ pub struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Visit {
     id: RegionId,
-    /// Which pages were mapped when it began.
+    /// Digest of the pages that were mapped when the visit began.
     digest: u32,
-    /// In how many passes the next visit comes, at the latest.
+    /// Largest number of passes until the next visit.
     pub next_within: u8,
-    /// All pages were merged when they were looked at last, and they are the same ones still: the
-    /// visit ends at once, whatever its [`Outcome`].
+    /// Whether all pages were merged when they were last scanned, and the same pages are still mapped.
+    /// The visit then ends at once, whatever its [`Outcome`].
     pub is_settled: bool,
 }
 
-/// What a visit brought, in pages.
+/// The result of a visit, in pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// Looked at, the merged ones included.
+    /// Scanned pages, including merged ones.
     pub looked_at: u16,
-    /// Merged already when they were met.
+    /// Pages that were already merged when the visit met them.
     pub found_merged: u16,
-    /// Merged during the visit.
+    /// Pages that were merged during the visit.
     pub merged: u16,
-    /// Whether others of the same content were seen, and only not often enough yet.
+    /// Whether some page has a content that was also seen elsewhere, but not often enough to be merged.
     pub is_promising: bool,
 }
 
 impl Outcome {
-    /// How many pages are merged now, as [`Record::merged`] has it.
+    /// Number of pages that are merged now, with the flags of [`Record::merged`].
     fn merged_in_all(&self) -> u16 {
         let merged = self.found_merged.saturating_add(self.merged);
-        // Not where there is nothing: the pages of a settled region count as looked at.
+        // A region without pages is not settled, because the pages of settled regions count as scanned.
         let all = if merged == self.looked_at && merged > 0 {
             Record::ALL
         } else {
@@ -103,7 +101,7 @@ impl Outcome {
     }
 }
 
-/// A region that was come to, and what is known of it.
+/// A region that the scanner has reached, and its record.
 #[derive(Clone, Copy)]
 pub struct Prospect {
     id: RegionId,
@@ -112,10 +110,10 @@ pub struct Prospect {
 }
 
 impl Prospect {
-    /// Visits the region; `None`: it is not due, and to be passed over.
+    /// Begins a visit of the region. Returns `None` if the region is not due and is to be skipped.
     ///
-    /// `digest` says which pages are mapped there: other pages, another number. It is not asked
-    /// where that is of no use.
+    /// `digest` computes a number from the pages that are mapped there; other pages give another
+    /// number. It is called only if its value makes a difference.
     pub fn visit(&self, digest: impl FnOnce() -> u32) -> Option<Visit> {
         let Prospect { id, plan, record } = self;
         let mut visit = Visit {
@@ -136,20 +134,20 @@ impl Prospect {
             return None;
         }
         visit.digest = digest().max(Record::ANY_PAGES + 1);
-        let is_looked_at = plan.pass % LOOK_EVERY == 0;
-        visit.is_settled = was_merged && seen == visit.digest && !is_looked_at;
+        let is_scanned = plan.pass % LOOK_EVERY == 0;
+        visit.is_settled = was_merged && seen == visit.digest && !is_scanned;
         (is_due || seen != visit.digest).then_some(visit)
     }
 }
 
-/// The regions that were visited.
+/// The records of the regions that were visited.
 pub struct Regions<S: Storage<Record>> {
     records: Table<Record, S>,
     seed: u64,
 }
 
 impl<S: Storage<Record>> Regions<S> {
-    /// Makes an empty set. Whoever does not know `seed` can't make its regions collide.
+    /// Makes an empty set. A process that does not know `seed` can't make regions collide.
     pub const fn new(seed: u64) -> Self {
         Regions {
             records: Table::new(),
@@ -162,12 +160,12 @@ impl<S: Storage<Record>> Regions<S> {
         self.records.bytes()
     }
 
-    /// Forgets all regions: each is visited in the next pass.
+    /// Forgets all regions, so that each is visited in the next pass.
     pub fn clear(&mut self) {
         self.records.clear();
     }
 
-    /// Comes to a region, and says what is known of it.
+    /// Looks up what is known of a region that the scanner has reached.
     pub fn recall(&self, id: RegionId, plan: &Plan) -> Prospect {
         Prospect {
             id,
@@ -180,7 +178,7 @@ impl<S: Storage<Record>> Regions<S> {
     ///
     /// # Errors
     ///
-    /// [`Full`] where there is no memory to remember it: the region is visited in the next pass.
+    /// [`Full`]: there is no memory to remember the visit. The region is visited in the next pass.
     pub fn end_visit(
         &mut self,
         storage: &S,
@@ -193,7 +191,7 @@ impl<S: Storage<Record>> Regions<S> {
         let before = self.records.get(hash).copied().unwrap_or(first);
         let after = before.after(visit, plan, outcome);
         if plan.longest_interval <= 1 && !after.is_merged() {
-            // It is due in any case. What was known of it goes with the pass.
+            // The region is due in every pass. Its record ends with this pass.
             return Ok(());
         }
         if let Some(record) = self.records.get_or_insert(storage, hash, || after)? {
@@ -202,7 +200,7 @@ impl<S: Storage<Record>> Regions<S> {
         Ok(())
     }
 
-    /// Ends the pass of this number: forgets the regions that were due and not visited.
+    /// Ends the pass of this number: forgets the regions that were due but were not visited.
     pub fn end_pass(&mut self, storage: &S, pass: u64) {
         self.records.retain(|record| record.due != due(pass));
         self.records.shrink(storage);
@@ -214,7 +212,7 @@ impl<S: Storage<Record>> Regions<S> {
 }
 
 impl Plan {
-    /// In how many passes a region is visited next, after so many visits in vain.
+    /// Number of passes until the next visit of a region with this number of vain visits.
     fn until_next(&self, vain_visits: u8) -> u8 {
         let steps = vain_visits.saturating_sub(self.patience.saturating_sub(1));
         let interval = 1u8.checked_shl(steps.into()).unwrap_or(LONGEST_INTERVAL);
@@ -222,7 +220,7 @@ impl Plan {
     }
 }
 
-/// How many passes after `pass` the next one comes whose number is a multiple of `interval`, a
+/// Number of passes from `pass` to the next pass whose number is a multiple of `interval`, which is a
 /// power of two.
 fn until_multiple(pass: u64, interval: u8) -> u8 {
     let since = pass as u8 & interval.wrapping_sub(1);
@@ -232,25 +230,28 @@ fn until_multiple(pass: u64, interval: u8) -> u8 {
 /// What is remembered of a region: 16 bytes.
 #[derive(Clone, Copy, Default)]
 pub struct Record {
-    /// Inverted, so that a vacant slot has the greatest.
+    /// The hash, inverted, so that a vacant slot has the greatest hash.
     not_hash: u64,
-    /// Which pages were mapped when the last visit began; [`Self::ANY_PAGES`] where others make no
-    /// difference.
+    /// Digest of the pages that were mapped when the last visit began; [`Self::ANY_PAGES`] if other
+    /// pages make no visit due.
     digest: u32,
-    /// Pages that were merged when a visit last merged or found as many; with [`Self::ALL`], these were
-    /// all; with [`Self::THRASHING`], the region thrashes.
+    /// Number of merged pages after the last visit that merged pages or found all of them intact.
+    /// [`Self::ALL`] is set if these were all pages, [`Self::THRASHING`] if the region thrashes.
     merged: u16,
-    /// Visits in a row that brought nothing, or nothing that lasted.
+    /// Number of successive visits that merged nothing, or nothing that lasted.
     vain_visits: u8,
-    /// The pass of the next visit, by its last bits.
+    /// The last bits of the number of the pass of the next visit.
     due: u8,
 }
 
 impl Record {
     const GREATEST_HASH: u64 = u64::MAX - 1;
+    /// Stands for any digest.
     const ANY_PAGES: u32 = 0;
-    /// A region has no more pages than a page table has entries, which leaves this bit.
+    /// A flag in [`Self::merged`]. A page table has 512 entries, so the number of pages leaves the upper
+    /// bits free.
     const ALL: u16 = 1 << 15;
+    /// A flag in [`Self::merged`].
     const THRASHING: u16 = 1 << 14;
 
     fn new(hash: u64) -> Self {
@@ -260,7 +261,7 @@ impl Record {
         }
     }
 
-    /// What is remembered after one more visit.
+    /// Returns the record after one more visit.
     fn after(self, visit: Visit, plan: &Plan, outcome: Outcome) -> Self {
         let was_thrashing = self.merged & Record::THRASHING != 0;
         let broke_again = self.broke_again(outcome);
@@ -289,8 +290,8 @@ impl Record {
         }
     }
 
-    /// Pages merged, without the flag. A visit that merges nothing does not forget the broken ones:
-    /// a later visit may merge them again.
+    /// Returns the new value of [`Self::merged`], without [`Self::THRASHING`]. A visit that merges nothing
+    /// does not forget the broken pages, because a later visit may merge them again.
     fn merged_after(self, visit: Visit, outcome: Outcome) -> u16 {
         let before = self.merged & !Record::THRASHING;
         if visit.is_settled {
@@ -302,13 +303,13 @@ impl Record {
         }
     }
 
-    /// Merged pages that were broken since they were merged.
+    /// Number of merged pages that were broken since they were merged.
     fn broken(&self, outcome: Outcome) -> u16 {
         let merged = self.merged & !(Record::ALL | Record::THRASHING);
         merged.saturating_sub(outcome.found_merged)
     }
 
-    /// Whether at least half of the pages merged now had been broken before.
+    /// Whether at least half as many merged pages were broken as this visit merged.
     fn broke_again(&self, outcome: Outcome) -> bool {
         outcome.merged > 0 && self.broken(outcome) >= outcome.merged.div_ceil(2)
     }
@@ -329,7 +330,8 @@ impl Entry for Record {
     }
 }
 
-/// A pass, as records have it: less than 2^8 passes lie between now and what is due.
+/// A pass as records store it. A visit is due in fewer than 2^8 passes, so the last bits identify the
+/// pass.
 fn due(pass: u64) -> u8 {
     pass as u8
 }
