@@ -9,7 +9,7 @@
 //! - [`scan`]: the pipeline: workers take turns, gather pages, ask the engine, and merge
 //! - [`mm`]: finds pages, merges and unmerges them; the unsafe layer
 //! - [`control`]: what the knobs do, and what else happens to a scanner from outside
-//! - [`sysfs`]: the knobs
+//! - [`sysfs`]: the files of knobs and counts
 //! - [`sys`]: kernel services that the `kernel` crate does not wrap
 //! - [`trace`]: the tracepoints of the module
 //! - [`shim`]: generated declarations of the C shims
@@ -54,13 +54,13 @@ module! {
 }
 
 /// The loaded module. The order of the fields is the order of teardown: first the observers (debugfs,
-/// probes, shrinker), then the knobs with the threads behind them, then what makes the kernel call into
+/// probes, shrinker), then the files in sysfs with the threads behind them, then what makes the kernel call into
 /// the module.
 struct KsmVeridian {
     _insight: Insight,
     _offlining: Offlining,
     _shrinker: Shrinker<Daemon>,
-    _knobs: sysfs::Knobs,
+    _files: sysfs::Files,
     _movers: mm::movers::Watch,
     _redirects: mm::rmap_ksm::Redirects,
     _marks: mm::zero::Marks,
@@ -76,7 +76,7 @@ impl kernel::Module for KsmVeridian {
         Ok(KsmVeridian {
             _offlining: Offlining::watch(daemon.clone()),
             _shrinker: Shrinker::new(c"ksm_v", daemon.clone())?,
-            _knobs: sysfs::Knobs::new(imports, threads)?,
+            _files: sysfs::Files::new(imports, threads)?,
             _movers: movers,
             _redirects: redirects,
             _marks: mm::zero::Marks,

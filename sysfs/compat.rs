@@ -17,7 +17,7 @@ use crate::sys::sysfs::is_privileged;
 use crate::sys::sysfs::Attribute;
 use engine::advisor::Mode;
 use engine::mainline;
-use engine::mainline::Mainline;
+use engine::mainline::MainlineSettings;
 use engine::parse;
 use engine::parse::Misfit;
 use kernel::prelude::*;
@@ -60,7 +60,7 @@ pub(super) static ATTRIBUTES: [Attribute<Shared>; 23 + cfg!(CONFIG_NUMA) as usiz
 
 const RUN: Attribute<Shared> = Attribute::read_write(
     c"run",
-    |daemon, text| text.line(number_of(daemon.run_state())),
+    |daemon, text| text.line(number_of(daemon.run_mode())),
     |daemon, text| daemon.set_run(run_of(number(text, 2)?), Profile::Mainline),
 );
 
@@ -263,11 +263,11 @@ const GENERAL_PROFIT: Attribute<Shared> =
     });
 
 /// The settings of these files, whether in force or not.
-fn settings(daemon: &Shared) -> Mainline {
+fn settings(daemon: &Shared) -> MainlineSettings {
     daemon.read(|state| state.profiles.mainline)
 }
 
-fn change<T>(daemon: &Shared, change: impl FnOnce(&mut Mainline) -> T) -> T {
+fn change<T>(daemon: &Shared, change: impl FnOnce(&mut MainlineSettings) -> T) -> T {
     daemon.change(|profiles: &mut Profiles| change(&mut profiles.mainline))
 }
 

@@ -10,12 +10,12 @@ use crate::mm::process;
 use crate::mm::shared;
 use crate::scan::profile::Profile;
 use crate::scan::profile::Settings;
-use crate::scan::state::Run;
+use crate::scan::state::RunMode;
 use crate::scan::MOST_THREADS;
 use crate::sys::sysfs::Attribute;
-use engine::knobs::MOST_PAGE_SHARING;
 use engine::pace::Governor;
 use engine::region::LONGEST_INTERVAL;
+use engine::settings::MOST_PAGE_SHARING;
 use kernel::prelude::*;
 
 /// The settings of this directory, whether in force or not.
@@ -24,26 +24,26 @@ pub(super) fn own(scand: &Scand) -> Settings {
 }
 
 /// The meaning of a number written to `run`.
-pub(super) fn run_of(number: u32) -> Run {
+pub(super) fn run_of(number: u32) -> RunMode {
     match number {
-        0 => Run::Stop,
-        1 => Run::Merge,
-        _ => Run::Unmerge,
+        0 => RunMode::Stop,
+        1 => RunMode::Merge,
+        _ => RunMode::Unmerge,
     }
 }
 
 /// The number that `run` shows.
-pub(super) fn number_of(run: Run) -> u32 {
+pub(super) fn number_of(run: RunMode) -> u32 {
     match run {
-        Run::Stop => 0,
-        Run::Merge => 1,
-        Run::Unmerge => 2,
+        RunMode::Stop => 0,
+        RunMode::Merge => 1,
+        RunMode::Unmerge => 2,
     }
 }
 
 pub(super) const RUN: Attribute<Scand> = Attribute::read_write(
     c"run",
-    |scand, text| text.line(number_of(scand.daemon().run_state())),
+    |scand, text| text.line(number_of(scand.daemon().run_mode())),
     |scand, text| {
         let run = run_of(number(text, 2)?);
         scand.daemon().set_run(run, Profile::Own)
@@ -59,31 +59,31 @@ pub(super) const PROFILE: Attribute<Scand> = Attribute::read_only(c"profile", |s
 
 pub(super) const SCAN_RATE: Attribute<Scand> = Attribute::read_write(
     c"scan_rate",
-    |scand, text| text.line(own(scand).knobs.scan_rate()),
+    |scand, text| text.line(own(scand).engine.scan_rate()),
     |scand, text| {
         let pages = number(text, u32::MAX)?;
         scand
             .daemon()
-            .change(|profiles| profiles.own.knobs.set_scan_rate(pages));
+            .change(|profiles| profiles.own.engine.set_scan_rate(pages));
         Ok(())
     },
 );
 
 pub(super) const SLEEP_MS: Attribute<Scand> = Attribute::read_write(
     c"sleep_ms",
-    |scand, text| text.line(own(scand).knobs.sleep_ms()),
+    |scand, text| text.line(own(scand).engine.sleep_ms()),
     |scand, text| {
         let ms = number(text, u32::MAX)?;
         scand
             .daemon()
-            .change(|profiles| profiles.own.knobs.set_sleep_ms(ms));
+            .change(|profiles| profiles.own.engine.set_sleep_ms(ms));
         Ok(())
     },
 );
 
 pub(super) const PROMOTE_AFTER: Attribute<Scand> = Attribute::read_write(
     c"promote_after",
-    |scand, text| text.line(own(scand).knobs.promote_after()),
+    |scand, text| text.line(own(scand).engine.promote_after()),
     |scand, text| {
         let sightings = u8::try_from(number(text, u8::MAX.into())?).map_err(|_| EINVAL)?;
         if sightings == 0 {
@@ -91,14 +91,14 @@ pub(super) const PROMOTE_AFTER: Attribute<Scand> = Attribute::read_write(
         }
         scand
             .daemon()
-            .change(|profiles| profiles.own.knobs.set_promote_after(sightings));
+            .change(|profiles| profiles.own.engine.set_promote_after(sightings));
         Ok(())
     },
 );
 
 pub(super) const MAX_PAGE_SHARING: Attribute<Scand> = Attribute::read_write(
     c"max_page_sharing",
-    |scand, text| text.line(own(scand).knobs.max_page_sharing()),
+    |scand, text| text.line(own(scand).engine.max_page_sharing()),
     |scand, text| {
         let mappings = number(text, MOST_PAGE_SHARING)?;
         if mappings < 2 {
@@ -106,7 +106,7 @@ pub(super) const MAX_PAGE_SHARING: Attribute<Scand> = Attribute::read_write(
         }
         scand
             .daemon()
-            .change(|profiles| profiles.own.knobs.set_max_page_sharing(mappings));
+            .change(|profiles| profiles.own.engine.set_max_page_sharing(mappings));
         Ok(())
     },
 );
@@ -119,7 +119,7 @@ pub(super) const MOVABLE: Attribute<Scand> = Attribute::read_write(
 
 pub(super) const MAX_INTERVAL: Attribute<Scand> = Attribute::read_write(
     c"max_interval",
-    |scand, text| text.line(own(scand).knobs.max_interval()),
+    |scand, text| text.line(own(scand).engine.max_interval()),
     |scand, text| {
         let passes = u8::try_from(number(text, LONGEST_INTERVAL.into())?).map_err(|_| EINVAL)?;
         if !passes.is_power_of_two() {
@@ -127,7 +127,7 @@ pub(super) const MAX_INTERVAL: Attribute<Scand> = Attribute::read_write(
         }
         scand
             .daemon()
-            .change(|profiles| profiles.own.knobs.set_max_interval(passes));
+            .change(|profiles| profiles.own.engine.set_max_interval(passes));
         Ok(())
     },
 );

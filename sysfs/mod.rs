@@ -25,11 +25,11 @@ use kernel::prelude::*;
 type Scand = Pin<KBox<Threads>>;
 
 /// The directories. Dropping them removes the files, and then stops the threads.
-pub(crate) struct Knobs {
+pub(crate) struct Files {
     _tree: Tree<Scand, compat::Shared>,
 }
 
-impl Knobs {
+impl Files {
     /// Makes the directories.
     ///
     /// # Errors
@@ -46,7 +46,7 @@ impl Knobs {
             files: &ATTRIBUTES,
             state: threads,
         };
-        Ok(Knobs {
+        Ok(Files {
             _tree: Tree::under_mm(imports, own, compat)?,
         })
     }

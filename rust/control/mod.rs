@@ -14,8 +14,8 @@ use crate::scan::profile::Profile;
 use crate::scan::profile::Profiles;
 use crate::scan::sets::Sets;
 use crate::scan::sets::SetsGuard;
-use crate::scan::state::Run;
-use crate::scan::state::State;
+use crate::scan::state::RunMode;
+use crate::scan::state::ScanState;
 use crate::scan::step::Progress;
 use crate::scan::step::Scanner;
 use crate::scan::turns::Commons;
@@ -72,7 +72,7 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    fn of(state: &State, sets: &Sets) -> Self {
+    fn of(state: &ScanState, sets: &Sets) -> Self {
         let (engine, passes) = (&sets.engine, state.passes);
         let (ksm, at_rest) = (engine.get_stats(), engine.at_rest());
         Counts {
@@ -111,7 +111,7 @@ impl Daemon {
     ///
     /// `ENOMEM`.
     pub(crate) fn new(hash: HashKind, seed: u64) -> Result<Arc<Self>> {
-        let (state, sets, pool) = (State::new(seed)?, Sets::new(hash, seed)?, Pool::new()?);
+        let (state, sets, pool) = (ScanState::new(seed)?, Sets::new(hash, seed)?, Pool::new()?);
         let scanner = Scanner::new()?;
         Arc::pin_init(
             pin_init!(Daemon {
@@ -129,7 +129,7 @@ impl Daemon {
     }
 
     /// The value of the `run` knob.
-    pub(crate) fn run_state(&self) -> Run {
+    pub(crate) fn run_mode(&self) -> RunMode {
         self.commons.lock().run()
     }
 
@@ -140,18 +140,19 @@ impl Daemon {
     ///
     /// Those of [`unmerge_all::everything`], after which the scanner is stopped. `ERESTARTSYS` from
     /// [`Commons::close`].
-    pub(crate) fn set_run(&self, run: Run, profile: Profile) -> Result {
+    pub(crate) fn set_run(&self, run: RunMode, profile: Profile) -> Result {
         let closed = self.commons.close()?;
         let mut state = self.commons.lock();
         let mut sets = self.commons.sets().lock();
         state.choose(profile, &mut sets);
         state.set_run(run);
-        if run == Run::Stop {
+        if run == RunMode::Stop {
             sets.recount();
         }
         drop((sets, state));
-        let result = if run == Run::Unmerge {
-            unmerge_all::everything(&closed).inspect_err(|_| self.commons.lock().set_run(Run::Stop))
+        let result = if run == RunMode::Unmerge {
+            unmerge_all::everything(&closed)
+                .inspect_err(|_| self.commons.lock().set_run(RunMode::Stop))
         } else {
             Ok(())
         };
@@ -196,7 +197,7 @@ impl Daemon {
     /// pages, each would leave some of them for later.
     fn merge_some(&self, mm: &Mm, range: Range<usize>) -> Result<Progress> {
         let closed = self.commons.close()?;
-        if self.run_state() == Run::Unmerge {
+        if self.run_mode() == RunMode::Unmerge {
             return Err(EBUSY);
         }
         let mut scanner = self.at_once.lock();
@@ -259,9 +260,9 @@ impl Daemon {
     }
 
     /// Locks the sets; recounts them if the scanner is stopped and `is_exact`.
-    fn recounted(&self, state: &State, is_exact: bool) -> SetsGuard<'_> {
+    fn recounted(&self, state: &ScanState, is_exact: bool) -> SetsGuard<'_> {
         let mut sets = self.commons.sets().lock();
-        if is_exact && state.run() != Run::Merge {
+        if is_exact && state.run() != RunMode::Merge {
             sets.recount();
         }
         sets
@@ -298,7 +299,7 @@ impl Daemon {
     }
 
     /// Reads a knob.
-    pub(crate) fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&ScanState) -> T) -> T {
         read(&self.commons.lock())
     }
 

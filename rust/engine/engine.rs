@@ -17,7 +17,7 @@
 //! - [`table`]: the open-addressing hash table under both
 //! - [`stats`]: statistics; [`pace`]: when to rest; [`region`]: what to visit less often; [`drain`]:
 //!   when to drain LRU batches; [`delay`]: how long to wait for locked VMAs
-//! - [`knobs`]: the settings; [`mainline`]: mainline's settings, with its [`advisor`]
+//! - [`settings`]: the settings; [`mainline`]: mainline's settings, with its [`advisor`]
 //! - [`parse`]: parsers for the text of the knobs; [`slots`]: notes left by probes
 //!
 //! Locking: none. The owner of a [`KsmScanner`] serialises access to it.
@@ -32,7 +32,6 @@ pub mod hash;
 pub mod ids;
 pub mod index;
 pub mod keys;
-pub mod knobs;
 pub mod mainline;
 pub mod pace;
 pub mod parse;
@@ -40,6 +39,7 @@ pub mod region;
 pub mod sample;
 pub mod scanner;
 pub mod seats;
+pub mod settings;
 pub mod shared;
 pub mod slots;
 pub mod stats;
@@ -57,10 +57,10 @@ pub use keys::Glimpse;
 pub use keys::Inspected;
 pub use keys::Keys;
 pub use keys::Salt;
-pub use knobs::Knobs;
 pub use scanner::KsmScanner;
 pub use seats::Seat;
 pub use seats::Space;
+pub use settings::EngineSettings;
 pub use stats::Histogram;
 pub use stats::KsmStats;
 pub use table::Storage;

@@ -42,7 +42,7 @@ impl PassTag {
 
 /// A content in one of the two sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum EntryState {
     /// Not merged yet.
     Unstable {
         /// Number of sightings; saturates.
@@ -89,7 +89,7 @@ const KIND_SHIFT: u32 = UNTIL_SHIFT + PassTag::BITS + 1;
 const _: () = assert!(KIND_SHIFT + 2 == u32::BITS);
 
 const KIND_MASK: u32 = u32::MAX << KIND_SHIFT;
-/// The bits that encode a [`State`].
+/// The bits that encode a [`EntryState`].
 const STATE_MASK: u32 = u32::MAX << SIGHTINGS_SHIFT;
 
 /// Values of the upper two bits of the second word; 0 is a vacant slot.
@@ -100,7 +100,7 @@ const AMBIGUOUS: u32 = 3 << KIND_SHIFT;
 impl IndexEntry {
     /// Makes an entry. The frame of an ambiguous sample has no meaning.
     #[inline]
-    pub fn new(key: Key, frame: Frame, state: State) -> Self {
+    pub fn new(key: Key, frame: Frame, state: EntryState) -> Self {
         // Inverted, so that a vacant slot has the greatest key.
         let key = !key.number();
         let key_high = (key >> 32) as u32 & KEY_HIGH_MASK;
@@ -122,14 +122,14 @@ impl IndexEntry {
 
     /// The state of the content: in which set it is.
     #[inline]
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> EntryState {
         let [_, word, _] = self.0;
         let until = PassTag::of((word >> UNTIL_SHIFT).into());
         let met = word & MET != 0;
         match word & KIND_MASK {
-            STABLE => State::Stable,
-            AMBIGUOUS => State::Ambiguous { until, met },
-            _ => State::Unstable {
+            STABLE => EntryState::Stable,
+            AMBIGUOUS => EntryState::Ambiguous { until, met },
+            _ => EntryState::Unstable {
                 sightings: ((word >> SIGHTINGS_SHIFT) & 0xff) as u8,
                 until,
                 met,
@@ -139,7 +139,7 @@ impl IndexEntry {
 
     /// Changes the state.
     #[inline]
-    pub fn set_state(&mut self, state: State) {
+    pub fn set_state(&mut self, state: EntryState) {
         let [_, word, _] = &mut self.0;
         *word = (*word & !STATE_MASK) | bits_of(state);
     }
@@ -234,15 +234,15 @@ fn over_pattern(ended: PassTag) -> u32 {
 }
 
 #[inline]
-fn bits_of(state: State) -> u32 {
+fn bits_of(state: EntryState) -> u32 {
     match state {
-        State::Stable => STABLE,
-        State::Unstable {
+        EntryState::Stable => STABLE,
+        EntryState::Unstable {
             sightings,
             until,
             met,
         } => UNSTABLE | (u32::from(sightings) << SIGHTINGS_SHIFT) | last_pass(until, met),
-        State::Ambiguous { until, met } => AMBIGUOUS | last_pass(until, met),
+        EntryState::Ambiguous { until, met } => AMBIGUOUS | last_pass(until, met),
     }
 }
 
@@ -281,22 +281,22 @@ mod tests {
     fn an_entry_keeps_what_it_was_made_of() {
         let (first, last) = (PassTag::of(0), PassTag::of(u64::MAX));
         let states = [
-            State::Stable,
-            State::Unstable {
+            EntryState::Stable,
+            EntryState::Unstable {
                 sightings: 0,
                 until: first,
                 met: true,
             },
-            State::Unstable {
+            EntryState::Unstable {
                 sightings: 255,
                 until: last,
                 met: false,
             },
-            State::Ambiguous {
+            EntryState::Ambiguous {
                 until: last,
                 met: false,
             },
-            State::Ambiguous {
+            EntryState::Ambiguous {
                 until: first,
                 met: true,
             },
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn with_the_end_of_a_pass_an_entry_is_unmet() {
-        let state = |met| State::Unstable {
+        let state = |met| EntryState::Unstable {
             sightings: 7,
             until: PassTag::of(9),
             met,
@@ -357,12 +357,12 @@ mod tests {
         for pass in 0..u64::from(PassTag::APART) {
             let ended = PassTag::of(pass);
             let key = Key::of_sample(u64::MAX);
-            let state = State::Ambiguous {
+            let state = EntryState::Ambiguous {
                 until: ended,
                 met: true,
             };
             let ambiguous = IndexEntry::new(key, Frame(FRAME_MASK), state);
-            let stable = IndexEntry::new(key, Frame(FRAME_MASK), State::Stable);
+            let stable = IndexEntry::new(key, Frame(FRAME_MASK), EntryState::Stable);
             let found = IndexEntry::end_pass(&mut [stable, IndexEntry::default()], ended);
             assert_eq!(found, EndOfPass::default());
             assert!(ambiguous.is_over(ended));
@@ -373,7 +373,7 @@ mod tests {
     #[test]
     fn at_rest_is_what_was_seen_twice_and_is_not_merged() {
         for sightings in 0..=255 {
-            let state = State::Unstable {
+            let state = EntryState::Unstable {
                 sightings,
                 until: PassTag::of(15),
                 met: true,
@@ -381,20 +381,20 @@ mod tests {
             let entry = IndexEntry::new(Key::default(), Frame(FRAME_MASK), state);
             assert_eq!(entry.is_at_rest(), sightings > 1);
         }
-        let stable = IndexEntry::new(Key::default(), Frame(FRAME_MASK), State::Stable);
+        let stable = IndexEntry::new(Key::default(), Frame(FRAME_MASK), EntryState::Stable);
         assert!(!stable.is_at_rest());
     }
 
     #[test]
     fn a_new_state_leaves_key_and_frame_as_they_are() {
         let key = Key::of_sample(u64::MAX);
-        let mut entry = IndexEntry::new(key, Frame(FRAME_MASK), State::Stable);
-        let state = State::Unstable {
+        let mut entry = IndexEntry::new(key, Frame(FRAME_MASK), EntryState::Stable);
+        let state = EntryState::Unstable {
             sightings: 255,
             until: PassTag::of(15),
             met: true,
         };
-        for state in [state, State::Stable] {
+        for state in [state, EntryState::Stable] {
             entry.set_state(state);
             assert_eq!(
                 (entry.hash(), entry.frame(), entry.state()),

@@ -6,9 +6,9 @@
 use crate::advisor::Advisor;
 use crate::advisor::Mode;
 use crate::advisor::Pass;
-use crate::knobs::Knobs;
-use crate::knobs::MOST_PAGE_SHARING;
 use crate::region::LONGEST_INTERVAL;
+use crate::settings::EngineSettings;
+use crate::settings::MOST_PAGE_SHARING;
 use crate::stats::KsmStats;
 
 /// Default number of pages per cycle, without an advisor.
@@ -16,9 +16,10 @@ const PAGES_TO_SCAN: u32 = 100;
 /// As in mainline, which merges a page in the second pass that finds it unchanged.
 const PROMOTE_AFTER: u8 = 2;
 
-/// The settings in mainline's files.
+/// The settings in mainline's files (`compat/`), with mainline's units and rules. The scanner follows
+/// what they amount to: [`Self::engine_settings`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mainline {
+pub struct MainlineSettings {
     pages_to_scan: u32,
     /// Pause between two cycles, in milliseconds.
     pub sleep_millisecs: u32,
@@ -39,10 +40,10 @@ pub struct Mainline {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Advised;
 
-impl Default for Mainline {
+impl Default for MainlineSettings {
     /// Mainline's defaults.
     fn default() -> Self {
-        Mainline {
+        MainlineSettings {
             pages_to_scan: PAGES_TO_SCAN,
             sleep_millisecs: 20,
             max_page_sharing: 256,
@@ -55,7 +56,7 @@ impl Default for Mainline {
     }
 }
 
-impl Mainline {
+impl MainlineSettings {
     /// Pages per cycle; 0 scans none.
     pub fn pages_to_scan(&self) -> u32 {
         self.pages_to_scan
@@ -102,9 +103,9 @@ impl Mainline {
         }
     }
 
-    /// These settings as knobs of the scanner.
-    pub fn knobs(&self) -> Knobs {
-        Knobs {
+    /// What these settings amount to for the engine.
+    pub fn engine_settings(&self) -> EngineSettings {
+        EngineSettings {
             scan_rate: self.pages_to_scan,
             sleep_ms: self.sleep_millisecs,
             promote_after: PROMOTE_AFTER,

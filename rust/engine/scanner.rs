@@ -8,19 +8,19 @@ use crate::hash::HashKind;
 use crate::ids::Domain;
 use crate::ids::Frame;
 use crate::ids::Key;
+use crate::index::EntryState;
 use crate::index::IndexEntry;
 use crate::index::PassTag;
-use crate::index::State;
 use crate::keys::Glimpse;
 use crate::keys::Inspected;
 use crate::keys::Keys;
-use crate::knobs::Knobs;
 use crate::region::LONGEST_INTERVAL;
 use crate::seats::OwnSeats;
 use crate::seats::Seat;
 use crate::seats::Seats;
 use crate::seats::Space;
 use crate::seats::COMMON;
+use crate::settings::EngineSettings;
 use crate::shared::Copies;
 use crate::shared::Retired;
 use crate::shared::Shared;
@@ -48,7 +48,7 @@ impl<S> ScannerStorage for S where
 {
 }
 
-/// The scanner: the stable set, the unstable set, the knobs and the counts.
+/// The scanner: the stable set, the unstable set, the settings and the counts.
 ///
 /// The owner serialises all calls.
 ///
@@ -128,7 +128,7 @@ pub struct KsmScanner<S: ScannerStorage> {
     storage: S,
     keys: Keys,
     enabled: bool,
-    knobs: Knobs,
+    settings: EngineSettings,
     /// Number of further passes for which a content seen now is remembered.
     remembered_for: u8,
     index: Table<IndexEntry, S>,
@@ -166,7 +166,7 @@ impl<S: ScannerStorage + Default> Default for KsmScanner<S> {
 impl<S: ScannerStorage> KsmScanner<S> {
     /// Forgets all contents and shared frames, as if none had been seen.
     ///
-    /// The knobs and the totals since the start are kept. Shared frames that still exist are no longer
+    /// The settings and the totals since the start are kept. Shared frames that still exist are no longer
     /// counted.
     pub fn init(&mut self) {
         self.forget_contents();
@@ -187,22 +187,22 @@ impl<S: ScannerStorage> KsmScanner<S> {
 
     /// Sets the number of pages scanned per cycle; 0 means 1.
     pub fn set_scan_rate(&mut self, pages_per_cycle: u32) {
-        self.knobs.set_scan_rate(pages_per_cycle);
+        self.settings.set_scan_rate(pages_per_cycle);
     }
 
     /// Pages scanned per cycle.
     pub fn scan_rate(&self) -> u32 {
-        self.knobs.scan_rate
+        self.settings.scan_rate
     }
 
     /// Sets the pause between two cycles, in milliseconds; 0 means none.
     pub fn set_sleep_ms(&mut self, ms: u32) {
-        self.knobs.set_sleep_ms(ms);
+        self.settings.set_sleep_ms(ms);
     }
 
     /// Pause between two cycles, in milliseconds.
     pub fn sleep_ms(&self) -> u32 {
-        self.knobs.sleep_ms
+        self.settings.sleep_ms
     }
 
     /// Allows the owner to scan.
@@ -261,7 +261,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
     /// has `max_page_sharing` mappings already; it is then retired.
     fn share_one_more(&mut self, key: Key, shared: Frame, page: Frame) -> bool {
         let mappings = self.shared.get(shared).map_or(0, |entry| entry.mappings);
-        if mappings >= self.knobs.max_page_sharing {
+        if mappings >= self.settings.max_page_sharing {
             self.retire(key, page);
             return false;
         }
@@ -291,12 +291,12 @@ impl<S: ScannerStorage> KsmScanner<S> {
 impl<S: ScannerStorage> KsmScanner<S> {
     /// Makes a disabled scanner that hashes with `hash`. Its keys can't be predicted without `seed`.
     pub fn with(storage: S, hash: HashKind, seed: u64) -> Self {
-        let knobs = Knobs::default();
+        let settings = EngineSettings::default();
         KsmScanner {
             storage,
             keys: Keys::new(hash, seed),
             enabled: false,
-            knobs,
+            settings,
             remembered_for: 1,
             index: Table::new(),
             unstable: 0,
@@ -314,42 +314,42 @@ impl<S: ScannerStorage> KsmScanner<S> {
 
     /// Sets the number of sightings after which an unknown content is merged; 0 means 1.
     pub fn set_promote_after(&mut self, sightings: u8) {
-        self.knobs.set_promote_after(sightings);
+        self.settings.set_promote_after(sightings);
     }
 
     /// Number of sightings after which an unknown content is merged.
     pub fn promote_after(&self) -> u8 {
-        self.knobs.promote_after
+        self.settings.promote_after
     }
 
     /// Sets the number of page table entries that merges may map to one shared frame, see
-    /// [`Knobs::set_max_page_sharing`].
+    /// [`EngineSettings::set_max_page_sharing`].
     ///
     /// A content with more sharers gets further frames. Frames above a lowered limit keep their
     /// mappings, and a fork may add mappings to any frame without asking the engine.
     pub fn set_max_page_sharing(&mut self, mappings: u32) {
-        self.knobs.set_max_page_sharing(mappings);
+        self.settings.set_max_page_sharing(mappings);
     }
 
     /// Number of page table entries that merges may map to one shared frame.
     pub fn max_page_sharing(&self) -> u32 {
-        self.knobs.max_page_sharing
+        self.settings.max_page_sharing
     }
 
     /// Sets the longest interval between two visits of a page, in passes; 1 visits every page in every
     /// pass. The value is rounded down to a power of two and clamped to 1..=[`LONGEST_INTERVAL`].
     pub fn set_max_interval(&mut self, passes: u8) {
-        self.knobs.set_max_interval(passes);
+        self.settings.set_max_interval(passes);
     }
 
-    /// Sets all knobs.
-    pub fn set_knobs(&mut self, knobs: Knobs) {
-        self.knobs = knobs;
+    /// Sets all settings.
+    pub fn configure(&mut self, settings: EngineSettings) {
+        self.settings = settings;
     }
 
     /// Longest interval between two visits of a page, in passes.
     pub fn max_interval(&self) -> u8 {
-        self.knobs.max_interval
+        self.settings.max_interval
     }
 
     /// Completed passes over all memory.
@@ -385,7 +385,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         let mut copies = Copies::default();
         for known in retired.entries_from(0) {
             let entry = self.index.get(known.hash());
-            let is_stable = entry.is_some_and(|entry| entry.state() == State::Stable);
+            let is_stable = entry.is_some_and(|entry| entry.state() == EntryState::Stable);
             copies.count(known.frames.saturating_add(is_stable.into()));
         }
         copies
@@ -503,9 +503,9 @@ impl<S: ScannerStorage> KsmScanner<S> {
     fn known(&self, key: Key) -> Option<Target> {
         let entry = self.index.get(key.hash())?;
         match entry.state() {
-            State::Stable => Some(Target::Shared(entry.frame())),
-            State::Unstable { .. } => Some(Target::Twin(entry.frame())),
-            State::Ambiguous { .. } => None,
+            EntryState::Stable => Some(Target::Shared(entry.frame())),
+            EntryState::Unstable { .. } => Some(Target::Twin(entry.frame())),
+            EntryState::Ambiguous { .. } => None,
         }
     }
 
@@ -534,7 +534,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         if self.shared.get(frame).is_none() {
             return false;
         }
-        let is_stable = !self.is_taken(key) && self.replace(key, frame, State::Stable);
+        let is_stable = !self.is_taken(key) && self.replace(key, frame, EntryState::Stable);
         self.shared.update(frame, |entry| {
             entry.key = key;
             entry.domain = domain;
@@ -628,13 +628,13 @@ impl<S: ScannerStorage> KsmScanner<S> {
     /// Returns retired frames to the stable set if at most half of their mappings and common seats are
     /// in use, unless their key has another shared frame there or is an ambiguous sample.
     fn reinstate_retired(&mut self) {
-        let most = self.knobs.max_page_sharing / 2;
+        let most = self.settings.max_page_sharing / 2;
         let mut last = None;
         while let Some(retired) = self.shared.next_retired(last) {
             let (frame, key) = (retired.frame(), retired.key);
             let has_room = retired.mappings <= most && retired.common <= COMMON / 2;
             let is_free = !self.is_taken(key) && !self.is_ambiguous(key);
-            if has_room && is_free && self.replace(key, frame, State::Stable) {
+            if has_room && is_free && self.replace(key, frame, EntryState::Stable) {
                 self.set_standing(frame, Standing::Stable);
             }
             last = Some(frame);
@@ -738,7 +738,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
     /// Whether the sample of `key` is ambiguous: pages with different contents are known to have it.
     fn is_ambiguous(&self, key: Key) -> bool {
         let entry = self.index.get(key.hash());
-        entry.is_some_and(|entry| matches!(entry.state(), State::Ambiguous { .. }))
+        entry.is_some_and(|entry| matches!(entry.state(), EntryState::Ambiguous { .. }))
     }
 
     /// Counts a page with this sample if the sample is ambiguous; returns whether it is.
@@ -747,10 +747,10 @@ impl<S: ScannerStorage> KsmScanner<S> {
         let Some(entry) = self.index.get_mut(key.hash()) else {
             return false;
         };
-        let State::Ambiguous { until, met } = entry.state() else {
+        let EntryState::Ambiguous { until, met } = entry.state() else {
             return false;
         };
-        let state = State::Ambiguous {
+        let state = EntryState::Ambiguous {
             until: if met { until.later(next, now) } else { until },
             met: true,
         };
@@ -761,7 +761,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
     /// Marks this sample ambiguous: from now on its pages are told apart by their whole contents.
     /// Returns false if there is no memory for the entry.
     fn make_ambiguous(&mut self, key: Key) -> bool {
-        let state = State::Ambiguous {
+        let state = EntryState::Ambiguous {
             until: self.until(),
             met: true,
         };
@@ -771,7 +771,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
     /// Moves the shared frame `shared` to `key` in the stable set. It is retired instead if `key` has
     /// another shared frame or there is no memory.
     fn rename(&mut self, shared: Frame, key: Key) {
-        let is_renamed = !self.is_taken(key) && self.replace(key, shared, State::Stable);
+        let is_renamed = !self.is_taken(key) && self.replace(key, shared, EntryState::Stable);
         if let Some(entry) = self.shared.get_mut(shared) {
             entry.key = key;
             if !is_renamed {
@@ -788,7 +788,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
     /// Counts one more sighting of `key`, on `frame`. An ambiguous sample is not counted.
     #[inline]
     fn sighting(&mut self, key: Key, frame: Frame) -> Glance {
-        let (now, promote_after) = (self.pass(), self.knobs.promote_after);
+        let (now, promote_after) = (self.pass(), self.settings.promote_after);
         let next = self.until();
         let first_sight = self.first_sight();
         let make = || IndexEntry::new(key, frame, first_sight);
@@ -802,7 +802,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         };
         if !entry.is_unstable() {
             return match entry.state() {
-                State::Ambiguous { .. } => Glance::Look,
+                EntryState::Ambiguous { .. } => Glance::Look,
                 _ => Glance::Merge(key),
             };
         }
@@ -823,8 +823,8 @@ impl<S: ScannerStorage> KsmScanner<S> {
     }
 
     /// The state of a content that was just seen for the first time.
-    fn first_sight(&self) -> State {
-        State::Unstable {
+    fn first_sight(&self) -> EntryState {
+        EntryState::Unstable {
             sightings: 1,
             until: self.until(),
             met: true,
@@ -854,13 +854,13 @@ impl<S: ScannerStorage> KsmScanner<S> {
     }
 
     /// Replaces the index entry of `key`; returns false if there is no memory for it.
-    fn replace(&mut self, key: Key, frame: Frame, state: State) -> bool {
+    fn replace(&mut self, key: Key, frame: Frame, state: EntryState) -> bool {
         self.forget_content(key);
         let inserted = self
             .index
             .insert(&self.storage, IndexEntry::new(key, frame, state));
         self.count_failure(inserted.is_err());
-        if inserted.is_ok() && matches!(state, State::Unstable { .. }) {
+        if inserted.is_ok() && matches!(state, EntryState::Unstable { .. }) {
             self.unstable = self.unstable.saturating_add(1);
         }
         inserted.is_ok()
@@ -869,7 +869,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
     /// Removes the index entry of `key`.
     fn forget_content(&mut self, key: Key) {
         let removed = self.index.remove(key.hash());
-        if removed.is_some_and(|entry| matches!(entry.state(), State::Unstable { .. })) {
+        if removed.is_some_and(|entry| matches!(entry.state(), EntryState::Unstable { .. })) {
             self.unstable = self.unstable.saturating_sub(1);
         }
     }
@@ -886,7 +886,7 @@ fn forget_stable_entry<S: Storage<IndexEntry>>(
     gone: &SharedFrame,
 ) {
     let entry = index.get(gone.key.hash());
-    if entry.is_some_and(|at| at.state() == State::Stable && at.frame() == gone.frame()) {
+    if entry.is_some_and(|at| at.state() == EntryState::Stable && at.frame() == gone.frame()) {
         index.remove(gone.key.hash());
     }
 }
@@ -902,9 +902,9 @@ fn keep_ambiguous<S: Storage<IndexEntry>>(
 ) {
     let entry = index.get_mut(sample.hash());
     if let Some(entry) = entry {
-        if let State::Ambiguous { until, met } = entry.state() {
+        if let EntryState::Ambiguous { until, met } = entry.state() {
             let until = until.later(until_then, ending);
-            entry.set_state(State::Ambiguous { until, met });
+            entry.set_state(EntryState::Ambiguous { until, met });
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::mm::walk::Visitor;
 use crate::scan::regions::Coming;
 use crate::scan::regions::VisitNo;
 use crate::scan::regions::Visits;
-use crate::scan::state::Rules;
+use crate::scan::state::StepSettings;
 use crate::scan::turns::Commons;
 use core::ops::ControlFlow;
 use core::ops::Range;
@@ -137,7 +137,7 @@ impl Batch {
     pub(crate) fn inspect(
         &mut self,
         keys: &Keys,
-        rules: &Rules,
+        settings: &StepSettings,
         domain: Domain,
         mut zero: impl FnMut(Candidate),
     ) {
@@ -145,12 +145,12 @@ impl Batch {
             let Some(page) = PageRef::candidate(candidate.frame) else {
                 continue;
             };
-            let domain = rules.policy.domain_of_page(domain, candidate.frame);
+            let domain = settings.policy.domain_of_page(domain, candidate.frame);
             let content = page.content();
             if !content.is_readable() {
                 continue;
             }
-            let inspected = if rules.use_zero_pages {
+            let inspected = if settings.use_zero_pages {
                 keys.inspect(domain, &content)
             } else {
                 Some(keys.inspect_any(domain, &content))
@@ -210,7 +210,7 @@ pub(crate) fn effort_to_find(pids: u32) -> u32 {
 /// Collects the pages that a VMA maps.
 pub(crate) struct Gatherer<'a> {
     commons: &'a Commons,
-    rules: &'a Rules,
+    settings: &'a StepSettings,
     /// The domain of the owner, and its salt.
     domain: Domain,
     salt: Salt,
@@ -229,7 +229,7 @@ impl<'a> Gatherer<'a> {
     /// Makes a gatherer that collects pages of `domain` into `batch`, as long as `budget` lasts.
     pub(crate) fn new(
         commons: &'a Commons,
-        rules: &'a Rules,
+        settings: &'a StepSettings,
         domain: Domain,
         batch: &'a mut Batch,
         visits: &'a mut Visits,
@@ -238,7 +238,7 @@ impl<'a> Gatherer<'a> {
         let settled = batch.pages.len();
         Gatherer {
             commons,
-            rules,
+            settings,
             domain,
             salt: commons.keys().salt(domain),
             batch,
@@ -296,7 +296,7 @@ impl<'a> Gatherer<'a> {
     /// The salt of the domain of the page on this frame.
     #[inline]
     fn salt_of(&self, frame: Frame) -> Salt {
-        let domain = self.rules.policy.domain_of_page(self.domain, frame);
+        let domain = self.settings.policy.domain_of_page(self.domain, frame);
         if domain == self.domain {
             self.salt
         } else {

@@ -7,9 +7,9 @@
 //! `threads` belong to neither profile, and apply to both.
 
 use crate::mm::policy::Scope;
-use engine::mainline::Mainline;
+use engine::mainline::MainlineSettings;
 use engine::pace::Governor;
-use engine::Knobs;
+use engine::EngineSettings;
 
 /// The profile that the scanner follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,10 +21,10 @@ pub(crate) enum Profile {
     Mainline,
 }
 
-/// The settings in which the two profiles differ.
+/// The settings of one profile: everything in which the two profiles differ.
 #[derive(Clone, Copy)]
 pub(crate) struct Settings {
-    pub(crate) knobs: Knobs,
+    pub(crate) engine: EngineSettings,
     pub(crate) scope: Scope,
     pub(crate) governor: Governor,
     /// Whether pages of different NUMA nodes may be merged.
@@ -37,7 +37,7 @@ impl Default for Settings {
     /// The defaults of the module's own profile.
     fn default() -> Self {
         Settings {
-            knobs: Knobs::default(),
+            engine: EngineSettings::default(),
             scope: Scope::default(),
             governor: Governor::default(),
             merge_across_nodes: true,
@@ -46,10 +46,10 @@ impl Default for Settings {
     }
 }
 
-impl From<&Mainline> for Settings {
-    fn from(mainline: &Mainline) -> Self {
+impl From<&MainlineSettings> for Settings {
+    fn from(mainline: &MainlineSettings) -> Self {
         Settings {
-            knobs: mainline.knobs(),
+            engine: mainline.engine_settings(),
             scope: Scope::Registered,
             governor: Governor::Manual,
             merge_across_nodes: mainline.merge_across_nodes,
@@ -58,12 +58,12 @@ impl From<&Mainline> for Settings {
     }
 }
 
-/// Both profiles.
+/// The settings of both profiles, and which profile is in force.
 #[derive(Default)]
 pub(crate) struct Profiles {
     pub(crate) chosen: Profile,
     pub(crate) own: Settings,
-    pub(crate) mainline: Mainline,
+    pub(crate) mainline: MainlineSettings,
 }
 
 impl Profiles {

@@ -40,7 +40,7 @@ const UNREGISTERED_MS: u32 = 200;
 
 /// Values of the `run` knob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Run {
+pub(crate) enum RunMode {
     /// Do not scan; merged pages stay merged.
     Stop,
     /// Scan and merge.
@@ -49,9 +49,9 @@ pub(crate) enum Run {
     Unmerge,
 }
 
-/// The settings that a step works with.
+/// The part of the settings in force that a step works with, copied when the step begins.
 #[derive(Clone, Copy)]
-pub(crate) struct Rules {
+pub(crate) struct StepSettings {
     pub(crate) policy: Policy,
     /// Number of page table entries that merges may map to one shared page.
     pub(crate) max_page_sharing: u32,
@@ -60,11 +60,11 @@ pub(crate) struct Rules {
 }
 
 /// The settings and the progress of the scanner.
-pub(crate) struct State {
+pub(crate) struct ScanState {
     pub(crate) policy: Policy,
     pub(crate) pacer: Pacer,
     pub(crate) profiles: Profiles,
-    pub(super) run: Run,
+    pub(super) run: RunMode,
     /// Number of changes of the knobs, which end the pause of a thread.
     pub(super) changes: u32,
     /// Pass counts as mainline defines them.
@@ -92,7 +92,7 @@ pub(crate) struct State {
     pub(super) is_closed: bool,
 }
 
-impl State {
+impl ScanState {
     /// Makes a scanner that is stopped.
     ///
     /// # Errors
@@ -101,7 +101,7 @@ impl State {
     pub(crate) fn new(seed: u64) -> Result<Self> {
         let profiles = Profiles::default();
         let settings = profiles.in_force();
-        Ok(State {
+        Ok(ScanState {
             policy: Policy {
                 scope: settings.scope,
                 division: Division::default(),
@@ -109,7 +109,7 @@ impl State {
             },
             pacer: Pacer::new(),
             profiles,
-            run: Run::Stop,
+            run: RunMode::Stop,
             changes: 0,
             passes: Passes::default(),
             is_any_registered: false,
@@ -137,10 +137,10 @@ impl State {
     /// Applies the settings in force after a change. The state must be closed, as for [`Self::choose`].
     pub(crate) fn obey(&mut self, sets: &mut Sets) {
         let settings = self.profiles.in_force();
-        if settings.knobs.max_interval() != sets.engine.max_interval() {
+        if settings.engine.max_interval() != sets.engine.max_interval() {
             self.regions.clear();
         }
-        sets.engine.set_knobs(settings.knobs);
+        sets.engine.configure(settings.engine);
         self.pacer.set_governor(settings.governor);
         self.policy.scope = settings.scope;
         self.use_zero_pages = settings.use_zero_pages;
@@ -195,21 +195,21 @@ impl State {
     }
 
     pub(super) fn plan(&self) -> Plan {
-        let knobs = self.profiles.in_force().knobs;
+        let settings = self.profiles.in_force().engine;
         Plan {
             pass: self.pass,
-            patience: knobs.promote_after(),
-            longest_interval: knobs.max_interval(),
+            patience: settings.promote_after(),
+            longest_interval: settings.max_interval(),
         }
     }
 
     /// The value of the `run` knob.
-    pub(crate) fn run(&self) -> Run {
+    pub(crate) fn run(&self) -> RunMode {
         self.run
     }
 
     /// Sets `run` with immediate effect.
-    pub(crate) fn set_run(&mut self, run: Run) {
+    pub(crate) fn set_run(&mut self, run: RunMode) {
         self.run = run;
         self.note_change();
         self.drains.hurry();
@@ -292,10 +292,10 @@ impl State {
 
     /// Pages per cycle, and the pause between two cycles in milliseconds.
     pub(super) fn speed(&self) -> (u32, u32) {
-        let knobs = self.profiles.in_force().knobs;
+        let settings = self.profiles.in_force().engine;
         match self.pacer.governor() {
-            Governor::Manual if knobs.scan_rate() == 0 => (0, knobs.sleep_ms().max(IDLE_MS)),
-            Governor::Manual => (knobs.scan_rate(), knobs.sleep_ms()),
+            Governor::Manual if settings.scan_rate() == 0 => (0, settings.sleep_ms().max(IDLE_MS)),
+            Governor::Manual => (settings.scan_rate(), settings.sleep_ms()),
             // No fixed rate: the thread uses up its CPU share.
             Governor::Auto => (u32::MAX, 0),
         }

@@ -28,7 +28,7 @@ use crate::scan::regions::VisitNo;
 use crate::scan::regions::Visits;
 use crate::scan::sets::Engine;
 use crate::scan::sets::SetsGuard;
-use crate::scan::state::Rules;
+use crate::scan::state::StepSettings;
 use crate::scan::turns::Commons;
 use crate::sys::kthread::boot_time_ns;
 use core::mem::take;
@@ -203,9 +203,9 @@ impl Scanner {
             range,
             is_patient,
         } = sweep;
-        let rules = commons.rules();
-        let is_in_scope = rules.policy.scope == Scope::All || is_registered(mm);
-        let domain = domain_of(mm, rules.policy).filter(|_| is_in_scope);
+        let settings = commons.step_settings();
+        let is_in_scope = settings.policy.scope == Scope::All || is_registered(mm);
+        let domain = domain_of(mm, settings.policy).filter(|_| is_in_scope);
         let Some(domain) = domain else {
             return (Progress::NOTHING, 0);
         };
@@ -221,26 +221,26 @@ impl Scanner {
         movers::meet(mm);
         let began = boot_time_ns();
         let mut budget = Budget::new(limit);
-        let mut progress = self.gather(commons, &rules, &space, range.clone(), &mut budget);
+        let mut progress = self.gather(commons, &settings, &space, range.clone(), &mut budget);
         let sets = commons.sets().try_lock();
         if sets.is_none() {
             // Another thread has the sets locked. Scan more pages before waiting for it.
             let left = u64::from(limit).saturating_sub(self.batch.effort());
             budget.refill(u32::try_from(left).unwrap_or(u32::MAX));
-            progress = self.gather_on(commons, &rules, &space, progress, range.end, &mut budget);
+            progress = self.gather_on(commons, &settings, &space, progress, range.end, &mut budget);
         }
         let effort = self.batch.effort();
-        self.decide(commons, &rules, domain, pages, sets);
+        self.decide(commons, &settings, domain, pages, sets);
         if progress.busy > 0 {
             let mut sets = commons.sets().lock();
             sets.refusals.add(Refusal::Locked, progress.busy);
         }
         let terms = Terms {
-            policy: rules.policy,
+            policy: settings.policy,
             domain,
             mm,
             space: space_of(mm),
-            max_page_sharing: rules.max_page_sharing,
+            max_page_sharing: settings.max_page_sharing,
             make: &|mm, node| commons.make_shared(mm, node, began),
         };
         self.merger.merge_all(commons, &terms, &mut self.visits);
@@ -252,14 +252,14 @@ impl Scanner {
     fn gather(
         &mut self,
         commons: &Commons,
-        rules: &Rules,
+        settings: &StepSettings,
         space: &Space<'_>,
         range: Range<usize>,
         budget: &mut Budget,
     ) -> Progress {
         let mut gatherer = Gatherer::new(
             commons,
-            rules,
+            settings,
             space.domain,
             &mut self.batch,
             &mut self.visits,
@@ -295,7 +295,7 @@ impl Scanner {
             area_end = end;
             gatherer.enter_area();
             movers::meet_area(space.mm, &vma);
-            addr = if may_merge(space.mm, &vma, rules.policy) {
+            addr = if may_merge(space.mm, &vma, settings.policy) {
                 is_admitted = true;
                 let next = walk(&vma, addr.max(vma.start())..end, &mut gatherer);
                 gatherer.leave_area();
@@ -320,7 +320,7 @@ impl Scanner {
     fn gather_on(
         &mut self,
         commons: &Commons,
-        rules: &Rules,
+        settings: &StepSettings,
         space: &Space<'_>,
         progress: Progress,
         end: usize,
@@ -332,7 +332,7 @@ impl Scanner {
         else {
             return progress;
         };
-        let more = self.gather(commons, rules, space, next..end, budget);
+        let more = self.gather(commons, settings, space, next..end, budget);
         Progress {
             is_admitted: more.is_admitted || progress.is_admitted,
             busy: more.busy.saturating_add(progress.busy),
@@ -345,7 +345,7 @@ impl Scanner {
     fn decide<'a>(
         &mut self,
         commons: &'a Commons,
-        rules: &Rules,
+        settings: &StepSettings,
         domain: Domain,
         pages: Pages,
         sets: Option<SetsGuard<'a>>,
@@ -359,9 +359,10 @@ impl Scanner {
             return;
         }
         let merger = &mut self.merger;
-        self.batch.inspect(commons.keys(), rules, domain, |zero| {
-            merger.nominate_late(zero)
-        });
+        self.batch
+            .inspect(commons.keys(), settings, domain, |zero| {
+                merger.nominate_late(zero)
+            });
         let mut sets = commons.sets().lock();
         promoting(&mut sets.engine, pages, |engine| self.settle(engine));
     }

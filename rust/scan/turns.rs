@@ -2,7 +2,7 @@
 
 //! State shared by the scanner's threads, and how they take turns.
 //!
-//! Two mutexes guard what a turn needs. The mutex of the [`State`] is held briefly: to tell a thread
+//! Two mutexes guard what a turn needs. The mutex of the [`ScanState`] is held briefly: to tell a thread
 //! where to go on, and to record how far it came. The mutex of the [`Sets`] is held to ask the engine
 //! about the pages of a batch, and to tell it which of them were merged. A thread that holds it keeps
 //! others from asking the engine; they can still read pages meanwhile. A third mutex guards the
@@ -22,9 +22,9 @@ use crate::mm::shared::NewShared;
 use crate::scan::places::Place;
 use crate::scan::sets::LockedSets;
 use crate::scan::sets::Sets;
-use crate::scan::state::Rules;
-use crate::scan::state::Run;
-use crate::scan::state::State;
+use crate::scan::state::RunMode;
+use crate::scan::state::ScanState;
+use crate::scan::state::StepSettings;
 use crate::trace;
 use engine::region::Prospect;
 use engine::region::RegionId;
@@ -41,7 +41,7 @@ use kernel::sync::CondVar;
 use kernel::sync::Mutex;
 use kernel::time::msecs_to_jiffies;
 
-type StateGuard<'a> = Guard<'a, State, MutexBackend>;
+type StateGuard<'a> = Guard<'a, ScanState, MutexBackend>;
 
 /// What a thread does next.
 pub(crate) enum Turn<'a> {
@@ -62,7 +62,7 @@ pub(crate) enum Turn<'a> {
 #[pin_data]
 pub(crate) struct Commons {
     #[pin]
-    state: Mutex<State>,
+    state: Mutex<ScanState>,
     #[pin]
     pool: Mutex<Pool>,
     /// Signalled when a knob has changed.
@@ -77,7 +77,7 @@ pub(crate) struct Commons {
 
 impl Commons {
     /// Makes the shared state from its parts; `pool` holds the spare frames.
-    pub(crate) fn new(state: State, sets: Sets, pool: Pool) -> impl PinInit<Self> {
+    pub(crate) fn new(state: ScanState, sets: Sets, pool: Pool) -> impl PinInit<Self> {
         pin_init!(Commons {
             sets <- LockedSets::new(sets),
             state <- new_mutex!(state, "ksm_v::state"),
@@ -139,11 +139,11 @@ impl Commons {
     }
 
     /// The settings for a step that begins now.
-    pub(crate) fn rules(&self) -> Rules {
+    pub(crate) fn step_settings(&self) -> StepSettings {
         let state = self.lock();
-        Rules {
+        StepSettings {
             policy: state.policy,
-            max_page_sharing: state.profiles.in_force().knobs.max_page_sharing(),
+            max_page_sharing: state.profiles.in_force().engine.max_page_sharing(),
             use_zero_pages: state.use_zero_pages,
         }
     }
@@ -163,7 +163,7 @@ impl Commons {
             let (rate, sleep_ms) = state.speed();
             let limit = rate.saturating_sub(done);
             let is_over = limit == 0 || state.pass != pass;
-            if is_over || is_stopping.load(Relaxed) || state.run != Run::Merge {
+            if is_over || is_stopping.load(Relaxed) || state.run != RunMode::Merge {
                 return Turn::Sleep(sleep_ms);
             }
             if !state.is_closed {
@@ -198,7 +198,7 @@ impl Commons {
         Turn::Scan { step, place, limit }
     }
 
-    fn begin(&self, state: &mut State) -> Step<'_> {
+    fn begin(&self, state: &mut ScanState) -> Step<'_> {
         state.steps = state.steps.saturating_add(1);
         Step(self)
     }
@@ -243,7 +243,7 @@ impl Commons {
     /// Sleeps until the `run` knob allows scanning. Returns false if the thread should stop.
     pub(crate) fn wait_until_enabled(&self, is_stopping: &Atomic<bool>) -> bool {
         let mut state = self.lock();
-        while !is_stopping.load(Relaxed) && state.run != Run::Merge {
+        while !is_stopping.load(Relaxed) && state.run != RunMode::Merge {
             let _ = self.changed.wait_interruptible_freezable(&mut state);
         }
         !is_stopping.load(Relaxed)
@@ -270,7 +270,7 @@ impl Commons {
     }
 
     fn sleep(&self, mut state: StateGuard<'_>, is_stopping: &Atomic<bool>, ms: u32) {
-        if ms > 0 && !is_stopping.load(Relaxed) && state.run == Run::Merge {
+        if ms > 0 && !is_stopping.load(Relaxed) && state.run == RunMode::Merge {
             // The caller continues in the same way after a timeout and after a change of a knob.
             let jiffies = msecs_to_jiffies(ms);
             let _ = self.changed.wait_interruptible_timeout(&mut state, jiffies);

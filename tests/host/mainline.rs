@@ -6,11 +6,11 @@
 use engine::advisor::Advisor;
 use engine::advisor::Mode;
 use engine::advisor::Pass;
-use engine::knobs::MOST_PAGE_SHARING;
 use engine::mainline::general_profit;
 use engine::mainline::Advised;
-use engine::mainline::Mainline;
+use engine::mainline::MainlineSettings;
 use engine::mainline::Passes;
+use engine::settings::MOST_PAGE_SHARING;
 use engine::KsmStats;
 use engine::PAGE_SIZE;
 use proptest::collection::vec;
@@ -107,7 +107,7 @@ fn the_advisor_survives_any_number() {
 
 #[test]
 fn the_advisor_takes_over_pages_to_scan() {
-    let mut mainline = Mainline::default();
+    let mut mainline = MainlineSettings::default();
     assert_eq!(mainline.pages_to_scan(), 100);
     assert_eq!(mainline.set_pages_to_scan(7), Ok(()));
     let pass = Pass {
@@ -135,12 +135,12 @@ fn what_was_known_of_passes_is_forgotten_with_the_mode() {
         took_ns: 100 * S,
         cpu_ns: S,
     };
-    let mut advised = Mainline::default();
+    let mut advised = MainlineSettings::default();
     for _ in 0..2 {
         advised.set_advisor_mode(Mode::ScanTime);
         advised.end_pass(pass);
         assert_eq!(advised.advisor, {
-            let mut fresh = Mainline::default();
+            let mut fresh = MainlineSettings::default();
             fresh.set_advisor_mode(Mode::ScanTime);
             fresh.end_pass(pass);
             fresh.advisor
@@ -150,20 +150,23 @@ fn what_was_known_of_passes_is_forgotten_with_the_mode() {
 }
 
 #[test]
-fn settings_become_knobs() {
-    let mut mainline = Mainline::default();
-    let knobs = mainline.knobs();
-    assert_eq!((knobs.scan_rate(), knobs.sleep_ms()), (100, 20));
-    assert_eq!((knobs.promote_after(), knobs.max_interval()), (2, 8));
-    assert_eq!(knobs.max_page_sharing(), 256);
+fn settings_become_those_of_the_engine() {
+    let mut mainline = MainlineSettings::default();
+    let settings = mainline.engine_settings();
+    assert_eq!((settings.scan_rate(), settings.sleep_ms()), (100, 20));
+    assert_eq!((settings.promote_after(), settings.max_interval()), (2, 8));
+    assert_eq!(settings.max_page_sharing(), 256);
     assert_eq!(mainline.set_pages_to_scan(0), Ok(()));
     mainline.smart_scan = false;
     mainline.set_max_page_sharing(1);
-    let knobs = mainline.knobs();
-    assert_eq!((knobs.scan_rate(), knobs.max_interval()), (0, 1));
-    assert_eq!(knobs.max_page_sharing(), 2);
+    let settings = mainline.engine_settings();
+    assert_eq!((settings.scan_rate(), settings.max_interval()), (0, 1));
+    assert_eq!(settings.max_page_sharing(), 2);
     mainline.set_max_page_sharing(u32::MAX);
-    assert_eq!(mainline.knobs().max_page_sharing(), MOST_PAGE_SHARING);
+    assert_eq!(
+        mainline.engine_settings().max_page_sharing(),
+        MOST_PAGE_SHARING
+    );
     assert_eq!(mainline.max_page_sharing(), u32::MAX);
 }
 

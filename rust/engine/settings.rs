@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! [`Knobs`]: the settings of a scanner.
+//! [`EngineSettings`]: the settings of the engine.
 
 use crate::region::LONGEST_INTERVAL;
 
@@ -13,9 +13,10 @@ pub const MOST_PAGE_SHARING: u32 = 1 << 16;
 /// with the page locked: 3 us each, 3 ms in all. The limit costs at most one page in 1024.
 const PAGE_SHARING: u32 = 1024;
 
-/// The documented settings of a scanner.
+/// The settings that a [`crate::KsmScanner`] keeps: the values of five knobs, or what mainline's settings
+/// amount to ([`crate::mainline::MainlineSettings`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Knobs {
+pub struct EngineSettings {
     pub(crate) scan_rate: u32,
     pub(crate) sleep_ms: u32,
     pub(crate) promote_after: u8,
@@ -23,10 +24,10 @@ pub struct Knobs {
     pub(crate) max_interval: u8,
 }
 
-impl Default for Knobs {
+impl Default for EngineSettings {
     /// The documented defaults.
     fn default() -> Self {
-        Knobs {
+        EngineSettings {
             scan_rate: 100,
             sleep_ms: 200,
             promote_after: 3,
@@ -36,7 +37,7 @@ impl Default for Knobs {
     }
 }
 
-impl Knobs {
+impl EngineSettings {
     /// Sets the number of pages scanned per cycle; 0 means 1.
     pub fn set_scan_rate(&mut self, pages_per_cycle: u32) {
         self.scan_rate = pages_per_cycle.max(1);
