@@ -19,6 +19,7 @@
 use crate::control::debugfs::Insight;
 use crate::control::hotplug::Offlining;
 use crate::control::Daemon;
+use crate::scan::turns::Commons;
 use crate::scan::worker::Threads;
 use crate::sys::imports::Imports;
 use crate::sys::shrinker::Shrinker;
@@ -59,7 +60,7 @@ module! {
 struct KsmVeridian {
     _insight: Insight,
     _offlining: Offlining,
-    _shrinker: Shrinker<Daemon>,
+    _shrinker: Shrinker<Commons>,
     _files: sysfs::Files,
     _movers: mm::movers::Watch,
     _redirects: mm::rmap_ksm::Redirects,
@@ -72,11 +73,11 @@ impl kernel::Module for KsmVeridian {
         let redirects = mm::rmap_ksm::Redirects::begin();
         let movers = mm::movers::Watch::new();
         let daemon = Daemon::new(hash_kind()?, mm::random())?;
-        let threads = Threads::new(daemon.clone())?;
+        let threads = Threads::new(daemon.commons())?;
         Ok(KsmVeridian {
             _offlining: Offlining::watch(daemon.clone()),
-            _shrinker: Shrinker::new(c"ksm_v", daemon.clone())?,
-            _files: sysfs::Files::new(imports, threads)?,
+            _shrinker: Shrinker::new(c"ksm_v", daemon.commons())?,
+            _files: sysfs::Files::new(imports, daemon.clone(), threads)?,
             _movers: movers,
             _redirects: redirects,
             _marks: mm::zero::Marks,

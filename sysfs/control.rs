@@ -20,7 +20,7 @@ use kernel::prelude::*;
 
 /// The settings of this directory, whether in force or not.
 pub(super) fn own(scand: &Scand) -> Settings {
-    scand.daemon().read(|state| state.profiles.own)
+    scand.daemon.read(|state| state.profiles.own)
 }
 
 /// The meaning of a number written to `run`.
@@ -43,15 +43,15 @@ pub(super) fn number_of(run: RunMode) -> u32 {
 
 pub(super) const RUN: Attribute<Scand> = Attribute::read_write(
     c"run",
-    |scand, text| text.line(number_of(scand.daemon().run_mode())),
+    |scand, text| text.line(number_of(scand.daemon.run_mode())),
     |scand, text| {
         let run = run_of(number(text, 2)?);
-        scand.daemon().set_run(run, Profile::Own)
+        scand.daemon.set_run(run, Profile::Own)
     },
 );
 
 pub(super) const PROFILE: Attribute<Scand> = Attribute::read_only(c"profile", |scand, text| {
-    text.line(match scand.daemon().read(|state| state.profiles.chosen) {
+    text.line(match scand.daemon.read(|state| state.profiles.chosen) {
         Profile::Own => "own",
         Profile::Mainline => "compat",
     })
@@ -63,7 +63,7 @@ pub(super) const SCAN_RATE: Attribute<Scand> = Attribute::read_write(
     |scand, text| {
         let pages = number(text, u32::MAX)?;
         scand
-            .daemon()
+            .daemon
             .change(|profiles| profiles.own.engine.set_scan_rate(pages));
         Ok(())
     },
@@ -75,7 +75,7 @@ pub(super) const SLEEP_MS: Attribute<Scand> = Attribute::read_write(
     |scand, text| {
         let ms = number(text, u32::MAX)?;
         scand
-            .daemon()
+            .daemon
             .change(|profiles| profiles.own.engine.set_sleep_ms(ms));
         Ok(())
     },
@@ -90,7 +90,7 @@ pub(super) const PROMOTE_AFTER: Attribute<Scand> = Attribute::read_write(
             return Err(EINVAL);
         }
         scand
-            .daemon()
+            .daemon
             .change(|profiles| profiles.own.engine.set_promote_after(sightings));
         Ok(())
     },
@@ -105,7 +105,7 @@ pub(super) const MAX_PAGE_SHARING: Attribute<Scand> = Attribute::read_write(
             return Err(EINVAL);
         }
         scand
-            .daemon()
+            .daemon
             .change(|profiles| profiles.own.engine.set_max_page_sharing(mappings));
         Ok(())
     },
@@ -114,7 +114,7 @@ pub(super) const MAX_PAGE_SHARING: Attribute<Scand> = Attribute::read_write(
 pub(super) const MOVABLE: Attribute<Scand> = Attribute::read_write(
     c"movable",
     |_, text| text.line(u8::from(shared::is_movable())),
-    |scand, text| scand.daemon().set_movable(number(text, 1)? == 1),
+    |scand, text| scand.daemon.set_movable(number(text, 1)? == 1),
 );
 
 pub(super) const MAX_INTERVAL: Attribute<Scand> = Attribute::read_write(
@@ -126,7 +126,7 @@ pub(super) const MAX_INTERVAL: Attribute<Scand> = Attribute::read_write(
             return Err(EINVAL);
         }
         scand
-            .daemon()
+            .daemon
             .change(|profiles| profiles.own.engine.set_max_interval(passes));
         Ok(())
     },
@@ -134,14 +134,14 @@ pub(super) const MAX_INTERVAL: Attribute<Scand> = Attribute::read_write(
 
 pub(super) const MAX_CPU: Attribute<Scand> = Attribute::read_write(
     c"max_cpu",
-    |scand, text| text.line(scand.daemon().read(|state| state.pacer.max_cpu())),
+    |scand, text| text.line(scand.daemon.read(|state| state.pacer.max_cpu())),
     |scand, text| {
         let percent = u8::try_from(number(text, 100)?).map_err(|_| EINVAL)?;
         if percent == 0 {
             return Err(EINVAL);
         }
         scand
-            .daemon()
+            .daemon
             .change_pacer(|pacer| pacer.set_max_cpu(percent));
         Ok(())
     },
@@ -159,7 +159,7 @@ pub(super) const GOVERNOR: Attribute<Scand> = Attribute::read_write(
     |scand, text| {
         let governor = choice(text, &GOVERNORS, &GOVERNOR_NAMES)?;
         scand
-            .daemon()
+            .daemon
             .change(|profiles| profiles.own.governor = governor);
         Ok(())
     },
@@ -167,13 +167,13 @@ pub(super) const GOVERNOR: Attribute<Scand> = Attribute::read_write(
 
 pub(super) const THREADS: Attribute<Scand> = Attribute::read_write(
     c"threads",
-    |scand, text| text.line(scand.count()),
+    |scand, text| text.line(scand.threads.count()),
     |scand, text| {
         let count = number(text, MOST_THREADS)? as usize;
         if count == 0 {
             return Err(EINVAL);
         }
-        scand.set_count(count)
+        scand.threads.set_count(count)
     },
 );
 
@@ -181,5 +181,5 @@ pub(super) const MERGE_NOW: Attribute<Scand> =
     Attribute::write_only(c"merge_now", |scand, text| {
         let region = engine::parse::region(text).ok_or(EINVAL)?;
         let mm = process::find(region.pid).ok_or(ESRCH)?;
-        scand.daemon().merge_now(&mm, region.range)
+        scand.daemon.merge_now(&mm, region.range)
     });

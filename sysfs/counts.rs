@@ -13,39 +13,39 @@ use crate::sys::sysfs::Attribute;
 
 pub(super) const FULL_SCANS: Attribute<Scand> =
     Attribute::read_only(c"full_scans", |scand, text| {
-        text.line(scand.daemon().counts().full_scans)
+        text.line(scand.daemon.counts().full_scans)
     });
 
 pub(super) const PAGES_SHARED: Attribute<Scand> =
     Attribute::read_only(c"pages_shared", |scand, text| {
-        text.line(scand.daemon().counts_now(is_privileged()).ksm.pages_shared)
+        text.line(scand.daemon.counts_now(is_privileged()).ksm.pages_shared)
     });
 
 pub(super) const PAGES_SHARING: Attribute<Scand> =
     Attribute::read_only(c"pages_sharing", |scand, text| {
-        text.line(scand.daemon().counts_now(is_privileged()).ksm.pages_sharing)
+        text.line(scand.daemon.counts_now(is_privileged()).ksm.pages_sharing)
     });
 
 pub(super) const PAGES_UNSHARED: Attribute<Scand> =
     Attribute::read_only(c"pages_unshared", |scand, text| {
-        text.line(scand.daemon().counts().ksm.pages_unshared)
+        text.line(scand.daemon.counts().ksm.pages_unshared)
     });
 
 pub(super) const PAGES_SCANNED: Attribute<Scand> =
     Attribute::read_only(c"pages_scanned", |scand, text| {
-        text.line(scand.daemon().counts().ksm.pages_scanned)
+        text.line(scand.daemon.counts().ksm.pages_scanned)
     });
 
 pub(super) const PAGES_SKIPPED: Attribute<Scand> =
     Attribute::read_only(c"pages_skipped", |scand, text| {
-        text.line(scand.daemon().counts().pages_skipped)
+        text.line(scand.daemon.counts().pages_skipped)
     });
 
 pub(super) const MERGE_RATIO_X100: Attribute<Scand> =
     Attribute::read_only(c"merge_ratio_x100", |scand, text| {
         text.line(
             scand
-                .daemon()
+                .daemon
                 .counts_now(is_privileged())
                 .ksm
                 .merge_ratio_x100,
@@ -67,13 +67,13 @@ pub(super) fn zero_pages() -> u64 {
 
 pub(super) const INDEX_BYTES: Attribute<Scand> =
     Attribute::read_only(c"index_bytes", |scand, text| {
-        text.line(scand.daemon().counts().index_bytes)
+        text.line(scand.daemon.counts().index_bytes)
     });
 
 pub(super) const INDEX_FAILURES: Attribute<Scand> =
     Attribute::read_only(c"index_failures", |scand, text| {
-        text.line(scand.daemon().counts().index_failures)
+        text.line(scand.daemon.counts().index_failures)
     });
 
 pub(super) const CPU_NS: Attribute<Scand> =
-    Attribute::read_only(c"cpu_ns", |scand, text| text.line(scand.cpu_ns()));
+    Attribute::read_only(c"cpu_ns", |scand, text| text.line(scand.threads.cpu_ns()));

@@ -12,6 +12,7 @@ mod control;
 mod counts;
 mod policy;
 
+use crate::control::Daemon;
 use crate::scan::worker::Threads;
 use crate::sys::imports::Imports;
 use crate::sys::sysfs::Attribute;
@@ -20,13 +21,17 @@ use crate::sys::sysfs::Text;
 use crate::sys::sysfs::Tree;
 use core::fmt::Write;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
-/// The state behind the files: the scanner and its threads.
-type Scand = Pin<KBox<Threads>>;
+/// The state behind the files.
+struct Scand {
+    threads: Pin<KBox<Threads>>,
+    daemon: Arc<Daemon>,
+}
 
 /// The directories. Dropping them removes the files, and then stops the threads.
 pub(crate) struct Files {
-    _tree: Tree<Scand, compat::Shared>,
+    _tree: Tree<Scand, Arc<Daemon>>,
 }
 
 impl Files {
@@ -35,16 +40,20 @@ impl Files {
     /// # Errors
     ///
     /// `EEXIST`, `ENOMEM`.
-    pub(crate) fn new(imports: Imports, threads: Scand) -> Result<Self> {
+    pub(crate) fn new(
+        imports: Imports,
+        daemon: Arc<Daemon>,
+        threads: Pin<KBox<Threads>>,
+    ) -> Result<Self> {
         let compat = Listing {
             name: c"compat",
             files: &compat::ATTRIBUTES,
-            state: threads.share_daemon(),
+            state: daemon.clone(),
         };
         let own = Listing {
             name: c"ksm_v",
             files: &ATTRIBUTES,
-            state: threads,
+            state: Scand { threads, daemon },
         };
         Ok(Files {
             _tree: Tree::under_mm(imports, own, compat)?,

@@ -30,7 +30,7 @@ pub(super) const SCOPE: Attribute<Scand> = Attribute::read_write(
     |scand, text| {
         let scope = choice(text, &SCOPES, &SCOPE_NAMES)?;
         scand
-            .daemon()
+            .daemon
             .change_closed(|profiles| profiles.own.scope = scope)
     },
 );
@@ -38,11 +38,11 @@ pub(super) const SCOPE: Attribute<Scand> = Attribute::read_write(
 pub(super) const DOMAIN: Attribute<Scand> = Attribute::read_write(
     c"domain",
     |scand, text| {
-        let division = scand.daemon().read(|state| state.policy.division);
+        let division = scand.daemon.read(|state| state.policy.division);
         choices(text, &DIVISIONS, &DIVISION_NAMES, division)
     },
     |scand, text| {
         let division = choice(text, &DIVISIONS, &DIVISION_NAMES)?;
-        scand.daemon().set_division(division)
+        scand.daemon.set_division(division)
     },
 );

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Operations on the scanner for the knobs, the shrinker, memory offlining and debugfs.
+//! Operations on the scanner for the knobs, memory offlining and debugfs.
 //!
 //! The threads that scan are in [`crate::scan::worker`].
 
@@ -20,11 +20,8 @@ use crate::scan::step::Progress;
 use crate::scan::step::Scanner;
 use crate::scan::turns::Commons;
 use crate::sys::kthread::cond_resched;
-use crate::sys::shrinker::Cache;
 use core::ops::Range;
 use engine::mainline::Passes;
-use engine::pace::Account;
-use engine::pace::Clocks;
 use engine::pace::Pacer;
 use engine::shared::Copies;
 use engine::Frame;
@@ -34,8 +31,6 @@ use engine::KsmStats;
 use kernel::mm::Mm;
 use kernel::new_mutex;
 use kernel::prelude::*;
-use kernel::sync::atomic::Atomic;
-use kernel::sync::atomic::Relaxed;
 use kernel::sync::Arc;
 use kernel::sync::Mutex;
 use kernel::time::delay::fsleep;
@@ -92,16 +87,13 @@ impl Counts {
     }
 }
 
-/// The scanner, as shared by its threads and its knobs.
+/// The scanner, as the knobs, the probes and debugfs see it.
 #[pin_data]
 pub(crate) struct Daemon {
-    #[pin]
-    commons: Commons,
+    commons: Arc<Commons>,
     /// The scanner of `merge_now`.
     #[pin]
     at_once: Mutex<Scanner>,
-    /// Index segments the shrinker asked for while the sets were locked.
-    wanted: Atomic<usize>,
 }
 
 impl Daemon {
@@ -112,20 +104,20 @@ impl Daemon {
     /// `ENOMEM`.
     pub(crate) fn new(hash: HashKind, seed: u64) -> Result<Arc<Self>> {
         let (state, sets, pool) = (ScanState::new(seed)?, Sets::new(hash, seed)?, Pool::new()?);
+        let commons = Arc::pin_init(Commons::new(state, sets, pool), GFP_KERNEL)?;
         let scanner = Scanner::new()?;
         Arc::pin_init(
             pin_init!(Daemon {
-                commons <- Commons::new(state, sets, pool),
+                commons,
                 at_once <- new_mutex!(scanner, "ksm_v::at_once"),
-                wanted: Atomic::new(0),
             }),
             GFP_KERNEL,
         )
     }
 
     /// The state shared by the threads.
-    pub(crate) fn commons(&self) -> &Commons {
-        &self.commons
+    pub(crate) fn commons(&self) -> Arc<Commons> {
+        self.commons.clone()
     }
 
     /// The value of the `run` knob.
@@ -371,23 +363,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// Ends a step: charges it to `account`, and thins out the index if the shrinker asked for that.
-    /// `clocks` are the clocks after the step. Returns how long to sleep to stay within the CPU share,
-    /// in milliseconds.
-    pub(crate) fn end_step(&self, account: &mut Account, clocks: Clocks) -> u32 {
-        const NS_PER_MS: u64 = 1_000_000;
-        let wanted = self.wanted.xchg(0, Relaxed);
-        if wanted > 0 {
-            let mut sets = self.commons.sets().lock();
-            forget(&mut sets, wanted);
-            sets.engine.shrink_index();
-        }
-        let mut state = self.commons.lock();
-        state.count_run_time(account.ran_since(clocks));
-        let ms = account.rest(&state.pacer, clocks).div_ceil(NS_PER_MS);
-        u32::try_from(ms).unwrap_or(u32::MAX)
-    }
-
     /// # Errors
     ///
     /// `EBUSY`: pages are shared.
@@ -398,36 +373,5 @@ impl Daemon {
             return Err(EBUSY);
         }
         Ok(())
-    }
-}
-
-/// Thins out `parts` segments of the index, or as many as are worth it. Returns how many of them freed
-/// memory; the memory of the others is freed by a caller that may allocate.
-fn forget(sets: &mut Sets, parts: usize) -> usize {
-    let parts = parts.min(sets.engine.forgettable_parts());
-    (0..parts).filter(|_| sets.engine.forget_some()).count()
-}
-
-/// The unstable set is a cache: it can be rebuilt, at the price of another pass.
-impl Cache for Daemon {
-    fn count(&self) -> usize {
-        self.commons.sets().forgettable()
-    }
-
-    fn shrink(&self, parts: usize) -> Option<usize> {
-        let Some(mut sets) = self.commons.sets().try_lock() else {
-            // The current thread itself may hold the lock and be allocating. The request is served at
-            // the end of a step.
-            self.wanted.store(parts, Relaxed);
-            return None;
-        };
-        let forgotten = forget(&mut sets, parts);
-        if forgotten == 0 {
-            // No segment could be freed without an allocation, which a shrinker must avoid. The rest is
-            // done at the end of a step.
-            self.wanted.store(parts, Relaxed);
-            return None;
-        }
-        Some(forgotten)
     }
 }

@@ -7,6 +7,7 @@
 //!   turns     give each worker a place and a step, and close the scan for others
 //!     places    how far the pass has come
 //!     state     the settings in force, and counts; profile: the two sets of settings
+//!     cache     gives memory back to the kernel
 //!   step      one batch of pages of a place
 //!     gather    samples the pages that are mapped there
 //!     regions   what visits of a region brought
@@ -14,6 +15,7 @@
 //!     merge     merges the candidates
 //! ```
 
+mod cache;
 pub(crate) mod gather;
 pub(crate) mod merge;
 pub(crate) mod places;

@@ -19,13 +19,17 @@
 use crate::mm::drain_lru;
 use crate::mm::pool::Pool;
 use crate::mm::shared::NewShared;
+use crate::scan::cache::Backlog;
 use crate::scan::places::Place;
 use crate::scan::sets::LockedSets;
 use crate::scan::sets::Sets;
 use crate::scan::state::RunMode;
 use crate::scan::state::ScanState;
 use crate::scan::state::StepSettings;
+use crate::sys::shrinker::Cache;
 use crate::trace;
+use engine::pace::Account;
+use engine::pace::Clocks;
 use engine::region::Prospect;
 use engine::region::RegionId;
 use engine::Keys;
@@ -73,6 +77,7 @@ pub(crate) struct Commons {
     turned: CondVar,
     #[pin]
     sets: LockedSets,
+    backlog: Backlog,
 }
 
 impl Commons {
@@ -80,6 +85,7 @@ impl Commons {
     pub(crate) fn new(state: ScanState, sets: Sets, pool: Pool) -> impl PinInit<Self> {
         pin_init!(Commons {
             sets <- LockedSets::new(sets),
+            backlog: Backlog::new(),
             state <- new_mutex!(state, "ksm_v::state"),
             pool <- new_mutex!(pool, "ksm_v::pool"),
             changed <- new_condvar!("ksm_v::changed"),
@@ -203,6 +209,18 @@ impl Commons {
         Step(self)
     }
 
+    /// Charges a step to `account`, and does what the shrinker left to the end of a step. `clocks` are
+    /// the clocks after the step. Returns how long to sleep to stay within the CPU share, in
+    /// milliseconds.
+    pub(crate) fn charge(&self, account: &mut Account, clocks: Clocks) -> u32 {
+        const NS_PER_MS: u64 = 1_000_000;
+        self.backlog.catch_up(&self.sets);
+        let mut state = self.lock();
+        state.count_run_time(account.ran_since(clocks));
+        let ms = account.rest(&state.pacer, clocks).div_ceil(NS_PER_MS);
+        u32::try_from(ms).unwrap_or(u32::MAX)
+    }
+
     /// Closes the state: waits until no step is in progress and no other caller has it closed. No step
     /// begins until the returned guard is dropped.
     ///
@@ -284,6 +302,16 @@ impl Commons {
         is_stopping.store(true, Relaxed);
         drop(state);
         self.wake();
+    }
+}
+
+impl Cache for Commons {
+    fn count(&self) -> usize {
+        self.sets.forgettable()
+    }
+
+    fn shrink(&self, parts: usize) -> Option<usize> {
+        self.backlog.shrink(&self.sets, parts)
     }
 }
 

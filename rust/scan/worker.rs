@@ -2,12 +2,12 @@
 
 //! The kernel threads `ksm_v_scand`, which scan.
 
-use crate::control::Daemon;
 use crate::mm::movers;
 use crate::mm::sharers;
 use crate::mm::zero;
 use crate::scan::state::IDLE_MS;
 use crate::scan::step::Scanner;
+use crate::scan::turns::Commons;
 use crate::scan::turns::Turn;
 use crate::scan::MOST_THREADS;
 use crate::sys::kthread::cond_resched;
@@ -35,7 +35,7 @@ const NICE: i8 = 5;
 pub(crate) struct Threads {
     #[pin]
     workers: Mutex<Workers>,
-    daemon: Arc<Daemon>,
+    commons: Arc<Commons>,
 }
 
 struct Workers {
@@ -50,29 +50,19 @@ impl Threads {
     /// # Errors
     ///
     /// `ENOMEM`, `EINTR`.
-    pub(crate) fn new(daemon: Arc<Daemon>) -> Result<Pin<KBox<Self>>> {
+    pub(crate) fn new(commons: Arc<Commons>) -> Result<Pin<KBox<Self>>> {
         let mut workers = Workers {
             threads: KVec::with_capacity(MOST_THREADS as usize, GFP_KERNEL)?,
             retired_ns: 0,
         };
-        workers.grow(&daemon, 1)?;
+        workers.grow(&commons, 1)?;
         KBox::pin_init(
             pin_init!(Threads {
                 workers <- new_mutex!(workers, "ksm_v::workers"),
-                daemon,
+                commons,
             }),
             GFP_KERNEL,
         )
-    }
-
-    /// The daemon that the threads work for.
-    pub(crate) fn daemon(&self) -> &Daemon {
-        &self.daemon
-    }
-
-    /// Like [`Self::daemon`], for a caller that may outlive the threads.
-    pub(crate) fn share_daemon(&self) -> Arc<Daemon> {
-        self.daemon.clone()
     }
 
     /// Number of threads.
@@ -88,11 +78,11 @@ impl Threads {
     pub(crate) fn set_count(&self, count: usize) -> Result {
         let mut workers = self.workers.lock();
         let before = workers.threads.len();
-        let grown = workers.grow(&self.daemon, count.min(MOST_THREADS as usize));
+        let grown = workers.grow(&self.commons, count.min(MOST_THREADS as usize));
         workers.shrink(if grown.is_ok() { count.max(1) } else { before });
         drop(workers);
         // The remaining threads take over the work of those that were stopped.
-        self.daemon.commons().wake();
+        self.commons.wake();
         grown
     }
 
@@ -106,9 +96,9 @@ impl Threads {
 }
 
 impl Workers {
-    fn grow(&mut self, daemon: &Arc<Daemon>, count: usize) -> Result {
+    fn grow(&mut self, commons: &Arc<Commons>, count: usize) -> Result {
         while self.threads.len() < count {
-            let worker = Worker::new(daemon.clone())?;
+            let worker = Worker::new(commons.clone())?;
             let thread = Kthread::spawn(NAME, self.threads.len(), NICE, worker)?;
             self.threads.push(thread, GFP_KERNEL)?;
         }
@@ -128,7 +118,7 @@ impl Workers {
 /// The work of one thread.
 #[pin_data]
 struct Worker {
-    daemon: Arc<Daemon>,
+    commons: Arc<Commons>,
     /// Used by this thread only.
     #[pin]
     scanner: Mutex<Scanner>,
@@ -138,11 +128,11 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(daemon: Arc<Daemon>) -> Result<Arc<Self>> {
+    fn new(commons: Arc<Commons>) -> Result<Arc<Self>> {
         let scanner = Scanner::new()?;
         Arc::pin_init(
             pin_init!(Worker {
-                daemon,
+                commons,
                 scanner <- new_mutex!(scanner, "ksm_v::scanner"),
                 is_stopping: Atomic::new(false),
                 start: Instant::now(),
@@ -154,7 +144,7 @@ impl Worker {
     /// Scans the pages of a cycle, a batch at a time, resting in between. Returns how long to sleep
     /// after the cycle, in milliseconds.
     fn cycle(&self, account: &mut Account) -> u32 {
-        let commons = self.daemon.commons();
+        let commons = &*self.commons;
         let mut done = 0u32;
         loop {
             let sleep_ms = match commons.next_turn(&self.is_stopping, done) {
@@ -177,7 +167,7 @@ impl Worker {
                 }
                 Turn::Sleep(ms) => return ms,
             };
-            let rest_ms = self.daemon.end_step(account, self.clocks());
+            let rest_ms = commons.charge(account, self.clocks());
             if let Some(sleep_ms) = sleep_ms {
                 return sleep_ms.max(rest_ms);
             }
@@ -200,7 +190,7 @@ impl Worker {
 
 impl Body for Worker {
     fn run(&self) {
-        let commons = self.daemon.commons();
+        let commons = &*self.commons;
         let mut account = Account::default();
         while commons.wait_until_enabled(&self.is_stopping) && !should_stop() {
             let changes = commons.changes();
@@ -211,7 +201,7 @@ impl Body for Worker {
     }
 
     fn interrupt(&self) {
-        self.daemon.commons().stop(&self.is_stopping);
+        self.commons.stop(&self.is_stopping);
     }
 }
 
