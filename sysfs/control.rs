@@ -2,26 +2,15 @@
 
 //! Files that control what the scanner does, and how fast.
 
-use super::choice;
-use super::choices;
-use super::number;
 use super::Scand;
 use crate::mm::process;
 use crate::mm::shared;
 use crate::scan::profile::Profile;
-use crate::scan::profile::Settings;
 use crate::scan::state::RunMode;
-use crate::scan::MOST_THREADS;
 use crate::sys::sysfs::Attribute;
+use engine::knobs;
 use engine::pace::Governor;
-use engine::region::LONGEST_INTERVAL;
-use engine::settings::MOST_PAGE_SHARING;
 use kernel::prelude::*;
-
-/// The settings of this directory, whether in force or not.
-pub(super) fn own(scand: &Scand) -> Settings {
-    scand.daemon.read(|state| state.profiles.own)
-}
 
 /// The meaning of a number written to `run`.
 pub(super) fn run_of(number: u32) -> RunMode {
@@ -41,13 +30,10 @@ pub(super) fn number_of(run: RunMode) -> u32 {
     }
 }
 
-pub(super) const RUN: Attribute<Scand> = Attribute::read_write(
-    c"run",
-    |scand, text| text.line(number_of(scand.daemon.run_mode())),
-    |scand, text| {
-        let run = run_of(number(text, 2)?);
-        scand.daemon.set_run(run, Profile::Own)
-    },
+pub(super) const RUN: Attribute<Scand> = number!(
+    knobs::RUN,
+    |scand| number_of(scand.daemon.run_mode()),
+    |scand, number| scand.daemon.set_run(run_of(number), Profile::Own),
 );
 
 pub(super) const PROFILE: Attribute<Scand> = Attribute::read_only(c"profile", |scand, text| {
@@ -57,124 +43,62 @@ pub(super) const PROFILE: Attribute<Scand> = Attribute::read_only(c"profile", |s
     })
 });
 
-pub(super) const SCAN_RATE: Attribute<Scand> = Attribute::read_write(
-    c"scan_rate",
-    |scand, text| text.line(own(scand).engine.scan_rate()),
-    |scand, text| {
-        let pages = number(text, u32::MAX)?;
-        scand
-            .daemon
-            .change(|profiles| profiles.own.engine.set_scan_rate(pages));
+pub(super) const SCAN_RATE: Attribute<Scand> = number!(
+    knobs::SCAN_RATE,
+    |scand| scand.own().engine.scan_rate(),
+    |scand, pages| scand.change(|own| own.engine.set_scan_rate(pages)),
+);
+
+pub(super) const SLEEP_MS: Attribute<Scand> = number!(
+    knobs::SLEEP_MS,
+    |scand| scand.own().engine.sleep_ms(),
+    |scand, ms| scand.change(|own| own.engine.set_sleep_ms(ms)),
+);
+
+pub(super) const PROMOTE_AFTER: Attribute<Scand> = number!(
+    knobs::PROMOTE_AFTER,
+    |scand| scand.own().engine.promote_after(),
+    |scand, sightings| scand.change(|own| own.engine.set_promote_after(sightings)),
+);
+
+pub(super) const MAX_PAGE_SHARING: Attribute<Scand> = number!(
+    knobs::MAX_PAGE_SHARING,
+    |scand| scand.own().engine.max_page_sharing(),
+    |scand, mappings| scand.change(|own| own.engine.set_max_page_sharing(mappings)),
+);
+
+pub(super) const MOVABLE: Attribute<Scand> = number!(
+    knobs::MOVABLE,
+    |_| u8::from(shared::is_movable()),
+    |scand, is_wanted: u32| scand.daemon.set_movable(is_wanted == 1),
+);
+
+pub(super) const MAX_INTERVAL: Attribute<Scand> = number!(
+    knobs::MAX_INTERVAL,
+    |scand| scand.own().engine.max_interval(),
+    |scand, passes| scand.change(|own| own.engine.set_max_interval(passes)),
+);
+
+pub(super) const MAX_CPU: Attribute<Scand> = number!(
+    knobs::MAX_CPU,
+    |scand| scand.daemon.read(|state| state.pacer.max_cpu()),
+    |scand, percent| {
+        scand.daemon.set_max_cpu(percent);
         Ok(())
     },
 );
 
-pub(super) const SLEEP_MS: Attribute<Scand> = Attribute::read_write(
-    c"sleep_ms",
-    |scand, text| text.line(own(scand).engine.sleep_ms()),
-    |scand, text| {
-        let ms = number(text, u32::MAX)?;
-        scand
-            .daemon
-            .change(|profiles| profiles.own.engine.set_sleep_ms(ms));
-        Ok(())
-    },
+pub(super) const GOVERNOR: Attribute<Scand> = choice!(
+    knobs::GOVERNOR,
+    [Governor::Manual, Governor::Auto],
+    |scand| scand.own().governor,
+    |scand, governor| scand.change(|own| own.governor = governor),
 );
 
-pub(super) const PROMOTE_AFTER: Attribute<Scand> = Attribute::read_write(
-    c"promote_after",
-    |scand, text| text.line(own(scand).engine.promote_after()),
-    |scand, text| {
-        let sightings = u8::try_from(number(text, u8::MAX.into())?).map_err(|_| EINVAL)?;
-        if sightings == 0 {
-            return Err(EINVAL);
-        }
-        scand
-            .daemon
-            .change(|profiles| profiles.own.engine.set_promote_after(sightings));
-        Ok(())
-    },
-);
-
-pub(super) const MAX_PAGE_SHARING: Attribute<Scand> = Attribute::read_write(
-    c"max_page_sharing",
-    |scand, text| text.line(own(scand).engine.max_page_sharing()),
-    |scand, text| {
-        let mappings = number(text, MOST_PAGE_SHARING)?;
-        if mappings < 2 {
-            return Err(EINVAL);
-        }
-        scand
-            .daemon
-            .change(|profiles| profiles.own.engine.set_max_page_sharing(mappings));
-        Ok(())
-    },
-);
-
-pub(super) const MOVABLE: Attribute<Scand> = Attribute::read_write(
-    c"movable",
-    |_, text| text.line(u8::from(shared::is_movable())),
-    |scand, text| scand.daemon.set_movable(number(text, 1)? == 1),
-);
-
-pub(super) const MAX_INTERVAL: Attribute<Scand> = Attribute::read_write(
-    c"max_interval",
-    |scand, text| text.line(own(scand).engine.max_interval()),
-    |scand, text| {
-        let passes = u8::try_from(number(text, LONGEST_INTERVAL.into())?).map_err(|_| EINVAL)?;
-        if !passes.is_power_of_two() {
-            return Err(EINVAL);
-        }
-        scand
-            .daemon
-            .change(|profiles| profiles.own.engine.set_max_interval(passes));
-        Ok(())
-    },
-);
-
-pub(super) const MAX_CPU: Attribute<Scand> = Attribute::read_write(
-    c"max_cpu",
-    |scand, text| text.line(scand.daemon.read(|state| state.pacer.max_cpu())),
-    |scand, text| {
-        let percent = u8::try_from(number(text, 100)?).map_err(|_| EINVAL)?;
-        if percent == 0 {
-            return Err(EINVAL);
-        }
-        scand
-            .daemon
-            .change_pacer(|pacer| pacer.set_max_cpu(percent));
-        Ok(())
-    },
-);
-
-const GOVERNORS: [Governor; 2] = [Governor::Manual, Governor::Auto];
-const GOVERNOR_NAMES: [&str; 2] = ["manual", "auto"];
-
-pub(super) const GOVERNOR: Attribute<Scand> = Attribute::read_write(
-    c"governor",
-    |scand, text| {
-        let governor = own(scand).governor;
-        choices(text, &GOVERNORS, &GOVERNOR_NAMES, governor)
-    },
-    |scand, text| {
-        let governor = choice(text, &GOVERNORS, &GOVERNOR_NAMES)?;
-        scand
-            .daemon
-            .change(|profiles| profiles.own.governor = governor);
-        Ok(())
-    },
-);
-
-pub(super) const THREADS: Attribute<Scand> = Attribute::read_write(
-    c"threads",
-    |scand, text| text.line(scand.threads.count()),
-    |scand, text| {
-        let count = number(text, MOST_THREADS)? as usize;
-        if count == 0 {
-            return Err(EINVAL);
-        }
-        scand.threads.set_count(count)
-    },
+pub(super) const THREADS: Attribute<Scand> = number!(
+    knobs::THREADS,
+    |scand| scand.threads.count(),
+    |scand, count| scand.threads.set_count(count),
 );
 
 pub(super) const MERGE_NOW: Attribute<Scand> =

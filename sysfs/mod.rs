@@ -1,11 +1,50 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The knobs and counts under `/sys/kernel/mm/ksm_v`. `Documentation/ABI` describes each.
+//! The files under `/sys/kernel/mm/ksm_v`: knobs and counts. `Documentation/ABI` describes each.
 //!
 //! - [`control`]: what the scanner does, and how fast
 //! - [`policy`]: what it may merge
 //! - [`counts`]: what it has done
 //! - [`compat`]: the same under mainline KSM's names, in a directory of its own
+//!
+//! [`engine::knobs`] declares the knobs. A file here connects a knob with its effect.
+
+/// The file of a knob whose values are numbers: `$get` reads the number, and `$set` sets it.
+macro_rules! number {
+    ($knob:expr, $get:expr, $set:expr $(,)?) => {
+        $crate::sys::sysfs::Attribute::read_write(
+            $knob.name,
+            |scand, text| {
+                let get: fn(&$crate::sysfs::Scand) -> _ = $get;
+                text.line(get(scand))
+            },
+            |scand, text| {
+                let set: fn(&$crate::sysfs::Scand, _) -> Result = $set;
+                set(scand, $knob.parse(text).ok_or(EINVAL)?)
+            },
+        )
+    };
+}
+
+/// The file of a knob whose values are words. `$values` are the meanings of the words, in their order;
+/// `$get` reads the value, and `$set` sets it.
+macro_rules! choice {
+    ($knob:expr, $values:expr, $get:expr, $set:expr $(,)?) => {{
+        const _: () = assert!($values.len() == $knob.words().len());
+        $crate::sys::sysfs::Attribute::read_write(
+            $knob.name,
+            |scand, text| {
+                let get: fn(&$crate::sysfs::Scand) -> _ = $get;
+                $crate::sysfs::choices(text, &$values, $knob.words(), get(scand))
+            },
+            |scand, text| {
+                let set: fn(&$crate::sysfs::Scand, _) -> Result = $set;
+                let position: usize = $knob.parse(text).ok_or(EINVAL)?;
+                set(scand, *$values.get(position).ok_or(EINVAL)?)
+            },
+        )
+    }};
+}
 
 mod compat;
 mod control;
@@ -13,6 +52,7 @@ mod counts;
 mod policy;
 
 use crate::control::Daemon;
+use crate::scan::profile::Settings;
 use crate::scan::worker::Threads;
 use crate::sys::imports::Imports;
 use crate::sys::sysfs::Attribute;
@@ -27,6 +67,19 @@ use kernel::sync::Arc;
 struct Scand {
     threads: Pin<KBox<Threads>>,
     daemon: Arc<Daemon>,
+}
+
+impl Scand {
+    /// The settings of this directory, whether in force or not.
+    fn own(&self) -> Settings {
+        self.daemon.read(|state| state.profiles.own)
+    }
+
+    /// Changes the settings of this directory, with immediate effect if they are in force.
+    fn change(&self, change: impl FnOnce(&mut Settings)) -> Result {
+        self.daemon.change(|profiles| change(&mut profiles.own));
+        Ok(())
+    }
 }
 
 /// The directories. Dropping them removes the files, and then stops the threads.
@@ -89,12 +142,6 @@ static ATTRIBUTES: [Attribute<Scand>; 25] = [
     counts::CPU_NS,
 ];
 
-/// Parses a number for a knob.
-fn number(text: &[u8], max: u32) -> Result<u32> {
-    let number = engine::parse::decimal(text, max.into()).ok_or(EINVAL)?;
-    u32::try_from(number).map_err(|_| EINVAL)
-}
-
 /// Writes all names, the chosen one in brackets, like `/sys/kernel/mm/transparent_hugepage` does.
 fn choices<T: PartialEq>(text: &mut Text<'_>, values: &[T], names: &[&str], chosen: T) -> Result {
     let mut separator = "";
@@ -108,10 +155,4 @@ fn choices<T: PartialEq>(text: &mut Text<'_>, values: &[T], names: &[&str], chos
         separator = " ";
     }
     text.line("")
-}
-
-/// Returns the value whose name is `text`.
-fn choice<T: Copy>(text: &[u8], values: &[T], names: &[&str]) -> Result<T> {
-    let position = engine::parse::word(text, names).ok_or(EINVAL)?;
-    values.get(position).copied().ok_or(EINVAL)
 }

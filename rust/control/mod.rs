@@ -6,6 +6,7 @@
 
 use crate::mm::drain_lru;
 use crate::mm::policy::Division;
+use crate::mm::policy::Scope;
 use crate::mm::pool::Pool;
 use crate::mm::refusal::Refusals;
 use crate::mm::shared;
@@ -22,7 +23,6 @@ use crate::scan::turns::Commons;
 use crate::sys::kthread::cond_resched;
 use core::ops::Range;
 use engine::mainline::Passes;
-use engine::pace::Pacer;
 use engine::shared::Copies;
 use engine::Frame;
 use engine::HashKind;
@@ -306,14 +306,15 @@ impl Daemon {
         result
     }
 
-    /// Like [`Self::change`], but while no step is in progress.
+    /// Sets which memory is scanned under the module's own settings, while no step is in progress.
     ///
     /// # Errors
     ///
     /// Those of [`Commons::close`].
-    pub(crate) fn change_closed<T>(&self, change: impl FnOnce(&mut Profiles) -> T) -> Result<T> {
+    pub(crate) fn set_scope(&self, scope: Scope) -> Result {
         let _closed = self.commons.close()?;
-        Ok(self.change(change))
+        self.change(|profiles| profiles.own.scope = scope);
+        Ok(())
     }
 
     /// Like [`Self::change`], for a setting that can't change while pages are shared. `is_set` returns
@@ -336,10 +337,10 @@ impl Daemon {
         Ok(())
     }
 
-    /// Changes the pace of the scanner with immediate effect.
-    pub(crate) fn change_pacer(&self, change: impl FnOnce(&mut Pacer)) {
+    /// Sets the largest share of one CPU that a thread may take, in percent, with immediate effect.
+    pub(crate) fn set_max_cpu(&self, percent: u8) {
         let mut state = self.commons.lock();
-        change(&mut state.pacer);
+        state.pacer.set_max_cpu(percent);
         state.note_change();
         drop(state);
         self.commons.wake();

@@ -17,8 +17,9 @@
 //! - [`table`]: the open-addressing hash table under both
 //! - [`stats`]: statistics; [`pace`]: when to rest; [`region`]: what to visit less often; [`drain`]:
 //!   when to drain LRU batches; [`delay`]: how long to wait for locked VMAs
-//! - [`settings`]: the settings; [`mainline`]: mainline's settings, with its [`advisor`]
-//! - [`parse`]: parsers for the text of the knobs; [`slots`]: notes left by probes
+//! - [`knobs`]: the declarations of the knobs; [`parse`]: parsers for their text
+//! - [`settings`]: the settings of the engine; [`mainline`]: mainline's settings, with its [`advisor`]
+//! - [`slots`]: notes left by probes
 //!
 //! Locking: none. The owner of a [`KsmScanner`] serialises access to it.
 
@@ -32,6 +33,7 @@ pub mod hash;
 pub mod ids;
 pub mod index;
 pub mod keys;
+pub mod knobs;
 pub mod mainline;
 pub mod pace;
 pub mod parse;

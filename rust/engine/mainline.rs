@@ -6,9 +6,9 @@
 use crate::advisor::Advisor;
 use crate::advisor::Mode;
 use crate::advisor::Pass;
+use crate::knobs::MOST_PAGE_SHARING;
 use crate::region::LONGEST_INTERVAL;
 use crate::settings::EngineSettings;
-use crate::settings::MOST_PAGE_SHARING;
 use crate::stats::KsmStats;
 
 /// Default number of pages per cycle, without an advisor.

@@ -7,11 +7,11 @@
 //! have the same share.
 
 /// Shares of a CPU are in percent; a whole CPU means no limit.
-const WHOLE_CPU: u8 = 100;
+pub(crate) const WHOLE_CPU: u8 = 100;
 /// The governor's first share, and the smallest share it chooses. It never stops the scanner, since
 /// memory changes.
 const FIRST_SHARE: u8 = 5;
-const LEAST_SHARE: u8 = 1;
+pub(crate) const LEAST_SHARE: u8 = 1;
 /// Most CPU time that a sleeping thread saves up, in nanoseconds.
 const MOST_CREDIT: i64 = 10_000_000;
 /// CPU time that a thread may owe before it rests, in nanoseconds: shorter rests are not worthwhile,

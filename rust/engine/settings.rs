@@ -2,16 +2,9 @@
 
 //! [`EngineSettings`]: the settings of the engine.
 
+use crate::knobs;
+use crate::knobs::MOST_PAGE_SHARING;
 use crate::region::LONGEST_INTERVAL;
-
-/// Largest number of page table entries that merges may map to one shared frame: enough that a content
-/// of thousands of processes needs few copies. Whatever the limit is, [`crate::seats`] bounds what
-/// forks add.
-pub const MOST_PAGE_SHARING: u32 = 1 << 16;
-
-/// The default number. To migrate or swap out a shared page, the kernel visits each of its mappings
-/// with the page locked: 3 us each, 3 ms in all. The limit costs at most one page in 1024.
-const PAGE_SHARING: u32 = 1024;
 
 /// The settings that a [`crate::KsmScanner`] keeps: the values of five knobs, or what mainline's settings
 /// amount to ([`crate::mainline::MainlineSettings`]).
@@ -25,14 +18,14 @@ pub struct EngineSettings {
 }
 
 impl Default for EngineSettings {
-    /// The documented defaults.
+    /// The defaults of the knobs.
     fn default() -> Self {
         EngineSettings {
-            scan_rate: 100,
-            sleep_ms: 200,
-            promote_after: 3,
-            max_page_sharing: PAGE_SHARING,
-            max_interval: LONGEST_INTERVAL,
+            scan_rate: knobs::SCAN_RATE.default,
+            sleep_ms: knobs::SLEEP_MS.default,
+            promote_after: knobs::PROMOTE_AFTER.default as u8,
+            max_page_sharing: knobs::MAX_PAGE_SHARING.default,
+            max_interval: knobs::MAX_INTERVAL.default as u8,
         }
     }
 }

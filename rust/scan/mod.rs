@@ -26,6 +26,3 @@ pub(crate) mod state;
 pub(crate) mod step;
 pub(crate) mod turns;
 pub(crate) mod worker;
-
-/// Largest number of scanner threads.
-pub(crate) const MOST_THREADS: u32 = 64;

@@ -4,10 +4,10 @@
 
 use crate::mm::process::Cursor;
 use crate::scan::regions::Region;
-use crate::scan::MOST_THREADS;
 use core::mem::replace;
 use core::ops::Range;
 use engine::delay::Delays;
+use engine::knobs::MOST_THREADS;
 use engine::region;
 use kernel::mm::Mm;
 use kernel::prelude::*;

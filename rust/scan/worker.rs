@@ -9,13 +9,14 @@ use crate::scan::state::IDLE_MS;
 use crate::scan::step::Scanner;
 use crate::scan::turns::Commons;
 use crate::scan::turns::Turn;
-use crate::scan::MOST_THREADS;
 use crate::sys::kthread::cond_resched;
 use crate::sys::kthread::ns_since;
 use crate::sys::kthread::own_cpu_ns;
 use crate::sys::kthread::should_stop;
 use crate::sys::kthread::Body;
 use crate::sys::kthread::Kthread;
+use engine::knobs::MOST_THREADS;
+use engine::knobs::THREADS;
 use engine::pace::Account;
 use engine::pace::Clocks;
 use kernel::new_mutex;
@@ -45,7 +46,7 @@ struct Workers {
 }
 
 impl Threads {
-    /// Starts one thread.
+    /// Starts the default number of threads.
     ///
     /// # Errors
     ///
@@ -55,7 +56,7 @@ impl Threads {
             threads: KVec::with_capacity(MOST_THREADS as usize, GFP_KERNEL)?,
             retired_ns: 0,
         };
-        workers.grow(&commons, 1)?;
+        workers.grow(&commons, THREADS.default as usize)?;
         KBox::pin_init(
             pin_init!(Threads {
                 workers <- new_mutex!(workers, "ksm_v::workers"),

@@ -6,11 +6,11 @@
 use engine::advisor::Advisor;
 use engine::advisor::Mode;
 use engine::advisor::Pass;
+use engine::knobs::MOST_PAGE_SHARING;
 use engine::mainline::general_profit;
 use engine::mainline::Advised;
 use engine::mainline::MainlineSettings;
 use engine::mainline::Passes;
-use engine::settings::MOST_PAGE_SHARING;
 use engine::KsmStats;
 use engine::PAGE_SIZE;
 use proptest::collection::vec;

@@ -329,7 +329,7 @@ class Completion(unittest.TestCase):
 
 
 class Manual(unittest.TestCase):
-    """ksmv(8) and the ABI document everything."""
+    """ksmv(8) documents everything."""
 
     manual = (PROJECT / "Documentation" / "ksmv.8").read_text(encoding="utf-8").replace("\\-", "-")
 
@@ -361,14 +361,6 @@ class Manual(unittest.TestCase):
             self.assertRegex(self.manual, rf"ksmv {name}\b")
             for option in options_of(command):
                 self.assertIn(option, self.manual)
-
-    def test_abi_has_all_knobs_and_defaults(self) -> None:
-        abi = (PROJECT / "Documentation/ABI/sysfs-kernel-mm-ksm_v").read_text(encoding="utf-8")
-        described = abi.split("What:\t\t/sys/kernel/mm/ksm_v/")
-        for name, knob in KNOBS.items():
-            text = next(one for one in described if one.startswith(f"{name}\n"))
-            if knob.default:
-                self.assertRegex(text, rf"Default {knob.default}\b|{knob.default} \(default\)")
 
 
 class Installation(unittest.TestCase):

@@ -7,6 +7,8 @@ use std::fs::OpenOptions;
 use std::io;
 use std::io::Write;
 
+use engine::knobs;
+
 use crate::Context;
 use crate::Result;
 
@@ -16,20 +18,17 @@ pub const DIR: &str = "/sys/kernel/mm/ksm_v";
 pub const MAINLINE: &str = "/sys/kernel/mm/ksm";
 
 /// Files that can be written and read.
-pub const WRITABLE: [&str; 12] = [
-    "run",
-    "scan_rate",
-    "sleep_ms",
-    "promote_after",
-    "max_page_sharing",
-    "movable",
-    "max_interval",
-    "max_cpu",
-    "governor",
-    "threads",
-    "scope",
-    "domain",
-];
+pub const WRITABLE: [&str; knobs::ALL.len()] = {
+    let mut names = [""; knobs::ALL.len()];
+    let mut position = 0;
+    while position < names.len() {
+        if let Ok(name) = knobs::ALL[position].name.to_str() {
+            names[position] = name;
+        }
+        position += 1;
+    }
+    names
+};
 
 /// The file that can only be written.
 pub const WRITE_ONLY: &str = "merge_now";
