@@ -21,8 +21,8 @@
 //! C headers: [`include/linux/rmap.h`](srctree/include/linux/rmap.h),
 //! [`include/linux/gfp.h`](srctree/include/linux/gfp.h)
 
+use crate::mm::mmu_notifier::Invalidation;
 use crate::mm::page::PageRef;
-use crate::mm::pte::Invalidation;
 use crate::mm::room::NoKill;
 use crate::mm::shared::SharedPage;
 use crate::mm::vma::VmaReadGuard;

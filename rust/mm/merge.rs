@@ -60,6 +60,9 @@
 //! [`crate::mm::process::Cursor`] returns it, too.
 
 use crate::mm::compare;
+use crate::mm::entry::Cleared;
+use crate::mm::entry::Entry;
+use crate::mm::mmu_notifier::Invalidation;
 use crate::mm::page::Kind;
 use crate::mm::page::LockedPage;
 use crate::mm::page::MappedPage;
@@ -67,12 +70,9 @@ use crate::mm::page::PageRef;
 use crate::mm::page::StillPage;
 use crate::mm::policy::Policy;
 use crate::mm::process::Owner;
-use crate::mm::pte::Cleared;
-use crate::mm::pte::Entry;
-use crate::mm::pte::Invalidation;
-use crate::mm::pte::Mapping;
 use crate::mm::refusal::Refusal;
 use crate::mm::rmap::each_mapping;
+use crate::mm::rmap::Mapping;
 use crate::mm::shared;
 use crate::mm::shared::LockedShared;
 use crate::mm::shared::NewShared;

@@ -2,14 +2,18 @@
 
 //! Safe access to the kernel's memory management, as far as merging needs it.
 //!
-//! There is one type for each right held. Data flows one way: [`process`] finds address spaces, [`vma`] their
-//! VMAs, and [`walk`] the pages that are mapped there. [`page`] is a page identified by its frame number.
-//! [`merge`] replaces all mappings of a page, which it finds through the kernel's [`rmap`], by mappings of a
-//! [`shared`] page. [`neighbours`] replaces many pages at once that have one mapping each. [`unmerge`] breaks
-//! merged pages apart again, if there is [`room`] for the copies; [`breaks`] traces those that the kernel breaks
-//! apart. Shared pages are allocated from a [`pool`]; [`sharers`] records who maps them, and [`rmap_ksm`] walks
-//! these records for the kernel. [`policy`] decides what may be merged with what, and [`refusal`] says why a page
-//! was not merged. [`movers`] are address spaces that move pages themselves.
+//! There is one type for each right held. Data flows one way:
+//!
+//! - Finding: [`process`] finds address spaces, [`vma`] their VMAs, and [`walk`] the pages that are mapped there.
+//!   [`page`] is a page identified by its frame number. [`policy`] decides what may be merged with what.
+//! - Merging: [`merge`] replaces all mappings of a page, which it finds through the kernel's [`rmap`], by mappings
+//!   of a [`shared`] page. [`neighbours`] replaces many pages at once that have one mapping each: those of one
+//!   [`page_table`]. Both clear each [`entry`] after an invalidation of secondary MMUs ([`mmu_notifier`]).
+//!   [`refusal`] says why a page was not merged.
+//! - Shared pages are allocated from a [`pool`]. [`sharers`] records who maps them, and [`rmap_ksm`] walks these
+//!   records for the kernel.
+//! - Unmerging: [`unmerge`] breaks merged pages apart again, if there is [`room`] for the copies; [`breaks`] traces
+//!   those that the kernel breaks apart. [`movers`] are address spaces that move pages themselves.
 //!
 //! # Lock order
 //!
@@ -46,14 +50,16 @@ mod breaks;
 mod compare;
 mod copy;
 mod credentials;
+mod entry;
 pub(crate) mod merge;
+mod mmu_notifier;
 pub(crate) mod movers;
 pub(crate) mod neighbours;
 pub(crate) mod page;
+pub(crate) mod page_table;
 pub(crate) mod policy;
 pub(crate) mod pool;
 pub(crate) mod process;
-pub(crate) mod pte;
 pub(crate) mod refusal;
 pub(crate) mod rmap;
 pub(crate) mod rmap_ksm;

@@ -15,20 +15,20 @@
 //!   cleared first, then flushed together, and only then are the contents compared. The page table lock is
 //!   held until each entry is set again.
 
+use crate::mm::entry::Cleared;
+use crate::mm::entry::Entry;
 use crate::mm::merge::expect_same;
 use crate::mm::merge::expect_zero;
 use crate::mm::merge::replace_entry;
 use crate::mm::merge::Equal;
 use crate::mm::merge::Terms;
 use crate::mm::merge::Twin;
+use crate::mm::mmu_notifier::Invalidation;
 use crate::mm::page::Kind;
 use crate::mm::page::LockedPage;
 use crate::mm::page::MappedPage;
 use crate::mm::page::PageRef;
-use crate::mm::pte::Cleared;
-use crate::mm::pte::Entry;
-use crate::mm::pte::Invalidation;
-use crate::mm::pte::LockedTable;
+use crate::mm::page_table::LockedTable;
 use crate::mm::refusal::Refusal;
 use crate::mm::shared;
 use crate::mm::shared::LockedShared;

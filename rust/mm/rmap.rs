@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Finds all mappings of a page by the kernel's own rmap.
+//! Finds the mappings of a page by the kernel's own reverse map (rmap): [`each_mapping`] finds the VMAs that may
+//! map it, [`Mapping`] the page table entry in one of them.
 //!
 //! C header: [`include/linux/rmap.h`](srctree/include/linux/rmap.h)
 
+use crate::mm::entry::Entry;
+use crate::mm::mmu_notifier::Invalidation;
 use crate::mm::page::LockedPage;
 use crate::mm::vma::StableVma;
 use crate::shim;
+use core::mem::MaybeUninit;
 use core::ops::ControlFlow;
 use core::ptr::NonNull;
 use kernel::bindings;
+use kernel::ffi::c_uint;
 use kernel::ffi::c_ulong;
 use kernel::ffi::c_void;
 
@@ -60,4 +65,84 @@ where
     };
     // SAFETY: The lock of an anon_vma in which `vma` is linked is held until this function returns.
     visit(&unsafe { StableVma::from_raw(vma) }, addr).is_continue()
+}
+
+/// A mapping that the rmap led to, with its page table locked.
+///
+/// # Invariants
+///
+/// `walk` stopped at an entry of `vma` that maps `page`, and holds the lock of the entry's page table.
+pub(super) struct Mapping<'a> {
+    walk: shim::page_vma_mapped_walk,
+    vma: &'a StableVma<'a>,
+    page: &'a LockedPage<'a>,
+}
+
+impl<'a> Mapping<'a> {
+    /// Finds where `vma` maps `page`, at the address `addr` that the rmap gives, and locks the page table.
+    pub(super) fn find(
+        page: &'a LockedPage<'a>,
+        vma: &'a StableVma<'a>,
+        addr: usize,
+    ) -> Option<Self> {
+        Self::find_by(page, vma, addr, 0)
+    }
+
+    /// As [`Self::find`], for a caller that must not miss a mapping: `find` misses an entry while it is
+    /// being changed (`ptep_modify_prot_start()`).
+    pub(super) fn find_surely(
+        page: &'a LockedPage<'a>,
+        vma: &'a StableVma<'a>,
+        addr: usize,
+    ) -> Option<Self> {
+        Self::find_by(page, vma, addr, shim::KSM_V_PVMW_SYNC)
+    }
+
+    fn find_by(
+        page: &'a LockedPage<'a>,
+        vma: &'a StableVma<'a>,
+        addr: usize,
+        flags: c_uint,
+    ) -> Option<Self> {
+        let mut walk = MaybeUninit::uninit();
+        // SAFETY: The function initialises the walk. The folio is locked and referenced by `page`, and by
+        // the invariant of `StableVma` the VMA is in place.
+        let mut walk = unsafe {
+            let (folio, vma) = (page.folio(), vma.as_ptr());
+            shim::ksm_v_folio_vma_walk_init(walk.as_mut_ptr(), folio, vma, addr, flags);
+            walk.assume_init()
+        };
+        // SAFETY: The walk was just initialised, with a locked folio and a VMA that is in place. The lock
+        // that keeps the VMA also keeps its page tables from being freed. If the function returns false, it
+        // has unlocked.
+        if !unsafe { shim::page_vma_mapped_walk(&mut walk) } {
+            return None;
+        }
+        // INVARIANT: The function returned true: the walk stopped at an entry that maps the page, with its
+        // page table locked.
+        Some(Mapping { walk, vma, page })
+    }
+
+    /// The entry, to be replaced. The caller must have started an invalidation that covers it.
+    ///
+    /// `None` if the entry does not map the page for the CPU, or has a mark of userfaultfd; also if the
+    /// mapping is a huge one, because the page was split before.
+    pub(super) fn entry(&mut self, _invalidation: &Invalidation<'_>) -> Option<Entry<'_>> {
+        let entry = NonNull::new(self.walk.pte)?;
+        // SAFETY: By the type invariant the lock of the entry's page table is held.
+        if !unsafe { Entry::is_plain(entry) } {
+            return None;
+        }
+        // SAFETY: By the type invariant the walk stopped at an entry of `vma` that maps `page`, and the lock of
+        // its page table is held as long as `self` is borrowed. The entry is plain, as just checked.
+        Some(unsafe { Entry::from_raw(entry, self.walk.address, self.vma, self.page) })
+    }
+}
+
+impl Drop for Mapping<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the walk stopped at an entry and holds the lock that is released
+        // here.
+        unsafe { shim::ksm_v_page_vma_mapped_walk_done(&mut self.walk) };
+    }
 }

@@ -42,7 +42,7 @@ use crate::mm::anon_vmas::NUMBER_BITS;
 use crate::mm::page::frame_of_folio;
 use crate::mm::page::LockedPage;
 use crate::mm::page::PageRef;
-use crate::mm::pte::Mapping;
+use crate::mm::rmap::Mapping;
 use crate::mm::rmap_ksm;
 use crate::mm::set_table;
 use crate::mm::vma::StableVma;

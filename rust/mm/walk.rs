@@ -11,9 +11,9 @@ use crate::mm::page::is_tagged;
 use crate::mm::page::kind_of_mapping;
 use crate::mm::page::Kind;
 use crate::mm::page::MappedPage;
-use crate::mm::pte::LockedHuge;
-use crate::mm::pte::LockedTable;
-use crate::mm::pte::Population;
+use crate::mm::page_table::LockedHuge;
+use crate::mm::page_table::LockedTable;
+use crate::mm::page_table::Population;
 use crate::mm::vma::MmapLockedVma;
 use crate::mm::vma::StableVma;
 use crate::mm::vma::VmaReadGuard;
@@ -277,32 +277,6 @@ const STOP: c_int = 1;
 /// Makes `walk_page_range_vma()` continue with the next page table.
 const GO_ON: c_int = 0;
 
-/// The pages that are mapped in `range`, at some moment. Empty if the page table is being replaced.
-///
-/// # Safety
-///
-/// `pmd` must be the entry for `range` in `vma`, and the lock that [`walk`] requires must be held.
-unsafe fn population(
-    pmd: *mut bindings::pmd_t,
-    range: Range<usize>,
-    vma: *mut bindings::vm_area_struct,
-) -> Population {
-    // SAFETY: The caller promises that `pmd` is an entry of `vma`, and holds a lock that keeps its page
-    // tables.
-    if let Some(huge) = unsafe { LockedHuge::lock(vma, pmd) } {
-        return huge.population(&range);
-    }
-    let Some(vma) = NonNull::new(vma) else {
-        return Population::default();
-    };
-    // SAFETY: The caller holds the VMA lock or the mmap lock, which keeps the VMA in place.
-    let area = unsafe { StableVma::from_raw(vma) };
-    // SAFETY: The caller promises that `pmd` is the entry for `range`, which is within one page table, and
-    // holds a lock that keeps page tables from being freed.
-    let table = unsafe { LockedTable::lock(&area, pmd, range) };
-    table.map_or_else(Population::default, |table| table.population())
-}
-
 /// The address up to which entries were shown: `Break` if the visitor ended the walk.
 type Shown = ControlFlow<usize, usize>;
 
@@ -335,8 +309,9 @@ impl<V: Visitor> Walk<'_, V> {
         // SAFETY: `private` is the pointer that `walk` passed, and nobody else uses it during the walk. The
         // walk is valid during this call.
         let (this, vma) = unsafe { (&mut *(*walk).private.cast::<Self>(), (*walk).vma) };
-        // SAFETY: `pmd` is the entry for `addr..next` in `vma`, and the caller of `walk` holds its lock.
-        let population = || unsafe { population(pmd, addr..next, vma) };
+        // SAFETY: `pmd` is the entry for `addr..next` in `vma`, which is within one page table. The caller of
+        // `walk` holds the VMA lock or the mmap lock.
+        let population = || unsafe { Population::of(pmd, addr..next, vma) };
         let mut start = addr;
         if !this.visitor.part(&(addr..next), population) {
             start = next;

@@ -4,7 +4,7 @@
 
 use crate::mm::page::Kind;
 use crate::mm::page::PageRef;
-use crate::mm::pte::Population;
+use crate::mm::page_table::Population;
 use crate::mm::walk::Mapped;
 use crate::mm::walk::MergedZero;
 use crate::mm::walk::Others;

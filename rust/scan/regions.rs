@@ -5,7 +5,7 @@
 //! The engine decides which regions are due, and is told the outcome of each visit. A visit that a step
 //! does not complete is continued by the next step there.
 
-use crate::mm::pte::Population;
+use crate::mm::page_table::Population;
 use core::ops::Range;
 use engine::region::Outcome;
 use engine::region::Prospect;
