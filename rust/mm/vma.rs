@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The VMAs of an address space.
+//! The VMAs of an address space, one type for each lock that is held. Each dereferences to the weaker one:
+//! [`VmaReadGuard`] (the VMA lock) and [`MmapLockedVma`] (the mmap lock) to [`LockedVma`] (either of them), and
+//! that to [`StableVma`] (any lock that keeps the VMA).
+//!
+//! Locks are only tried, never waited for: a process may hold its locks as long as it likes.
 //!
 //! C headers: [`include/linux/mmap_lock.h`](srctree/include/linux/mmap_lock.h),
 //! [`include/linux/mm.h`](srctree/include/linux/mm.h)
@@ -14,6 +18,7 @@ use core::ops::Range;
 use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::mm::virt::vm_flags_t;
+use kernel::mm::virt::VmaRef;
 use kernel::mm::Mm;
 use kernel::mm::MmWithUser;
 use kernel::mm::MmapReadGuard;
@@ -23,7 +28,7 @@ use kernel::types::NotThreadSafe;
 
 /// A VMA that is not freed or moved during `'a`.
 ///
-/// Weaker than [`kernel::mm::virt::VmaRef`]: under the anon_vma lock alone, its flags may change.
+/// Weaker than [`VmaRef`]: under the anon_vma lock alone, its flags may change.
 ///
 /// # Invariants
 ///
@@ -36,6 +41,8 @@ pub(crate) struct StableVma<'a> {
 }
 
 impl<'a> StableVma<'a> {
+    /// Wraps a VMA.
+    ///
     /// # Safety
     ///
     /// One of the locks in the type's invariant must be held for `'a`.
@@ -99,6 +106,52 @@ impl<'a> StableVma<'a> {
     }
 }
 
+/// A VMA whose page tables stay, and whose bounds do not change, during `'a`.
+///
+/// Like [`VmaRef`]. [`VmaReadGuard`] and [`MmapLockedVma`] say which lock is held.
+///
+/// # Invariants
+///
+/// For `'a`, the VMA lock or the mmap lock is held for reading.
+pub(crate) struct LockedVma<'a>(StableVma<'a>);
+
+impl LockedVma<'_> {
+    /// Wraps a VMA.
+    ///
+    /// # Safety
+    ///
+    /// One of the locks in the type's invariant must be held as long as this exists.
+    unsafe fn from_raw(vma: NonNull<bindings::vm_area_struct>) -> Self {
+        // INVARIANT: The caller promises that one of the locks is held.
+        // SAFETY: `StableVma` requires one of these locks, or another one.
+        LockedVma(unsafe { StableVma::from_raw(vma) })
+    }
+
+    /// First address.
+    pub(crate) fn start(&self) -> usize {
+        self.as_vma_ref().start()
+    }
+
+    /// First address after the VMA.
+    pub(crate) fn end(&self) -> usize {
+        self.as_vma_ref().end()
+    }
+
+    fn as_vma_ref(&self) -> &VmaRef {
+        // SAFETY: By the type invariant one of the locks that `VmaRef` requires is held while `self` is
+        // borrowed.
+        unsafe { VmaRef::from_raw(self.as_ptr()) }
+    }
+}
+
+impl<'a> Deref for LockedVma<'a> {
+    type Target = StableVma<'a>;
+
+    fn deref(&self) -> &StableVma<'a> {
+        &self.0
+    }
+}
+
 /// The mmap lock of an address space, held for reading until this is dropped.
 ///
 /// # Invariants
@@ -120,56 +173,35 @@ impl<'a> MmapLock<'a> {
     pub(super) fn next(&self, addr: usize) -> Option<MmapLockedVma<'_>> {
         // SAFETY: By the type invariant the mmap lock is held for reading, as `find_vma()` requires.
         let vma = NonNull::new(unsafe { bindings::find_vma(self.mm.as_raw(), addr) })?;
-        // INVARIANT: The mmap lock is held as long as `self` is borrowed.
-        Some(MmapLockedVma {
-            // SAFETY: The mmap lock is held as long as `self` is borrowed, which keeps the VMA in place.
-            vma: unsafe { StableVma::from_raw(vma) },
-        })
+        // SAFETY: By the type invariant the mmap lock is held as long as `self` is borrowed.
+        let vma = unsafe { LockedVma::from_raw(vma) };
+        // INVARIANT: The lock is the mmap lock.
+        Some(MmapLockedVma(vma))
     }
 }
 
-/// A VMA of an address space whose mmap lock is held for reading. Its page tables stay, and its bounds do not
-/// change.
+/// A VMA whose mmap lock is held for reading by a [`MmapLock`].
 ///
 /// # Invariants
 ///
 /// For `'a` this thread holds the mmap lock for reading.
-pub(crate) struct MmapLockedVma<'a> {
-    vma: StableVma<'a>,
-}
-
-impl MmapLockedVma<'_> {
-    /// First address.
-    pub(super) fn start(&self) -> usize {
-        self.area().start()
-    }
-
-    /// First address after the VMA.
-    pub(super) fn end(&self) -> usize {
-        self.area().end()
-    }
-
-    fn area(&self) -> &kernel::mm::virt::VmaRef {
-        // SAFETY: By the type invariant the mmap lock is held for reading, as `VmaRef` requires.
-        unsafe { kernel::mm::virt::VmaRef::from_raw(self.as_ptr()) }
-    }
-}
+pub(crate) struct MmapLockedVma<'a>(LockedVma<'a>);
 
 impl<'a> Deref for MmapLockedVma<'a> {
-    type Target = StableVma<'a>;
+    type Target = LockedVma<'a>;
 
-    fn deref(&self) -> &StableVma<'a> {
-        &self.vma
+    fn deref(&self) -> &LockedVma<'a> {
+        &self.0
     }
 }
 
-/// A VMA whose VMA lock is held for reading. Its page tables stay, and its bounds and flags do not change.
+/// The VMA lock of a VMA, held for reading until this is dropped. The flags of the VMA do not change, either.
 ///
 /// # Invariants
 ///
 /// This thread holds the VMA lock for reading.
 pub(crate) struct VmaReadGuard<'a> {
-    vma: StableVma<'a>,
+    vma: LockedVma<'a>,
     _nts: NotThreadSafe,
 }
 
@@ -269,9 +301,11 @@ impl<'a> VmaReadGuard<'a> {
             return None;
         }
         // SAFETY: The VMA lock was just taken by this thread, of a VMA of `mm`.
-        Some(NextArea::Locked(unsafe { Self::from_locked(vma.vma.vma) }))
+        Some(NextArea::Locked(unsafe { Self::from_locked(vma.vma) }))
     }
 
+    /// Takes over the VMA lock of `vma`.
+    ///
     /// # Safety
     ///
     /// This thread must have just locked `vma` for reading. `vma` must belong to an address space that is
@@ -281,19 +315,9 @@ impl<'a> VmaReadGuard<'a> {
             // SAFETY: The caller promises that the VMA lock is held; the guard keeps it until it is
             // dropped.
             // INVARIANT: The caller promises that this thread holds the VMA lock.
-            vma: unsafe { StableVma::from_raw(vma) },
+            vma: unsafe { LockedVma::from_raw(vma) },
             _nts: NotThreadSafe,
         }
-    }
-
-    /// First address.
-    pub(crate) fn start(&self) -> usize {
-        self.area().start()
-    }
-
-    /// First address after the VMA.
-    pub(crate) fn end(&self) -> usize {
-        self.area().end()
     }
 
     /// Whether userfaultfd may move pages into the VMA (`UFFDIO_MOVE`).
@@ -302,17 +326,12 @@ impl<'a> VmaReadGuard<'a> {
         // userfaultfd.
         unsafe { shim::ksm_v_vma_is_moved_to(self.as_ptr()) }
     }
-
-    fn area(&self) -> &kernel::mm::virt::VmaRef {
-        // SAFETY: By the type invariant the VMA lock is held for reading, as `VmaRef` requires.
-        unsafe { kernel::mm::virt::VmaRef::from_raw(self.as_ptr()) }
-    }
 }
 
 impl<'a> Deref for VmaReadGuard<'a> {
-    type Target = StableVma<'a>;
+    type Target = LockedVma<'a>;
 
-    fn deref(&self) -> &StableVma<'a> {
+    fn deref(&self) -> &LockedVma<'a> {
         &self.vma
     }
 }
