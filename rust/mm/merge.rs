@@ -44,7 +44,7 @@
 //!   without clearing and flushing the parent's, because the parent's VMA is left alone, the child would
 //!   get a content that the page may never have had.
 //!
-//! So the memory of a task in the state `TASK_NEW` has no owner here ([`Owner::of`]). `sched_fork()` sets
+//! So the memory of a task in the state `TASK_NEW` has no owner here ([`Owner::of`](crate::mm::process::Owner::of)). `sched_fork()` sets
 //! that state before `copy_mm()` makes the address space. `mm_init()` makes the child the owner of the
 //! address space before any VMA is linked. `wake_up_new_task()` ends the state. The forking task runs it
 //! after both of the above, in program order; it takes `pi_lock` after `css_set_lock` was released, so that
@@ -59,17 +59,11 @@
 //! copied, neither the parent's nor the child's. Unmerging needs no owner, and must not miss the child:
 //! [`crate::mm::process::Cursor`] returns it, too.
 
-use crate::mm::compare;
-use crate::mm::entry::Cleared;
-use crate::mm::entry::Entry;
 use crate::mm::mmu_notifier::Invalidation;
 use crate::mm::page::Kind;
 use crate::mm::page::LockedPage;
 use crate::mm::page::MappedPage;
 use crate::mm::page::PageRef;
-use crate::mm::page::StillPage;
-use crate::mm::policy::Policy;
-use crate::mm::process::Owner;
 use crate::mm::refusal::Refusal;
 use crate::mm::rmap::each_mapping;
 use crate::mm::rmap::Mapping;
@@ -77,48 +71,20 @@ use crate::mm::shared;
 use crate::mm::shared::LockedShared;
 use crate::mm::shared::NewShared;
 use crate::mm::shared::SharedPage;
-use crate::mm::shared::Sharer;
 use crate::mm::sharers::Base;
+use crate::mm::terms::Terms;
+use crate::mm::verify::expect_same;
+use crate::mm::verify::expect_zero;
+use crate::mm::verify::verify_and_replace;
+use crate::mm::verify::Replacement;
 use crate::mm::vma::StableVma;
 use core::ops::ControlFlow;
-use engine::Domain;
 use engine::Frame;
-use engine::Space;
 use engine::PAGE_SIZE;
-use kernel::mm::Mm;
-use kernel::mm::MmWithUser;
-use kernel::prelude::*;
-use kernel::sync::aref::ARef;
-use kernel::sync::rcu;
-
-/// The rules under which pages are merged, and the address space whose pages they are.
-pub(crate) struct Terms<'a> {
-    /// The rules in force.
-    pub(crate) policy: Policy,
-    /// The domain to which every mapping must belong.
-    pub(crate) domain: Domain,
-    /// The address space whose pages are merged; a new shared page is charged to it.
-    pub(crate) mm: &'a MmWithUser,
-    /// Identifies the address space in seats; `None` while its last owner exits.
-    pub(crate) space: Option<Space>,
-    /// Most page table entries that this module makes map a shared page.
-    pub(crate) max_page_sharing: u32,
-    /// Makes a new shared page for this address space, on this node (`None`: on any).
-    pub(crate) make: &'a dyn Fn(&MmWithUser, Option<i32>) -> Result<NewShared>,
-}
 
 impl Terms<'_> {
-    /// The same terms for pages of another address space.
-    pub(crate) fn in_space<'b>(&'b self, mm: &'b MmWithUser) -> Terms<'b> {
-        Terms {
-            mm,
-            space: space_of(mm),
-            ..*self
-        }
-    }
-
     /// Merges `frame` and `twin` into a new shared page, and returns that page. Requires that the two are
-    /// equal and that `is_expected` accepts their content.
+    /// equal and that `is_expected` accepts their content. Like `try_to_merge_two_pages()` in `mm/ksm.c`.
     pub(crate) fn share(
         &self,
         frame: Frame,
@@ -141,27 +107,17 @@ impl Terms<'_> {
         // The twin goes first. Its frame may belong to somebody else by now, whose memory is left alone and
         // who must not be able to tell that a page of another process became a shared page.
         let locked = shared.try_lock()?;
-        self.replace_by(&twin, &locked)
+        self.lock_and_replace(&twin, &locked)
             .map_err(Refusal::of_target)?;
         // If the page refuses, the twin is the only sharer until another equal page comes.
-        let _ = self.replace_by(&page, &locked);
+        let _ = self.lock_and_replace(&page, &locked);
         drop(locked);
         shared.settle();
         Ok(shared)
     }
 
-    /// Makes a new shared page that is to replace the page on `frame`.
-    pub(super) fn new_shared(&self, frame: Frame) -> Result<NewShared, Refusal> {
-        let node = self.policy.node_of_page(frame);
-        (self.make)(self.mm, node).map_err(|_| Refusal::NoMemory)
-    }
-
-    /// The domain of the page on `frame`, for which its key is made.
-    pub(crate) fn domain_of_page(&self, frame: Frame) -> Domain {
-        self.policy.domain_of_page(self.domain, frame)
-    }
-
-    /// Merges `frame` into `shared`, a page of the same domain, and returns `shared`.
+    /// Merges `frame` into `shared`, a page of the same domain, and returns `shared`. Like
+    /// `try_to_merge_with_ksm_page()` in `mm/ksm.c`.
     pub(crate) fn join(&self, frame: Frame, shared: SharedPage) -> Result<SharedPage, Refusal> {
         let page = PageRef::candidate(frame).ok_or(Refusal::Gone)?;
         self.check_few(&page)?;
@@ -169,99 +125,17 @@ impl Terms<'_> {
         if page.mappings().saturating_add(shared.mappings()) > self.max_page_sharing {
             return Err(Refusal::Full);
         }
-        self.replace_by(&page, &shared.try_lock()?)?;
+        self.lock_and_replace(&page, &shared.try_lock()?)?;
         Ok(shared)
     }
 
-    /// Merges `frame` into the kernel's zero page, if it is full of zeroes.
+    /// Merges `frame` into the kernel's zero page, if it is full of zeroes. Like
+    /// `try_to_merge_with_zero_page()` in `mm/ksm.c`.
     pub(crate) fn join_zero(&self, frame: Frame) -> Result<(), Refusal> {
         let page = PageRef::candidate(frame).ok_or(Refusal::Gone)?;
         expect_zero(&page.content())?;
         let page = page.try_lock().ok_or(Refusal::Busy)?;
-        self.replace(&page, None)
-    }
-
-    /// Finds a mapping of the page on `frame`, if these terms allow to merge it and if it equals `page`,
-    /// which is a folio of its own. Splits the twin out of a large page. An error tells nothing about a
-    /// page that the terms do not allow to merge.
-    pub(super) fn find_twin(&self, frame: Frame, page: &PageRef) -> Result<Twin, Refusal> {
-        let twin = PageRef::candidate(frame).ok_or(Refusal::TargetGone)?;
-        let twin = twin.try_lock().ok_or(Refusal::Busy)?;
-        let mut found = self.check_twin(&twin, page)?;
-        if twin.is_large() {
-            twin.split().map_err(|_| Refusal::Busy)?;
-            // The split may have unmapped the page where it was found.
-            found = self.find_mapping(&twin)?;
-        }
-        if twin.is_pinned() {
-            return Err(Refusal::TargetGone);
-        }
-        Ok(found)
-    }
-
-    /// Whether [`Self::find_twin`] is likely to succeed: checked before `page` is split out of a large
-    /// page. It may still fail, for example on an old page that nothing maps any more, whose content has
-    /// just moved to `page`.
-    pub(super) fn expect_twin(&self, frame: Frame, page: &PageRef) -> Result<(), Refusal> {
-        let twin = PageRef::candidate(frame).ok_or(Refusal::TargetGone)?;
-        let twin = twin.try_lock().ok_or(Refusal::Busy)?;
-        self.check_twin(&twin, page).map(drop)
-    }
-
-    /// Checks first who maps `twin`, and reads its bytes only if these terms allow to merge it.
-    fn check_twin(&self, twin: &LockedPage<'_>, page: &PageRef) -> Result<Twin, Refusal> {
-        if twin.kind() != Kind::Anonymous {
-            return Err(Refusal::TargetGone);
-        }
-        self.check_few(twin).map_err(Refusal::of_target)?;
-        let found = self.find_mapping(twin)?;
-        expect_same(&page.content(), &twin.content())?;
-        Ok(found)
-    }
-
-    /// Finds a mapping of the folio of `twin` that these terms allow to replace.
-    fn find_mapping(&self, twin: &LockedPage<'_>) -> Result<Twin, Refusal> {
-        let mut found = None;
-        let walked = each_mapping(twin, &mut |vma, addr| {
-            if !self.allows(vma) || Mapping::find(twin, vma, addr).is_none() {
-                return ControlFlow::Continue(());
-            }
-            let (frame, mm) = (twin.frame(), ARef::from(vma.mm()));
-            found = Some(Twin { frame, mm, addr });
-            ControlFlow::Break(())
-        });
-        if walked {
-            found.ok_or(Refusal::TargetGone)
-        } else {
-            Err(Refusal::Busy)
-        }
-    }
-
-    /// Refuses pages that many processes share since a fork: two such pages would have too many mappings
-    /// for one shared page. (A fork may add mappings at the same time, as it may for any shared page.)
-    fn check_few(&self, page: &PageRef) -> Result<(), Refusal> {
-        if page.mappings() <= self.max_page_sharing / 2 {
-            Ok(())
-        } else {
-            Err(Refusal::LeftAlone)
-        }
-    }
-
-    /// Whether `shared` may get another mapping.
-    fn check_room(&self, shared: &SharedPage) -> Result<(), Refusal> {
-        if shared.mappings() < self.max_page_sharing {
-            Ok(())
-        } else {
-            Err(Refusal::Full)
-        }
-    }
-
-    /// Whether the policy allows to merge pages of `vma`, and puts them into the domain of these terms.
-    pub(crate) fn allows(&self, vma: &StableVma<'_>) -> bool {
-        let rcu = rcu::read_lock();
-        Owner::of(vma.mm(), &rcu).is_some_and(|owner| {
-            self.policy.domain(&owner) == self.domain && self.policy.admits(vma, &owner)
-        })
+        self.replace_mappings(&page, None)
     }
 
     /// The page on `frame`, as a folio of its own. Splits it out of a large page if `check` accepts it.
@@ -295,23 +169,25 @@ impl Terms<'_> {
         page.split().map_err(|_| Refusal::Busy)
     }
 
-    /// Replaces the mappings of `page` that may be replaced by mappings of `shared`.
-    fn replace_by(&self, page: &PageRef, shared: &LockedShared<'_>) -> Result<(), Refusal> {
+    /// Locks `page`, and replaces its mappings that may be replaced by mappings of `shared`.
+    fn lock_and_replace(&self, page: &PageRef, shared: &LockedShared<'_>) -> Result<(), Refusal> {
         // Does not split a huge page whose content differs anyway.
         if page.is_large() {
             expect_same(&page.content(), &shared.content())?;
         }
         let page = page.try_lock().ok_or(Refusal::Busy)?;
-        self.replace(&page, Some(shared))
+        self.replace_mappings(&page, Some(shared))
     }
 
     /// Replaces the mappings of `page` that may be replaced: by mappings of `shared`, or of the zero page
     /// if there is no `shared`.
     ///
+    /// Like `try_to_merge_one_page()` in `mm/ksm.c`, which replaces one mapping only.
+    ///
     /// # Errors
     ///
     /// If no mapping was replaced: why the last one was not.
-    fn replace(
+    fn replace_mappings(
         &self,
         page: &LockedPage<'_>,
         shared: Option<&LockedShared<'_>>,
@@ -323,7 +199,7 @@ impl Terms<'_> {
         self.split(page)?;
         let (mut replaced, mut refusal) = (false, Refusal::Gone);
         let walked = each_mapping(page, &mut |vma, addr| {
-            match self.replace_in(page, shared, vma, addr) {
+            match self.replace_mapping(page, shared, vma, addr) {
                 Ok(()) => replaced = true,
                 Err(why) => refusal = why,
             }
@@ -337,8 +213,9 @@ impl Terms<'_> {
         }
     }
 
-    /// Replaces the mapping of `page` at `addr` in `vma`, if there is one.
-    fn replace_in(
+    /// Replaces the mapping of `page` at `addr` in `vma`, if there is one: clears and flushes the entry, as
+    /// `write_protect_page()` in `mm/ksm.c` does, then calls [`verify_and_replace`].
+    fn replace_mapping(
         &self,
         page: &LockedPage<'_>,
         shared: Option<&LockedShared<'_>>,
@@ -351,8 +228,10 @@ impl Terms<'_> {
         // Allocates now: nothing can be allocated for this under the page table lock.
         let base = Base::new(vma, u32::from(shared.is_some())).map_err(shared::refusal)?;
         let sharer = shared.map(|shared| shared.add(&base, addr)).transpose()?;
-        let equal = sharer.as_ref().map_or(Equal::Zero, Equal::Shared);
-        if equal.is_forbidden_in(vma) {
+        let replacement = sharer
+            .as_ref()
+            .map_or(Replacement::Zero, Replacement::Shared);
+        if replacement.is_forbidden_in(vma) {
             return Err(Refusal::LeftAlone);
         }
         let range = addr..addr.saturating_add(PAGE_SIZE);
@@ -360,150 +239,6 @@ impl Terms<'_> {
         let mut mapping = Mapping::find(page, vma, addr).ok_or(Refusal::Gone)?;
         let mut entry = mapping.entry(&invalidation).ok_or(Refusal::Gone)?;
         let old = entry.clear();
-        replace_entry(self, &mut entry, old, &equal)
+        verify_and_replace(self, &mut entry, old, &replacement)
     }
-}
-
-/// The identity of an address space in the seats of shared frames.
-pub(crate) fn space_of(mm: &Mm) -> Option<Space> {
-    let rcu = rcu::read_lock();
-    Owner::of(mm, &rcu).map(|owner| owner.space())
-}
-
-/// Checks that two pages are equal.
-///
-/// # Errors
-///
-/// [`Refusal::Different`].
-pub(super) fn expect_same(one: &MappedPage<'_>, other: &MappedPage<'_>) -> Result<(), Refusal> {
-    if compare::same(one, other) {
-        Ok(())
-    } else {
-        Err(Refusal::Different)
-    }
-}
-
-/// Checks that a page has no memory tags. `memcmp_pages()` of arm64 does the same: no page with tags equals
-/// another.
-///
-/// # Errors
-///
-/// [`Refusal::Tagged`].
-fn expect_untagged(page: &PageRef) -> Result<(), Refusal> {
-    if page.is_tagged() {
-        Err(Refusal::Tagged)
-    } else {
-        Ok(())
-    }
-}
-
-/// Checks that a page is full of zeroes.
-///
-/// # Errors
-///
-/// [`Refusal::Different`].
-pub(super) fn expect_zero(content: &MappedPage<'_>) -> Result<(), Refusal> {
-    if compare::is_zero(content) {
-        Ok(())
-    } else {
-        Err(Refusal::Different)
-    }
-}
-
-/// A page that equals another one, for which a new shared page is made, and where it was found.
-pub(crate) struct Twin {
-    /// The page.
-    pub(crate) frame: Frame,
-    /// An address space that maps it, and may have exited.
-    pub(crate) mm: ARef<Mm>,
-    /// The address at which it is mapped.
-    pub(crate) addr: usize,
-}
-
-/// The replacement of a page.
-pub(super) enum Equal<'a> {
-    /// A shared page of equal content.
-    Shared(&'a Sharer<'a>),
-    /// A new shared page, which gets the content of the page if the closure accepts that content.
-    New(
-        &'a Sharer<'a>,
-        &'a NewShared,
-        &'a dyn Fn(&MappedPage<'_>) -> bool,
-    ),
-    /// The zero page.
-    Zero,
-}
-
-impl Equal<'_> {
-    /// Whether this replacement must not be mapped in `vma`.
-    pub(super) fn is_forbidden_in(&self, vma: &StableVma<'_>) -> bool {
-        matches!(self, Equal::Zero) && vma.forbids_zero_page()
-    }
-
-    /// Whether `content`, the content of `page`, is what this replacement requires.
-    fn check(&self, page: &PageRef, content: &StillPage<'_>) -> Result<(), Refusal> {
-        match self {
-            Equal::Shared(sharer) => expect_same(content, &sharer.shared().still_content()),
-            Equal::New(_, shared, is_expected) => {
-                shared.fill(page)?;
-                if is_expected(&shared.content()) {
-                    Ok(())
-                } else {
-                    Err(Refusal::Changed)
-                }
-            }
-            Equal::Zero => expect_zero(content),
-        }
-    }
-}
-
-/// Replaces a mapping whose entry was cleared, or restores it.
-pub(super) fn replace_entry(
-    terms: &Terms<'_>,
-    entry: &mut Entry<'_>,
-    old: Cleared,
-    equal: &Equal<'_>,
-) -> Result<(), Refusal> {
-    if let Err(refusal) = check(terms, entry, &old, equal) {
-        entry.restore(old);
-        return Err(refusal);
-    }
-    match equal {
-        Equal::Shared(sharer) | Equal::New(sharer, ..) => entry.map(old, sharer),
-        Equal::Zero => entry.map_zero(old),
-    }
-    Ok(())
-}
-
-/// Decides whether a page is merged, when nobody can write to it through this entry any more. Requires that
-/// only page tables refer to the page, that it has no memory tags, that it equals its replacement in every
-/// byte, and that it can be made shared.
-fn check(
-    terms: &Terms<'_>,
-    entry: &Entry<'_>,
-    cleared: &Cleared,
-    equal: &Equal<'_>,
-) -> Result<(), Refusal> {
-    let page = entry.page();
-    if page.is_pinned() {
-        return Err(Refusal::Pinned);
-    }
-    expect_untagged(page)?;
-    if equal.is_forbidden_in(entry.vma()) {
-        return Err(Refusal::LeftAlone);
-    }
-    if let Equal::Shared(sharer) = equal {
-        let shared = sharer.shared();
-        terms.check_room(shared)?;
-        expect_untagged(shared).map_err(Refusal::of_target)?;
-    }
-    // SAFETY: `is_pinned` returned false above, with this entry cleared and flushed: nothing but page
-    // tables, the swap cache and our own reference refers to the page.
-    let content = unsafe { entry.still_content(cleared) };
-    equal.check(page, &content)?;
-    // Last, because it can't be undone.
-    if !entry.try_share(cleared) {
-        return Err(Refusal::Pinned);
-    }
-    Ok(())
 }

@@ -6,10 +6,12 @@
 //!
 //! - Finding: [`process`] finds address spaces, [`vma`] their VMAs, and [`walk`] the pages that are mapped there.
 //!   [`page`] is a page identified by its frame number. [`policy`] decides what may be merged with what.
-//! - Merging: [`merge`] replaces all mappings of a page, which it finds through the kernel's [`rmap`], by mappings
-//!   of a [`shared`] page. [`neighbours`] replaces many pages at once that have one mapping each: those of one
-//!   [`page_table`]. Both clear each [`entry`] after an invalidation of secondary MMUs ([`mmu_notifier`]).
-//!   [`refusal`] says why a page was not merged.
+//! - Merging, on some [`terms`]: [`merge`] replaces all mappings of a page, which it finds through the kernel's
+//!   [`rmap`], by mappings of a [`shared`] page. [`neighbours`] replaces many pages at once that have one mapping
+//!   each: those of one [`page_table`]. Both clear each [`entry`] after an invalidation of secondary MMUs
+//!   ([`mmu_notifier`]), and then [`verify`] decides: it compares the bytes ([`compare`]), and replaces the mapping
+//!   or restores it. A new shared page is made for a page and its [`twin`]. [`refusal`] says why a page was not
+//!   merged.
 //! - Shared pages are allocated from a [`pool`]. [`sharers`] records who maps them, and [`rmap_ksm`] walks these
 //!   records for the kernel.
 //! - Unmerging: [`unmerge`] breaks merged pages apart again, if there is [`room`] for the copies; [`breaks`] traces
@@ -51,7 +53,7 @@ mod compare;
 mod copy;
 mod credentials;
 mod entry;
-pub(crate) mod merge;
+mod merge;
 mod mmu_notifier;
 pub(crate) mod movers;
 pub(crate) mod neighbours;
@@ -68,7 +70,10 @@ mod set_table;
 pub(crate) mod shared;
 pub(crate) mod sharers;
 pub(crate) mod storage;
+pub(crate) mod terms;
+pub(crate) mod twin;
 pub(crate) mod unmerge;
+mod verify;
 pub(crate) mod vma;
 pub(crate) mod walk;
 pub(crate) mod zero;

@@ -17,12 +17,6 @@
 
 use crate::mm::entry::Cleared;
 use crate::mm::entry::Entry;
-use crate::mm::merge::expect_same;
-use crate::mm::merge::expect_zero;
-use crate::mm::merge::replace_entry;
-use crate::mm::merge::Equal;
-use crate::mm::merge::Terms;
-use crate::mm::merge::Twin;
 use crate::mm::mmu_notifier::Invalidation;
 use crate::mm::page::Kind;
 use crate::mm::page::LockedPage;
@@ -36,10 +30,15 @@ use crate::mm::shared::NewShared;
 use crate::mm::shared::SharedPage;
 use crate::mm::shared::Sharer;
 use crate::mm::sharers::Base;
+use crate::mm::terms::Terms;
+use crate::mm::twin::Twin;
+use crate::mm::verify::expect_same;
+use crate::mm::verify::expect_zero;
+use crate::mm::verify::verify_and_replace;
+use crate::mm::verify::Replacement;
 use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::with_table;
 use core::array::from_fn;
-use core::ops::Range;
 use engine::Frame;
 use engine::PAGE_SIZE;
 use kernel::prelude::*;
@@ -51,11 +50,11 @@ pub(crate) const MOST: usize = 32;
 const PATIENCE: usize = 8;
 /// Most bytes between two of the pages: secondary MMUs drop what is in between, too.
 const LONGEST_GAP: usize = 16 * PAGE_SIZE;
-/// Fewest bytes that a page table maps.
+/// Number of bytes that a page table maps, at least.
 const TABLE_SIZE: usize = PAGE_SIZE * PAGE_SIZE / core::mem::size_of::<u64>();
 
-/// The replacement of a page.
-enum By {
+/// The replacement of a page, prepared before the VMA is locked.
+enum Prepared {
     /// A shared page.
     Shared(SharedPage),
     /// A new shared page, which gets the page's content, and the twin, which becomes another sharer.
@@ -68,7 +67,7 @@ enum By {
 pub(crate) struct Neighbour {
     addr: usize,
     page: PageRef,
-    by: By,
+    by: Prepared,
 }
 
 impl Neighbour {
@@ -81,8 +80,8 @@ impl Neighbour {
     /// [`Refusal::Gone`]; [`Refusal::Involved`]: the page must be replaced on its own.
     /// [`Refusal::Different`], [`Refusal::Busy`]: it was not split out of its large page.
     pub(crate) fn by_zero(addr: usize, frame: Frame, terms: &Terms<'_>) -> Result<Self, Refusal> {
-        let page = simple(terms, frame, |page| expect_zero(&page.content()))?;
-        let by = By::Zero;
+        let page = with_one_mapping(terms, frame, |page| expect_zero(&page.content()))?;
+        let by = Prepared::Zero;
         Ok(Neighbour { addr, page, by })
     }
 
@@ -93,10 +92,10 @@ impl Neighbour {
         shared: SharedPage,
         terms: &Terms<'_>,
     ) -> Result<Self, Refusal> {
-        let page = simple(terms, frame, |page| {
+        let page = with_one_mapping(terms, frame, |page| {
             expect_same(&page.content(), &shared.content())
         })?;
-        let by = By::Shared(shared);
+        let by = Prepared::Shared(shared);
         Ok(Neighbour { addr, page, by })
     }
 
@@ -112,39 +111,43 @@ impl Neighbour {
         twin: Frame,
         terms: &Terms<'_>,
     ) -> Result<Self, Refusal> {
-        let page = simple(terms, frame, |page| terms.expect_twin(twin, page))?;
+        let page = with_one_mapping(terms, frame, |page| terms.expect_twin(twin, page))?;
         let twin = terms.find_twin(twin, &page)?;
         let shared = terms.new_shared(frame)?;
-        let by = By::New(shared, twin);
+        let by = Prepared::New(shared, twin);
         Ok(Neighbour { addr, page, by })
     }
 
     /// The shared page that has replaced, or is to replace, the page; `None` for the zero page.
     pub(crate) fn shared(&self) -> Option<&SharedPage> {
         match &self.by {
-            By::Shared(shared) => Some(shared),
-            By::New(shared, _) => Some(shared),
-            By::Zero => None,
+            Prepared::Shared(shared) => Some(shared),
+            Prepared::New(shared, _) => Some(shared),
+            Prepared::Zero => None,
         }
     }
 
     /// Whether the shared page is new.
     pub(crate) fn is_new(&self) -> bool {
-        matches!(self.by, By::New(..))
+        matches!(self.by, Prepared::New(..))
     }
 
     /// The page, and the twin if the shared page is new.
     pub(crate) fn into_parts(self) -> (PageRef, Option<Twin>) {
         let twin = match self.by {
-            By::New(_, twin) => Some(twin),
-            By::Shared(_) | By::Zero => None,
+            Prepared::New(_, twin) => Some(twin),
+            Prepared::Shared(_) | Prepared::Zero => None,
         };
         (self.page, twin)
     }
 }
 
 /// The page on `frame`, as [`Terms::single`] returns it, if it has one mapping.
-fn simple(
+///
+/// # Errors
+///
+/// Those of [`Terms::single`]; [`Refusal::Involved`].
+fn with_one_mapping(
     terms: &Terms<'_>,
     frame: Frame,
     check: impl FnOnce(&PageRef) -> Result<(), Refusal>,
@@ -167,7 +170,7 @@ pub(crate) fn are_near(last: usize, addr: usize) -> bool {
 ///
 /// `vma` must be allowed by the terms, and contain all of the addresses. `is_expected` gets the index of a
 /// neighbour, and says whether the content of its new shared page is what the caller expects.
-pub(crate) fn replace_all(
+pub(crate) fn replace_neighbours(
     terms: &Terms<'_>,
     vma: &VmaReadGuard<'_>,
     neighbours: &[Neighbour],
@@ -185,16 +188,17 @@ pub(crate) fn replace_all(
     let Some(invalidation) = Invalidation::try_start(vma, range.clone()) else {
         return [Err(Refusal::Busy); MOST];
     };
-    let run = Run {
+    let cluster = LockedCluster {
         terms,
-        vma,
         neighbours,
         locked: &locked,
         sharers: &sharers,
         is_expected,
         invalidation: &invalidation,
     };
-    run.replace(range, &mut results);
+    with_table(vma, range, |table| {
+        cluster.clear_and_replace(table, &mut results);
+    });
     drop(invalidation);
     drop(sharers);
     drop(targets);
@@ -202,7 +206,7 @@ pub(crate) fn replace_all(
         page.free_swap_if_unmapped();
     }
     for (neighbour, result) in neighbours.iter().zip(&results) {
-        if let (By::New(shared, _), Ok(())) = (&neighbour.by, result) {
+        if let (Prepared::New(shared, _), Ok(())) = (&neighbour.by, result) {
             shared.settle();
         }
     }
@@ -235,6 +239,7 @@ impl<'a> Targets<'a> {
         targets
     }
 
+    /// The locked shared page, whichever neighbour it is stored for.
     fn find(&self, shared: &SharedPage) -> Option<&LockedShared<'a>> {
         let mut locked = self.0.iter().flatten();
         locked.find(|locked| locked.name() == shared.name())
@@ -269,10 +274,10 @@ impl<'a> Targets<'a> {
     }
 }
 
-/// Neighbours that are being replaced, and what is needed for that.
-struct Run<'a> {
+/// A cluster of neighbours, ready to be replaced under the page table lock: pages and shared pages are locked,
+/// sharers are recorded (`None` where that failed), and secondary MMUs have dropped the pages.
+struct LockedCluster<'a> {
     terms: &'a Terms<'a>,
-    vma: &'a VmaReadGuard<'a>,
     neighbours: &'a [Neighbour],
     locked: &'a [Option<LockedPage<'a>>; MOST],
     sharers: &'a [Option<Sharer<'a>>; MOST],
@@ -280,12 +285,15 @@ struct Run<'a> {
     invalidation: &'a Invalidation<'a>,
 }
 
-impl Run<'_> {
-    fn replace(&self, range: Range<usize>, results: &mut [Result<(), Refusal>; MOST]) {
-        with_table(self.vma, range, |table| self.replace_in(table, results));
-    }
-
-    fn replace_in(&self, table: &LockedTable<'_>, results: &mut [Result<(), Refusal>; MOST]) {
+impl LockedCluster<'_> {
+    /// Clears the entries that map the neighbours, flushes them together, then replaces or restores each.
+    ///
+    /// `write_protect_page()` and `replace_page()` in `mm/ksm.c` flush twice for each page.
+    fn clear_and_replace(
+        &self,
+        table: &LockedTable<'_>,
+        results: &mut [Result<(), Refusal>; MOST],
+    ) {
         let mut cleared: [_; MOST] = from_fn(|index| match self.entry(table, index) {
             Ok(mut entry) => {
                 let old = entry.clear_unflushed();
@@ -314,7 +322,7 @@ impl Run<'_> {
                 entry.restore(old);
                 Err(Refusal::Busy)
             } else {
-                self.replace_entry(index, &mut entry, old)
+                self.replace_neighbour(index, &mut entry, old)
             };
         }
     }
@@ -349,7 +357,8 @@ impl Run<'_> {
         entry.ok_or(Some(Refusal::Gone))
     }
 
-    fn replace_entry(
+    /// Replaces the mapping of a neighbour whose entry was cleared, or restores the entry.
+    fn replace_neighbour(
         &self,
         index: usize,
         entry: &mut Entry<'_>,
@@ -357,13 +366,15 @@ impl Run<'_> {
     ) -> Result<(), Refusal> {
         let is_expected = |content: &MappedPage<'_>| (self.is_expected)(index, content);
         let sharer = self.sharers.get(index).and_then(Option::as_ref);
-        let equal = match (&self.neighbours.get(index).ok_or(Refusal::Gone)?.by, sharer) {
-            (By::Shared(_), Some(sharer)) => Equal::Shared(sharer),
-            (By::New(shared, _), Some(sharer)) => Equal::New(sharer, shared, &is_expected),
-            (By::Zero, _) => Equal::Zero,
+        let replacement = match (&self.neighbours.get(index).ok_or(Refusal::Gone)?.by, sharer) {
+            (Prepared::Shared(_), Some(sharer)) => Replacement::Shared(sharer),
+            (Prepared::New(shared, _), Some(sharer)) => {
+                Replacement::New(sharer, shared, &is_expected)
+            }
+            (Prepared::Zero, _) => Replacement::Zero,
             // Not reached: `entry` returns no entry for such a neighbour.
             (_, None) => return Err(Refusal::Gone),
         };
-        replace_entry(self.terms, entry, old, &equal)
+        verify_and_replace(self.terms, entry, old, &replacement)
     }
 }

@@ -10,16 +10,16 @@
 //!   another thread has changed the entry, and the result says nothing about the new target.
 
 use crate::mm::drain_own_lru;
-use crate::mm::merge::Terms;
-use crate::mm::merge::Twin;
 use crate::mm::neighbours;
-use crate::mm::neighbours::replace_all;
+use crate::mm::neighbours::replace_neighbours;
 use crate::mm::neighbours::Neighbour;
 use crate::mm::page::MappedPage;
 use crate::mm::page::PageRef;
 use crate::mm::refusal::Refusal;
 use crate::mm::shared::NewShared;
 use crate::mm::shared::SharedPage;
+use crate::mm::terms::Terms;
+use crate::mm::twin::Twin;
 use crate::mm::vma::NextArea;
 use crate::mm::vma::VmaReadGuard;
 use crate::scan::gather::Candidate;
@@ -50,7 +50,7 @@ pub(crate) struct Merger {
     involved: KVVec<Candidate>,
     /// Whether a shared page was made in this step.
     is_any_new: bool,
-    run: Run,
+    cluster: Cluster,
 }
 
 impl Merger {
@@ -65,7 +65,7 @@ impl Merger {
             twins: KVVec::with_capacity(MOST_PAGES, GFP_KERNEL)?,
             involved: KVVec::with_capacity(MOST_PAGES, GFP_KERNEL)?,
             is_any_new: false,
-            run: Run::new()?,
+            cluster: Cluster::new()?,
         })
     }
 
@@ -128,7 +128,7 @@ impl Merger {
         self.twins = twins;
     }
 
-    /// Merges a run of nearby candidates that begins at index `next`. Returns the index after the run.
+    /// Merges the cluster of candidates that begins at index `next`. Returns the index after the cluster.
     fn merge_neighbours(
         &mut self,
         commons: &Commons,
@@ -137,13 +137,13 @@ impl Merger {
         visits: &mut Visits,
     ) -> usize {
         while let Some(&candidate) = self.candidates.get(next) {
-            if !self.run.takes(&candidate) {
+            if !self.cluster.takes(&candidate) {
                 break;
             }
             next += 1;
             let (attempt, shared) = Attempt::new(commons, terms, candidate);
             match prepare(terms, &attempt, shared) {
-                Ok(neighbour) => self.run.push(attempt, neighbour),
+                Ok(neighbour) => self.cluster.push(attempt, neighbour),
                 Err(refusal) => {
                     attempt.end(&mut commons.sets().lock(), terms, Err(refusal));
                     if refusal == Refusal::Involved {
@@ -153,17 +153,17 @@ impl Merger {
                 }
             }
         }
-        self.replace_run(commons, terms, visits);
+        self.replace_cluster(commons, terms, visits);
         next
     }
 
-    /// Replaces the pages of the run, VMA by VMA, and reports the results to the engine.
-    fn replace_run(&mut self, commons: &Commons, terms: &Terms<'_>, visits: &mut Visits) {
-        let Run {
+    /// Replaces the pages of the cluster, VMA by VMA, and reports the results to the engine.
+    fn replace_cluster(&mut self, commons: &Commons, terms: &Terms<'_>, visits: &mut Visits) {
+        let Cluster {
             attempts,
             neighbours,
             ..
-        } = &self.run;
+        } = &self.cluster;
         let mut results = [Err(Refusal::Gone); neighbours::MOST];
         let (mut rest, mut rest_of_results) = (attempts.as_slice(), results.as_mut_slice());
         let mut prepared = neighbours.as_slice();
@@ -185,14 +185,14 @@ impl Merger {
             attempt.end(&mut sets, terms, merged);
         }
         drop(sets);
-        self.end_run(&results);
+        self.end_cluster(&results);
     }
 
-    /// Frees the pages of the run that were replaced, and queues their twins.
-    fn end_run(&mut self, results: &[Result<(), Refusal>; neighbours::MOST]) {
-        let (attempts, twins) = (&self.run.attempts, &mut self.twins);
+    /// Frees the pages of the cluster that were replaced, and queues their twins.
+    fn end_cluster(&mut self, results: &[Result<(), Refusal>; neighbours::MOST]) {
+        let (attempts, twins) = (&self.cluster.attempts, &mut self.twins);
         let is_any_new = &mut self.is_any_new;
-        let neighbours = self.run.neighbours.drain_all();
+        let neighbours = self.cluster.neighbours.drain_all();
         let pages = neighbours.zip(attempts).zip(results);
         PageRef::put_all::<{ neighbours::MOST }>(pages.map(|((neighbour, attempt), result)| {
             *is_any_new |= result.is_ok() && neighbour.is_new();
@@ -203,8 +203,8 @@ impl Merger {
             }
             page
         }));
-        self.run.attempts.clear();
-        self.run.awaited.clear();
+        self.cluster.attempts.clear();
+        self.cluster.awaited.clear();
     }
 }
 
@@ -236,7 +236,7 @@ fn replace_in_area(
     let is_inside = |attempt: &Attempt| attempt.page.addr < vma.end();
     let count = attempts.partition_point(is_inside).max(1);
     let inside = neighbours.get(..count).unwrap_or(neighbours);
-    let replaced = replace_all(terms, &vma, inside, &|index, content| {
+    let replaced = replace_neighbours(terms, &vma, inside, &|index, content| {
         attempts.get(index).is_some_and(|attempt| {
             let key = attempt.page.key;
             key.is_some_and(|key| commons.keys().is_of(key, attempt.domain, content))
@@ -489,25 +489,25 @@ fn area_of<'a>(terms: &Terms<'a>, addr: usize) -> Result<VmaReadGuard<'a>, Refus
     }
 }
 
-/// A run of nearby candidates, each with its replacement.
-struct Run {
+/// Nearby candidates that are replaced together, each with its replacement.
+struct Cluster {
     attempts: KVec<Attempt>,
     neighbours: KVec<Neighbour>,
-    /// Keys for which a neighbour of this run makes the shared page.
+    /// Keys for which a neighbour in this cluster makes the shared page.
     awaited: KVec<Key>,
 }
 
-impl Run {
+impl Cluster {
     fn new() -> Result<Self> {
-        Ok(Run {
+        Ok(Cluster {
             attempts: KVec::with_capacity(neighbours::MOST, GFP_KERNEL)?,
             neighbours: KVec::with_capacity(neighbours::MOST, GFP_KERNEL)?,
             awaited: KVec::with_capacity(neighbours::MOST, GFP_KERNEL)?,
         })
     }
 
-    /// Whether `further` can be replaced together with this run. It can't if it should join a shared
-    /// page that the run itself is about to make.
+    /// Whether `further` can be replaced together with this cluster. It can't if it should join a shared
+    /// page that the cluster itself is about to make.
     fn takes(&self, further: &Candidate) -> bool {
         let is_near = |last: &Attempt| neighbours::are_near(last.page.addr, further.addr);
         self.attempts.len() < neighbours::MOST

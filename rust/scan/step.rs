@@ -5,14 +5,14 @@
 //! A step connects the engine, which decides, with [`crate::mm`], which finds pages and merges them.
 //! Each thread has a [`Scanner`] of its own; shared state is in [`crate::scan::turns`].
 
-use crate::mm::merge::space_of;
-use crate::mm::merge::Terms;
 use crate::mm::movers;
 use crate::mm::policy::Policy;
 use crate::mm::policy::Scope;
 use crate::mm::process::is_registered;
 use crate::mm::process::Owner;
 use crate::mm::refusal::Refusal;
+use crate::mm::terms::space_of;
+use crate::mm::terms::Terms;
 use crate::mm::vma::NextArea;
 use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::walk;
