@@ -32,11 +32,11 @@
 //!   mutex of the state                    (crate::scan::turns)
 //! mutex of the state                      (crate::scan::turns)
 //!   mutex of the sets                     (crate::scan::sets)
-//!     GIVING_UP                           (sharers)
+//!     GIVING_UP                           (sharers::lifetime)
 //!       folio lock of a shared page       (trylock)
 //!         anon_vma lock, for reading      (trylock; drops stale records, without GIVING_UP)
 //!         KNOWN
-//!         IN_USE                          (sharers)
+//!         IN_USE                          (sharers::lifetime)
 //!           FREE                          (set_table)
 //! mutex of the pool                       (crate::scan::turns; not under state or sets, nothing under it)
 //! ```

@@ -409,7 +409,7 @@ bool ksm_v_queue_work(struct workqueue_struct *wq, struct work_struct *work);
 /* Calls ksm_v_tidy() after @ms milliseconds, and again after as many as it returns, until that is 0. */
 void ksm_v_tidy_later(u32 ms);
 void ksm_v_tidy_end(void);
-/* rust/mm/sharers.rs */
+/* rust/mm/sharers/sweep.rs */
 u32 ksm_v_tidy(void);
 
 /* <linux/xarray.h> */
