@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reads and compares whole pages.
+//! Reads and compares whole pages: the lowest layer, which [`crate::mm::content`] calls. The comparison that decides
+//! about a merge is made in [`crate::mm::verify`].
 //!
 //! On x86, it reads 32 bytes at a time if the processor can. That takes a quarter of the instructions that
 //! words take, and most comparisons run under the page table lock. It uses instructions whose machine
@@ -10,13 +11,14 @@
 //! C headers: [`arch/x86/include/asm/fpu/api.h`](srctree/arch/x86/include/asm/fpu/api.h),
 //! [`arch/x86/include/asm/extable.h`](srctree/arch/x86/include/asm/extable.h)
 
-use crate::mm::page::MappedPage;
+use crate::mm::content::MappedPage;
 #[cfg(CONFIG_X86_64)]
 use crate::shim;
 #[cfg(not(CONFIG_X86_64))]
 use engine::content;
 
-/// Whether two pages are equal, byte for byte. A page whose memory fails equals no page.
+/// Whether two pages are equal, byte for byte, as `pages_identical()` in `include/linux/mm.h` says. A page whose
+/// memory fails equals no page.
 #[cfg(CONFIG_X86_64)]
 #[inline]
 pub(super) fn same(one: &MappedPage<'_>, other: &MappedPage<'_>) -> bool {

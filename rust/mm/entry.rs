@@ -9,8 +9,8 @@
 //! C headers: [`include/linux/pgtable.h`](srctree/include/linux/pgtable.h),
 //! [`include/linux/rmap.h`](srctree/include/linux/rmap.h)
 
+use crate::mm::content::StillPage;
 use crate::mm::page::LockedPage;
-use crate::mm::page::StillPage;
 use crate::mm::page_table::Flushed;
 use crate::mm::shared::Sharer;
 use crate::mm::vma::StableVma;

@@ -59,10 +59,10 @@
 //! copied, neither the parent's nor the child's. Unmerging needs no owner, and must not miss the child:
 //! [`crate::mm::process::Cursor`] returns it, too.
 
+use crate::mm::content::MappedPage;
 use crate::mm::mmu_notifier::Invalidation;
 use crate::mm::page::Kind;
 use crate::mm::page::LockedPage;
-use crate::mm::page::MappedPage;
 use crate::mm::page::PageRef;
 use crate::mm::refusal::Refusal;
 use crate::mm::rmap::each_mapping;

@@ -15,12 +15,12 @@
 //!   cleared first, then flushed together, and only then are the contents compared. The page table lock is
 //!   held until each entry is set again.
 
+use crate::mm::content::MappedPage;
 use crate::mm::entry::Cleared;
 use crate::mm::entry::Entry;
 use crate::mm::mmu_notifier::Invalidation;
 use crate::mm::page::Kind;
 use crate::mm::page::LockedPage;
-use crate::mm::page::MappedPage;
 use crate::mm::page::PageRef;
 use crate::mm::page_table::LockedTable;
 use crate::mm::refusal::Refusal;

@@ -1,20 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A page, identified by its frame number: references, content, the folio lock.
+//! A page, identified by its frame number: references, and the folio lock.
 //!
 //! C headers: [`include/linux/mm.h`](srctree/include/linux/mm.h),
 //! [`include/linux/page-flags.h`](srctree/include/linux/page-flags.h)
 
-use crate::mm::compare;
+use crate::mm::content::MappedPage;
 use crate::mm::sharers::Token;
 use crate::shim;
 use core::cell::Cell;
-use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
 use core::ptr::NonNull;
-use engine::content::WORDS;
-use engine::Content;
 use engine::Frame;
 use kernel::bindings;
 use kernel::prelude::*;
@@ -176,7 +173,7 @@ impl PageRef {
     #[inline]
     pub(crate) fn content(&self) -> MappedPage<'_> {
         // SAFETY: By the type invariant the page is referenced while `self` is borrowed. All memory is in
-        // the linear mapping, see below.
+        // the linear mapping, see `crate::mm::content`.
         unsafe { MappedPage::at(shim::ksm_v_page_address(self.as_ptr()).cast()) }
     }
 
@@ -370,109 +367,5 @@ impl Drop for LockedPage<'_> {
     fn drop(&mut self) {
         // SAFETY: By the type invariant the lock is held, and it is released once.
         unsafe { bindings::folio_unlock(self.page.folio()) };
-    }
-}
-
-/// The content of a page. Its owner may be writing to it at the same time.
-///
-/// # Invariants
-///
-/// `words` points to the page in the kernel's linear mapping. The page is valid as long as this exists.
-pub(crate) struct MappedPage<'a> {
-    words: *const u64,
-    _page: PhantomData<&'a PageRef>,
-}
-
-// All memory is in the linear mapping, so no page has to be mapped temporarily.
-const _: () = assert!(!cfg!(CONFIG_HIGHMEM));
-
-impl MappedPage<'_> {
-    /// # Safety
-    ///
-    /// `words` must point to a page in the linear mapping. While this exists, the page must be referenced,
-    /// or mapped by a page table whose lock is held.
-    #[inline]
-    pub(super) unsafe fn at(words: *const u64) -> Self {
-        // INVARIANT: The caller promises that `words` points to a page that is valid as long as this
-        // exists.
-        MappedPage {
-            words,
-            _page: PhantomData,
-        }
-    }
-
-    #[cfg(CONFIG_X86_64)]
-    #[inline]
-    pub(super) fn as_ptr(&self) -> *const kernel::ffi::c_void {
-        self.words.cast()
-    }
-
-    /// Whether all of the page can be read, as far as the architecture can tell. Must be called before a
-    /// read of many words: a load from failed memory crashes the machine.
-    #[inline]
-    pub(crate) fn is_readable(&self) -> bool {
-        compare::is_readable(self)
-    }
-
-    /// The same page, to read a few words. A word whose memory has failed reads as an arbitrary number.
-    #[inline]
-    pub(super) fn sample(&self) -> SampledPage<'_> {
-        SampledPage(self)
-    }
-}
-
-/// A page from which a few words are read, even if its memory has failed.
-pub(super) struct SampledPage<'a>(&'a MappedPage<'a>);
-
-impl Content for SampledPage<'_> {
-    #[inline]
-    fn word(&self, index: usize) -> u64 {
-        if index >= WORDS {
-            return 0;
-        }
-        // SAFETY: By the invariant of `MappedPage` the page is valid, and `index` is within it.
-        unsafe { compare::read(self.0.words, index) }
-    }
-}
-
-impl Content for MappedPage<'_> {
-    #[inline]
-    fn word(&self, index: usize) -> u64 {
-        if index >= WORDS {
-            return 0;
-        }
-        // SAFETY: By the type invariant the page is valid, and `index` is within it. The read is volatile
-        // because user space may be writing.
-        unsafe { self.words.add(index).read_volatile() }
-    }
-
-    #[inline]
-    fn is_zero(&self) -> bool {
-        compare::is_zero(self)
-    }
-}
-
-/// The content of a page that nobody writes to, so that a comparison stays valid.
-///
-/// # Invariants
-///
-/// Nobody writes to the page while this exists.
-pub(crate) struct StillPage<'a>(MappedPage<'a>);
-
-impl<'a> StillPage<'a> {
-    /// # Safety
-    ///
-    /// Nobody may write to the page while this exists.
-    pub(super) unsafe fn new(page: MappedPage<'a>) -> Self {
-        // INVARIANT: The caller promises that nobody writes to the page while this exists.
-        StillPage(page)
-    }
-}
-
-impl<'a> Deref for StillPage<'a> {
-    type Target = MappedPage<'a>;
-
-    fn deref(&self) -> &MappedPage<'a> {
-        &self.0
     }
 }

@@ -13,9 +13,9 @@
 //! the merged pages. So nobody can choose the frame on which the data of others will end up (Flip Feng
 //! Shui).
 
+use crate::mm::content::StillPage;
 use crate::mm::page::LockedPage;
 use crate::mm::page::PageRef;
-use crate::mm::page::StillPage;
 use crate::mm::refusal::Refusal;
 use crate::mm::rmap_ksm;
 use crate::mm::room::NoKill;

@@ -7,11 +7,11 @@
 //! [`crate::mm::compare`] reads the bytes.
 
 use crate::mm::compare;
+use crate::mm::content::MappedPage;
+use crate::mm::content::StillPage;
 use crate::mm::entry::Cleared;
 use crate::mm::entry::Entry;
-use crate::mm::page::MappedPage;
 use crate::mm::page::PageRef;
-use crate::mm::page::StillPage;
 use crate::mm::refusal::Refusal;
 use crate::mm::shared::NewShared;
 use crate::mm::shared::Sharer;

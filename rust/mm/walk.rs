@@ -7,10 +7,10 @@
 //! A [`WalkableVma`] proves that the VMA lock or the mmap lock is held, so that no page table of the VMA is
 //! freed. Entries are read under the page table lock.
 
+use crate::mm::content::MappedPage;
 use crate::mm::page::is_tagged;
 use crate::mm::page::kind_of_mapping;
 use crate::mm::page::Kind;
-use crate::mm::page::MappedPage;
 use crate::mm::page_table::LockedHuge;
 use crate::mm::page_table::LockedTable;
 use crate::mm::page_table::Population;

@@ -9,11 +9,11 @@
 //! - A result is reported only as long as the engine still has the same target for the key. Otherwise
 //!   another thread has changed the entry, and the result says nothing about the new target.
 
+use crate::mm::content::MappedPage;
 use crate::mm::drain_own_lru;
 use crate::mm::neighbours;
 use crate::mm::neighbours::replace_neighbours;
 use crate::mm::neighbours::Neighbour;
-use crate::mm::page::MappedPage;
 use crate::mm::page::PageRef;
 use crate::mm::refusal::Refusal;
 use crate::mm::shared::NewShared;
