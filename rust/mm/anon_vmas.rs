@@ -20,6 +20,7 @@ use kernel::prelude::*;
 
 /// Bits of a number.
 pub(super) const NUMBER_BITS: u32 = 24;
+/// The largest number.
 const MOST: u32 = (1 << NUMBER_BITS) - 1;
 
 /// Most anon_vmas that are removed in one hold of the mutex.
@@ -171,6 +172,7 @@ pub(super) fn end() {
     unsafe { bindings::xa_destroy(shim::ksm_v_xa_anon_vmas()) };
 }
 
+/// Gives `anon_vma` a number, and enters it in the xarray.
 fn allocate(anon_vma: NonNull<bindings::anon_vma>) -> Result<u32> {
     let mut number = 0;
     // SAFETY: The xarray is a static that is initialised at compile time, and `number` lives until the call
@@ -188,6 +190,7 @@ fn allocate(anon_vma: NonNull<bindings::anon_vma>) -> Result<u32> {
     Ok(number)
 }
 
+/// Removes a number from the xarray, and frees it.
 fn release(number: u32) {
     // SAFETY: The xarray is a static that is initialised at compile time.
     unsafe { bindings::xa_erase(shim::ksm_v_xa_anon_vmas(), number as usize) };

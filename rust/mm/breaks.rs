@@ -35,6 +35,7 @@ struct Probe(Opaque<shim::kprobe>);
 // time.
 unsafe impl Sync for Probe {}
 
+/// The probe on [`COPIER`].
 static PROBE: Probe = Probe(Opaque::zeroed());
 
 /// Begins to trace breaks. If the kernel can't be probed there, the event can't be traced.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Gives a process its own copy of a merged page, as `wp_page_copy()` in `mm/memory.c` does.
+//! Gives a process its own copy of a merged page, as `wp_page_copy()` in `mm/memory.c` does. The counterpart of
+//! `break_ksm()` in `mm/ksm.c`.
 //!
-//! Does not use a fault (`break_ksm()` in `mm/ksm.c`). If the process discards the page just before, a
+//! Unlike `break_ksm()`, this does not use a fault. If the process discards the page just before, a
 //! fault reads the file that the VMA maps, and its file system may not answer (FUSE). Or user space has to
 //! handle the fault (userfaultfd), and it fails. Nothing here waits for another process.
 //!

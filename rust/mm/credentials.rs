@@ -50,6 +50,7 @@ impl<'a> Credentials<'a> {
         }
     }
 
+    /// The credentials themselves.
     fn get(&self) -> &'a bindings::cred {
         // SAFETY: By the type invariant the RCU read lock keeps the credentials from being freed. A task's
         // credentials do not change, except for their reference counts, which are not read.

@@ -34,6 +34,10 @@ pub(super) struct Entry<'a> {
 }
 
 /// The old value of an entry that was cleared. CPUs may still write to the page through their TLBs.
+///
+/// # Invariants
+///
+/// The entry is clear, and its page table was locked the whole time since.
 #[must_use]
 pub(super) struct Unflushed(bindings::pte_t);
 
@@ -43,12 +47,17 @@ pub(super) struct Unflushed(bindings::pte_t);
 /// Until the entry is set again, CPUs fault on the address and wait for the page table lock.
 /// `get_user_pages_fast()`, which takes no lock, no longer finds the page, or took its reference before the
 /// entry was cleared: see [`LockedPage::is_pinned`].
+///
+/// # Invariants
+///
+/// The entry is clear, its page table was locked the whole time since, and TLBs were flushed after it was cleared.
 #[must_use]
 pub(super) struct Cleared(bindings::pte_t);
 
 impl Unflushed {
     /// The entry is flushed: `_flush` was made after the entry was cleared, of the table that contains it.
     pub(super) fn flushed(self, _flush: &Flushed<'_>) -> Cleared {
+        // INVARIANT: By the type invariant the entry is clear, and `_flush` shows that it was flushed afterwards.
         Cleared(self.0)
     }
 }
@@ -108,6 +117,7 @@ impl Entry<'_> {
     pub(super) fn clear(&mut self) -> Cleared {
         // SAFETY: By the type invariant `entry` is the entry of `vma` at `addr`, and its page table lock is
         // held.
+        // INVARIANT: The function clears the entry and flushes it.
         Cleared(unsafe {
             shim::ptep_clear_flush(self.vma.as_ptr(), self.addr, self.entry.as_ptr())
         })
@@ -118,6 +128,7 @@ impl Entry<'_> {
         let mm = self.vma.mm().as_raw();
         // SAFETY: By the type invariant `entry` is the entry at `addr` of a VMA of `mm`, and its page table
         // lock is held.
+        // INVARIANT: The function clears the entry.
         Unflushed(unsafe { shim::ksm_v_ptep_get_and_clear(mm, self.addr, self.entry.as_ptr()) })
     }
 

@@ -44,13 +44,13 @@
 //!   without clearing and flushing the parent's, because the parent's VMA is left alone, the child would
 //!   get a content that the page may never have had.
 //!
-//! So the memory of a task in the state `TASK_NEW` has no owner here ([`Owner::of`](crate::mm::process::Owner::of)). `sched_fork()` sets
-//! that state before `copy_mm()` makes the address space. `mm_init()` makes the child the owner of the
-//! address space before any VMA is linked. `wake_up_new_task()` ends the state. The forking task runs it
-//! after both of the above, in program order; it takes `pi_lock` after `css_set_lock` was released, so that
-//! a reader who sees the new state (with an acquire) also sees the cgroup. A fork that fails ends the state
-//! by `TASK_DEAD`, but gives up the address space before. `vfork()` and threads copy nothing: such a child
-//! becomes the owner only when the others have left (`mm_update_next_owner()`), and until it runs its
+//! So the memory of a task in the state `TASK_NEW` has no owner here ([`crate::mm::process::Owner::of`]).
+//! `sched_fork()` sets that state before `copy_mm()` makes the address space. `mm_init()` makes the child the
+//! owner of the address space before any VMA is linked. `wake_up_new_task()` ends the state. The forking task
+//! runs it after both of the above, in program order; it takes `pi_lock` after `css_set_lock` was released,
+//! so that a reader who sees the new state (with an acquire) also sees the cgroup. A fork that fails ends the
+//! state by `TASK_DEAD`, but gives up the address space before. `vfork()` and threads copy nothing: such a
+//! child becomes the owner only when the others have left (`mm_update_next_owner()`), and until it runs its
 //! memory has no owner here.
 //!
 //! No other path reaches such a child. A gatherer finds an address space by a process id, which is assigned

@@ -5,7 +5,8 @@
 //! There is one type for each right held. Data flows one way:
 //!
 //! - Finding: [`process`] finds address spaces, [`vma`] their VMAs, and [`walk`] the pages that are mapped there.
-//!   [`page`] is a page identified by its frame number, [`content`] its bytes. [`policy`] decides what may be merged with what.
+//!   [`page`] is a page identified by its frame number, [`content`] its bytes. [`policy`] decides what may be merged
+//!   with what.
 //! - Merging, on some [`terms`]: [`merge`] replaces all mappings of a page, which it finds through the kernel's
 //!   [`rmap`], by mappings of a [`shared`] page. [`neighbours`] replaces many pages at once that have one mapping
 //!   each: those of one [`page_table`]. Both clear each [`entry`] after an invalidation of secondary MMUs

@@ -1,47 +1,44 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Address spaces whose pages are moved by who can't move merged ones: *movers*. Their memory is left
-//! alone, and what was merged before is broken apart as soon as a mover is known.
+//! *Movers*: address spaces whose pages are moved by somebody who can't move merged pages. The module leaves their
+//! memory alone, and breaks apart what was merged before, as soon as it knows a mover.
 //!
 //! C headers: [`include/linux/userfaultfd_k.h`](srctree/include/linux/userfaultfd_k.h),
 //! [`include/linux/mmu_notifier.h`](srctree/include/linux/mmu_notifier.h);
 //! `move_pages()` in `mm/userfaultfd.c`, `migrate_vma_collect_pmd()` in `mm/migrate_device.c`
 //!
-//! # By userfaultfd (`UFFDIO_MOVE`)
+//! # Userfaultfd (`UFFDIO_MOVE`)
 //!
-//! The kernel moves exclusive pages only: of a merged one it says `EBUSY`, to a program that shares
-//! nothing as far as it knows. So the memory of movers is left alone, but for areas that they registered
-//! for merging themselves. The source of a move is any memory of the process; what tells a mover is that
-//! it registers the target with a userfaultfd that has `UFFD_FEATURE_MOVE`, which it has to do before.
-//! A probe tells of that. Who did so before the module was loaded is known by the area, when the scanner
-//! comes by.
+//! The kernel moves exclusive pages only. For a merged page it returns `EBUSY`, to a program that shares nothing as
+//! far as it knows. So the module leaves the memory of movers alone, except for VMAs that they registered for
+//! merging themselves. The source of a move can be any memory of the process. Its target must be registered first,
+//! with a userfaultfd that has `UFFD_FEATURE_MOVE`: that is how a mover is recognised. A probe reports the
+//! registration. If it happened before the module was loaded, the scanner recognises the mover by the VMA.
 //!
-//! A move before pages were broken apart may find `EBUSY` still. A mapping of the zero page that stands
-//! for a merged page does move, and the kernel forgets its mark: so movers have no such marks, and those
-//! they lost are taken off the count.
+//! A move may still fail with `EBUSY` before the pages are broken apart. The kernel does move a mapping of the zero
+//! page that replaces a merged page, but loses its mark. So movers get no such marks, and the marks that the kernel
+//! has lost are subtracted from the count ([`zero::settle`]).
 //!
-//! # By the driver of a device
+//! # Drivers of devices
 //!
-//! `migrate_vma_setup()` replaces entries of any page by migration entries, and restores them through the
-//! rmap if it can't isolate the page. If the kernel finds the sharers of merged pages
-//! ([`crate::mm::rmap_ksm`]), entries are restored, and a merged page moves to the memory of the device and back
-//! for all its sharers (suite `movable`, `device.rs`). Without that the rmap finds no entry: whoever touches the
-//! page next waits for ever.
+//! `migrate_vma_setup()` replaces entries of any page by migration entries, and restores them through the rmap if it
+//! can't isolate the page. If the kernel finds the sharers of merged pages ([`crate::mm::rmap_ksm`]), entries are
+//! restored, and a merged page moves to the memory of the device and back for all its sharers (suite `movable`,
+//! `device.rs`). Otherwise the rmap finds no entry: a thread that touches the page next waits for ever.
 //!
-//! Memory that a driver may migrate is still left alone, with any value of `movable`, and even if it was
-//! registered:
+//! The module still leaves memory alone that a driver may migrate, with any value of `movable`, and even if the
+//! memory was registered:
 //!
-//! - The fault of *any* sharer on a page in the memory of a device is up to the driver that has the page.
-//!   amdgpu looks the address up among the ranges of the process that uses the device
-//!   (`svm_migrate_to_ram()`). A sharer may have the page at another address: it gets SIGBUS, or faults
-//!   again and again. It gets SIGBUS as well if the process that uses the device has exited.
-//! - What resets or removes the device loses the page for sharers that never used the device.
-//! - Each merge has the device forget the page: to do so, amdgpu may stop the queues of the process.
+//! - A fault of *any* sharer on a page in the memory of a device is handled by the driver that has the page. amdgpu
+//!   looks the address up among the ranges of the process that uses the device (`svm_migrate_to_ram()`). A sharer
+//!   may have the page at another address: it gets SIGBUS, or faults again and again. It also gets SIGBUS if the
+//!   process that uses the device has exited.
+//! - A reset or removal of the device loses the page for sharers that never used the device.
+//! - For each merge the device must drop the page. For that, amdgpu may stop the queues of the process.
 //!
-//! Drivers that migrate (amdgpu, xe, nouveau) have interval notifiers in the address space, and so has
-//! everybody who mirrors page tables (`hmm_range_fault()`) and never migrates (RDMA): the module can't tell
-//! them apart. Probes tell of the first notifier. A driver that migrates at once, before the pages have been
-//! broken apart, still gets merged pages.
+//! Drivers that migrate (amdgpu, xe, nouveau) have interval notifiers in the address space. So do drivers that only
+//! mirror page tables (`hmm_range_fault()`) and never migrate (RDMA). The module can't tell them apart. Probes report
+//! the first notifier. A driver that migrates at once, before the pages are broken apart, still gets merged pages.
 
 use crate::mm::process;
 use crate::mm::process::Owner;
@@ -64,10 +61,10 @@ use kernel::sync::rcu;
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
 
-/// Movers that are known at first without a look for those that have exited.
+/// The table of movers grows by at least this number.
 const FEW: usize = 16;
 
-/// Who moves pages.
+/// What moves the pages of a mover.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
     Userfaultfd,
@@ -75,7 +72,7 @@ enum By {
 }
 
 impl By {
-    /// What must not be merged.
+    /// The merged pages to break apart.
     fn concerns(self) -> Which {
         match self {
             By::Userfaultfd => Which::NotRegistered,
@@ -89,13 +86,13 @@ impl By {
 enum Apart {
     /// Not yet.
     No,
-    /// Once: steps that were under way may have merged more.
+    /// Once. Steps that were in progress may have merged more.
     Once,
-    /// All, and no further ones come.
+    /// All, and no step merges more.
     All,
 }
 
-/// A mover. Its address is its own for as long as it is referenced.
+/// A mover. No other address space has its address while it is referenced.
 struct Mover {
     mm: ARef<Mm>,
     by: By,
@@ -103,17 +100,19 @@ struct Mover {
 }
 
 impl Mover {
+    /// The address of its `mm_struct`.
     fn addr(&self) -> usize {
         self.mm.as_raw() as usize
     }
 
+    /// Whether no task uses the address space any more.
     fn has_exited(&self) -> bool {
-        // SAFETY: The mm is referenced.
+        // SAFETY: `self.mm` owns a reference to the mm, so its counts may be read.
         unsafe { !shim::ksm_v_mm_is_in_use(self.mm.as_raw()) }
     }
 }
 
-/// All that are known, in the order of their addresses.
+/// All known movers, sorted by address.
 #[derive(Default)]
 struct Movers(KVec<Mover>);
 
@@ -122,11 +121,12 @@ impl Movers {
         Movers(KVec::new())
     }
 
+    /// The index of the mover with this address, or the index at which to insert it.
     fn place(&self, addr: usize) -> core::result::Result<usize, usize> {
         self.0.binary_search_by_key(&addr, Mover::addr)
     }
 
-    /// Adds one. Where there is no memory for it, it is known when it is met again.
+    /// Adds a mover. Without memory for it nothing happens: the scanner adds it when it meets it again.
     fn add(&mut self, mm: &Mm, by: By) {
         if let Some(known) = self.get_mut(mm) {
             if by == By::Device && known.by != by {
@@ -136,7 +136,7 @@ impl Movers {
         }
         if self.0.len() == self.0.capacity() {
             self.0.retain(|mover| !mover.has_exited());
-            // Twice as many as are alive, so that this is done for few of those that come.
+            // Doubles the table, so that this is rarely done.
             let more = self.0.len().max(FEW);
             let _ = self.0.reserve(more, GFP_NOWAIT);
         }
@@ -151,25 +151,27 @@ impl Movers {
         COUNT.store(self.0.len(), Relaxed);
     }
 
-    /// The next one above `addr` whose pages are to be broken apart.
+    /// The next mover above `addr` whose pages are not all broken apart.
     fn next(&self, addr: usize) -> Option<(ARef<Mm>, By)> {
         let next = |mover: &&Mover| mover.addr() > addr && mover.apart < Apart::All;
         let next = self.0.iter().find(next);
         next.map(|mover| (mover.mm.clone(), mover.by))
     }
 
-    /// Takes note of how far what concerns `by` has been broken apart.
+    /// Records how far the pages of a mover are broken apart, unless it is now a mover for another reason.
     fn note(&mut self, mm: &Mm, by: By, apart: Apart) {
         if let Some(mover) = self.get_mut(mm).filter(|mover| mover.by == by) {
             mover.apart = mover.apart.max(apart);
         }
     }
 
+    /// The mover whose address space is `mm`.
     fn get(&self, mm: &Mm) -> Option<&Mover> {
         let place = self.place(mm.as_raw() as usize).ok()?;
         self.0.get(place)
     }
 
+    /// As [`Self::get`], to be changed.
     fn get_mut(&mut self, mm: &Mm) -> Option<&mut Mover> {
         let place = self.place(mm.as_raw() as usize).ok()?;
         self.0.get_mut(place)
@@ -177,36 +179,37 @@ impl Movers {
 }
 
 kernel::sync::global_lock! {
-    // SAFETY: `Watch::new` initialises it, before which the module asks for nothing.
+    // SAFETY: `Watch::new` initialises it, and runs before anything else in the module uses movers.
     unsafe(uninit) static MOVERS: SpinLock<Movers> = Movers::new();
 }
 
-/// How many are known: most systems have none.
+/// The number of known movers, to skip the lock: most systems have none.
 static COUNT: Atomic<usize> = Atomic::new(0);
 
-/// Whether pages of `mm` are known to be moved.
+/// Whether `mm` is a known mover.
 #[inline]
 pub(crate) fn includes(mm: &Mm) -> bool {
     COUNT.load(Relaxed) > 0 && MOVERS.lock().get(mm).is_some()
 }
 
-/// Whether the driver of a device may move pages of `mm`.
+/// Whether the driver of a device may move pages of `mm`, or was known to.
 #[inline]
 pub(crate) fn is_device_in(mm: &Mm) -> bool {
     has_interval_notifiers(mm) || is_device_known_in(mm)
 }
 
+/// Whether `mm` is a known mover because of a device.
 fn is_device_known_in(mm: &Mm) -> bool {
     COUNT.load(Relaxed) > 0 && (MOVERS.lock().get(mm)).is_some_and(|mover| mover.by == By::Device)
 }
 
 #[inline]
 fn has_interval_notifiers(mm: &Mm) -> bool {
-    // SAFETY: The mm is in place, and with it what its notifiers are in.
+    // SAFETY: A reference to an `Mm` shows that the mm is referenced, so the table of its notifiers is in place.
     unsafe { shim::ksm_v_mm_has_interval_notifiers(mm.as_raw()) }
 }
 
-/// Comes by `mm`, which may tell that a device moves its pages.
+/// Adds `mm` if a device may move its pages. The scanner calls this for each address space that it visits.
 #[inline]
 pub(crate) fn meet(mm: &Mm) {
     if has_interval_notifiers(mm) {
@@ -214,7 +217,7 @@ pub(crate) fn meet(mm: &Mm) {
     }
 }
 
-/// Comes by an area of `mm`, which may tell that pages are moved there.
+/// Adds `mm` if userfaultfd may move pages to `vma`. The scanner calls this for each VMA that it visits.
 #[inline]
 pub(crate) fn meet_area(mm: &Mm, vma: &VmaReadGuard<'_>) {
     if vma.is_moved_to() {
@@ -222,10 +225,10 @@ pub(crate) fn meet_area(mm: &Mm, vma: &VmaReadGuard<'_>) {
     }
 }
 
-/// Breaks apart what movers have merged, as far as that is still to be done.
+/// Breaks apart the merged pages of movers that still have some.
 ///
-/// To be called when no step is under way that began before a mover was known: none of its pages is
-/// merged then any more.
+/// Must be called when no step is in progress that began before a mover was known: then no step merges pages of it
+/// any more.
 pub(crate) fn leave_alone() {
     let mut last = 0;
     while let Some((mm, by)) = (COUNT.load(Relaxed) > 0)
@@ -243,23 +246,23 @@ pub(crate) fn leave_alone() {
     }
 }
 
-/// Tells of movers. Dropping it forgets them.
+/// The probes that report movers. Dropping this ends them, and forgets all movers.
 pub(crate) struct Watch {
     _registering: Option<EntryProbe<Registering>>,
     _mirroring: [Option<EntryProbe<Mirroring>>; 2],
 }
 
 impl Watch {
-    /// Begins to watch. To be called once, before anything else asks for movers.
+    /// Begins to watch. Must be called once, before anything else uses movers.
     pub(crate) fn new() -> Self {
-        // SAFETY: Called once.
+        // SAFETY: The `init` of the module calls this function once, before anything else uses movers.
         unsafe { MOVERS.init() };
         Watch {
-            // Its caller, the table of the file's operations, keeps it a function of its own.
+            // Can be probed: it is called through the table of the file's operations, so it is not inlined.
             _registering: cfg!(CONFIG_USERFAULTFD)
                 .then(|| EntryProbe::new(c"userfaultfd_ioctl", Registering).ok())
                 .flatten(),
-            // Exported, and each a function of its own.
+            // Can be probed: they are exported, so they are not inlined.
             _mirroring: [
                 c"mmu_interval_notifier_insert",
                 c"mmu_interval_notifier_insert_locked",
@@ -273,7 +276,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         self._registering = None;
         self._mirroring = [None, None];
-        // Nobody else knows: references are given up without the lock.
+        // Drops the references without the lock.
         let movers = core::mem::take(&mut *MOVERS.lock());
         COUNT.store(0, Relaxed);
         drop(movers);
@@ -284,13 +287,13 @@ impl Drop for Watch {
 struct Registering;
 
 impl Watcher for Registering {
-    /// The address of the mover's `mm_struct`, and its owner's process id: neither keeps anything.
+    /// The address space of a userfaultfd that may move pages, as [`note`] has it.
     unsafe fn note(&self, [file, request]: [usize; 2]) -> Option<[usize; 2]> {
         if request as u32 != shim::KSM_V_UFFDIO_REGISTER {
             return None;
         }
-        // SAFETY: The first argument of `userfaultfd_ioctl()` is the file of a userfaultfd, which the
-        // caller keeps, and with it the address space's structure.
+        // SAFETY: The first argument of `userfaultfd_ioctl()` is the file of a userfaultfd. Its caller holds a
+        // reference to the file, which holds one to the mm.
         let mm = unsafe {
             let mm = shim::ksm_v_userfaultfd_mover(file as *const bindings::file);
             (!mm.is_null()).then(|| Mm::from_raw(mm))
@@ -308,8 +311,8 @@ struct Mirroring;
 
 impl Watcher for Mirroring {
     unsafe fn note(&self, [_notifier, mm]: [usize; 2]) -> Option<[usize; 2]> {
-        // SAFETY: The second argument of `mmu_interval_notifier_insert()` is an address space that its
-        // caller keeps.
+        // SAFETY: The second argument of `mmu_interval_notifier_insert()` is an address space to which its
+        // caller holds a reference.
         note(unsafe { Mm::from_raw(mm as *mut bindings::mm_struct) })
     }
 
@@ -318,22 +321,25 @@ impl Watcher for Mirroring {
     }
 }
 
-/// Notes an address space: its address and its owner's process id. Neither keeps anything.
+/// What identifies an address space until the work item runs, without a reference to it: its address, and its
+/// owner's process id.
 fn note(mm: &Mm) -> Option<[usize; 2]> {
     let rcu = rcu::read_lock();
     let owner = Owner::of(mm, &rcu)?;
     Some([mm.as_raw() as usize, owner.tgid() as usize])
 }
 
-/// The address space that was noted, if it is there still.
+/// The address space that was noted, if it still exists.
 fn noted([addr, tgid]: [usize; 2]) -> Option<ARef<Mm>> {
-    // Works for the initial namespace, whose ids these are.
+    // The work item runs in the initial namespace, as the note requires.
     process::find(tgid as i32).filter(|mm| mm.as_raw() as usize == addr)
 }
 
-/// Leaves the mover alone that was noted, unless that has been done: the scanner may have met it first. At
-/// once, for the moves are to come; steps that are under way may merge more, which is broken apart after the
-/// pass. Comes back, a few times, to what is locked just now: nobody else may, with `run` 0.
+/// Adds the mover that was noted, and breaks its merged pages apart, unless that was done already. Does so at once,
+/// because the mover is about to move pages.
+///
+/// Steps that are in progress may merge more pages; [`leave_alone`] breaks those apart after the pass. Tries again,
+/// a few times, if something is locked: with `run` 0, no pass would come to do that.
 fn begin(note: [usize; 2], by: By) {
     let Some(mm) = noted(note) else {
         return;

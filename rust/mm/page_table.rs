@@ -270,6 +270,7 @@ impl<'a> LockedTable<'a> {
         unsafe {
             shim::ksm_v_flush_tlb_ptes(self.vma.as_ptr(), self.range.start, self.range.end);
         }
+        // INVARIANT: The range was just flushed, and the lock is held while `self` is borrowed.
         Flushed(PhantomData)
     }
 }
@@ -284,4 +285,8 @@ impl Drop for LockedTable<'_> {
 
 /// Proof that the range of a [`LockedTable`] was flushed from the TLBs, made by [`LockedTable::flush`]. Lives no
 /// longer than the page table lock is held.
+///
+/// # Invariants
+///
+/// The range was flushed before this was made, under the page table lock, which is held for `'a`.
 pub(super) struct Flushed<'a>(PhantomData<&'a ()>);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whose memory may be merged, and with whose.
+//! Whose memory may be merged, and with whose memory.
 //!
-//! Both questions are asked twice: when an area is scanned, and of every single mapping when a
-//! page is replaced, since fork may have left a page in processes of several domains.
+//! Both are checked twice: when a VMA is scanned, and for every single mapping when a page is replaced, because
+//! after a fork a page may be mapped in processes of several domains.
 
 use crate::mm::credentials;
 use crate::mm::movers;
@@ -15,10 +15,10 @@ use engine::Domain;
 use engine::Frame;
 use kernel::mm::virt::vm_flags_t;
 
-/// Which areas are scanned.
+/// Which VMAs are scanned.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Scope {
-    /// All that have not been left alone by their owner.
+    /// All whose owners did not ask to leave them alone.
     #[default]
     All,
     /// Only those registered with `madvise(MADV_MERGEABLE)` or `prctl(PR_SET_MEMORY_MERGE)`.
@@ -28,41 +28,41 @@ pub(crate) enum Scope {
 /// What divides processes into domains; pages of different domains are never merged.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Division {
-    /// The user and the group that run the process.
+    /// Processes of one user and group are a domain.
     #[default]
     User,
     /// Each process is a domain.
     Process,
-    /// The process's cgroup (in the unified hierarchy).
+    /// Processes of one cgroup (in the unified hierarchy) are a domain.
     Cgroup,
-    /// Everything is one domain.
+    /// All processes are one domain.
     Global,
 }
 
-/// Areas with one of these hold secrets, or must keep their pages, or are not memory at all. What is
-/// not copied by `fork()` stays exclusive: who asked for that (`MADV_DONTFORK`) pins the pages, or
-/// moves them by userfaultfd.
+/// VMAs with one of these flags hold secrets, must keep their pages, or are no ordinary memory. A process that
+/// excludes memory from `fork()` (`MADV_DONTFORK`) wants exclusive pages: it pins them, or moves them by userfaultfd.
 const PRIVATE_FLAGS: vm_flags_t = shim::KSM_V_VM_LOCKED
     | shim::KSM_V_VM_WIPEONFORK
     | shim::KSM_V_VM_DONTDUMP
     | shim::KSM_V_VM_DONTCOPY
     | shim::KSM_V_VM_SHADOW_STACK;
 
-/// Areas with one of these can't be merged, whatever their owner says: as `ksm_compatible()`.
+/// VMAs with one of these flags can't be merged, even if they are registered: as `ksm_compatible()` in `mm/ksm.c`
+/// says.
 const IMPOSSIBLE_FLAGS: vm_flags_t =
     shim::KSM_V_VM_SHARED | shim::KSM_V_VM_HUGETLB | shim::KSM_V_VM_DROPPABLE;
 
-/// Where both are set, the area is the stack of a program that is being executed, which
-/// `shift_arg_pages()` moves without telling the rmap: migration spares anonymous pages there, and would not
-/// spare merged ones.
+/// If all of these flags are set, the VMA is the stack of a program that `exec` is still setting up.
+/// `shift_arg_pages()` moves it without the locks of the rmap. Migration leaves anonymous pages there alone, but not
+/// merged pages.
 const TEMPORARY_STACK: vm_flags_t = shim::KSM_V_VM_STACK_INCOMPLETE_SETUP;
 
-/// The rules that are in force.
+/// The rules in force.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Policy {
-    /// Which areas are scanned.
+    /// Which VMAs are scanned.
     pub(crate) scope: Scope,
-    /// Who may share with whom.
+    /// Which processes may share pages with each other.
     pub(crate) division: Division,
     /// Whether pages of different NUMA nodes may be merged.
     pub(crate) merge_across_nodes: bool,
@@ -79,7 +79,8 @@ impl Policy {
         })
     }
 
-    /// The domain of pages on the node of `frame`, of an owner in `domain`: what their keys are for.
+    /// The domain for which the key of the page on `frame` is made, if its owner is in `domain`: without
+    /// `merge_across_nodes`, each node has domains of its own.
     #[inline]
     pub(crate) fn domain_of_page(&self, domain: Domain, frame: Frame) -> Domain {
         if self.merge_across_nodes {
@@ -89,18 +90,19 @@ impl Policy {
         }
     }
 
-    /// On which node the shared page is to be that replaces the page on `frame`; `None`: on any.
+    /// The node for the shared page that replaces the page on `frame`; `None`: any node.
     pub(crate) fn node_of_page(&self, frame: Frame) -> Option<i32> {
         (!self.merge_across_nodes).then(|| node_of(frame))?
     }
 
-    /// Whether the page on `frame` may be merged into the shared page on `shared`, as far as nodes go: the
-    /// kernel may have moved that to another one.
+    /// Whether the nodes of a page on `frame` and of a shared page on `shared` allow to merge them. The kernel may
+    /// have moved the shared page to another node.
     pub(crate) fn allows_nodes(&self, frame: Frame, shared: Frame) -> bool {
         self.merge_across_nodes || node_of(frame) == node_of(shared)
     }
 
-    /// Whether pages of `vma`, which belongs to `owner`, may be merged at all.
+    /// Whether pages of `vma`, which belongs to `owner`, may be merged at all. Like `vma_ksm_compatible()` in
+    /// `mm/ksm.c`, and more.
     pub(crate) fn admits(&self, vma: &StableVma<'_>, owner: &Owner<'_>) -> bool {
         let flags = vma.flags();
         if flags & TEMPORARY_STACK == TEMPORARY_STACK {
@@ -125,7 +127,7 @@ impl Policy {
     }
 }
 
-/// Not in line: few ask for it, of many pages.
+/// The domain of a page, for `merge_across_nodes` 0. Not inlined: rarely used, in a hot path.
 #[cold]
 fn domain_on_node_of(domain: Domain, frame: Frame) -> Domain {
     domain.on_node(node_of(frame).unwrap_or(0).unsigned_abs())

@@ -44,11 +44,13 @@ struct Spares {
 }
 
 impl Spares {
+    /// Makes an empty pool for this node.
     fn new(node: Option<i32>) -> Result<Self> {
         let pages = KVec::with_capacity(SPARE, GFP_KERNEL)?;
         Ok(Spares { node, pages })
     }
 
+    /// Fills the pool with frames that are not barred, while there is memory.
     fn fill(&mut self, barred: &Barred) {
         while self.pages.len() < SPARE {
             let Some(page) = allocate_allowed(self.node, barred) else {
@@ -59,6 +61,7 @@ impl Spares {
         }
     }
 
+    /// Draws a page at random; `None` if too few are left.
     fn draw(&mut self) -> Option<PageRef> {
         if self.pages.len() < FEWEST {
             return None;
@@ -148,6 +151,7 @@ struct Barred {
 }
 
 impl Barred {
+    /// Bars no frame.
     fn none() -> Self {
         Barred {
             frames: 0..0,

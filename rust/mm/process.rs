@@ -52,6 +52,7 @@ impl Cursor {
         core::mem::take(&mut self.passed)
     }
 
+    /// Whether the cursor is at the process that owns `mm`.
     fn is_at_owner(&self, mm: &Mm, rcu: &rcu::Guard) -> bool {
         Owner::even_in_fork(mm, rcu).is_some_and(|owner| owner.tgid() == self.last)
     }

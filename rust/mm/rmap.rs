@@ -98,6 +98,7 @@ impl<'a> Mapping<'a> {
         Self::find_by(page, vma, addr, shim::KSM_V_PVMW_SYNC)
     }
 
+    /// Finds and locks the entry by `page_vma_mapped_walk()` with these flags.
     fn find_by(
         page: &'a LockedPage<'a>,
         vma: &'a StableVma<'a>,

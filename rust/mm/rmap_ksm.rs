@@ -2,7 +2,7 @@
 
 //! Walks the mappings of merged pages for the kernel. The kernel calls this module instead of
 //! `rmap_walk_ksm()`, and instead of some other functions that look for mappings (`rust/shim/redirect.c`).
-//! So it can move merged pages, swap them out, see whether they are used, and tell their sharers about
+//! So the kernel can move merged pages, swap them out, see whether they are used, and tell their sharers about
 //! failed memory.
 //!
 //! A walk takes the lock of one anon_vma after the other, as `rmap_walk_ksm()` does, and no other lock, so

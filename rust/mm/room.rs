@@ -63,6 +63,7 @@ impl Room {
         result
     }
 
+    /// Allocates and charges the pages; [`Self::ask`] frees them.
     fn take(&mut self, mm: &MmWithUser) -> Result<(), Lack> {
         if !has_host_margin() {
             return Err(Lack::Host);
@@ -118,6 +119,7 @@ struct Unthrottled {
 }
 
 impl Unthrottled {
+    /// Begins the scope.
     fn begin() -> Self {
         // SAFETY: The function reads a field of the calling task.
         let before = unsafe { shim::ksm_v_memcg_nr_pages_over_high() };

@@ -25,11 +25,13 @@ const _: () = assert!(size_of::<Set>() == 32);
 const DIRECTORY: usize = PAGE_SIZE / size_of::<usize>();
 /// Number of directories: enough for 1 TiB of shared pages that all differ.
 const DIRECTORIES: usize = 4096;
+/// The number of sets for which the table has room.
 const MOST: usize = CHUNK * DIRECTORY * DIRECTORIES;
 
 /// A pointer to a directory or to a chunk; 0 if there is none.
 type Pointer = Atomic<usize>;
 
+/// The pointers to the directories.
 static ROOT: [Pointer; DIRECTORIES] = [const { Atomic::new(0) }; DIRECTORIES];
 
 /// The numbers that are free.

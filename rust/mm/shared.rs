@@ -83,7 +83,8 @@ pub(crate) struct SharedPage {
 }
 
 impl SharedPage {
-    /// Takes a reference to the shared page with this name, if there is one.
+    /// Takes a reference to the shared page with this name, if there is one, as `ksm_get_folio()` in `mm/ksm.c` does
+    /// by stable node.
     fn get(name: Frame) -> Option<Self> {
         let id = SetId::of_name(name);
         // INVARIANT: `sharers::page` returns a page whose token is the one of this set, checked with the
@@ -141,10 +142,10 @@ impl SharedPage {
         })
     }
 
-    /// The content, which nobody can change any more.
+    /// The content, which nobody changes any more.
     pub(super) fn still_content(&self) -> StillPage<'_> {
         // SAFETY: By the type invariant this is a KSM page, and a write to a KSM page copies it first. This
-        // module wrote its content before anybody else could find the page.
+        // module wrote its content before anything mapped it.
         unsafe { StillPage::new(self.content()) }
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Breaks merged pages apart: each process gets its own [`copy`] of each page.
+//! Breaks merged pages apart: each process gets its own [`copy`] of each page. In `mm/ksm.c`,
+//! `unmerge_and_remove_all_rmap_items()` does so by `break_ksm()`.
 //!
 //! Runs in the context of the caller, under the VMA lock of one VMA at a time. Never waits for a lock of an
 //! address space or for a file system, and never has a process killed: see [`crate::mm::vma`],
@@ -43,6 +44,7 @@ pub(crate) enum Which {
 }
 
 impl Which {
+    /// Whether a merged page on `frame` is to be broken apart.
     fn includes(&self, frame: Frame) -> bool {
         match self {
             Which::All | Which::NotRegistered => true,
@@ -159,6 +161,7 @@ impl Unmerger {
         result.map(|()| outcome)
     }
 
+    /// Breaks apart the merged pages of all VMAs.
     fn unmerge_all(&mut self, mm: &MmWithUser, outcome: &mut Outcome) -> Result {
         let mut addr = 0;
         loop {

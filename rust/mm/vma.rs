@@ -137,6 +137,7 @@ impl LockedVma<'_> {
         self.as_vma_ref().end()
     }
 
+    /// The VMA as the kernel crate has it.
     fn as_vma_ref(&self) -> &VmaRef {
         // SAFETY: By the type invariant one of the locks that `VmaRef` requires is held while `self` is
         // borrowed.

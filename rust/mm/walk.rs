@@ -101,8 +101,8 @@ impl Mapped<'_> {
         if self.what.poisoned {
             return None;
         }
-        // SAFETY: `words` points to the page in the linear mapping. By the type invariant the page table
-        // lock is held, so the page stays.
+        // SAFETY: By the type invariant `what` describes an entry that maps a page, so `words` points to the page
+        // in the linear mapping; and the page table lock is held, so the page stays.
         let content = unsafe { MappedPage::at(self.what.words.cast()) };
         Some(keys.glimpse(salt, &content.sample()))
     }
@@ -280,14 +280,17 @@ const GO_ON: c_int = 0;
 /// The address up to which entries were shown: `Break` if the visitor ended the walk.
 type Shown = ControlFlow<usize, usize>;
 
+/// A walk in progress: the private data of `walk_page_range_vma()`.
 struct Walk<'a, V: Visitor> {
     visitor: &'a mut V,
+    /// The address at which to resume, if the visitor ended the walk.
     resume: usize,
     /// Entries that were read and not counted by the visitor yet.
     others: Others,
 }
 
 impl<V: Visitor> Walk<'_, V> {
+    /// The callbacks of a walk under this lock.
     const fn ops(lock: shim::page_walk_lock) -> shim::mm_walk_ops {
         shim::mm_walk_ops {
             pmd_entry: Some(Self::pmd_entry),
@@ -500,6 +503,7 @@ impl<V: Visitor> Walk<'_, V> {
         })
     }
 
+    /// Shows the page that an entry or a huge page maps at `addr`, if it is anonymous.
     fn show(&mut self, addr: usize, what: &shim::ksm_v_mapped) -> ControlFlow<()> {
         let kind = kind_of_mapping(what.mapping);
         if kind == Kind::Other {

@@ -119,6 +119,7 @@ pub(super) fn settle(mm: &MmWithUser) -> bool {
     true
 }
 
+/// The number of marks in all address spaces.
 fn sum() -> isize {
     let mut cursor = Cursor::default();
     let mut sum = 0isize;
@@ -128,11 +129,13 @@ fn sum() -> isize {
     sum
 }
 
+/// The number of marks in an address space, as the kernel counts them.
 fn marks_of(mm: &Mm) -> isize {
     // SAFETY: The reference to an `Mm` shows that the mm is referenced.
     unsafe { shim::ksm_v_mm_ksm_zero_pages(mm.as_raw()) }
 }
 
+/// Removes the marks that a walk meets.
 struct Unmarker;
 
 impl Visitor for Unmarker {
