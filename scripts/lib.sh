@@ -280,6 +280,9 @@ modules_of() {
 # Modules for the swap space of a guest.
 ZRAM_MODULES=(zsmalloc lz4_decompress lz4_compress lz4hc_compress zram)
 
+# zram_options KERNEL: prints options of scripts/vm for a guest with swap space.
+zram_options() { modules_of "$1" "${ZRAM_MODULES[@]}"; }
+
 # kvm_options KERNEL: prints options of scripts/vm for a guest that runs guests: a CPU with
 # virtualisation, and KVM's modules.
 kvm_options() {
