@@ -10,7 +10,7 @@
 use crate::memory::PAGE_SIZE;
 use crate::scanner::Scanner;
 use crate::work::Point;
-use guest::procfs;
+use guest::kernel::procfs;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Write;

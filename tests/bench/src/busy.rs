@@ -14,7 +14,7 @@ use crate::memory::PAGE_SIZE;
 use crate::scanner::Scanner;
 use crate::work::compute;
 use crate::work::MIB;
-use guest::task;
+use guest::process::task;
 use std::time::Duration;
 use std::time::Instant;
 

@@ -14,8 +14,8 @@ use crate::scanner::Scanner;
 use crate::work::figure;
 use crate::work::Outcome;
 use crate::work::Point;
-use guest::procfs;
-use guest::task;
+use guest::kernel::procfs;
+use guest::process::task;
 use std::thread::sleep;
 use std::time::Duration;
 

@@ -9,8 +9,8 @@ use crate::scanner::Scanner;
 use crate::work::compute;
 use crate::work::converge;
 use crate::work::MIB;
-use guest::procfs;
-use guest::task;
+use guest::kernel::procfs;
+use guest::process::task;
 
 const SCANNER_CPU: u64 = 0;
 const WORKER_CPU: u64 = 1;

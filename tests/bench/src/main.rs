@@ -27,7 +27,7 @@ mod speed;
 mod volatile;
 mod work;
 
-use guest::module;
+use guest::ksm_v::module;
 use report::Line;
 use report::Report;
 use scanner::Scanner;

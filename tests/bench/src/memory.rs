@@ -2,8 +2,8 @@
 
 //! Processes with memory of known contents, registered for merging.
 
-use guest::feature::Feature;
-use guest::procfs;
+use guest::kernel::feature::Feature;
+use guest::kernel::procfs;
 use std::io::Read;
 use std::io::Write;
 use std::net::Shutdown;

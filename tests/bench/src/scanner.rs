@@ -2,7 +2,7 @@
 
 //! The two scanners, controlled by their knobs, and the run time of their threads.
 
-use guest::task;
+use guest::process::task;
 use std::fs;
 use std::path::Path;
 use std::thread::sleep;

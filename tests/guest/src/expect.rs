@@ -8,6 +8,9 @@ use std::ops::RangeInclusive;
 
 use libtest_mimic::Failed;
 
+pub mod secret;
+pub mod statistics;
+
 /// The result of a test and of every helper; the error is the failure message.
 pub type Result<T = ()> = std::result::Result<T, Failed>;
 

@@ -8,14 +8,14 @@ use std::rc::Rc;
 use libtest_mimic::Completion;
 use libtest_mimic::Trial;
 
-use crate::cgroup::Cgroup;
-use crate::feature::Feature;
-use crate::kmsg::Kmsg;
-use crate::module;
-use crate::peer::Nursery;
-use crate::peer::Peer;
-use crate::peer::User;
-use crate::scanner;
+use crate::kernel::cgroup::Cgroup;
+use crate::kernel::feature::Feature;
+use crate::kernel::kmsg::Kmsg;
+use crate::ksm_v::module;
+use crate::ksm_v::scanner;
+use crate::process::peer::Nursery;
+use crate::process::peer::Peer;
+use crate::process::peer::User;
 use crate::Result;
 
 /// The environment of a test.

@@ -6,48 +6,28 @@
 //! check memory on demand, and lets the [`scanner`] scan their memory. Then it asks the kernel itself
 //! (`/proc/PID/pagemap`, `/proc/kpageflags`) about the state of their pages. [`lab`] ties these
 //! together and cleans up, whether the test passes or fails.
+//!
+//! - [`ksm_v`]: the module under test
+//! - [`process`]: processes, first of all the peers
+//! - [`memory`]: pages, frames, and what they are in
+//! - [`kernel`]: the kernel around the module
+//! - [`provoke`]: modules that provoke rare situations
+//! - [`expect`]: expectations, and the messages of their failures
+//! - [`lab`]: the state in which every test starts and ends, and the tables of tests
+//! - [`rng`]: random numbers that can be replayed
+//!
+//! [`peer`]: process::peer
+//! [`scanner`]: ksm_v::scanner
 
-pub mod census;
-pub mod cgroup;
-pub mod child;
-pub mod compat;
-pub mod content;
-pub mod debugfs;
-pub mod device;
-pub mod domain;
-pub mod events;
 pub mod expect;
-pub mod feature;
-pub mod freezer;
-pub mod fuse;
-pub mod held_fork;
-pub mod kmsg;
-pub mod knob;
+pub mod kernel;
+pub mod ksm_v;
 pub mod lab;
-pub mod livepatch;
-pub mod mainline;
-pub mod memory_block;
-pub mod module;
-pub mod numa;
-pub mod pagemap;
-pub mod pages;
-pub mod peer;
-pub mod privileged;
-pub mod probe;
-pub mod procfs;
-pub mod program;
-pub mod refused;
+pub mod memory;
+pub mod process;
+pub mod provoke;
 pub mod rng;
-pub mod scanner;
-pub mod secret;
-pub mod slow_device;
-pub mod span;
-pub mod statistics;
-pub mod swap;
-pub mod task;
-pub mod trace;
-pub mod userfaultfd;
 
 pub use expect::Context;
 pub use expect::Result;
-pub use span::Span;
+pub use memory::span::Span;

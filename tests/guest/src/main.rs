@@ -9,8 +9,8 @@
 use std::io;
 use std::process::ExitCode;
 
-use guest::peer;
-use guest::peer::server;
+use guest::process::peer;
+use guest::process::peer::server;
 use guest::rng;
 use libtest_mimic::Arguments;
 use libtest_mimic::ColorSetting;

@@ -8,13 +8,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use guest::census;
-use guest::census::Place;
-use guest::pagemap;
-use guest::pagemap::FlagsOf;
-use guest::pagemap::Frame;
-use guest::procfs;
-use guest::task;
+use guest::kernel::procfs;
+use guest::memory::census;
+use guest::memory::census::Place;
+use guest::memory::pagemap;
+use guest::memory::pagemap::FlagsOf;
+use guest::memory::pagemap::Frame;
+use guest::process::task;
 use guest::Result;
 use guest::Span;
 

@@ -2,7 +2,8 @@
 
 //! Children that a worker forks, without `exec`: they share its memory and its tally.
 
-use guest::task;
+use guest::expect;
+use guest::process::task;
 use guest::Context;
 use guest::Result;
 use nix::sys::signal::kill;
@@ -90,7 +91,7 @@ pub fn end_all() -> Result {
         ) {}
         own_children().next().is_none()
     });
-    guest::expect::that(ended, || "killed processes did not end within 30 s")
+    expect::that(ended, || "killed processes did not end within 30 s")
 }
 
 fn own_children() -> impl Iterator<Item = Pid> {

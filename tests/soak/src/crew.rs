@@ -12,8 +12,9 @@ use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
-use guest::peer::spawn::SELF;
-use guest::peer::User;
+use guest::expect;
+use guest::process::peer::spawn::SELF;
+use guest::process::peer::User;
 use guest::Context;
 use guest::Result;
 
@@ -134,7 +135,7 @@ impl Crew {
             }
             failures.push(member.failure(status));
         }
-        guest::expect::that(failures.is_empty(), || failures.join("\n"))
+        expect::that(failures.is_empty(), || failures.join("\n"))
     }
 }
 

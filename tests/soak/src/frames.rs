@@ -5,8 +5,8 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use guest::pagemap::Flags;
-use guest::pagemap::Frame;
+use guest::memory::pagemap::Flags;
+use guest::memory::pagemap::Frame;
 use guest::Context;
 use guest::Result;
 

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use guest::expect;
-use guest::procfs;
-use guest::scanner;
-use guest::task;
+use guest::kernel::procfs;
+use guest::ksm_v::scanner;
+use guest::process::task;
 use guest::Result;
 
 use crate::frames;
@@ -19,7 +19,7 @@ const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
 const TOLERANCE_KIB: u64 = 24 << 10;
 
 /// How long it may take until memory is free again.
-const PATIENCE: Duration = guest::task::PATIENCE;
+const PATIENCE: Duration = task::PATIENCE;
 
 /// Free memory before a suite.
 pub struct Baseline {

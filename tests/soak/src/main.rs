@@ -15,7 +15,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use guest::peer;
+use guest::process::peer;
 use guest::rng;
 
 use crate::job::Job;

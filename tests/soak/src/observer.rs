@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use guest::knob;
-use guest::procfs;
+use guest::kernel::procfs;
+use guest::ksm_v::knob;
 
 use crate::tally::Tally;
 

@@ -3,8 +3,8 @@
 //! CPU priorities. Workers are many and never idle: the scanner runs at full speed only if its
 //! priority is higher.
 
-use guest::peer::spawn::check;
-use guest::task;
+use guest::process::peer::spawn::check;
+use guest::process::task;
 use guest::Context;
 use guest::Result;
 use std::io;

@@ -5,8 +5,9 @@
 
 use std::io;
 
-use guest::content::WORDS;
-use guest::peer::memory;
+use guest::memory::content::PAGE_SIZE;
+use guest::memory::content::WORDS;
+use guest::process::peer::memory;
 use guest::rng::Rng;
 use guest::Context;
 use guest::Result;
@@ -186,7 +187,7 @@ impl Region {
                 return Err(self.mismatch(index, word, found).into());
             }
         }
-        tally.add(tally::BYTES_VERIFIED, guest::content::PAGE_SIZE);
+        tally.add(tally::BYTES_VERIFIED, PAGE_SIZE);
         Ok(())
     }
 

@@ -5,8 +5,8 @@
 //! Contents are computed word by word when they are needed: a stored copy could itself be merged,
 //! and be wrong together with the page that it verifies.
 
-use guest::content;
-use guest::content::WORDS;
+use guest::memory::content;
+use guest::memory::content::WORDS;
 use guest::rng::Rng;
 
 /// Number of contents that workers of all users share, besides the page of zeros.

@@ -12,13 +12,13 @@ use std::time::Instant;
 
 use guest::expect;
 use guest::expect::FailureContext;
-use guest::kmsg::Kmsg;
-use guest::knob;
-use guest::module;
-use guest::peer::User;
+use guest::kernel::kmsg::Kmsg;
+use guest::ksm_v::knob;
+use guest::ksm_v::module;
+use guest::ksm_v::scanner;
+use guest::process::peer::User;
+use guest::process::task;
 use guest::rng::Rng;
-use guest::scanner;
-use guest::task;
 use guest::Context;
 use guest::Result;
 

@@ -2,7 +2,7 @@
 
 //! Steps of most suites: random work on the pages of a region.
 
-use guest::content::WORDS;
+use guest::memory::content::WORDS;
 use guest::Result;
 
 use crate::region::Region;

@@ -2,7 +2,7 @@
 
 //! The definition of a suite.
 
-use guest::peer::User;
+use guest::process::peer::User;
 use guest::Result;
 
 use crate::stage::Stage;

@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::Ordering::Release;
 use std::time::Duration;
 
-use guest::peer::spawn::check;
+use guest::process::peer::spawn::check;
 use guest::rng::mix;
 use guest::Context;
 use guest::Result;

@@ -3,14 +3,14 @@
 //! Operations of processes on merged pages: a process that writes gets a copy, all others keep their
 //! contents, and the counts follow.
 
-use guest::content::Ids;
-use guest::feature::Feature;
+use guest::kernel::feature::Feature;
+use guest::ksm_v::scanner;
 use guest::lab;
 use guest::lab::Lab;
-use guest::pagemap::Frame;
-use guest::pages;
-use guest::peer::Peer;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pagemap::Frame;
+use guest::memory::pages;
+use guest::process::peer::Peer;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Trial;

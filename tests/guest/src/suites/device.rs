@@ -5,18 +5,18 @@
 //!
 //! Reference: [`Documentation/mm/hmm.rst`](https://docs.kernel.org/mm/hmm.html).
 
-use guest::content::Ids;
-use guest::device::Device;
-use guest::device::Migration;
 use guest::expect;
+use guest::kernel::probe::NoProbes;
+use guest::ksm_v::scanner;
 use guest::lab;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::peer::Peer;
-use guest::probe::NoProbes;
-use guest::scanner;
-use guest::task;
+use guest::memory::content::Ids;
+use guest::memory::pages;
+use guest::process::peer::Peer;
+use guest::process::task;
+use guest::provoke::device::Device;
+use guest::provoke::device::Migration;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Trial;

@@ -5,21 +5,21 @@
 //! The kernel finds the child's VMAs through the anon_vmas of its parent's pages as soon as they are
 //! copied: before the child is in a cgroup, and before the parent's TLB is flushed.
 
-use guest::cgroup::Cgroup;
-use guest::content::Ids;
 use guest::expect;
-use guest::held_fork::Holder;
-use guest::held_fork::WRITTEN;
-use guest::knob;
+use guest::kernel::cgroup::Cgroup;
+use guest::kernel::procfs;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::peer::Peer;
-use guest::peer::User;
-use guest::procfs;
-use guest::scanner;
-use guest::userfaultfd;
+use guest::memory::content::Ids;
+use guest::memory::pages;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
+use guest::process::userfaultfd;
+use guest::provoke::held_fork::Holder;
+use guest::provoke::held_fork::WRITTEN;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Trial;

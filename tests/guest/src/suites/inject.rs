@@ -3,22 +3,22 @@
 //! Memory failures and contended page table locks at moments that no other test can produce, provoked
 //! by the modules `ksm_v_fail_copy` and `ksm_v_contend` (`tests/provoke`).
 
-use guest::content::Ids;
-use guest::content::PAGE_SIZE;
-use guest::debugfs;
 use guest::expect;
-use guest::knob;
+use guest::kernel::procfs;
+use guest::ksm_v::debugfs;
+use guest::ksm_v::knob;
+use guest::ksm_v::module;
+use guest::ksm_v::scanner;
 use guest::lab;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::module;
-use guest::pagemap::Frame;
-use guest::pages;
-use guest::peer::Kind;
-use guest::peer::Peer;
-use guest::procfs;
-use guest::scanner;
-use guest::task;
+use guest::memory::content::Ids;
+use guest::memory::content::PAGE_SIZE;
+use guest::memory::pagemap::Frame;
+use guest::memory::pages;
+use guest::process::peer::Kind;
+use guest::process::peer::Peer;
+use guest::process::task;
 use guest::Context;
 use guest::Result;
 use guest::Span;

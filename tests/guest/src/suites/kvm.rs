@@ -8,17 +8,17 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use guest::content::Ids;
 use guest::expect;
-use guest::knob;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pagemap::FlagsOf;
-use guest::pages;
-use guest::peer::User;
-use guest::scanner;
-use guest::task;
+use guest::memory::content::Ids;
+use guest::memory::pagemap::FlagsOf;
+use guest::memory::pages;
+use guest::process::peer::User;
+use guest::process::task;
 use guest::Result;
 use libtest_mimic::Trial;
 

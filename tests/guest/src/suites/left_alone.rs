@@ -2,7 +2,7 @@
 
 //! Tests of pages that are not merged, or not merged with those of certain processes.
 
-use guest::feature::Feature;
+use guest::kernel::feature::Feature;
 use guest::lab;
 use libtest_mimic::Trial;
 

@@ -2,7 +2,7 @@
 
 //! Tests of merging: what is merged, when, and what happens to merged pages.
 
-use guest::feature::Feature;
+use guest::kernel::feature::Feature;
 use guest::lab;
 use libtest_mimic::Trial;
 

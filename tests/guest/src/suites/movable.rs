@@ -9,14 +9,14 @@
 
 use std::path::Path;
 
-use guest::content::Ids;
-use guest::device::Device;
-use guest::knob;
+use guest::ksm_v::knob;
 use guest::lab;
-use guest::livepatch::Livepatch;
-use guest::memory_block::Block;
-use guest::numa;
-use guest::swap::Swap;
+use guest::memory::content::Ids;
+use guest::memory::memory_block::Block;
+use guest::memory::numa;
+use guest::memory::swap::Swap;
+use guest::provoke::device::Device;
+use guest::provoke::livepatch::Livepatch;
 use guest::Context;
 use guest::Result;
 use libtest_mimic::Trial;

@@ -5,15 +5,15 @@
 //! These tests run in a guest that counts instructions (`scripts/vm --icount`): each nanosecond of
 //! the scanner's run time then stands for one instruction, and nothing else adds to it.
 
-use guest::content::Ids;
 use guest::expect;
-use guest::knob;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::peer::Kind;
-use guest::peer::Peer;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::process::peer::Kind;
+use guest::process::peer::Peer;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Trial;

@@ -7,24 +7,24 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use guest::content::Ids;
 use guest::expect;
 use guest::expect::FailureContext;
-use guest::kmsg::QuietConsole;
-use guest::knob;
+use guest::kernel::kmsg::QuietConsole;
+use guest::kernel::probe::CallCount;
+use guest::kernel::procfs;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::peer::Kind;
-use guest::peer::Peer;
-use guest::peer::User;
-use guest::probe::CallCount;
-use guest::procfs;
+use guest::memory::content::Ids;
+use guest::memory::pages;
+use guest::process::peer::Kind;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
+use guest::process::task;
 use guest::rng;
 use guest::rng::Rng;
-use guest::scanner;
-use guest::task;
 use guest::Result;
 use libtest_mimic::Trial;
 
@@ -334,7 +334,7 @@ fn little_memory(lab: &Lab) -> Result {
     let hog = lab.alice()?;
     hog.set_dumpable(false)?;
     let free = procfs::number_in("/proc/meminfo", "MemAvailable")? / 4;
-    let held = hog.map(guest::peer::Kind::Anon, free.saturating_sub(4096))?;
+    let held = hog.map(Kind::Anon, free.saturating_sub(4096))?;
     // The OOM killer prefers the process that takes the most memory, and that is this one.
     procfs::write(&format!("/proc/{}/oom_score_adj", hog.pid()), "1000")?;
     let _quiet = QuietConsole::begin()?;

@@ -5,16 +5,16 @@
 //!
 //! The programs are installed in the guest of `scripts/vm --tools` (Documentation/tools.md).
 
-use guest::census::Census;
-use guest::content::Ids;
 use guest::expect;
+use guest::ksm_v::mainline::Mainline;
+use guest::ksm_v::mainline::Server;
 use guest::lab;
 use guest::lab::Lab;
 use guest::lab::TestOf;
-use guest::mainline::Mainline;
-use guest::mainline::Server;
-use guest::peer::Kind;
-use guest::peer::Peer;
+use guest::memory::census::Census;
+use guest::memory::content::Ids;
+use guest::process::peer::Kind;
+use guest::process::peer::Peer;
 use guest::Result;
 use libtest_mimic::Trial;
 

@@ -4,7 +4,7 @@
 
 use libtest_mimic::Trial;
 
-use guest::feature::Feature;
+use guest::kernel::feature::Feature;
 use guest::lab;
 
 mod breaks;
@@ -34,11 +34,11 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-use guest::content::Ids;
-use guest::knob;
+use guest::ksm_v::knob;
 use guest::lab::Lab;
-use guest::peer::Peer;
-use guest::peer::User;
+use guest::memory::content::Ids;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
 use guest::Result;
 use guest::Span;
 

@@ -5,8 +5,8 @@
 //!
 //! ksmd merges all registered memory, across users: so only one user's workers register.
 
-use guest::peer::memory;
-use guest::peer::spawn::check;
+use guest::process::peer::memory;
+use guest::process::peer::spawn::check;
 use guest::Context;
 use guest::Result;
 

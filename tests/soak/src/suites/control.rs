@@ -7,10 +7,10 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
-use guest::knob;
-use guest::module;
+use guest::ksm_v::knob;
+use guest::ksm_v::module;
+use guest::ksm_v::scanner;
 use guest::rng::Rng;
-use guest::scanner;
 use guest::Context;
 use guest::Result;
 

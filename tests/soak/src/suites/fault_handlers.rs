@@ -3,7 +3,7 @@
 //! Faults that programs handle themselves, on merged memory: userfaultfd, and signals on
 //! protected pages. Every expected fault happens, and no other.
 
-use guest::content::WORDS;
+use guest::memory::content::WORDS;
 use guest::Context;
 use guest::Result;
 

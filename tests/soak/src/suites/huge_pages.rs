@@ -9,10 +9,10 @@ use std::process;
 use std::thread;
 use std::time::Duration;
 
-use guest::content::PAGE_SIZE;
 use guest::expect;
-use guest::peer::memory;
-use guest::procfs;
+use guest::kernel::procfs;
+use guest::memory::content::PAGE_SIZE;
+use guest::process::peer::memory;
 use guest::Context;
 use guest::Result;
 use guest::Span;

@@ -4,7 +4,7 @@
 //!
 //! During the suite the system has few process numbers, so that they are soon reused.
 
-use guest::procfs;
+use guest::kernel::procfs;
 use guest::rng::Rng;
 use guest::Context;
 use guest::Result;

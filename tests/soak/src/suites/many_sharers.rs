@@ -7,10 +7,10 @@ use std::time::Duration;
 use std::time::Instant;
 
 use guest::expect;
-use guest::peer::memory;
-use guest::peer::User;
-use guest::scanner;
-use guest::task;
+use guest::ksm_v::scanner;
+use guest::process::peer::memory;
+use guest::process::peer::User;
+use guest::process::task;
 use guest::Context;
 use guest::Result;
 

@@ -5,7 +5,7 @@
 //!
 //! The process, and nobody else, must see at once what a device writes to a page.
 
-use guest::content::WORDS;
+use guest::memory::content::WORDS;
 use guest::Context;
 use guest::Result;
 

@@ -6,9 +6,9 @@
 //! A worker's part depends on its index. The charges of shared pages must stay with the cgroups
 //! that were charged for them, and must go with the last mapping.
 
-use guest::peer::memory;
-use guest::peer::User;
-use guest::swap::Swap;
+use guest::memory::swap::Swap;
+use guest::process::peer::memory;
+use guest::process::peer::User;
 use guest::Context;
 use guest::Result;
 

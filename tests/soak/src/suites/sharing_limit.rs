@@ -6,9 +6,9 @@
 use std::path::Path;
 
 use guest::expect;
-use guest::knob;
-use guest::peer::User;
-use guest::scanner;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
+use guest::process::peer::User;
 use guest::Context;
 use guest::Result;
 

@@ -2,8 +2,8 @@
 
 //! Freezes all tasks during merging, as before suspend to idle.
 
-use guest::freezer;
-use guest::scanner;
+use guest::kernel::freezer;
+use guest::ksm_v::scanner;
 use guest::Context;
 use guest::Result;
 

@@ -2,21 +2,22 @@
 
 //! The counts for real processes, in the meaning of mainline's counts.
 
-use guest::compat;
-use guest::compat::expect_numbers;
-use guest::compat::InPlace;
-use guest::content::Ids;
-use guest::content::PAGE_SIZE;
 use guest::expect;
-use guest::knob;
+use guest::kernel::procfs;
+use guest::ksm_v::compat;
+use guest::ksm_v::compat::expect_numbers;
+use guest::ksm_v::compat::InPlace;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::peer::Peer;
-use guest::peer::User;
-use guest::procfs;
-use guest::scanner;
-use guest::task;
+use guest::memory::content::Ids;
+use guest::memory::content::PAGE_SIZE;
+use guest::memory::pages;
+use guest::process::peer::Kind;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
+use guest::process::task;
 use guest::Result;
 use guest::Span;
 
@@ -45,7 +46,7 @@ pub(super) fn registered(lab: &Lab, pages: u64, ids: Ids) -> Result<(Peer, Span)
 /// A process of `user` with registered pages.
 pub(super) fn registered_by(lab: &Lab, user: User, pages: u64, ids: Ids) -> Result<(Peer, Span)> {
     let peer = lab.peer(user)?;
-    let span = peer.map(guest::peer::Kind::Anon, pages)?;
+    let span = peer.map(Kind::Anon, pages)?;
     peer.keep_small(span)?;
     peer.fill(span, ids)?;
     peer.advise(span, libc::MADV_MERGEABLE)?;

@@ -9,16 +9,16 @@ use std::io;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 
-use guest::child;
-use guest::compat;
 use guest::expect;
-use guest::knob;
-use guest::knob::MAINLINE;
+use guest::ksm_v::compat;
+use guest::ksm_v::knob;
+use guest::ksm_v::knob::MAINLINE;
+use guest::ksm_v::module;
+use guest::ksm_v::refused::no_numbers;
+use guest::ksm_v::refused::no_words;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::module;
-use guest::refused::no_numbers;
-use guest::refused::no_words;
+use guest::process::child;
 use guest::Context;
 use guest::Result;
 

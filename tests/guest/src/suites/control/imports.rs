@@ -9,10 +9,10 @@
 use std::fs;
 
 use guest::expect;
-use guest::kmsg::Kmsg;
+use guest::kernel::kmsg::Kmsg;
+use guest::ksm_v::module;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::module;
 use guest::Context;
 use guest::Result;
 

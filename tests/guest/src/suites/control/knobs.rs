@@ -8,16 +8,17 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 
-use guest::content::Ids;
 use guest::expect;
-use guest::knob;
+use guest::ksm_v::knob;
+use guest::ksm_v::refused::no_numbers;
+use guest::ksm_v::refused::no_words;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::peer::User;
-use guest::refused::no_numbers;
-use guest::refused::no_words;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pages;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
 use guest::Context;
 use guest::Result;
 use nix::unistd::seteuid;
@@ -310,7 +311,7 @@ fn write_only(_: &Lab) -> Result {
 }
 
 /// Two processes with merged pages.
-fn merged_pair(lab: &Lab) -> Result<(guest::peer::Peer, guest::peer::Peer)> {
+fn merged_pair(lab: &Lab) -> Result<(Peer, Peer)> {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(8, Ids::each(1))?, b.anon(8, Ids::each(1))?);
     scanner::merge()?;

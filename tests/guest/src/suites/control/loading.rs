@@ -8,12 +8,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use guest::expect;
-use guest::knob;
+use guest::kernel::procfs;
+use guest::ksm_v::knob;
+use guest::ksm_v::module;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::module;
-use guest::procfs;
-use guest::task;
+use guest::process::task;
 use guest::Context;
 use guest::Result;
 

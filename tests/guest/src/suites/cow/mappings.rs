@@ -2,11 +2,11 @@
 
 //! Changes to the mappings of merged pages.
 
-use guest::content::Ids;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pages;
 use guest::Result;
 
 use super::Trio;

@@ -2,14 +2,14 @@
 
 //! Other kernel users that refer to merged pages.
 
-use guest::content::Ids;
 use guest::expect;
+use guest::kernel::procfs;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pagemap;
-use guest::pages;
-use guest::procfs;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pagemap;
+use guest::memory::pages;
 use guest::Result;
 use guest::Span;
 

@@ -2,12 +2,12 @@
 
 //! Fork, exit and `execve` of processes with merged pages.
 
-use guest::content::Ids;
 use guest::expect;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pages;
 use guest::Result;
 
 use super::Trio;

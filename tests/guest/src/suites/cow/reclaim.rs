@@ -2,19 +2,19 @@
 
 //! Reclaim, compaction and huge pages in memory with merged pages.
 
-use guest::content::Ids;
 use guest::expect;
+use guest::kernel::procfs;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::SkippableTest;
 use guest::lab::Test;
-use guest::pagemap;
-use guest::pages;
-use guest::peer::Peer;
-use guest::procfs;
-use guest::scanner;
-use guest::swap;
-use guest::swap::Swap;
-use guest::task;
+use guest::memory::content::Ids;
+use guest::memory::pagemap;
+use guest::memory::pages;
+use guest::memory::swap;
+use guest::memory::swap::Swap;
+use guest::process::peer::Peer;
+use guest::process::task;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Completion;

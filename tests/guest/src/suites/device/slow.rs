@@ -3,15 +3,15 @@
 //! Memory mapped by a device that is slow to invalidate it, such as a GPU with running jobs: the
 //! module must not wait for it.
 
-use guest::content::Ids;
-use guest::debugfs;
 use guest::expect;
-use guest::knob;
+use guest::ksm_v::debugfs;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::scanner;
-use guest::slow_device::SlowDevice;
+use guest::memory::content::Ids;
+use guest::memory::pages;
+use guest::provoke::slow_device::SlowDevice;
 use guest::Result;
 
 pub(super) const TESTS: &[Test] = &[

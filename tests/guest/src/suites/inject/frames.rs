@@ -4,15 +4,15 @@
 //! memory that has failed unnoticed: code that does not recover from the failed load crashes the
 //! machine.
 
-use guest::content::Ids;
-use guest::knob;
+use guest::kernel::procfs;
+use guest::ksm_v::knob;
+use guest::ksm_v::module;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::module;
-use guest::pagemap::Frame;
-use guest::pages;
-use guest::procfs;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pagemap::Frame;
+use guest::memory::pages;
 use guest::Result;
 
 pub(super) const TESTS: &[Test] = &[

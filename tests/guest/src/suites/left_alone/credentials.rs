@@ -8,28 +8,28 @@
 
 use std::io;
 
-use guest::child;
-use guest::child::CAP_NET_RAW;
-use guest::content::Ids;
 use guest::expect;
-use guest::knob;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::peer::become_user;
-use guest::peer::server::register_all;
-use guest::peer::spawn;
-use guest::peer::Ids3;
-use guest::peer::Peer;
-use guest::peer::User;
-use guest::peer::User::Alice;
-use guest::peer::User::Bob;
-use guest::peer::User::Root;
-use guest::privileged::expect_ids;
-use guest::privileged::Gift;
-use guest::privileged::Program;
-use guest::privileged::SuidDumpable;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pages;
+use guest::process::child;
+use guest::process::child::CAP_NET_RAW;
+use guest::process::peer::become_user;
+use guest::process::peer::server::register_all;
+use guest::process::peer::spawn;
+use guest::process::peer::Ids3;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
+use guest::process::peer::User::Alice;
+use guest::process::peer::User::Bob;
+use guest::process::peer::User::Root;
+use guest::process::privileged::expect_ids;
+use guest::process::privileged::Gift;
+use guest::process::privileged::Program;
+use guest::process::privileged::SuidDumpable;
 use guest::Result;
 
 pub(super) const TESTS: &[Test] = &[

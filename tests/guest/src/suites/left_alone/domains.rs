@@ -2,17 +2,17 @@
 
 //! Pages of different domains never share a frame.
 
-use guest::census::Census;
-use guest::cgroup::Cgroup;
-use guest::content::Ids;
 use guest::expect;
-use guest::knob;
+use guest::kernel::cgroup::Cgroup;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::peer::Peer;
-use guest::peer::User;
-use guest::scanner;
+use guest::memory::census::Census;
+use guest::memory::content::Ids;
+use guest::memory::pages;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
 use guest::Result;
 use guest::Span;
 

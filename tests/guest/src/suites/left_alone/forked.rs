@@ -5,13 +5,13 @@
 //! The scanner reaches the page in the other process. A merge replaces all mappings of the page
 //! together, so each mapping has to be checked.
 
-use guest::content::Ids;
 use guest::expect;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::peer::Peer;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pages;
+use guest::process::peer::Peer;
 
 use guest::Result;
 use guest::Span;

@@ -8,16 +8,17 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use guest::content::Ids;
 use guest::expect;
+use guest::kernel::probe;
+use guest::kernel::procfs;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::peer::Kind;
-use guest::peer::Peer;
-use guest::probe;
-use guest::procfs;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pages;
+use guest::process::peer::Kind;
+use guest::process::peer::Peer;
+use guest::process::task;
 use guest::Result;
 use guest::Span;
 
@@ -32,7 +33,7 @@ pub(super) const TESTS: &[Test] = &[
 
 const PAGES: u64 = 256;
 const IDS: Ids = Ids::each(100);
-const PATIENCE: Duration = guest::task::PATIENCE;
+const PATIENCE: Duration = task::PATIENCE;
 
 /// The destination to which a process is going to move pages.
 fn target(peer: &Peer) -> Result<Span> {

@@ -7,20 +7,20 @@
 //! can be removed, the test removes it and expects that all three are merged, which proves that
 //! nothing else prevented it.
 
-use guest::content;
-use guest::content::Ids;
 use guest::expect;
+use guest::kernel::procfs;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::SkippableTest;
 use guest::lab::Test;
-use guest::pagemap;
-use guest::pages;
-use guest::peer::Kind;
-use guest::peer::Peer;
-use guest::peer::User;
-use guest::procfs;
-use guest::scanner;
-use guest::trace;
+use guest::memory::content;
+use guest::memory::content::Ids;
+use guest::memory::pagemap;
+use guest::memory::pages;
+use guest::process::peer::Kind;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
+use guest::process::trace;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Completion;

@@ -2,15 +2,16 @@
 
 //! Registered memory (`MADV_MERGEABLE`) has opted in, and mainline's own rules apply to it.
 
-use guest::content::Ids;
-use guest::knob;
+use guest::expect;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::peer::Kind;
-use guest::peer::Peer;
-use guest::peer::User;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pages;
+use guest::process::peer::Kind;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
 use guest::Result;
 use guest::Span;
 
@@ -75,7 +76,7 @@ fn only_registered(lab: &Lab) -> Result {
     pages::expect_frames("unregistered pages", (&c, in_c), &before.1)?;
     pages::expect_mappings(&frames, 2)?;
     let counts = scanner::expect_exact_counts("of registered memory only")?;
-    guest::expect::eq(
+    expect::eq(
         "pages_shared and pages_sharing",
         (PAGES, PAGES),
         (counts.shared, counts.sharing),

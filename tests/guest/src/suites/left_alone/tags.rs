@@ -2,15 +2,15 @@
 
 //! Pages with memory tags, which are not part of the compared bytes.
 
-use guest::content::Ids;
-use guest::debugfs;
 use guest::expect;
+use guest::kernel::procfs;
+use guest::ksm_v::debugfs;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::peer::Peer;
-use guest::procfs;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pages;
+use guest::process::peer::Peer;
 use guest::Result;
 use guest::Span;
 

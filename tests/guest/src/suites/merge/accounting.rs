@@ -2,16 +2,16 @@
 
 //! The charges of memory cgroups, and the free memory of the system.
 
-use guest::cgroup::Cgroup;
-use guest::content::Ids;
-use guest::content::PAGE_SIZE;
 use guest::expect;
+use guest::kernel::cgroup::Cgroup;
+use guest::kernel::procfs;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::peer::User;
-use guest::procfs;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::content::PAGE_SIZE;
+use guest::memory::pages;
+use guest::process::peer::User;
 use guest::Result;
 
 pub(super) const TESTS: &[Test] = &[

@@ -2,16 +2,16 @@
 
 //! Equal pages of unrelated processes are merged, and all counts agree.
 
-use guest::content::Ids;
 use guest::expect;
-use guest::knob;
+use guest::kernel::procfs;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
+use guest::ksm_v::scanner::Counts;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::peer::Kind;
-use guest::procfs;
-use guest::scanner;
-use guest::scanner::Counts;
+use guest::memory::content::Ids;
+use guest::memory::pages;
+use guest::process::peer::Kind;
 use guest::Result;
 
 pub(super) const TESTS: &[Test] = &[

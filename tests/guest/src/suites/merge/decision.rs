@@ -5,19 +5,19 @@
 use std::collections::HashMap;
 
 use engine::hash::fnv1a_32;
-use guest::content;
-use guest::content::Ids;
-use guest::content::WORDS;
 use guest::expect;
-use guest::knob;
+use guest::kernel::procfs;
+use guest::ksm_v::knob;
+use guest::ksm_v::module;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::module;
-use guest::pages;
-use guest::peer::Peer;
-use guest::procfs;
+use guest::memory::content;
+use guest::memory::content::Ids;
+use guest::memory::content::WORDS;
+use guest::memory::pages;
+use guest::process::peer::Peer;
 use guest::rng::Rng;
-use guest::scanner;
 use guest::Result;
 use guest::Span;
 

@@ -3,15 +3,16 @@
 //! Transparent huge pages: the scanner looks at each 4 KiB part, and splits a huge page only to merge
 //! one of its parts.
 
-use guest::content::Ids;
 use guest::expect;
 use guest::expect::FailureContext;
+use guest::kernel::procfs;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::peer::Peer;
-use guest::procfs;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pages;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
 use guest::Result;
 use guest::Span;
 
@@ -176,7 +177,7 @@ fn changed(lab: &Lab) -> Result {
 }
 
 fn other_domain(lab: &Lab) -> Result {
-    let (alice, bob) = (lab.alice()?, lab.peer(guest::peer::User::Bob)?);
+    let (alice, bob) = (lab.alice()?, lab.peer(User::Bob)?);
     let ids = Ids::each(10_000);
     let (in_a, in_b) = (huge(&alice, 1, ids)?, huge(&bob, 1, ids)?);
     merge_with_control(lab)?;

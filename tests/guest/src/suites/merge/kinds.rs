@@ -2,15 +2,15 @@
 
 //! The kinds of private memory that are merged.
 
-use guest::content::Ids;
 use guest::expect;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::SkippableTest;
 use guest::lab::Test;
-use guest::pagemap;
-use guest::pages;
-use guest::peer::Kind;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pagemap;
+use guest::memory::pages;
+use guest::process::peer::Kind;
 use guest::Result;
 use libtest_mimic::Completion;
 

@@ -2,16 +2,16 @@
 
 //! The module next to ksmd, mainline's scanner.
 
-use guest::content::Ids;
 use guest::expect;
-use guest::knob;
+use guest::kernel::procfs;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::peer::User;
-use guest::procfs;
-use guest::scanner;
-use guest::task;
+use guest::memory::content::Ids;
+use guest::memory::pages;
+use guest::process::peer::User;
+use guest::process::task;
 use guest::Result;
 
 pub(super) const TESTS: &[Test] = &[

@@ -2,15 +2,15 @@
 
 //! VMAs that are write-locked when the scanner reaches them.
 
-use guest::debugfs;
 use guest::expect;
-use guest::fuse::Stuck;
-use guest::knob;
+use guest::ksm_v::debugfs;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::scanner;
-use guest::task;
-use guest::task::PATIENCE;
+use guest::process::fuse::Stuck;
+use guest::process::task;
+use guest::process::task::PATIENCE;
 use guest::Result;
 
 pub(super) const TESTS: &[Test] = &[

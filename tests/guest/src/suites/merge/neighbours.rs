@@ -2,16 +2,16 @@
 
 //! Nearby pages are merged together, even with gaps or other pages between them.
 
-use guest::content::Ids;
 use guest::expect;
-use guest::feature::Feature;
+use guest::kernel::feature::Feature;
+use guest::kernel::probe;
+use guest::kernel::probe::CallCount;
+use guest::kernel::procfs;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::probe;
-use guest::probe::CallCount;
-use guest::procfs;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pages;
 use guest::Result;
 
 pub(super) const TESTS: &[Test] = &[

@@ -4,18 +4,18 @@
 
 use std::fs;
 
-use guest::content::Ids;
-use guest::content::PAGE_SIZE;
 use guest::expect;
-use guest::knob;
+use guest::ksm_v::knob;
+use guest::ksm_v::refused::no_numbers;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::peer::Peer;
-use guest::peer::User;
-use guest::refused::no_numbers;
-use guest::scanner;
-use guest::task;
+use guest::memory::content::Ids;
+use guest::memory::content::PAGE_SIZE;
+use guest::memory::pages;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
+use guest::process::task;
 use guest::Result;
 use guest::Span;
 

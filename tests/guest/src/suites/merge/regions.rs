@@ -2,15 +2,15 @@
 
 //! Regions that are visited less often: which ones, how much work this saves, and what it may delay.
 
-use guest::content::Ids;
 use guest::expect;
-use guest::knob;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::peer::Kind;
-use guest::peer::Peer;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pages;
+use guest::process::peer::Kind;
+use guest::process::peer::Peer;
 use guest::Result;
 use guest::Span;
 

@@ -5,14 +5,14 @@
 
 use std::collections::HashMap;
 
-use guest::content::Ids;
 use guest::expect;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pagemap::Frame;
-use guest::pages;
-use guest::peer::Peer;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pagemap::Frame;
+use guest::memory::pages;
+use guest::process::peer::Peer;
 use guest::Result;
 use guest::Span;
 

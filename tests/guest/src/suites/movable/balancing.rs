@@ -5,14 +5,14 @@
 
 use std::path::Path;
 
-use guest::content::Ids;
 use guest::expect;
+use guest::kernel::procfs;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::numa;
-use guest::procfs;
-use guest::scanner;
-use guest::task;
+use guest::memory::content::Ids;
+use guest::memory::numa;
+use guest::process::task;
 use guest::Context;
 use guest::Result;
 

@@ -2,14 +2,14 @@
 
 //! Compaction: pages move away from the low end of memory, so that whole blocks become free.
 
-use guest::content::PAGE_SIZE;
+use guest::kernel::procfs;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pagemap::Frame;
-use guest::peer::Kind;
-use guest::peer::Peer;
-use guest::procfs;
-use guest::scanner;
+use guest::memory::content::PAGE_SIZE;
+use guest::memory::pagemap::Frame;
+use guest::process::peer::Kind;
+use guest::process::peer::Peer;
 use guest::Result;
 use guest::Span;
 

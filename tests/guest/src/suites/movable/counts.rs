@@ -2,13 +2,13 @@
 
 //! The kernel's counts of the pages of a process, a cgroup and the machine.
 
-use guest::cgroup::Cgroup;
-use guest::content::PAGE_SIZE;
 use guest::expect;
+use guest::kernel::cgroup::Cgroup;
+use guest::kernel::procfs;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::procfs;
-use guest::scanner;
+use guest::memory::content::PAGE_SIZE;
 use guest::Result;
 
 use super::group::Group;

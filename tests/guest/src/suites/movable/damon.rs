@@ -10,14 +10,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::thread;
 
-use guest::content::Ids;
-use guest::content::PAGE_SIZE;
 use guest::expect;
+use guest::kernel::procfs;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pagemap::Frame;
-use guest::procfs;
-use guest::task;
+use guest::memory::content::Ids;
+use guest::memory::content::PAGE_SIZE;
+use guest::memory::pagemap::Frame;
+use guest::process::task;
 use guest::Context;
 use guest::Result;
 

@@ -3,19 +3,20 @@
 //! A device driver migrates shared pages (`migrate_vma_setup()`). The driver registers no interval
 //! notifier here: if it did, the module would first unmerge the pages.
 
-use guest::content::Ids;
-use guest::device::Device;
-use guest::device::Migration;
 use guest::expect;
 use guest::expect::FailureContext;
-use guest::knob;
+use guest::kernel::procfs;
+use guest::ksm_v::knob;
+use guest::ksm_v::module;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::module;
-use guest::pages;
-use guest::peer::User;
-use guest::procfs;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pagemap::Frame;
+use guest::memory::pages;
+use guest::process::peer::User;
+use guest::provoke::device::Device;
+use guest::provoke::device::Migration;
 use guest::Result;
 use guest::Span;
 
@@ -66,7 +67,7 @@ fn migrate(
 }
 
 /// Expects the contents, the sharing and the counts that merging produced.
-fn expect_all(group: &Group, when: &str) -> Result<Vec<guest::pagemap::Frame>> {
+fn expect_all(group: &Group, when: &str) -> Result<Vec<Frame>> {
     let frames = group.expect_intact(when)?;
     expect_smaps(group, when)?;
     scanner::expect_exact_counts(when)?;

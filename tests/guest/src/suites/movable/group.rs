@@ -2,17 +2,18 @@
 
 //! Groups of processes that share merged pages.
 
-use guest::content::Ids;
 use guest::expect;
 use guest::expect::FailureContext;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
-use guest::pagemap;
-use guest::pagemap::Entry;
-use guest::pagemap::Frame;
-use guest::pages;
-use guest::peer::Peer;
-use guest::peer::User;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::numa;
+use guest::memory::pagemap;
+use guest::memory::pagemap::Entry;
+use guest::memory::pagemap::Frame;
+use guest::memory::pages;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
 use guest::Context;
 use guest::Result;
 use guest::Span;
@@ -222,13 +223,13 @@ impl Group {
     /// afterwards.
     pub fn move_by(&self, who: usize, targets: &[i32]) -> Result<Vec<i32>> {
         let sharer = &self.sharers[who];
-        guest::numa::move_pages(sharer.pid(), &sharer.addresses(), targets).context(|| "move_pages")
+        numa::move_pages(sharer.pid(), &sharer.addresses(), targets).context(|| "move_pages")
     }
 
     /// The nodes of the pages.
     pub fn nodes(&self) -> Result<Vec<i32>> {
         let sharer = &self.sharers[0];
-        guest::numa::nodes_of(sharer.pid(), &sharer.addresses()).context(|| "nodes of pages")
+        numa::nodes_of(sharer.pid(), &sharer.addresses()).context(|| "nodes of pages")
     }
 
     /// Moves all pages to one node.

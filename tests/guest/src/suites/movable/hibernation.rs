@@ -8,13 +8,13 @@
 use std::path::Path;
 
 use guest::expect;
-use guest::kmsg::Kmsg;
+use guest::kernel::kmsg::Kmsg;
+use guest::kernel::procfs;
+use guest::ksm_v::module;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::module;
-use guest::procfs;
-use guest::scanner;
-use guest::swap::Swap;
+use guest::memory::swap::Swap;
 use guest::Result;
 
 use super::group::Group;

@@ -3,15 +3,15 @@
 //! Huge pages that the kernel collapses from small pages, some of them shared. The kernel decides
 //! whether to collapse; the contents must stay.
 
-use guest::content::Ids;
 use guest::expect;
-use guest::knob;
+use guest::kernel::procfs;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::peer::Peer;
-use guest::procfs;
-use guest::scanner;
-use guest::task;
+use guest::memory::content::Ids;
+use guest::process::peer::Peer;
+use guest::process::task;
 use guest::Result;
 use guest::Span;
 

@@ -8,12 +8,12 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use guest::content::Ids;
 use guest::expect;
+use guest::kernel::procfs;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pagemap::Frame;
-use guest::procfs;
+use guest::memory::content::Ids;
+use guest::memory::pagemap::Frame;
 use guest::Context;
 use guest::Result;
 

@@ -3,12 +3,12 @@
 //! Pages whose content a process no longer needs (`MADV_FREE`): the kernel may drop them instead of
 //! swapping them out, but only if no other process maps them.
 
-use guest::content::Ids;
 use guest::expect;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::peer::User;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::process::peer::User;
 use guest::Result;
 
 use super::group::Group;

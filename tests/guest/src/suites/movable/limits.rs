@@ -2,12 +2,12 @@
 
 //! Cgroup limits below the size of the merged memory: pages are swapped out, and no process is killed.
 
-use guest::cgroup::Cgroup;
-use guest::content::PAGE_SIZE;
 use guest::expect;
+use guest::kernel::cgroup::Cgroup;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::scanner;
+use guest::memory::content::PAGE_SIZE;
 use guest::Result;
 
 use super::group::Group;

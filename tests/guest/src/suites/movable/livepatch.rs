@@ -3,13 +3,13 @@
 //! A livepatch of a function that the module redirects, too: the kernel allows only one of the two.
 
 use guest::expect;
-use guest::kmsg::Kmsg;
-use guest::knob;
+use guest::kernel::kmsg::Kmsg;
+use guest::ksm_v::knob;
+use guest::ksm_v::module;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::livepatch::Livepatch;
-use guest::module;
-use guest::scanner;
+use guest::provoke::livepatch::Livepatch;
 use guest::Context;
 use guest::Result;
 

@@ -2,16 +2,16 @@
 
 //! Memory that goes offline: failing frames, and whole memory blocks.
 
-use guest::content::PAGE_SIZE;
 use guest::expect;
+use guest::kernel::procfs;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::memory_block::Block;
-use guest::numa;
-use guest::pagemap::Frame;
-use guest::procfs;
-use guest::scanner;
-use guest::task;
+use guest::memory::content::PAGE_SIZE;
+use guest::memory::memory_block::Block;
+use guest::memory::numa;
+use guest::memory::pagemap::Frame;
+use guest::process::task;
 use guest::Context;
 use guest::Result;
 

@@ -2,16 +2,16 @@
 
 //! Failed memory: the kernel signals all processes that map it.
 
-use guest::content::Ids;
 use guest::expect;
-use guest::knob;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::peer::bus;
-use guest::peer::Peer;
-use guest::peer::User;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pages;
+use guest::process::peer::bus;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
 use guest::Result;
 
 use super::group::Group;

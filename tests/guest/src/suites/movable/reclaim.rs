@@ -2,19 +2,19 @@
 
 //! Shared pages that are swapped out and back in.
 
-use guest::cgroup::Cgroup;
-use guest::content::Ids;
 use guest::expect;
-use guest::knob;
+use guest::kernel::cgroup::Cgroup;
+use guest::kernel::procfs;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pagemap;
-use guest::pages;
-use guest::peer::User;
-use guest::procfs;
-use guest::scanner;
-use guest::swap::Swap;
-use guest::task;
+use guest::memory::content::Ids;
+use guest::memory::pagemap;
+use guest::memory::pages;
+use guest::memory::swap::Swap;
+use guest::process::peer::User;
+use guest::process::task;
 use guest::Result;
 
 use super::group::Group;

@@ -5,17 +5,17 @@
 use std::fs;
 use std::path::Path;
 
-use guest::content::Ids;
 use guest::expect;
-use guest::knob;
+use guest::kernel::procfs;
+use guest::ksm_v::knob;
+use guest::ksm_v::module;
+use guest::ksm_v::refused::no_numbers;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::module;
-use guest::pages;
-use guest::peer::User;
-use guest::procfs;
-use guest::refused::no_numbers;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pages;
+use guest::process::peer::User;
 use guest::Context;
 use guest::Result;
 

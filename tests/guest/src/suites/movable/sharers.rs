@@ -2,17 +2,17 @@
 
 //! All sharers of a page must be found when it moves, however they came to share it.
 
-use guest::cgroup::Cgroup;
-use guest::content::Ids;
 use guest::expect;
-use guest::knob;
+use guest::kernel::cgroup::Cgroup;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::numa;
-use guest::pages;
-use guest::peer::Peer;
-use guest::peer::User;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::numa;
+use guest::memory::pages;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
 use guest::Context;
 use guest::Result;
 use guest::Span;

@@ -3,20 +3,20 @@
 //! All kernel operations at once: processes that change their memory, the module that merges it, and
 //! the kernel that moves, swaps and compacts it. The steps are random, and their number is fixed.
 
-use guest::cgroup::Cgroup;
 use guest::expect;
 use guest::expect::FailureContext;
-use guest::knob;
+use guest::kernel::cgroup::Cgroup;
+use guest::kernel::procfs;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::numa;
-use guest::peer::churn;
-use guest::peer::Peer;
-use guest::peer::User;
-use guest::procfs;
+use guest::memory::numa;
+use guest::process::peer::churn;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
 use guest::rng;
 use guest::rng::Rng;
-use guest::scanner;
 use guest::Result;
 use guest::Span;
 

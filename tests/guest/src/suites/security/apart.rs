@@ -6,21 +6,21 @@
 
 use std::time::Duration;
 
-use guest::cgroup::Cgroup;
-use guest::content::Ids;
-use guest::domain;
 use guest::expect;
-use guest::knob;
+use guest::kernel::cgroup::Cgroup;
+use guest::kernel::procfs;
+use guest::ksm_v::domain;
+use guest::ksm_v::knob;
+use guest::ksm_v::module;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::module;
-use guest::pagemap::Frame;
-use guest::pages;
-use guest::peer::Peer;
-use guest::peer::User;
-use guest::procfs;
+use guest::memory::content::Ids;
+use guest::memory::pagemap::Frame;
+use guest::memory::pages;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
 use guest::rng;
-use guest::scanner;
 use guest::Result;
 use guest::Span;
 

@@ -7,20 +7,20 @@
 //! causes a fault and a copy. The attacker sees it in the duration of the write, and exactly in its
 //! own page fault count.
 
-use guest::content::Ids;
 use guest::expect;
-use guest::knob;
+use guest::expect::statistics::critical_distance;
+use guest::expect::statistics::kolmogorov_smirnov;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::peer::attack;
-use guest::peer::Kind;
-use guest::peer::Peer;
-use guest::peer::User;
+use guest::memory::content::Ids;
+use guest::process::peer::attack;
+use guest::process::peer::Kind;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
 use guest::rng;
 use guest::rng::Rng;
-use guest::scanner;
-use guest::statistics::critical_distance;
-use guest::statistics::kolmogorov_smirnov;
 use guest::Result;
 use guest::Span;
 

@@ -6,16 +6,16 @@
 //! which Rowhammer flips a bit, and gets a victim's page into it. It offers the frame as the page to
 //! be kept, or frees it just before the kernel needs a frame.
 
-use guest::content::Ids;
 use guest::expect;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pagemap::Frame;
-use guest::pages;
-use guest::peer::Kind;
-use guest::peer::User;
-use guest::scanner;
-use guest::task;
+use guest::memory::content::Ids;
+use guest::memory::pagemap::Frame;
+use guest::memory::pages;
+use guest::process::peer::Kind;
+use guest::process::peer::User;
+use guest::process::task;
 use guest::Context;
 use guest::Result;
 

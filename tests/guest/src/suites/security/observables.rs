@@ -3,16 +3,16 @@
 //! What the kernel and the module show to every process: none of it may depend on the memory of other
 //! processes.
 
-use guest::content::Ids;
 use guest::expect;
-use guest::knob;
+use guest::kernel::procfs;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pagemap;
-use guest::peer::Peer;
-use guest::peer::User;
-use guest::procfs;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pagemap;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
 use guest::Result;
 use guest::Span;
 

@@ -8,17 +8,18 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 
-use guest::child;
-use guest::content::Ids;
 use guest::expect;
-use guest::kmsg::Kmsg;
-use guest::knob;
+use guest::expect::secret;
+use guest::kernel::kmsg::Kmsg;
+use guest::ksm_v::knob;
+use guest::ksm_v::module;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::module;
-use guest::peer::User;
-use guest::scanner;
-use guest::secret;
+use guest::memory::content::Ids;
+use guest::process::child;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
 use guest::Context;
 use guest::Result;
 
@@ -47,7 +48,7 @@ fn files_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Fills the module's files with data: some pages are merged, and some are known to the index.
-fn merge_some(lab: &Lab) -> Result<guest::peer::Peer> {
+fn merge_some(lab: &Lab) -> Result<Peer> {
     let peer = lab.alice()?;
     peer.anon(16, Ids::same(7))?;
     peer.anon(16, Ids::each(100))?;

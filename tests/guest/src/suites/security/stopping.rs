@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use guest::content::Ids;
 use guest::expect;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
+use guest::memory::content::Ids;
 use guest::rng;
-use guest::scanner;
 use guest::Result;
 
 pub(super) const TESTS: &[Test] = &[("anon_vma_stays_locked_after_exits", anon_vma)];

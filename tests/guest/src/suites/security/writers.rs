@@ -12,12 +12,13 @@ use std::io;
 use std::io::Write;
 use std::path::PathBuf;
 
-use guest::child;
 use guest::expect;
-use guest::knob;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::peer::User;
+use guest::process::child;
+use guest::process::peer::User;
 use guest::Context;
 use guest::Result;
 use nix::mount::mount;
@@ -106,7 +107,7 @@ fn with_capabilities(_: &Lab) -> Result {
             expect::that(found.contains(value), || {
                 format!("{name}: expected {value}, found {found:?}")
             })?;
-            guest::scanner::settle_knobs()?;
+            scanner::settle_knobs()?;
         }
     }
     Ok(())

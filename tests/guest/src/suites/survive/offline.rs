@@ -6,19 +6,20 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
-use guest::content::Ids;
 use guest::expect;
-use guest::knob;
+use guest::kernel::procfs;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::memory_block;
-use guest::memory_block::Block;
-use guest::pages;
-use guest::peer::Peer;
-use guest::peer::User;
-use guest::procfs;
-use guest::scanner;
-use guest::task::PATIENCE;
+use guest::memory::content::Ids;
+use guest::memory::content::PAGE_SIZE;
+use guest::memory::memory_block;
+use guest::memory::memory_block::Block;
+use guest::memory::pages;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
+use guest::process::task::PATIENCE;
 use guest::Context;
 use guest::Result;
 use guest::Span;
@@ -103,7 +104,7 @@ fn leave_frame(lab: &Lab) -> Result {
         })?;
     }
     pages::expect_frames("beside", (&b, in_b.part(4, 4)), &frames[4..])?;
-    let frame = format!("{:#x}", frames[3].0 * guest::content::PAGE_SIZE);
+    let frame = format!("{:#x}", frames[3].0 * PAGE_SIZE);
     if !went {
         procfs::write("/sys/devices/system/memory/soft_offline_page", &frame)?;
     }

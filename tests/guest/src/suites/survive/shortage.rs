@@ -4,14 +4,14 @@
 //!
 //! `drop_caches` calls the shrinkers like a kernel without free memory.
 
-use guest::content::Ids;
 use guest::expect;
-use guest::knob;
+use guest::kernel::procfs;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pages;
-use guest::procfs;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::pages;
 use guest::Result;
 
 pub(super) const TESTS: &[Test] = &[

@@ -8,15 +8,16 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use guest::content::PAGE_SIZE;
 use guest::expect;
+use guest::ksm_v::mainline::Mainline;
+use guest::ksm_v::mainline::Server;
 use guest::lab::Lab;
 use guest::lab::TestOf;
-use guest::mainline::Mainline;
-use guest::mainline::Server;
-use guest::peer::Peer;
-use guest::program;
-use guest::program::Daemon;
+use guest::memory::content::PAGE_SIZE;
+use guest::process::peer::Peer;
+use guest::process::program;
+use guest::process::program::Daemon;
+use guest::process::task;
 use guest::Context;
 use guest::Result;
 
@@ -35,7 +36,7 @@ pub const TESTS: &[TestOf<Server>] = &[
     ("smem_shows_less_memory_once_merged", smem),
 ];
 
-const START_TIMEOUT: Duration = guest::task::PATIENCE;
+const START_TIMEOUT: Duration = task::PATIENCE;
 
 /// The value after `name` in a line that begins with `name`.
 fn value(text: &str, name: &str) -> Option<f64> {

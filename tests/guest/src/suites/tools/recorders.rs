@@ -7,15 +7,15 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use guest::content::Ids;
 use guest::expect;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::peer::Peer;
-use guest::program;
-use guest::program::Daemon;
-use guest::scanner;
-use guest::task;
+use guest::memory::content::Ids;
+use guest::process::peer::Peer;
+use guest::process::program;
+use guest::process::program::Daemon;
+use guest::process::task;
 use guest::Context;
 use guest::Result;
 
@@ -29,7 +29,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// A recorder may take long to start and to write its data.
-const TIMEOUT: Duration = guest::task::PATIENCE;
+const TIMEOUT: Duration = task::PATIENCE;
 
 /// The command that a recorder runs: it signals that recording has begun, and ends when it is told to.
 const WORK: &str = "touch begun; until [ -e enough ]; do sleep 0.1; done\n";

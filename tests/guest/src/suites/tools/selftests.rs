@@ -3,12 +3,12 @@
 //! The kernel's KSM selftests (tools/testing/selftests/mm), built unchanged.
 
 use guest::expect;
+use guest::ksm_v::mainline::Mainline;
+use guest::ksm_v::mainline::Server;
 use guest::lab::Lab;
 use guest::lab::TestOf;
-use guest::mainline::Mainline;
-use guest::mainline::Server;
-use guest::program;
-use guest::program::Outcome;
+use guest::process::program;
+use guest::process::program::Outcome;
 use guest::Result;
 
 pub const TESTS: &[TestOf<Server>] = &[

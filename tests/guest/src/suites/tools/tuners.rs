@@ -6,15 +6,15 @@ use std::fs;
 use std::time::Duration;
 
 use guest::expect;
+use guest::kernel::procfs;
+use guest::ksm_v::mainline::Mainline;
+use guest::ksm_v::mainline::Server;
 use guest::lab::Lab;
 use guest::lab::TestOf;
-use guest::mainline::Mainline;
-use guest::mainline::Server;
-use guest::procfs;
-use guest::program;
-use guest::program::Daemon;
-use guest::program::Outcome;
-use guest::task;
+use guest::process::program;
+use guest::process::program::Daemon;
+use guest::process::program::Outcome;
+use guest::process::task;
 use guest::Context;
 use guest::Result;
 
@@ -32,7 +32,7 @@ pub const TESTS: &[TestOf<Server>] = &[
     ("ksmctl_starts_and_stops", ksmctl),
 ];
 
-const TIMEOUT: Duration = guest::task::PATIENCE;
+const TIMEOUT: Duration = task::PATIENCE;
 
 fn virsh(arguments: &str) -> std::process::Command {
     program::command(&format!(

@@ -6,15 +6,15 @@ use std::fs::File;
 use std::io::Write;
 use std::time::Duration;
 
-use guest::content;
 use guest::expect;
+use guest::ksm_v::mainline::Mainline;
+use guest::ksm_v::mainline::Server;
 use guest::lab::Lab;
 use guest::lab::TestOf;
-use guest::mainline::Mainline;
-use guest::mainline::Server;
-use guest::program;
-use guest::program::Daemon;
-use guest::task;
+use guest::memory::content;
+use guest::process::program;
+use guest::process::program::Daemon;
+use guest::process::task;
 use guest::Context;
 use guest::Result;
 
@@ -25,7 +25,7 @@ pub const TESTS: &[TestOf<Server>] = &[
     ("stress_ng_runs_with_merged_memory", stress_ng),
 ];
 
-const TIMEOUT: Duration = guest::task::PATIENCE;
+const TIMEOUT: Duration = task::PATIENCE;
 
 /// A QEMU whose guest is stopped. Its name contains the texts that ksmtuned looks for: qemu-system
 /// and -enable-kvm.

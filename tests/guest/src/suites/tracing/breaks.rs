@@ -4,21 +4,21 @@
 
 use std::time::Duration;
 
-use guest::content::Ids;
-use guest::content::PAGE_SIZE;
-use guest::events::Event;
-use guest::events::Recorder;
 use guest::expect;
-use guest::knob;
+use guest::kernel::procfs;
+use guest::ksm_v::events::Event;
+use guest::ksm_v::events::Recorder;
+use guest::ksm_v::knob;
+use guest::ksm_v::module;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::module;
-use guest::pagemap::Frame;
-use guest::peer::Kind;
-use guest::peer::Peer;
-use guest::procfs;
-use guest::scanner;
-use guest::trace;
+use guest::memory::content::Ids;
+use guest::memory::content::PAGE_SIZE;
+use guest::memory::pagemap::Frame;
+use guest::process::peer::Kind;
+use guest::process::peer::Peer;
+use guest::process::trace;
 use guest::Result;
 use guest::Span;
 

@@ -4,14 +4,14 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use guest::content::Ids;
-use guest::debugfs;
-use guest::debugfs::Class;
 use guest::expect;
+use guest::kernel::procfs;
+use guest::ksm_v::debugfs;
+use guest::ksm_v::debugfs::Class;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::procfs;
-use guest::scanner;
+use guest::memory::content::Ids;
 use guest::Context;
 use guest::Result;
 

@@ -4,20 +4,20 @@
 
 use std::time::Instant;
 
-use guest::content::Ids;
-use guest::content::PAGE_SIZE;
-use guest::events;
-use guest::events::Event;
-use guest::events::Recorder;
 use guest::expect;
-use guest::knob;
+use guest::ksm_v::events;
+use guest::ksm_v::events::Event;
+use guest::ksm_v::events::Recorder;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::pagemap::Frame;
-use guest::peer::Peer;
-use guest::peer::User;
-use guest::scanner;
-use guest::task::PATIENCE;
+use guest::memory::content::Ids;
+use guest::memory::content::PAGE_SIZE;
+use guest::memory::pagemap::Frame;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
+use guest::process::task::PATIENCE;
 use guest::Result;
 use guest::Span;
 

@@ -4,15 +4,15 @@
 
 use std::time::Instant;
 
-use guest::events::Event;
-use guest::events::Recorder;
 use guest::expect;
-use guest::knob;
+use guest::ksm_v::events::Event;
+use guest::ksm_v::events::Recorder;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::peer::Kind;
-use guest::scanner;
-use guest::task;
+use guest::process::peer::Kind;
+use guest::process::task;
 use guest::Result;
 
 use super::only;

@@ -4,21 +4,22 @@
 
 use std::collections::BTreeMap;
 
-use guest::cgroup::Cgroup;
-use guest::content::Ids;
-use guest::content::PAGE_SIZE;
-use guest::debugfs;
-use guest::events::Event;
-use guest::events::Recorder;
 use guest::expect;
-use guest::knob;
+use guest::kernel::cgroup::Cgroup;
+use guest::kernel::probe::CallCount;
+use guest::ksm_v::debugfs;
+use guest::ksm_v::events::Event;
+use guest::ksm_v::events::Recorder;
+use guest::ksm_v::knob;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::peer::Kind;
-use guest::peer::Peer;
-use guest::peer::User;
-use guest::probe::CallCount;
-use guest::scanner;
+use guest::memory::content::Ids;
+use guest::memory::content::PAGE_SIZE;
+use guest::memory::pages;
+use guest::process::peer::Kind;
+use guest::process::peer::Peer;
+use guest::process::peer::User;
 use guest::Result;
 use guest::Span;
 
@@ -208,8 +209,8 @@ fn involved(lab: &Lab) -> Result {
     expect::eq("pages that two map", PAGES, pages.len() as u64)?;
     // They are merged all the same: each page is then tried by itself, with all its mappings.
     let of_child = child.frames(*span)?;
-    guest::pages::expect_frames("pages of both processes", (parent, *span), &of_child)?;
-    guest::pages::expect_merged(&[(parent, *span), (&peers[1].0, peers[1].1)]).map(drop)
+    pages::expect_frames("pages of both processes", (parent, *span), &of_child)?;
+    pages::expect_merged(&[(parent, *span), (&peers[1].0, peers[1].1)]).map(drop)
 }
 
 /// The shared page is charged before the replaced pages are freed, so the charge may exceed the limit
@@ -239,7 +240,7 @@ fn full_cgroup(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = &peers[..] else {
         return Err("expected two".into());
     };
-    guest::pages::expect_merged(&[(a, *in_a), (b, *in_b)]).map(drop)
+    pages::expect_merged(&[(a, *in_a), (b, *in_b)]).map(drop)
 }
 
 /// A large folio cannot be split while something else holds a reference to any part of it.

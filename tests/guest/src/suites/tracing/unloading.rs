@@ -9,15 +9,15 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use guest::debugfs;
-use guest::events;
-use guest::events::Recorder;
 use guest::expect;
-use guest::knob;
+use guest::ksm_v::debugfs;
+use guest::ksm_v::events;
+use guest::ksm_v::events::Recorder;
+use guest::ksm_v::knob;
+use guest::ksm_v::module;
+use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
-use guest::module;
-use guest::scanner;
 use guest::Context;
 use guest::Result;
 

@@ -2,7 +2,7 @@
 
 //! All advice of `madvise` (include/uapi/asm-generic/mman-common.h), except memory failures.
 
-use guest::peer::memory;
+use guest::process::peer::memory;
 use guest::Context;
 use guest::Result;
 use guest::Span;

@@ -2,10 +2,10 @@
 
 //! The heap and stacks, which grow on access or through other calls than `mmap`.
 
-use guest::content::PAGE_SIZE;
-use guest::content::WORDS;
-use guest::peer::memory;
-use guest::peer::spawn::check;
+use guest::memory::content::PAGE_SIZE;
+use guest::memory::content::WORDS;
+use guest::process::peer::memory;
+use guest::process::peer::spawn::check;
 use guest::Context;
 use guest::Result;
 use guest::Span;

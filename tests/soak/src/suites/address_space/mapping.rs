@@ -7,8 +7,8 @@ use std::io;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 
-use guest::content::WORDS;
-use guest::peer::spawn::check;
+use guest::memory::content::WORDS;
+use guest::process::peer::spawn::check;
 use guest::Context;
 use guest::Result;
 use guest::Span;

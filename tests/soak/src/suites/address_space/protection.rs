@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use guest::peer::memory;
+use guest::process::peer::memory;
 use guest::Context;
 use guest::Result;
 

@@ -6,16 +6,16 @@
 use std::time::Duration;
 
 use guest::expect;
-use guest::knob::MAINLINE;
-use guest::procfs;
-use guest::scanner;
-use guest::task;
+use guest::kernel::procfs;
+use guest::ksm_v::knob::MAINLINE;
+use guest::ksm_v::scanner;
+use guest::process::task;
 use guest::Result;
 
 use crate::stage::Stage;
 
 /// How long ksmd may take to merge something, beside all workers.
-const FIRST_MERGE: Duration = guest::task::PATIENCE;
+const FIRST_MERGE: Duration = task::PATIENCE;
 /// Longest pause between two changes, in milliseconds.
 const PAUSE: u64 = 300;
 /// The module stops in one of this many pauses.

@@ -6,10 +6,10 @@ use std::io;
 use std::time::Duration;
 
 use guest::expect;
-use guest::knob;
-use guest::refused;
+use guest::ksm_v::knob;
+use guest::ksm_v::refused;
+use guest::process::task;
 use guest::rng::Rng;
-use guest::task;
 use guest::Context;
 use guest::Result;
 

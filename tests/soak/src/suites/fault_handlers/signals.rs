@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::Duration;
 
-use guest::content::PAGE_SIZE;
 use guest::expect;
-use guest::peer::memory;
+use guest::memory::content::PAGE_SIZE;
+use guest::process::peer::memory;
 use guest::Context;
 use guest::Result;
 use guest::Span;

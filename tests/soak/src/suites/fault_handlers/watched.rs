@@ -7,15 +7,16 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
-use guest::content;
 use guest::expect;
-use guest::peer::memory;
-use guest::procfs;
-use guest::userfaultfd::Fault;
-use guest::userfaultfd::Userfaultfd;
-use guest::userfaultfd::FEATURE_MOVE;
-use guest::userfaultfd::MISSING;
-use guest::userfaultfd::WRITE_PROTECT;
+use guest::kernel::procfs;
+use guest::memory::content;
+use guest::process::peer::memory;
+use guest::process::task;
+use guest::process::userfaultfd::Fault;
+use guest::process::userfaultfd::Userfaultfd;
+use guest::process::userfaultfd::FEATURE_MOVE;
+use guest::process::userfaultfd::MISSING;
+use guest::process::userfaultfd::WRITE_PROTECT;
 use guest::Context;
 use guest::Result;
 use guest::Span;
@@ -29,7 +30,7 @@ use super::any_word;
 /// Number of watched pages.
 const PAGES: u64 = 32;
 /// How long the report of a fault may take.
-const PATIENCE: Duration = guest::task::PATIENCE;
+const PATIENCE: Duration = task::PATIENCE;
 /// How long the scanner may continue what it began before the watch.
 const UNDER_WAY: Duration = Duration::from_millis(20);
 

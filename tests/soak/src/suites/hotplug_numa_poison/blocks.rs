@@ -8,11 +8,11 @@ use std::io::ErrorKind::Interrupted;
 use std::time::Duration;
 
 use guest::expect;
-use guest::knob;
-use guest::memory_block;
-use guest::memory_block::Block;
-use guest::pagemap::Frame;
-use guest::task;
+use guest::ksm_v::knob;
+use guest::memory::memory_block;
+use guest::memory::memory_block::Block;
+use guest::memory::pagemap::Frame;
+use guest::process::task;
 use guest::Context;
 use guest::Result;
 

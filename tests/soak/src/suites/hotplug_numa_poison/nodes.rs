@@ -4,8 +4,8 @@
 
 use std::path::Path;
 
-use guest::peer::spawn::check;
-use guest::procfs;
+use guest::kernel::procfs;
+use guest::process::peer::spawn::check;
 use guest::Context;
 use guest::Result;
 

@@ -9,10 +9,10 @@ use std::process;
 use std::time::Duration;
 
 use guest::expect;
-use guest::pagemap;
-use guest::pagemap::Frame;
-use guest::peer::memory;
-use guest::scanner;
+use guest::ksm_v::scanner;
+use guest::memory::pagemap;
+use guest::memory::pagemap::Frame;
+use guest::process::peer::memory;
 use guest::Context;
 use guest::Result;
 use nix::sys::signal::Signal;

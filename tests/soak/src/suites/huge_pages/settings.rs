@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use guest::procfs;
+use guest::kernel::procfs;
 use guest::rng::Rng;
 use guest::Context;
 use guest::Result;

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::process::Stdio;
 
 use guest::expect;
-use guest::peer::spawn::SELF;
+use guest::process::peer::spawn::SELF;
 use guest::Context;
 use guest::Result;
 

@@ -8,9 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
-use guest::content::WORDS;
-use guest::peer::memory;
-use guest::peer::spawn::check;
+use guest::memory::content::WORDS;
+use guest::process::peer::memory;
+use guest::process::peer::spawn::check;
 use guest::Context;
 use guest::Result;
 

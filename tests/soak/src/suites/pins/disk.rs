@@ -14,11 +14,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use guest::content::PAGE_SIZE;
 use guest::expect;
-use guest::module;
-use guest::peer::spawn::check;
-use guest::task;
+use guest::ksm_v::module;
+use guest::memory::content::PAGE_SIZE;
+use guest::process::peer::spawn::check;
+use guest::process::task;
 use guest::Context;
 use guest::Result;
 use guest::Span;

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use guest::expect;
-use guest::peer::spawn::check;
-use guest::task;
+use guest::process::peer::spawn::check;
+use guest::process::task;
 use guest::Context;
 use guest::Result;
 
@@ -19,7 +19,7 @@ use crate::worker::Worker;
 use super::any_word;
 
 /// How long a wake may take to find the waiter.
-const PATIENCE: Duration = guest::task::PATIENCE;
+const PATIENCE: Duration = task::PATIENCE;
 
 /// Private futexes are found by address alone, shared ones by the page.
 #[derive(Clone, Copy)]

@@ -10,10 +10,11 @@ use std::io::IoSlice;
 use std::io::IoSliceMut;
 use std::os::unix::fs::FileExt;
 
-use guest::content::PAGE_SIZE;
 use guest::expect;
-use guest::peer::memory;
-use guest::trace;
+use guest::memory::content;
+use guest::memory::content::PAGE_SIZE;
+use guest::process::peer::memory;
+use guest::process::trace;
 use guest::Context;
 use guest::Result;
 use nix::sys::uio;
@@ -173,7 +174,7 @@ fn remote(region: &Region, index: u64) -> RemoteIoVec {
 }
 
 fn bytes_of(page: &Page) -> Vec<u8> {
-    (0..guest::content::WORDS)
+    (0..content::WORDS)
         .flat_map(|word| page.word(word).to_ne_bytes())
         .collect()
 }

@@ -4,12 +4,12 @@
 
 use std::process;
 
-use guest::content::PAGE_SIZE;
 use guest::expect;
-use guest::pagemap;
-use guest::pagemap::Entry;
-use guest::pagemap::Frame;
-use guest::peer::pins::Spliced;
+use guest::memory::content::PAGE_SIZE;
+use guest::memory::pagemap;
+use guest::memory::pagemap::Entry;
+use guest::memory::pagemap::Frame;
+use guest::process::peer::pins::Spliced;
 use guest::Context;
 use guest::Result;
 

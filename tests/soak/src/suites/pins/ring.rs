@@ -2,7 +2,7 @@
 
 //! Buffers of an io_uring: long-term pins (`FOLL_LONGTERM`); the kernel writes to the pages.
 
-use guest::peer::pins::Pinned;
+use guest::process::peer::pins::Pinned;
 use guest::Context;
 use guest::Result;
 

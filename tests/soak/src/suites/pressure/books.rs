@@ -6,14 +6,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use guest::census;
-use guest::cgroup::Cgroup;
-use guest::content::PAGE_SIZE;
 use guest::expect;
 use guest::expect::FailureContext;
-use guest::pagemap;
-use guest::pagemap::Frame;
-use guest::task;
+use guest::kernel::cgroup::Cgroup;
+use guest::memory::census;
+use guest::memory::content::PAGE_SIZE;
+use guest::memory::pagemap;
+use guest::memory::pagemap::Frame;
+use guest::process::task;
 use guest::Context;
 use guest::Result;
 use guest::Span;
@@ -36,9 +36,9 @@ use super::limited::expect_nothing_charged;
 /// Number of pages that two processes share, with contents of their own.
 const PAGES: u64 = 128;
 /// How long merging most of them may take, while memory is short and all processes work.
-const MERGED_WITHIN: Duration = guest::task::PATIENCE;
+const MERGED_WITHIN: Duration = task::PATIENCE;
 /// How long the kernel's statistics may lag behind.
-const PATIENCE: Duration = guest::task::PATIENCE;
+const PATIENCE: Duration = task::PATIENCE;
 /// Pages charged to a cgroup that only others map: others shared some of its stack, and it has
 /// written to those pages since.
 const STRAY: u64 = 16;

@@ -6,9 +6,9 @@
 
 use std::path::Path;
 
-use guest::module;
-use guest::procfs;
-use guest::task;
+use guest::kernel::procfs;
+use guest::ksm_v::module;
+use guest::process::task;
 use guest::Context;
 use guest::Result;
 

@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use guest::cgroup::Cgroup;
-use guest::content::PAGE_SIZE;
 use guest::expect;
 use guest::expect::FailureContext;
-use guest::procfs;
-use guest::swap;
-use guest::task;
+use guest::kernel::cgroup::Cgroup;
+use guest::kernel::procfs;
+use guest::memory::content::PAGE_SIZE;
+use guest::memory::swap;
+use guest::process::task;
 use guest::Result;
 
 use crate::child;
@@ -26,7 +26,7 @@ const LIMIT: u64 = PAGES * PAGE_SIZE * 3 / 4;
 /// each CPU, and keeps some memory for the cgroup itself.
 const REST: u64 = 1 << 20;
 /// How long charges may take to go: the kernel returns batches one after the other.
-const PATIENCE: Duration = guest::task::PATIENCE;
+const PATIENCE: Duration = task::PATIENCE;
 
 /// Lets a child work in a cgroup, and verifies that nothing stays charged.
 pub fn work(worker: &mut Worker) -> Result {

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use guest::procfs;
-use guest::swap::Swap;
+use guest::kernel::procfs;
+use guest::memory::swap::Swap;
 use guest::Result;
 
 use crate::stage::Stage;

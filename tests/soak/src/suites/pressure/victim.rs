@@ -2,8 +2,8 @@
 
 //! Processes that exceed the limit of their cgroup, and that the OOM killer kills.
 
-use guest::cgroup::Cgroup;
 use guest::expect;
+use guest::kernel::cgroup::Cgroup;
 use guest::Context;
 use guest::Result;
 use nix::sys::signal::Signal;

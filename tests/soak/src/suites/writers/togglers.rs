@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 
-use guest::content::WORDS;
+use guest::memory::content::WORDS;
 use guest::rng::Rng;
 use guest::Context;
 use guest::Result;

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages, frames and what lies below them: contents, page tables, nodes, memory blocks, swap space.
+
+pub mod census;
+pub mod content;
+pub mod memory_block;
+pub mod numa;
+pub mod pagemap;
+pub mod pages;
+pub mod span;
+pub mod swap;
