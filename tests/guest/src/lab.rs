@@ -84,6 +84,14 @@ pub type Test = (&'static str, fn(&Lab) -> Result);
 /// Like [`Test`], but the function may return why the test cannot run here.
 pub type SkippableTest = (&'static str, fn(&Lab) -> Result<Completion>);
 
+/// The table of these functions, each a test with the name of its function.
+#[macro_export]
+macro_rules! tests {
+    ($($test:ident),+ $(,)?) => {
+        &[$((stringify!($test), $test)),+]
+    };
+}
+
 /// Turns the tests of a suite into trials.
 pub fn trials(suite: &str, tests: &[Test]) -> Vec<Trial> {
     let make =

@@ -17,20 +17,18 @@ use guest::process::peer::Peer;
 use guest::process::task;
 use guest::provoke::device::Device;
 use guest::provoke::device::Migration;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Trial;
 
 mod slow;
 
-const TESTS: &[Test] = &[
-    ("memory_that_a_device_watches_is_left_alone", watched),
-    (
-        "pages_merged_before_a_device_came_can_be_moved",
-        merged_before,
-    ),
-    ("a_device_that_no_probe_told_of_is_met", not_told),
-    ("memory_of_others_is_merged", others),
+const TESTS: &[Test] = tests![
+    memory_that_a_device_watches_is_left_alone,
+    pages_merged_before_a_device_came_can_be_moved,
+    a_device_that_no_probe_told_of_is_met,
+    memory_of_others_is_merged,
 ];
 
 /// The tests of this suite.
@@ -54,7 +52,7 @@ fn expect_movable(device: &Device, peer: &Peer, span: Span, ids: Ids) -> Result 
     Ok(())
 }
 
-fn watched(lab: &Lab) -> Result {
+fn memory_that_a_device_watches_is_left_alone(lab: &Lab) -> Result {
     let device = Device::new()?;
     let (user, other) = lab.pair()?;
     device.watch(&user)?;
@@ -70,7 +68,7 @@ fn watched(lab: &Lab) -> Result {
 }
 
 /// Registered pages are unmerged, too.
-fn merged_before(lab: &Lab) -> Result {
+fn pages_merged_before_a_device_came_can_be_moved(lab: &Lab) -> Result {
     let device = Device::new()?;
     let (user, other) = lab.pair()?;
     let (span, in_other) = (user.anon(PAGES, IDS)?, other.anon(PAGES, IDS)?);
@@ -94,7 +92,7 @@ fn merged_before(lab: &Lab) -> Result {
 }
 
 /// No probe tells the module about the device: the scanner finds it, and unmerges the pages.
-fn not_told(lab: &Lab) -> Result {
+fn a_device_that_no_probe_told_of_is_met(lab: &Lab) -> Result {
     let device = Device::new()?;
     let (user, other) = lab.pair()?;
     let (span, in_other) = (user.anon(PAGES, IDS)?, other.anon(PAGES, IDS)?);
@@ -108,7 +106,7 @@ fn not_told(lab: &Lab) -> Result {
     expect_movable(&device, &user, span, IDS)
 }
 
-fn others(lab: &Lab) -> Result {
+fn memory_of_others_is_merged(lab: &Lab) -> Result {
     let device = Device::new()?;
     let user = lab.alice()?;
     device.watch(&user)?;

@@ -20,16 +20,14 @@ use guest::process::peer::User;
 use guest::process::userfaultfd;
 use guest::provoke::held_fork::Holder;
 use guest::provoke::held_fork::WRITTEN;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Trial;
 
-const TESTS: &[Test] = &[
-    ("a_child_in_the_middle_of_fork_is_in_no_cgroup", cgroup),
-    (
-        "a_child_in_the_middle_of_fork_keeps_what_its_parent_writes",
-        torn,
-    ),
+const TESTS: &[Test] = tests![
+    a_child_in_the_middle_of_fork_is_in_no_cgroup,
+    a_child_in_the_middle_of_fork_keeps_what_its_parent_writes,
 ];
 
 /// The tests of this suite.
@@ -51,7 +49,7 @@ fn merge_now(peer: &Peer, span: Span) -> Result {
 /// A page is mapped by a process in the root cgroup, by its child in another cgroup, and by a
 /// grandchild in the middle of its fork, which the kernel still reports as a member of the root
 /// cgroup. The page is merged with one of the root cgroup, and the grandchild's mapping must stay.
-fn cgroup(lab: &Lab) -> Result {
+fn a_child_in_the_middle_of_fork_is_in_no_cgroup(lab: &Lab) -> Result {
     knob::set("domain", "cgroup")?;
     let (holder, there) = (Holder::new()?, Cgroup::new("there")?);
     let grandparent = root(lab)?;
@@ -76,7 +74,7 @@ fn cgroup(lab: &Lab) -> Result {
 /// A page that a parent and its child in the middle of a fork map is merged with another page, except
 /// for the parent's mapping, whose VMA is skipped. Meanwhile, a thread of the parent writes first to
 /// that page and then to another: the child must not see the second write without the first.
-fn torn(lab: &Lab) -> Result {
+fn a_child_in_the_middle_of_fork_keeps_what_its_parent_writes(lab: &Lab) -> Result {
     let holder = Holder::new()?;
     let parent = root(lab)?;
     let (first, second) = (parent.anon(1, IDS)?, parent.anon(1, OTHER_IDS)?);

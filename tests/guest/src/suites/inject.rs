@@ -19,6 +19,7 @@ use guest::memory::pages;
 use guest::process::peer::Kind;
 use guest::process::peer::Peer;
 use guest::process::task;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 use guest::Span;
@@ -26,16 +27,10 @@ use libtest_mimic::Trial;
 
 mod frames;
 
-const TESTS: &[Test] = &[
-    ("a_page_that_can_not_be_copied_is_not_merged", failed_copy),
-    (
-        "who_waits_for_a_page_table_is_let_in_while_it_is_read",
-        contended_walk,
-    ),
-    (
-        "who_waits_for_a_page_table_is_let_in_while_pages_are_merged",
-        contended_merge,
-    ),
+const TESTS: &[Test] = tests![
+    a_page_that_can_not_be_copied_is_not_merged,
+    who_waits_for_a_page_table_is_let_in_while_it_is_read,
+    who_waits_for_a_page_table_is_let_in_while_pages_are_merged,
 ];
 
 /// The tests of this suite.
@@ -72,7 +67,7 @@ fn failures() -> Result<(Frame, u64)> {
 
 /// The content of a new shared page is copied from a page with failed memory. The kernel removes that
 /// page from its process; the other page with the same content is merged with a third one.
-fn failed_copy(lab: &Lab) -> Result {
+fn a_page_that_can_not_be_copied_is_not_merged(lab: &Lab) -> Result {
     const PAGES: u64 = 8;
     const PAGE: u64 = 3;
     module::load_beside("ksm_v_fail_copy")?;
@@ -171,7 +166,7 @@ fn batch(lab: &Lab, ids: Ids) -> Result<(Peer, Span)> {
     Ok((peer, part))
 }
 
-fn contended_walk(lab: &Lab) -> Result {
+fn who_waits_for_a_page_table_is_let_in_while_it_is_read(lab: &Lab) -> Result {
     let [a, b] = [batch(lab, IDS)?, batch(lab, IDS)?];
     let function = Function {
         name: "ksm_v_ptep_mapped",
@@ -185,7 +180,7 @@ fn contended_walk(lab: &Lab) -> Result {
     pages::expect_merged(&[(&a.0, a.1), (&b.0, b.1)]).map(drop)
 }
 
-fn contended_merge(lab: &Lab) -> Result {
+fn who_waits_for_a_page_table_is_let_in_while_pages_are_merged(lab: &Lab) -> Result {
     let [a, b, c, d] = [(); 4].map(|()| batch(lab, IDS));
     let (a, b, c, d) = (a?, b?, c?, d?);
     let now = |of: &(Peer, Span)| knob::set(knob::WRITE_ONLY, scanner::part(&of.0, of.1));

@@ -19,6 +19,7 @@ use guest::memory::pagemap::FlagsOf;
 use guest::memory::pages;
 use guest::process::peer::User;
 use guest::process::task;
+use guest::tests;
 use guest::Result;
 use libtest_mimic::Trial;
 
@@ -26,18 +27,15 @@ use machine::Machine;
 
 mod machine;
 
-const TESTS: &[Test] = &[
-    ("ram_of_two_guests_is_merged", merged),
-    ("guests_write_to_merged_ram_each_its_own", written),
-    ("a_guest_reads_merged_ram_where_it_had_its_own", read),
-    ("a_guest_writes_to_ram_that_became_the_zero_page", zeroed),
-    ("a_guest_writes_while_its_host_reads", seen_by_host),
-    ("guests_of_two_users_do_not_share", two_users),
-    ("ram_is_unmerged_under_its_guests", unmerged),
-    (
-        "guests_write_all_the_time_while_they_are_merged",
-        all_the_time,
-    ),
+const TESTS: &[Test] = tests![
+    ram_of_two_guests_is_merged,
+    guests_write_to_merged_ram_each_its_own,
+    a_guest_reads_merged_ram_where_it_had_its_own,
+    a_guest_writes_to_ram_that_became_the_zero_page,
+    a_guest_writes_while_its_host_reads,
+    guests_of_two_users_do_not_share,
+    ram_is_unmerged_under_its_guests,
+    guests_write_all_the_time_while_they_are_merged,
 ];
 
 /// The tests of this suite.
@@ -75,7 +73,7 @@ fn expect_contents(machine: &Machine, first: u32) -> Result {
     machine.expect_outside(IDS, Some(first))
 }
 
-fn merged(lab: &Lab) -> Result {
+fn ram_of_two_guests_is_merged(lab: &Lab) -> Result {
     let (one, other) = equal_pair(lab)?;
     scanner::merge()?;
     expect_merged(&one, &other)?;
@@ -86,7 +84,7 @@ fn merged(lab: &Lab) -> Result {
     scanner::expect_exact_counts("with two guests").map(drop)
 }
 
-fn written(lab: &Lab) -> Result {
+fn guests_write_to_merged_ram_each_its_own(lab: &Lab) -> Result {
     let (one, other) = equal_pair(lab)?;
     scanner::merge()?;
     expect_merged(&one, &other)?;
@@ -113,7 +111,7 @@ fn written(lab: &Lab) -> Result {
 
 /// The guest has read its own frames before the merge: its later reads must see the merged frames,
 /// and then the changes by its host.
-fn read(lab: &Lab) -> Result {
+fn a_guest_reads_merged_ram_where_it_had_its_own(lab: &Lab) -> Result {
     let (one, other) = equal_pair(lab)?;
     one.expect_inside(IDS, Some(COMMON))?;
     scanner::merge()?;
@@ -125,7 +123,7 @@ fn read(lab: &Lab) -> Result {
     other.expect_inside(IDS, Some(COMMON))
 }
 
-fn zeroed(lab: &Lab) -> Result {
+fn a_guest_writes_to_ram_that_became_the_zero_page(lab: &Lab) -> Result {
     let machine = Machine::new(lab, User::Alice)?;
     machine.fill(Ids::ZERO)?;
     machine.expect_inside(Ids::ZERO, None)?;
@@ -138,7 +136,7 @@ fn zeroed(lab: &Lab) -> Result {
 }
 
 /// Both sets of page tables refer to the same frame, whichever of them broke the sharing.
-fn seen_by_host(lab: &Lab) -> Result {
+fn a_guest_writes_while_its_host_reads(lab: &Lab) -> Result {
     let (one, other) = equal_pair(lab)?;
     scanner::merge()?;
     expect_merged(&one, &other)?;
@@ -160,7 +158,7 @@ fn seen_by_host(lab: &Lab) -> Result {
     expect_contents(&other, COMMON)
 }
 
-fn two_users(lab: &Lab) -> Result {
+fn guests_of_two_users_do_not_share(lab: &Lab) -> Result {
     let (alices, bobs) = (
         Machine::new(lab, User::Alice)?,
         Machine::new(lab, User::Bob)?,
@@ -182,7 +180,7 @@ fn two_users(lab: &Lab) -> Result {
     expect_contents(&bobs, OTHERS)
 }
 
-fn unmerged(lab: &Lab) -> Result {
+fn ram_is_unmerged_under_its_guests(lab: &Lab) -> Result {
     let (one, other) = equal_pair(lab)?;
     scanner::merge()?;
     one.expect_inside(IDS, Some(COMMON))?;
@@ -202,7 +200,7 @@ const LEAST_WRITES: u64 = 2_000;
 /// ... and all samples together see this many of their pages merged meanwhile.
 const LEAST_MERGED: usize = 20;
 
-fn all_the_time(lab: &Lab) -> Result {
+fn guests_write_all_the_time_while_they_are_merged(lab: &Lab) -> Result {
     let (one, other) = equal_pair(lab)?;
     scanner::start()?;
     let (flags, begun) = (FlagsOf::open()?, Instant::now());

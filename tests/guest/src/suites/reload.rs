@@ -29,39 +29,28 @@ use guest::process::peer::User;
 use guest::process::task;
 use guest::rng;
 use guest::rng::Rng;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Trial;
 
-const TESTS: &[Test] = &[
-    ("rmmod_is_refused_while_pages_are_merged", refused),
-    ("rmmod_works_after_run_2", after_unmerging),
-    (
-        "rmmod_works_once_the_merging_processes_have_exited",
-        once_exited,
-    ),
-    (
-        "rmmod_works_once_the_merging_processes_have_exited_beside_the_scanner",
-        once_exited_scanning,
-    ),
-    (
-        "rmmod_works_once_all_merged_pages_were_written_to",
-        once_written,
-    ),
-    ("rmmod_is_refused_while_a_child_has_merged_pages", child),
-    ("rmmod_works_while_zero_pages_are_merged", zeros),
-    ("is_unloaded_in_the_middle_of_a_scan", mid_scan),
-    ("is_unloaded_beside_the_first_merges", beside_merges),
-    ("is_unloaded_while_its_files_are_open", open_files),
-    ("is_unloaded_while_its_files_are_read", readers),
-    ("is_unloaded_while_it_unmerges", while_unmerging),
-    ("is_unloaded_while_a_frame_goes_offline", while_leaving),
-    (
-        "is_reloaded_fifty_times_with_merges_in_between",
-        fifty_times,
-    ),
-    ("is_reloaded_twenty_times_under_load", twenty_times),
+const TESTS: &[Test] = tests![
+    rmmod_is_refused_while_pages_are_merged,
+    rmmod_works_after_run_2,
+    rmmod_works_once_the_merging_processes_have_exited,
+    rmmod_works_once_the_merging_processes_have_exited_beside_the_scanner,
+    rmmod_works_once_all_merged_pages_were_written_to,
+    rmmod_is_refused_while_a_child_has_merged_pages,
+    rmmod_works_while_zero_pages_are_merged,
+    is_unloaded_in_the_middle_of_a_scan,
+    is_unloaded_beside_the_first_merges,
+    is_unloaded_while_its_files_are_open,
+    is_unloaded_while_its_files_are_read,
+    is_unloaded_while_it_unmerges,
+    is_unloaded_while_a_frame_goes_offline,
+    is_reloaded_fifty_times_with_merges_in_between,
+    is_reloaded_twenty_times_under_load,
 ];
 
 /// The tests of this suite.
@@ -135,7 +124,7 @@ fn load_and_set() -> Result {
     knob::set("sleep_ms", 0)
 }
 
-fn refused(lab: &Lab) -> Result {
+fn rmmod_is_refused_while_pages_are_merged(lab: &Lab) -> Result {
     let pair = Pair::new(lab)?;
     for _ in 0..3 {
         module::expect_in_use("while pages are merged and the scanner is stopped")?;
@@ -158,7 +147,7 @@ fn refused(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after unloading was refused").map(drop)
 }
 
-fn after_unmerging(lab: &Lab) -> Result {
+fn rmmod_works_after_run_2(lab: &Lab) -> Result {
     let pair = Pair::new(lab)?;
     module::expect_in_use("before run=2")?;
     scanner::unmerge()?;
@@ -192,7 +181,7 @@ fn unload_in_the_end(when: &str) -> Result {
     module::load("")
 }
 
-fn once_exited(lab: &Lab) -> Result {
+fn rmmod_works_once_the_merging_processes_have_exited(lab: &Lab) -> Result {
     let pair = Pair::new(lab)?;
     pair.a.exit()?;
     module::expect_in_use("while one process has the pages")?;
@@ -201,7 +190,7 @@ fn once_exited(lab: &Lab) -> Result {
     unload_in_the_end("once the processes have exited")
 }
 
-fn once_exited_scanning(lab: &Lab) -> Result {
+fn rmmod_works_once_the_merging_processes_have_exited_beside_the_scanner(lab: &Lab) -> Result {
     let pair = Pair::new(lab)?;
     scanner::start()?;
     module::expect_in_use("while the scanner runs")?;
@@ -210,7 +199,7 @@ fn once_exited_scanning(lab: &Lab) -> Result {
     unload_in_the_end("once the processes have exited, while the scanner runs")
 }
 
-fn once_written(lab: &Lab) -> Result {
+fn rmmod_works_once_all_merged_pages_were_written_to(lab: &Lab) -> Result {
     let pair = Pair::new(lab)?;
     pair.a.fill(pair.in_a, NEW)?;
     module::expect_in_use("while one process has not written")?;
@@ -222,7 +211,7 @@ fn once_written(lab: &Lab) -> Result {
 }
 
 /// A fork shares merged pages with a child without involving the module.
-fn child(lab: &Lab) -> Result {
+fn rmmod_is_refused_while_a_child_has_merged_pages(lab: &Lab) -> Result {
     let pair = Pair::new(lab)?;
     let child = pair.a.fork()?;
     pair.a.exit()?;
@@ -239,7 +228,7 @@ fn child(lab: &Lab) -> Result {
 
 /// Merged pages of zeros do not need the module, but only the module can keep the kernel's count of
 /// them right. So unloading turns them into ordinary zero pages, which are not counted.
-fn zeros(lab: &Lab) -> Result {
+fn rmmod_works_while_zero_pages_are_merged(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     let span = peer.anon(PAGES, Ids::ZERO)?;
     scanner::merge_at_once(scanner::part(&peer, span))?;
@@ -269,7 +258,7 @@ fn zeros(lab: &Lab) -> Result {
 }
 
 /// All pages differ, so none is merged.
-fn mid_scan(lab: &Lab) -> Result {
+fn is_unloaded_in_the_middle_of_a_scan(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let of_b = Ids::each(10_000);
     let (in_a, in_b) = (registered(&a, MANY, IDS)?, registered(&b, MANY, of_b)?);
@@ -289,7 +278,7 @@ fn mid_scan(lab: &Lab) -> Result {
 
 /// Unloading races with the first merge: either the module is unloaded and no page is merged, or it
 /// stays loaded.
-fn beside_merges(lab: &Lab) -> Result {
+fn is_unloaded_beside_the_first_merges(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (registered(&a, MANY, IDS)?, registered(&b, MANY, IDS)?);
     let mut rng = Rng::new(rng::seed());
@@ -320,7 +309,7 @@ fn beside_merges(lab: &Lab) -> Result {
 }
 
 /// An open file does not keep the module loaded, and cannot be read after the module is unloaded.
-fn open_files(_: &Lab) -> Result {
+fn is_unloaded_while_its_files_are_open(_: &Lab) -> Result {
     let open = |name: &&str| File::open(knob::path(name)).context(|| name.to_string());
     let files = knob::READ_ONLY.iter().chain(&knob::WRITABLE).map(open);
     let mut files = files.collect::<Result<Vec<File>>>()?;
@@ -334,7 +323,7 @@ fn open_files(_: &Lab) -> Result {
 }
 
 /// Readers either read the files or find that they are gone.
-fn readers(_: &Lab) -> Result {
+fn is_unloaded_while_its_files_are_read(_: &Lab) -> Result {
     let done = AtomicBool::new(false);
     let read_all = || {
         while !done.load(Ordering::Relaxed) {
@@ -364,7 +353,7 @@ fn readers(_: &Lab) -> Result {
 /// A work item of the module empties the frame and walks all processes. Many read-only zero pages
 /// make the walk longer than the time until unloading waits for the item. A work item that runs on in
 /// an unloaded module crashes the guest.
-fn while_leaving(lab: &Lab) -> Result {
+fn is_unloaded_while_a_frame_goes_offline(lab: &Lab) -> Result {
     const MADV_SOFT_OFFLINE: i32 = 101;
     const ZEROES: u64 = 50_000;
     let peers = (0..12)
@@ -397,7 +386,7 @@ fn while_leaving(lab: &Lab) -> Result {
 
 /// The module is in use until nothing is merged; its file disappears after the write to it has
 /// returned.
-fn while_unmerging(lab: &Lab) -> Result {
+fn is_unloaded_while_it_unmerges(lab: &Lab) -> Result {
     const PLENTY: u64 = 4000;
     knob::set("scope", "registered")?;
     let (a, b) = lab.pair()?;
@@ -417,7 +406,7 @@ fn while_unmerging(lab: &Lab) -> Result {
 }
 
 /// Each load merges the pages, and each unload finds them merged.
-fn fifty_times(lab: &Lab) -> Result {
+fn is_reloaded_fifty_times_with_merges_in_between(lab: &Lab) -> Result {
     let pair = Pair::new(lab)?;
     for _ in 0..50 {
         module::unload()?;
@@ -432,7 +421,7 @@ fn fifty_times(lab: &Lab) -> Result {
     pair.check()
 }
 
-fn twenty_times(lab: &Lab) -> Result {
+fn is_reloaded_twenty_times_under_load(lab: &Lab) -> Result {
     let pair = Pair::new(lab)?;
     let workers = lab.alices(3)?;
     for (index, worker) in workers.iter().enumerate() {

@@ -14,15 +14,16 @@ use guest::lab::Test;
 use guest::memory::content::Ids;
 use guest::process::peer::Kind;
 use guest::process::peer::Peer;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Trial;
 use std::thread::sleep;
 use std::time::Duration;
 
-const TESTS: &[Test] = &[
-    ("colliding_pages_cost_at_most_twice_as_much", colliding),
-    ("cycles_cost_the_same_whatever_is_mapped", cycles),
+const TESTS: &[Test] = tests![
+    colliding_pages_cost_at_most_twice_as_much,
+    cycles_cost_the_same_whatever_is_mapped,
 ];
 
 /// The tests of this suite.
@@ -54,7 +55,7 @@ fn cost(lab: &Lab, fill: impl Fn(&Peer, Span) -> Result) -> Result<u64> {
 
 /// Similar pages must be compared as a whole, whoever filled them; hash collisions must not increase
 /// this cost any further.
-fn colliding(lab: &Lab) -> Result {
+fn colliding_pages_cost_at_most_twice_as_much(lab: &Lab) -> Result {
     let filled = |how: &'static str| {
         cost(lab, move |peer, span| {
             peer.ask(how, &[span.addr, span.pages]).map(drop)
@@ -98,7 +99,7 @@ fn cycle_cost(lab: &Lab, make: impl Fn(&Peer) -> Result) -> Result<u64> {
 
 /// A user can cheaply map much memory that contains nothing to merge: zero pages that were only read,
 /// page tables with hardly any entry, VMAs without pages.
-fn cycles(lab: &Lab) -> Result {
+fn cycles_cost_the_same_whatever_is_mapped(lab: &Lab) -> Result {
     let pages = cycle_cost(lab, |peer| {
         let span = peer.map(Kind::Anon, 4 * PAGES)?;
         peer.keep_small(span)?;

@@ -24,6 +24,7 @@ use guest::lab::Test;
 use guest::memory::content::Ids;
 use guest::memory::pages;
 use guest::process::task;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 use libtest_mimic::Trial;
@@ -33,15 +34,12 @@ use nix::mount::MsFlags;
 /// A test without a lab, since the module is not loaded.
 type BareTest = (&'static str, fn() -> Result);
 
-const LOCKED_TESTS: [BareTest; 2] = [
-    ("the_kernel_is_locked_down", is_locked),
-    ("an_unsigned_module_is_refused", refused),
-];
+const LOCKED_TESTS: &[BareTest] = tests![the_kernel_is_locked_down, an_unsigned_module_is_refused];
 
 /// The tests of a kernel that is locked down from boot.
 pub fn locked_trials() -> Vec<Trial> {
-    let make = |(name, test): BareTest| Trial::test(format!("locked::{name}"), test);
-    LOCKED_TESTS.map(make).into()
+    let make = |&(name, test): &BareTest| Trial::test(format!("locked::{name}"), test);
+    LOCKED_TESTS.iter().map(make).collect()
 }
 
 /// The test of a kernel that is locked down step by step.
@@ -49,7 +47,7 @@ pub fn trials() -> Vec<Trial> {
     lab::trials("lockdown", TESTS)
 }
 
-const TESTS: &[Test] = &[("a_loaded_module_goes_on_when_lockdown_is_raised", raised)];
+const TESTS: &[Test] = tests![a_loaded_module_goes_on_when_lockdown_is_raised];
 
 const SECURITYFS: &str = "/sys/kernel/security";
 const LEVEL: &str = "/sys/kernel/security/lockdown";
@@ -80,7 +78,7 @@ fn level() -> Result<String> {
 }
 
 /// Expects the level given on the kernel's command line; without it, the tests would prove nothing.
-fn is_locked() -> Result {
+fn the_kernel_is_locked_down() -> Result {
     let line = procfs::read("/proc/cmdline")?;
     let mut words = line.split_whitespace();
     let asked = words.find_map(|word| word.strip_prefix("lockdown="));
@@ -131,7 +129,7 @@ fn expect_reason(log: &mut Kmsg) -> Result {
     expect::that(said, || "expected the kernel to log lockdown as the reason")
 }
 
-fn refused() -> Result {
+fn an_unsigned_module_is_refused() -> Result {
     let mut log = Kmsg::open()?;
     let tainted = procfs::read("/proc/sys/kernel/tainted")?;
     expect::errno("loading the module", libc::EPERM, module::try_load(""))?;
@@ -170,7 +168,7 @@ fn expect_working(lab: &Lab, log: &mut Kmsg, first: u64) -> Result {
 
 /// kernel_lockdown(7) restricts /proc/kcore and the like, but not root's access to pagemap, so the
 /// tests can still read frame numbers.
-fn raised(lab: &Lab) -> Result {
+fn a_loaded_module_goes_on_when_lockdown_is_raised(lab: &Lab) -> Result {
     let mut log = Kmsg::open()?;
     expect::eq("level at first", "none".to_owned(), level()?)?;
     expect_working(lab, &mut log, 100)?;

@@ -25,23 +25,24 @@ use guest::process::peer::User;
 use guest::process::task;
 use guest::rng;
 use guest::rng::Rng;
+use guest::tests;
 use guest::Result;
 use libtest_mimic::Trial;
 
 mod offline;
 mod shortage;
 
-const TESTS: &[Test] = &[
-    ("processes_that_work_on_their_memory", churn),
-    ("processes_that_work_while_knobs_change", churn_and_knobs),
-    ("processes_that_work_beside_ksmd", churn_and_ksmd),
-    ("processes_that_come_and_go", come_and_go),
-    ("processes_that_run_new_programs", new_programs),
-    ("nobody_waits_long_for_the_scanner", latency),
-    ("many_small_mappings", many_mappings),
-    ("a_little_memory_left", little_memory),
-    ("knobs_written_by_many_at_once", many_writers),
-    ("memory_that_fails", memory_failure),
+const TESTS: &[Test] = tests![
+    processes_that_work_on_their_memory,
+    processes_that_work_while_knobs_change,
+    processes_that_work_beside_ksmd,
+    processes_that_come_and_go,
+    processes_that_run_new_programs,
+    nobody_waits_long_for_the_scanner,
+    many_small_mappings,
+    a_little_memory_left,
+    knobs_written_by_many_at_once,
+    memory_that_fails,
 ];
 
 /// The tests of this suite.
@@ -86,7 +87,7 @@ fn expect_scanned_since(before: u64) -> Result {
     })
 }
 
-fn churn(lab: &Lab) -> Result {
+fn processes_that_work_on_their_memory(lab: &Lab) -> Result {
     let seed = rng::seed();
     let scanned = knob::number("pages_scanned")?;
     scanner::start()?;
@@ -135,7 +136,7 @@ fn change_domain(rng: &mut Rng) -> Result {
     knob::set("domain", rng.pick(&["user", "process", "cgroup", "global"]))
 }
 
-fn churn_and_knobs(lab: &Lab) -> Result {
+fn processes_that_work_while_knobs_change(lab: &Lab) -> Result {
     let seed = rng::seed();
     let mut rng = Rng::new(seed);
     scanner::start()?;
@@ -154,7 +155,7 @@ fn churn_and_knobs(lab: &Lab) -> Result {
 }
 
 /// Both ksmd and the module merge the memory that the workers register.
-fn churn_and_ksmd(lab: &Lab) -> Result {
+fn processes_that_work_beside_ksmd(lab: &Lab) -> Result {
     let mainline =
         |name: &str, value: &str| procfs::write(&format!("{}/{name}", knob::MAINLINE), value);
     let seed = rng::seed();
@@ -170,7 +171,7 @@ fn churn_and_ksmd(lab: &Lab) -> Result {
 }
 
 /// Processes with equal pages start and get killed at any time while they are scanned.
-fn come_and_go(lab: &Lab) -> Result {
+fn processes_that_come_and_go(lab: &Lab) -> Result {
     let mut rng = Rng::new(rng::seed());
     let resident = lab.alice()?;
     let span = resident.anon(32, Ids::each(100))?;
@@ -197,7 +198,7 @@ fn come_and_go(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after all had gone").map(drop)
 }
 
-fn new_programs(lab: &Lab) -> Result {
+fn processes_that_run_new_programs(lab: &Lab) -> Result {
     let peers = lab.alices(3)?;
     scanner::start()?;
     let start = Instant::now();
@@ -214,7 +215,7 @@ fn new_programs(lab: &Lab) -> Result {
 
 /// A task that changes a VMA waits for the VMA's lock, which the scanner holds only while it reads at
 /// most one batch of pages.
-fn latency(lab: &Lab) -> Result {
+fn nobody_waits_long_for_the_scanner(lab: &Lab) -> Result {
     const PAGES: u64 = 16_384;
     /// `BATCH` of rust/scan/gather.rs.
     const BATCH: u64 = 512;
@@ -237,7 +238,7 @@ fn latency(lab: &Lab) -> Result {
     )
 }
 
-fn many_writers(lab: &Lab) -> Result {
+fn knobs_written_by_many_at_once(lab: &Lab) -> Result {
     let seed = rng::seed();
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(64, Ids::each(100))?, b.anon(64, Ids::each(100))?);
@@ -273,7 +274,7 @@ fn many_writers(lab: &Lab) -> Result {
 
 /// The kernel is told that the memory of an unmovable merged page has failed. It finds no mapping of
 /// the page; nothing else may break, and no more pages may be merged into it.
-fn memory_failure(lab: &Lab) -> Result {
+fn memory_that_fails(lab: &Lab) -> Result {
     const MADV_HWPOISON: i32 = 100;
     knob::set("movable", 0)?;
     let ids = Ids::each(100);
@@ -305,7 +306,7 @@ fn memory_failure(lab: &Lab) -> Result {
 }
 
 /// Every other page has a different protection, so there are as many VMAs as pages.
-fn many_mappings(lab: &Lab) -> Result {
+fn many_small_mappings(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let ids = Ids::each(100);
     let (in_a, in_b) = (a.anon(600, ids)?, b.anon(600, ids)?);
@@ -328,7 +329,7 @@ fn many_mappings(lab: &Lab) -> Result {
 }
 
 /// The module needs memory to free memory. Without free memory it must wait, not fail.
-fn little_memory(lab: &Lab) -> Result {
+fn a_little_memory_left(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(2048, Ids::each(100))?, b.anon(2048, Ids::each(100))?);
     let hog = lab.alice()?;

@@ -33,37 +33,35 @@ use guest::process::peer::Peer;
 use guest::process::peer::User;
 use guest::process::task;
 use guest::rng;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Trial;
 
-const TESTS: &[Test] = &[
-    ("breaks_all_merged_pages_of_all_processes", all),
-    ("breaks_zero_pages", zeros),
-    ("leaves_zero_pages_that_were_never_merged", other_zeros),
-    ("breaks_pages_of_all_users_and_domains", users),
-    ("breaks_pages_shared_by_fork", forked),
-    ("breaks_moved_pages", moved),
-    ("breaks_protected_pages", protected),
-    ("breaks_pages_of_private_files", private_file),
-    (
-        "breaks_pages_of_processes_that_became_undumpable",
-        undumpable,
-    ),
-    ("breaks_pages_that_were_excluded_since", excluded),
-    ("breaks_the_last_mapping_of_a_shared_page", last_mapping),
-    ("breaks_pages_merged_under_another_scope", other_scope),
-    ("can_be_repeated", repeated),
-    ("merging_starts_again", restart),
-    ("does_not_merge_until_restarted", no_restart),
-    ("works_while_processes_fork_and_end", busy),
-    ("ends_in_a_full_cgroup", full_cgroup),
-    ("can_be_interrupted", interrupted),
-    ("waits_for_no_process_that_waits_itself", stuck),
-    ("waits_for_no_file_system", discarded),
-    ("is_refused_where_the_host_has_no_room", full_host),
-    ("users_who_read_counts_have_nothing_walked", constant_time),
+const TESTS: &[Test] = tests![
+    breaks_all_merged_pages_of_all_processes,
+    breaks_zero_pages,
+    leaves_zero_pages_that_were_never_merged,
+    breaks_pages_of_all_users_and_domains,
+    breaks_pages_shared_by_fork,
+    breaks_moved_pages,
+    breaks_protected_pages,
+    breaks_pages_of_private_files,
+    breaks_pages_of_processes_that_became_undumpable,
+    breaks_pages_that_were_excluded_since,
+    breaks_the_last_mapping_of_a_shared_page,
+    breaks_pages_merged_under_another_scope,
+    can_be_repeated,
+    merging_starts_again,
+    does_not_merge_until_restarted,
+    works_while_processes_fork_and_end,
+    ends_in_a_full_cgroup,
+    can_be_interrupted,
+    waits_for_no_process_that_waits_itself,
+    waits_for_no_file_system,
+    is_refused_where_the_host_has_no_room,
+    users_who_read_counts_have_nothing_walked,
 ];
 
 /// The tests of this suite.
@@ -117,7 +115,7 @@ fn expect_unmerged(all: &[pages::Pages<'_>], ids: Ids) -> Result {
     Ok(())
 }
 
-fn all(lab: &Lab) -> Result {
+fn breaks_all_merged_pages_of_all_processes(lab: &Lab) -> Result {
     let peers = lab.alices(5)?;
     let mut spans = Vec::new();
     for peer in &peers {
@@ -137,7 +135,7 @@ fn all(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn zeros(lab: &Lab) -> Result {
+fn breaks_zero_pages(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, Ids::ZERO)?, b.anon(PAGES, Ids::ZERO)?);
     scanner::merge()?;
@@ -152,7 +150,7 @@ fn zeros(lab: &Lab) -> Result {
 }
 
 /// Memory that was only read maps the shared zero page, too, but not because of the module.
-fn other_zeros(lab: &Lab) -> Result {
+fn leaves_zero_pages_that_were_never_merged(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     let span = peer.map(Kind::Anon, PAGES)?;
     peer.check(span, Ids::ZERO)?;
@@ -163,7 +161,7 @@ fn other_zeros(lab: &Lab) -> Result {
     pages::expect_zero_page((&peer, span))
 }
 
-fn users(lab: &Lab) -> Result {
+fn breaks_pages_of_all_users_and_domains(lab: &Lab) -> Result {
     knob::set("domain", "global")?;
     let mut peers = Vec::new();
     for user in [User::Root, User::Alice, User::Bob] {
@@ -177,7 +175,7 @@ fn users(lab: &Lab) -> Result {
     expect_unmerged(&spans, IDS)
 }
 
-fn forked(lab: &Lab) -> Result {
+fn breaks_pages_shared_by_fork(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
     let child = a.fork()?;
     let grandchild = child.fork()?;
@@ -187,13 +185,13 @@ fn forked(lab: &Lab) -> Result {
     )
 }
 
-fn moved(lab: &Lab) -> Result {
+fn breaks_moved_pages(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
     let moved = a.remap(in_a)?;
     expect_unmerged(&[(&a, moved), (&b, in_b)], IDS)
 }
 
-fn protected(lab: &Lab) -> Result {
+fn breaks_protected_pages(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
     a.protect(in_a, libc::PROT_READ)?;
     b.protect(in_b, libc::PROT_NONE)?;
@@ -203,7 +201,7 @@ fn protected(lab: &Lab) -> Result {
     expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)
 }
 
-fn private_file(lab: &Lab) -> Result {
+fn breaks_pages_of_private_files(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (
         a.filled(Kind::PrivateFile, PAGES, IDS)?,
@@ -214,14 +212,14 @@ fn private_file(lab: &Lab) -> Result {
     expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)
 }
 
-fn undumpable(lab: &Lab) -> Result {
+fn breaks_pages_of_processes_that_became_undumpable(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
     a.set_dumpable(false)?;
     expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)
 }
 
 /// Pages that are no longer scanned are still merged, and must be unmerged.
-fn excluded(lab: &Lab) -> Result {
+fn breaks_pages_that_were_excluded_since(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
     a.advise(in_a.part(0, 8), libc::MADV_DONTDUMP)?;
     a.advise(in_a.part(8, 8), libc::MADV_WIPEONFORK)?;
@@ -229,20 +227,20 @@ fn excluded(lab: &Lab) -> Result {
     expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)
 }
 
-fn last_mapping(lab: &Lab) -> Result {
+fn breaks_the_last_mapping_of_a_shared_page(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
     b.fill(in_b, Ids::each(5000))?;
     expect_unmerged(&[(&a, in_a)], IDS)
 }
 
-fn other_scope(lab: &Lab) -> Result {
+fn breaks_pages_merged_under_another_scope(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
     knob::set("scope", "registered")?;
     scanner::scan(2)?;
     expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)
 }
 
-fn repeated(lab: &Lab) -> Result {
+fn can_be_repeated(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
     for _ in 0..3 {
         expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)?;
@@ -250,7 +248,7 @@ fn repeated(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn restart(lab: &Lab) -> Result {
+fn merging_starts_again(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
     for _ in 0..3 {
         expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)?;
@@ -262,7 +260,7 @@ fn restart(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn no_restart(lab: &Lab) -> Result {
+fn does_not_merge_until_restarted(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
     expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)?;
     let scanned = knob::number("pages_scanned")?;
@@ -276,7 +274,7 @@ fn no_restart(lab: &Lab) -> Result {
 }
 
 /// Unmerging races with everything that creates or removes mappings.
-fn busy(lab: &Lab) -> Result {
+fn works_while_processes_fork_and_end(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(256, IDS)?, b.anon(256, IDS)?);
     let workers = lab.alices(3)?;
@@ -307,7 +305,7 @@ fn busy(lab: &Lab) -> Result {
 
 /// A writer that waits for `run=2` can be killed. This stops the unmerge halfway, and a later `run=2`
 /// completes it.
-fn interrupted(lab: &Lab) -> Result {
+fn can_be_interrupted(lab: &Lab) -> Result {
     const MANY: u64 = 20_000;
     /// Attempts: a writer may end by itself before it is killed.
     const ATTEMPTS: usize = 10;
@@ -363,7 +361,7 @@ fn kill_while_unmerging((peer, span): pages::Pages<'_>) -> Result<bool> {
 
 /// Four processes with 2 MiB of equal memory each take 2 MiB when merged, and do not fit into the
 /// cgroup when unmerged: `run=2` fails, and no process is killed.
-fn full_cgroup(lab: &Lab) -> Result {
+fn ends_in_a_full_cgroup(lab: &Lab) -> Result {
     const MANY: u64 = 512;
     let cgroup = Cgroup::new("full")?;
     let mut all = Vec::new();
@@ -416,7 +414,7 @@ fn expect_still_shared() -> Result {
 }
 
 /// The merged memory does not fit into the host's memory when unmerged.
-fn full_host(lab: &Lab) -> Result {
+fn is_refused_where_the_host_has_no_room(lab: &Lab) -> Result {
     const MANY: u64 = 4096;
     const PART: u64 = 1024;
     let killed = || procfs::number_in("/proc/vmstat", "oom_kill");
@@ -456,7 +454,7 @@ fn full_host(lab: &Lab) -> Result {
 }
 
 /// A process waits for a file system that does not answer, and holds its mmap lock meanwhile.
-fn stuck(lab: &Lab) -> Result {
+fn waits_for_no_process_that_waits_itself(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = merged_pair(lab)?;
     let stuck = Stuck::start()?;
     let refused = || -> Result<u64> { Ok(debugfs::refusals()?.remove("locked").unwrap_or(0)) };
@@ -514,7 +512,7 @@ fn expect_nothing_merged_but(_stuck: &Stuck) -> Result {
 
 /// A process discards merged pages of a private mapping while they are unmerged. The unmerge must not
 /// read the mapped file, since the file system does not answer.
-fn discarded(_lab: &Lab) -> Result {
+fn waits_for_no_file_system(_lab: &Lab) -> Result {
     let discarder = Discarder::start()?;
     scanner::merge()?;
     let sharing = knob::number("pages_sharing")?;
@@ -552,7 +550,7 @@ fn discarded(_lab: &Lab) -> Result {
 
 /// Reading the files counts the mappings of each shared page and the zero pages of each process only
 /// for root.
-fn constant_time(lab: &Lab) -> Result {
+fn users_who_read_counts_have_nothing_walked(lab: &Lab) -> Result {
     let _merged = merged_pair(lab)?;
     scanner::stop()?;
     let (frames, processes) = (

@@ -18,24 +18,25 @@ use guest::process::peer::Kind;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
 use guest::process::task;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
-pub(super) const TESTS: &[Test] = &[
-    ("equal_pages_of_a_process_become_one", equal),
-    ("programs_that_know_mainline_see_it_work", in_place),
-    ("run_2_zeroes_what_mainline_zeroes", unmerged),
-    ("different_pages_are_unshared", unshared),
-    ("changing_pages_are_volatile", changing),
-    ("a_forked_page_is_volatile_in_the_child", forked),
-    ("pages_that_are_given_up_are_not_counted", given_up),
-    ("max_page_sharing_makes_copies", copies),
-    ("one_page_too_many_stays_unshared", one_too_many),
-    ("pages_of_zeroes_are_merged_like_others", zeroes),
-    ("use_zero_pages_takes_the_zero_page", zero_page),
-    ("general_profit_is_what_was_saved_less_the_tables", profit),
-    ("full_scans_counts_where_there_is_registered_memory", scans),
-    ("processes_are_not_told_of_merging", of_processes),
+pub(super) const TESTS: &[Test] = tests![
+    equal_pages_of_a_process_become_one,
+    programs_that_know_mainline_see_it_work,
+    run_2_zeroes_what_mainline_zeroes,
+    different_pages_are_unshared,
+    changing_pages_are_volatile,
+    a_forked_page_is_volatile_in_the_child,
+    pages_that_are_given_up_are_not_counted,
+    max_page_sharing_makes_copies,
+    one_page_too_many_stays_unshared,
+    pages_of_zeroes_are_merged_like_others,
+    use_zero_pages_takes_the_zero_page,
+    general_profit_is_what_was_saved_less_the_tables,
+    full_scans_counts_where_there_is_registered_memory,
+    processes_are_not_told_of_merging,
 ];
 
 /// A process of Alice with registered pages.
@@ -59,7 +60,7 @@ pub(super) fn expect_one((peer, span): (&Peer, Span)) -> Result {
     pages::expect_mappings(&frames[..1], span.pages)
 }
 
-fn equal(lab: &Lab) -> Result {
+fn equal_pages_of_a_process_become_one(lab: &Lab) -> Result {
     compat::settle()?;
     let (peer, span) = registered(lab, 100, Ids::same(1))?;
     compat::merge()?;
@@ -80,7 +81,7 @@ fn equal(lab: &Lab) -> Result {
 }
 
 /// Reads and writes only mainline's own paths.
-fn in_place(lab: &Lab) -> Result {
+fn programs_that_know_mainline_see_it_work(lab: &Lab) -> Result {
     compat::settle()?;
     let _files = InPlace::mount()?;
     let number = |name: &str| procfs::number(&format!("{}/{name}", knob::MAINLINE));
@@ -98,7 +99,7 @@ fn in_place(lab: &Lab) -> Result {
     pages::expect_not_merged((&peer, span)).map(drop)
 }
 
-fn unmerged(lab: &Lab) -> Result {
+fn run_2_zeroes_what_mainline_zeroes(lab: &Lab) -> Result {
     compat::settle()?;
     let (peer, span) = registered(lab, 64, Ids::same(1))?;
     let (_other, _) = registered(lab, 8, Ids::each(100))?;
@@ -125,7 +126,7 @@ fn unmerged(lab: &Lab) -> Result {
     peer.check(span, Ids::same(1))
 }
 
-fn unshared(lab: &Lab) -> Result {
+fn different_pages_are_unshared(lab: &Lab) -> Result {
     compat::settle()?;
     let (_peer, _) = registered(lab, 70, Ids::each(1))?;
     compat::merge()?;
@@ -142,7 +143,7 @@ fn unshared(lab: &Lab) -> Result {
 
 /// Each pass finds changed contents: passes start one second apart, and the pages are written in
 /// between.
-fn changing(lab: &Lab) -> Result {
+fn changing_pages_are_volatile(lab: &Lab) -> Result {
     compat::settle()?;
     compat::set("sleep_millisecs", 1000)?;
     let (peer, span) = registered(lab, 40, Ids::each(1))?;
@@ -164,7 +165,7 @@ fn changing(lab: &Lab) -> Result {
 }
 
 /// Mainline does not treat a page as equal to itself.
-fn forked(lab: &Lab) -> Result {
+fn a_forked_page_is_volatile_in_the_child(lab: &Lab) -> Result {
     compat::settle()?;
     let (peer, _) = registered(lab, 20, Ids::each(1))?;
     let _child = peer.fork()?;
@@ -179,7 +180,7 @@ fn forked(lab: &Lab) -> Result {
     )
 }
 
-fn given_up(lab: &Lab) -> Result {
+fn pages_that_are_given_up_are_not_counted(lab: &Lab) -> Result {
     compat::settle()?;
     let (peer, span) = registered(lab, 30, Ids::same(1))?;
     let (leaving, _) = registered(lab, 30, Ids::same(1))?;
@@ -204,7 +205,7 @@ fn given_up(lab: &Lab) -> Result {
     )
 }
 
-fn copies(lab: &Lab) -> Result {
+fn max_page_sharing_makes_copies(lab: &Lab) -> Result {
     compat::settle()?;
     let (peer, span) = registered(lab, 1000, Ids::same(1))?;
     let (_other, _) = registered(lab, 300, Ids::same(2))?;
@@ -230,7 +231,7 @@ fn copies(lab: &Lab) -> Result {
     )
 }
 
-fn one_too_many(lab: &Lab) -> Result {
+fn one_page_too_many_stays_unshared(lab: &Lab) -> Result {
     compat::settle()?;
     compat::set("max_page_sharing", 10)?;
     let (_peer, _) = registered(lab, 31, Ids::same(1))?;
@@ -249,7 +250,7 @@ fn one_too_many(lab: &Lab) -> Result {
     )
 }
 
-fn zeroes(lab: &Lab) -> Result {
+fn pages_of_zeroes_are_merged_like_others(lab: &Lab) -> Result {
     compat::settle()?;
     let (peer, span) = registered(lab, 30, Ids::ZERO)?;
     compat::merge()?;
@@ -265,7 +266,7 @@ fn zeroes(lab: &Lab) -> Result {
     peer.check(span, Ids::ZERO)
 }
 
-fn zero_page(lab: &Lab) -> Result {
+fn use_zero_pages_takes_the_zero_page(lab: &Lab) -> Result {
     compat::settle()?;
     compat::set("use_zero_pages", 1)?;
     let (peer, span) = registered(lab, 30, Ids::ZERO)?;
@@ -285,7 +286,7 @@ fn zero_page(lab: &Lab) -> Result {
     expect_numbers("after 10 were written to", &[("ksm_zero_pages", 20)])
 }
 
-fn profit(lab: &Lab) -> Result {
+fn general_profit_is_what_was_saved_less_the_tables(lab: &Lab) -> Result {
     compat::settle()?;
     compat::set("use_zero_pages", 1)?;
     let (_peer, _) = registered(lab, 30, Ids::same(1))?;
@@ -308,7 +309,7 @@ fn profit(lab: &Lab) -> Result {
     expect::that(profit()? < 34 * PAGE_SIZE as i64, || "tables cost nothing")
 }
 
-fn scans(lab: &Lab) -> Result {
+fn full_scans_counts_where_there_is_registered_memory(lab: &Lab) -> Result {
     compat::settle()?;
     let peer = lab.alice()?;
     let span = peer.anon(8, Ids::each(1))?;
@@ -320,7 +321,7 @@ fn scans(lab: &Lab) -> Result {
 }
 
 /// Only mainline's own scanner maintains these figures, so they must not be wrong.
-fn of_processes(lab: &Lab) -> Result {
+fn processes_are_not_told_of_merging(lab: &Lab) -> Result {
     compat::settle()?;
     let (peer, span) = registered(lab, 16, Ids::same(1))?;
     compat::merge()?;

@@ -19,23 +19,21 @@ use guest::ksm_v::refused::no_words;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::process::child;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 
-pub(super) const TESTS: &[Test] = &[
-    ("has_mainlines_files_and_no_others", files),
-    ("files_have_mainlines_modes", modes),
-    ("files_begin_with_mainlines_text", defaults),
-    ("numbers_fare_as_mainlines", numbers),
-    ("booleans_fare_as_mainlines", booleans),
-    ("advisor_mode_fares_as_mainlines", advisor_mode),
-    ("run_fares_as_mainlines", run),
-    ("the_advisor_takes_over_as_mainlines", advisor),
-    ("counts_cannot_be_written", read_only),
-    (
-        "root_without_cap_sys_admin_does_not_write",
-        without_capability,
-    ),
+pub(super) const TESTS: &[Test] = tests![
+    has_mainlines_files_and_no_others,
+    files_have_mainlines_modes,
+    files_begin_with_mainlines_text,
+    numbers_fare_as_mainlines,
+    booleans_fare_as_mainlines,
+    advisor_mode_fares_as_mainlines,
+    run_fares_as_mainlines,
+    the_advisor_takes_over_as_mainlines,
+    counts_cannot_be_written,
+    root_without_cap_sys_admin_does_not_write,
 ];
 
 const NUMBERS: [&str; 9] = [
@@ -81,7 +79,7 @@ const EDGES: [&str; 27] = [
     "256",
 ];
 
-fn files(_: &Lab) -> Result {
+fn has_mainlines_files_and_no_others(_: &Lab) -> Result {
     expect::eq(
         "files",
         compat::names(MAINLINE)?,
@@ -89,7 +87,7 @@ fn files(_: &Lab) -> Result {
     )
 }
 
-fn modes(_: &Lab) -> Result {
+fn files_have_mainlines_modes(_: &Lab) -> Result {
     let mode_of = |dir: &str, name: &str| {
         let path = format!("{dir}/{name}");
         let file = fs::metadata(&path).context(|| path)?;
@@ -110,7 +108,7 @@ fn expect_same_texts(when: &str, names: &[String]) -> Result {
     })
 }
 
-fn defaults(_: &Lab) -> Result {
+fn files_begin_with_mainlines_text(_: &Lab) -> Result {
     module::reload("")?;
     expect_same_texts("by default", &compat::names(MAINLINE)?)
 }
@@ -149,14 +147,14 @@ fn bytes(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 
-fn numbers(_: &Lab) -> Result {
+fn numbers_fare_as_mainlines(_: &Lab) -> Result {
     begin()?;
     let mut texts = no_numbers();
     texts.extend(bytes(&EDGES));
     NUMBERS.iter().try_for_each(|name| write_all(name, &texts))
 }
 
-fn booleans(_: &Lab) -> Result {
+fn booleans_fare_as_mainlines(_: &Lab) -> Result {
     begin()?;
     let mut texts = no_numbers();
     texts.extend(bytes(&[
@@ -168,7 +166,7 @@ fn booleans(_: &Lab) -> Result {
         .try_for_each(|name| write_all(name, &texts))
 }
 
-fn advisor_mode(_: &Lab) -> Result {
+fn advisor_mode_fares_as_mainlines(_: &Lab) -> Result {
     begin()?;
     let mut texts = no_words(&["none", "scan-time"]);
     texts.extend(bytes(&[
@@ -183,7 +181,7 @@ fn advisor_mode(_: &Lab) -> Result {
 }
 
 /// Nothing is registered, so ksmd has nothing to do.
-fn run(_: &Lab) -> Result {
+fn run_fares_as_mainlines(_: &Lab) -> Result {
     begin()?;
     let mut texts = no_numbers();
     texts.extend(bytes(&[
@@ -201,7 +199,7 @@ fn run(_: &Lab) -> Result {
     write_all("run", &texts)
 }
 
-fn advisor(_: &Lab) -> Result {
+fn the_advisor_takes_over_as_mainlines(_: &Lab) -> Result {
     begin()?;
     let steps = [
         ("pages_to_scan", "123"),
@@ -243,7 +241,7 @@ fn open(name: &str) -> io::Result<File> {
         .open(format!("{}/{name}", compat::DIR))
 }
 
-fn read_only(_: &Lab) -> Result {
+fn counts_cannot_be_written(_: &Lab) -> Result {
     for name in writable(false)? {
         let what = format!("opening {name} for writing as the superuser");
         expect::errno(what, libc::EACCES, open(&name))?;
@@ -252,7 +250,7 @@ fn read_only(_: &Lab) -> Result {
 }
 
 /// The write fails both for a file opened with the capability and for one opened without it.
-fn without_capability(_: &Lab) -> Result {
+fn root_without_cap_sys_admin_does_not_write(_: &Lab) -> Result {
     begin()?;
     for name in writable(true)? {
         let text = compat::text(compat::DIR, &name)?;

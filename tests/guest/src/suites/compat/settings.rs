@@ -22,6 +22,7 @@ use guest::process::peer::Kind;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
 use guest::process::task;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 use guest::Span;
@@ -31,40 +32,31 @@ use super::counts::expect_one;
 use super::counts::registered;
 use super::counts::registered_by;
 
-pub(super) const TESTS: &[Test] = &[
-    ("memory_that_is_not_registered_is_left_alone", scope),
-    ("processes_can_take_their_registration_back", unregister),
-    ("domain_says_whether_users_share", domain),
-    (
-        "the_run_that_was_written_last_says_whose_settings_hold",
-        in_force,
-    ),
-    ("profile_says_whose_settings_hold", profile),
-    ("either_set_keeps_what_is_written_to_it", kept),
-    ("both_run_files_say_what_the_scanner_does", both_run),
-    ("the_sets_can_change_while_it_scans", change_while_scanning),
-    (
-        "max_page_sharing_is_fixed_while_pages_are_shared",
-        busy_sharing,
-    ),
-    (
-        "merge_across_nodes_is_fixed_while_pages_are_shared",
-        busy_nodes,
-    ),
-    ("unknown_contents_wait_for_the_second_pass", second_pass),
-    ("smart_scan_skips_pages", smart_scan),
-    ("a_write_to_sleep_millisecs_wakes_the_scanner", wakes),
-    ("pages_to_scan_0_looks_at_none", no_pages),
-    ("passes_are_few_while_nothing_is_registered", unregistered),
-    ("the_advisor_chooses_pages_to_scan", advisor),
+pub(super) const TESTS: &[Test] = tests![
+    memory_that_is_not_registered_is_left_alone,
+    processes_can_take_their_registration_back,
+    domain_says_whether_users_share,
+    the_run_that_was_written_last_says_whose_settings_hold,
+    profile_says_whose_settings_hold,
+    either_set_keeps_what_is_written_to_it,
+    both_run_files_say_what_the_scanner_does,
+    the_sets_can_change_while_it_scans,
+    max_page_sharing_is_fixed_while_pages_are_shared,
+    merge_across_nodes_is_fixed_while_pages_are_shared,
+    unknown_contents_wait_for_the_second_pass,
+    smart_scan_skips_pages,
+    a_write_to_sleep_millisecs_wakes_the_scanner,
+    pages_to_scan_0_looks_at_none,
+    passes_are_few_while_nothing_is_registered,
+    the_advisor_chooses_pages_to_scan,
 ];
 
-pub(super) const SKIPPABLE: &[SkippableTest] = &[
-    ("nodes_are_kept_apart", nodes),
-    ("pages_moved_to_another_node_are_kept_apart", moved),
+pub(super) const SKIPPABLE: &[SkippableTest] = tests![
+    nodes_are_kept_apart,
+    pages_moved_to_another_node_are_kept_apart,
 ];
 
-fn scope(lab: &Lab) -> Result {
+fn memory_that_is_not_registered_is_left_alone(lab: &Lab) -> Result {
     compat::settle()?;
     let (peer, span) = registered(lab, 8, Ids::same(1))?;
     let plain = peer.anon(8, Ids::same(1))?;
@@ -83,7 +75,7 @@ fn scope(lab: &Lab) -> Result {
     pages::expect_frames("of a registered process", (&peer, span), &merged)
 }
 
-fn unregister(lab: &Lab) -> Result {
+fn processes_can_take_their_registration_back(lab: &Lab) -> Result {
     compat::settle()?;
     let (a, b) = lab.pair()?;
     a.register_all()?;
@@ -100,7 +92,7 @@ fn unregister(lab: &Lab) -> Result {
 }
 
 /// Mainline merges these pages into one in any case.
-fn domain(lab: &Lab) -> Result {
+fn domain_says_whether_users_share(lab: &Lab) -> Result {
     compat::settle()?;
     let _alice = registered(lab, 8, Ids::same(1))?;
     let _bob = registered_by(lab, User::Bob, 8, Ids::same(1))?;
@@ -117,7 +109,7 @@ fn domain(lab: &Lab) -> Result {
 }
 
 /// ksmd sleeps until a process registers memory.
-fn unregistered(lab: &Lab) -> Result {
+fn passes_are_few_while_nothing_is_registered(lab: &Lab) -> Result {
     compat::settle()?;
     let plain = lab.alice()?;
     plain.anon(8, Ids::each(1))?;
@@ -133,7 +125,7 @@ fn unregistered(lab: &Lab) -> Result {
     expect_one((&peer, span))
 }
 
-fn in_force(lab: &Lab) -> Result {
+fn the_run_that_was_written_last_says_whose_settings_hold(lab: &Lab) -> Result {
     compat::settle()?;
     compat::set("max_page_sharing", 4)?;
     let (peer, span) = registered(lab, 8, Ids::same(1))?;
@@ -152,7 +144,7 @@ fn in_force(lab: &Lab) -> Result {
     pages::expect_not_merged((&other, plain)).map(drop)
 }
 
-fn profile(_: &Lab) -> Result {
+fn profile_says_whose_settings_hold(_: &Lab) -> Result {
     let expect_profile = |when: &str, text: &str| {
         expect::eq(
             format!("profile {when}"),
@@ -174,7 +166,7 @@ fn profile(_: &Lab) -> Result {
     Ok(())
 }
 
-fn kept(_: &Lab) -> Result {
+fn either_set_keeps_what_is_written_to_it(_: &Lab) -> Result {
     compat::settle()?;
     compat::set("run", 0)?;
     let own = [
@@ -211,7 +203,7 @@ fn kept(_: &Lab) -> Result {
     expect_own("while mainline's hold again")
 }
 
-fn both_run(_: &Lab) -> Result {
+fn both_run_files_say_what_the_scanner_does(_: &Lab) -> Result {
     compat::settle()?;
     for state in [1, 2, 0] {
         compat::set("run", state)?;
@@ -224,7 +216,7 @@ fn both_run(_: &Lab) -> Result {
     Ok(())
 }
 
-fn change_while_scanning(lab: &Lab) -> Result {
+fn the_sets_can_change_while_it_scans(lab: &Lab) -> Result {
     compat::settle()?;
     compat::set("max_page_sharing", 16)?;
     let (peer, span) = registered(lab, 64, Ids::same(1))?;
@@ -256,19 +248,19 @@ fn expect_fixed(lab: &Lab, name: &str, now: i64, other: i64) -> Result {
     expect_numbers("with nothing shared", &[(name, other)])
 }
 
-fn busy_sharing(lab: &Lab) -> Result {
+fn max_page_sharing_is_fixed_while_pages_are_shared(lab: &Lab) -> Result {
     compat::settle()?;
     expect_fixed(lab, "max_page_sharing", 256, 10)
 }
 
-fn busy_nodes(lab: &Lab) -> Result {
+fn merge_across_nodes_is_fixed_while_pages_are_shared(lab: &Lab) -> Result {
     compat::settle()?;
     expect_fixed(lab, "merge_across_nodes", 1, 0)
 }
 
 /// A page with a new content is not merged at the first sighting, and is merged in the second pass at
 /// the latest.
-fn second_pass(lab: &Lab) -> Result {
+fn unknown_contents_wait_for_the_second_pass(lab: &Lab) -> Result {
     compat::settle()?;
     let (peer, span) = registered(lab, 1, Ids::same(1))?;
     let (later, in_later) = registered(lab, 1, Ids::same(2))?;
@@ -280,7 +272,7 @@ fn second_pass(lab: &Lab) -> Result {
     pages::expect_merged(&[(&peer, span), (&later, in_later)]).map(drop)
 }
 
-fn smart_scan(lab: &Lab) -> Result {
+fn smart_scan_skips_pages(lab: &Lab) -> Result {
     compat::settle()?;
     let (_peer, _) = registered(lab, 64, Ids::each(1))?;
     let skipped = || compat::number("pages_skipped");
@@ -296,7 +288,7 @@ fn smart_scan(lab: &Lab) -> Result {
     })
 }
 
-fn wakes(lab: &Lab) -> Result {
+fn a_write_to_sleep_millisecs_wakes_the_scanner(lab: &Lab) -> Result {
     compat::settle()?;
     let (_peer, _) = registered(lab, 8, Ids::each(1))?;
     compat::set("run", 1)?;
@@ -317,7 +309,7 @@ fn wakes(lab: &Lab) -> Result {
     compat::wait_scans(3)
 }
 
-fn no_pages(lab: &Lab) -> Result {
+fn pages_to_scan_0_looks_at_none(lab: &Lab) -> Result {
     compat::settle()?;
     let (_peer, _) = registered(lab, 8, Ids::each(1))?;
     compat::set("pages_to_scan", 0)?;
@@ -336,7 +328,7 @@ fn no_pages(lab: &Lab) -> Result {
     compat::wait_scans(2)
 }
 
-fn advisor(lab: &Lab) -> Result {
+fn the_advisor_chooses_pages_to_scan(lab: &Lab) -> Result {
     compat::settle()?;
     let (_peer, _) = registered(lab, 64, Ids::each(1))?;
     // A pass that takes long enough uses little CPU time, so the advisor raises the number of pages.
@@ -378,7 +370,7 @@ fn pages_on(peer: &Peer, span: Span, node: u64) -> Result<u64> {
 }
 
 /// The kernel moves a shared page, which belongs to its new node from then on.
-fn moved(lab: &Lab) -> Result<Completion> {
+fn pages_moved_to_another_node_are_kept_apart(lab: &Lab) -> Result<Completion> {
     if !numa::are_two() {
         return Ok(Completion::ignored_with("the machine has one node"));
     }
@@ -402,7 +394,7 @@ fn moved(lab: &Lab) -> Result<Completion> {
     Ok(Completion::Completed)
 }
 
-fn nodes(lab: &Lab) -> Result<Completion> {
+fn nodes_are_kept_apart(lab: &Lab) -> Result<Completion> {
     if !numa::are_two() {
         return Ok(Completion::ignored_with("the machine has one node"));
     }

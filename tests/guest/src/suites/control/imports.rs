@@ -13,19 +13,20 @@ use guest::kernel::kmsg::Kmsg;
 use guest::ksm_v::module;
 use guest::lab::Lab;
 use guest::lab::Test;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 
-pub(super) const TESTS: &[Test] = &[
-    ("a_missing_function_refuses_the_load", missing_function),
-    ("a_missing_variable_refuses_the_load", missing_variable),
+pub(super) const TESTS: &[Test] = tests![
+    a_missing_function_refuses_the_load,
+    a_missing_variable_refuses_the_load,
 ];
 
-fn missing_function(_: &Lab) -> Result {
+fn a_missing_function_refuses_the_load(_: &Lab) -> Result {
     refuses_without("folio_free_swap")
 }
 
-fn missing_variable(_: &Lab) -> Result {
+fn a_missing_variable_refuses_the_load(_: &Lab) -> Result {
     refuses_without("ksm_zero_pages")
 }
 

@@ -19,41 +19,42 @@ use guest::memory::content::Ids;
 use guest::memory::pages;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 use nix::unistd::seteuid;
 use nix::unistd::Uid;
 
-pub(super) const TESTS: &[Test] = &[
-    ("run_takes_0_1_and_2", run_values),
-    ("scan_rate_takes_its_whole_range", scan_rate_values),
-    ("scan_rate_of_0_means_1", scan_rate_zero),
-    ("sleep_ms_takes_its_whole_range", sleep_values),
-    ("promote_after_takes_its_whole_range", promote_values),
-    ("max_page_sharing_takes_its_whole_range", sharing_values),
-    ("max_interval_takes_its_whole_range", interval_values),
-    ("max_cpu_takes_its_whole_range", cpu_values),
-    ("threads_takes_its_whole_range", thread_counts),
-    ("scope_takes_its_words", scope_words),
-    ("domain_takes_its_words", domain_words),
-    ("governor_takes_its_words", governor_words),
-    ("run_refuses_bad_input", bad_run),
-    ("scan_rate_refuses_bad_input", bad_scan_rate),
-    ("sleep_ms_refuses_bad_input", bad_sleep_ms),
-    ("promote_after_refuses_bad_input", bad_promote_after),
-    ("max_page_sharing_refuses_bad_input", bad_max_page_sharing),
-    ("max_interval_refuses_bad_input", bad_max_interval),
-    ("max_cpu_refuses_bad_input", bad_max_cpu),
-    ("threads_refuses_bad_input", bad_threads),
-    ("governor_refuses_bad_input", bad_governor),
-    ("scope_refuses_bad_input", bad_scope),
-    ("domain_refuses_bad_input", bad_domain),
-    ("an_empty_write_changes_nothing", empty),
-    ("counts_cannot_be_written", read_only),
-    ("users_can_read_and_not_write", users),
-    ("merge_now_can_only_be_written_and_only_by_root", write_only),
-    ("domain_is_fixed_while_pages_are_merged", busy_domain),
-    ("scope_can_change_while_pages_are_merged", free_scope),
+pub(super) const TESTS: &[Test] = tests![
+    run_takes_0_1_and_2,
+    scan_rate_takes_its_whole_range,
+    scan_rate_of_0_means_1,
+    sleep_ms_takes_its_whole_range,
+    promote_after_takes_its_whole_range,
+    max_page_sharing_takes_its_whole_range,
+    max_interval_takes_its_whole_range,
+    max_cpu_takes_its_whole_range,
+    threads_takes_its_whole_range,
+    scope_takes_its_words,
+    domain_takes_its_words,
+    governor_takes_its_words,
+    run_refuses_bad_input,
+    scan_rate_refuses_bad_input,
+    sleep_ms_refuses_bad_input,
+    promote_after_refuses_bad_input,
+    max_page_sharing_refuses_bad_input,
+    max_interval_refuses_bad_input,
+    max_cpu_refuses_bad_input,
+    threads_refuses_bad_input,
+    governor_refuses_bad_input,
+    scope_refuses_bad_input,
+    domain_refuses_bad_input,
+    an_empty_write_changes_nothing,
+    counts_cannot_be_written,
+    users_can_read_and_not_write,
+    merge_now_can_only_be_written_and_only_by_root,
+    domain_is_fixed_while_pages_are_merged,
+    scope_can_change_while_pages_are_merged,
 ];
 
 /// Writes a text with and without a newline, and expects to read `shown`.
@@ -76,56 +77,56 @@ fn takes_numbers(name: &str, values: &[&str]) -> Result {
         .try_for_each(|value| takes(name, value, value))
 }
 
-fn run_values(_: &Lab) -> Result {
+fn run_takes_0_1_and_2(_: &Lab) -> Result {
     takes_numbers("run", &["1", "2", "0", "2", "1", "0"])
 }
 
-fn scan_rate_values(_: &Lab) -> Result {
+fn scan_rate_takes_its_whole_range(_: &Lab) -> Result {
     takes_numbers("scan_rate", &["1", "2", "100", "2147483648", "4294967295"])
 }
 
-fn scan_rate_zero(_: &Lab) -> Result {
+fn scan_rate_of_0_means_1(_: &Lab) -> Result {
     takes("scan_rate", "0", "1")
 }
 
-fn sleep_values(_: &Lab) -> Result {
+fn sleep_ms_takes_its_whole_range(_: &Lab) -> Result {
     takes_numbers("sleep_ms", &["0", "1", "200", "2147483648", "4294967295"])
 }
 
-fn promote_values(_: &Lab) -> Result {
+fn promote_after_takes_its_whole_range(_: &Lab) -> Result {
     takes_numbers("promote_after", &["1", "2", "3", "127", "128", "255"])
 }
 
-fn sharing_values(_: &Lab) -> Result {
+fn max_page_sharing_takes_its_whole_range(_: &Lab) -> Result {
     takes_numbers(
         "max_page_sharing",
         &["2", "3", "255", "256", "65535", "65536"],
     )
 }
 
-fn interval_values(_: &Lab) -> Result {
+fn max_interval_takes_its_whole_range(_: &Lab) -> Result {
     takes_numbers("max_interval", &["1", "2", "4", "8"])
 }
 
-fn cpu_values(_: &Lab) -> Result {
+fn max_cpu_takes_its_whole_range(_: &Lab) -> Result {
     takes_numbers("max_cpu", &["1", "2", "50", "99", "100"])
 }
 
-fn thread_counts(_: &Lab) -> Result {
+fn threads_takes_its_whole_range(_: &Lab) -> Result {
     takes_numbers("threads", &["1", "2", "63", "64", "1"])
 }
 
-fn governor_words(_: &Lab) -> Result {
+fn governor_takes_its_words(_: &Lab) -> Result {
     takes("governor", "auto", "manual [auto]")?;
     takes("governor", "manual", "[manual] auto")
 }
 
-fn scope_words(_: &Lab) -> Result {
+fn scope_takes_its_words(_: &Lab) -> Result {
     takes("scope", "registered", "all [registered]")?;
     takes("scope", "all", "[all] registered")
 }
 
-fn domain_words(_: &Lab) -> Result {
+fn domain_takes_its_words(_: &Lab) -> Result {
     takes("domain", "process", "user [process] cgroup global")?;
     takes("domain", "cgroup", "user process [cgroup] global")?;
     takes("domain", "global", "user process cgroup [global]")?;
@@ -150,7 +151,7 @@ fn refuses_numbers(name: &str, kept: &str, beyond: &[&str]) -> Result {
     refuses(name, kept, &texts)
 }
 
-fn bad_run(_: &Lab) -> Result {
+fn run_refuses_bad_input(_: &Lab) -> Result {
     refuses_numbers(
         "run",
         "0",
@@ -159,7 +160,7 @@ fn bad_run(_: &Lab) -> Result {
     refuses_numbers("run", "1", &["3", "4294967296", "4294967298"])
 }
 
-fn bad_scan_rate(_: &Lab) -> Result {
+fn scan_rate_refuses_bad_input(_: &Lab) -> Result {
     refuses_numbers(
         "scan_rate",
         "77",
@@ -167,7 +168,7 @@ fn bad_scan_rate(_: &Lab) -> Result {
     )
 }
 
-fn bad_sleep_ms(_: &Lab) -> Result {
+fn sleep_ms_refuses_bad_input(_: &Lab) -> Result {
     refuses_numbers(
         "sleep_ms",
         "77",
@@ -175,7 +176,7 @@ fn bad_sleep_ms(_: &Lab) -> Result {
     )
 }
 
-fn bad_promote_after(_: &Lab) -> Result {
+fn promote_after_refuses_bad_input(_: &Lab) -> Result {
     refuses_numbers(
         "promote_after",
         "77",
@@ -183,7 +184,7 @@ fn bad_promote_after(_: &Lab) -> Result {
     )
 }
 
-fn bad_max_page_sharing(_: &Lab) -> Result {
+fn max_page_sharing_refuses_bad_input(_: &Lab) -> Result {
     refuses_numbers(
         "max_page_sharing",
         "77",
@@ -191,7 +192,7 @@ fn bad_max_page_sharing(_: &Lab) -> Result {
     )
 }
 
-fn bad_max_interval(_: &Lab) -> Result {
+fn max_interval_refuses_bad_input(_: &Lab) -> Result {
     refuses_numbers(
         "max_interval",
         "4",
@@ -210,7 +211,7 @@ fn bad_max_interval(_: &Lab) -> Result {
     )
 }
 
-fn bad_max_cpu(_: &Lab) -> Result {
+fn max_cpu_refuses_bad_input(_: &Lab) -> Result {
     refuses_numbers(
         "max_cpu",
         "77",
@@ -218,19 +219,19 @@ fn bad_max_cpu(_: &Lab) -> Result {
     )
 }
 
-fn bad_threads(_: &Lab) -> Result {
+fn threads_refuses_bad_input(_: &Lab) -> Result {
     refuses_numbers("threads", "3", &["0", "65", "256", "257", "4294967297"])
 }
 
-fn bad_governor(_: &Lab) -> Result {
+fn governor_refuses_bad_input(_: &Lab) -> Result {
     refuses("governor", "auto", &no_words(&["manual", "auto"]))
 }
 
-fn bad_scope(_: &Lab) -> Result {
+fn scope_refuses_bad_input(_: &Lab) -> Result {
     refuses("scope", "registered", &no_words(&["all", "registered"]))
 }
 
-fn bad_domain(_: &Lab) -> Result {
+fn domain_refuses_bad_input(_: &Lab) -> Result {
     refuses(
         "domain",
         "cgroup",
@@ -239,7 +240,7 @@ fn bad_domain(_: &Lab) -> Result {
 }
 
 /// The kernel does not pass an empty write to the module.
-fn empty(_: &Lab) -> Result {
+fn an_empty_write_changes_nothing(_: &Lab) -> Result {
     for name in knob::WRITABLE {
         let before = knob::read(name)?;
         knob::try_write(name, b"").context(|| format!("writing nothing to {name}"))?;
@@ -256,7 +257,7 @@ fn open_for_writing(name: &str) -> io::Result<File> {
     OpenOptions::new().write(true).open(knob::path(name))
 }
 
-fn read_only(_: &Lab) -> Result {
+fn counts_cannot_be_written(_: &Lab) -> Result {
     for name in knob::READ_ONLY {
         let opened = open_for_writing(name);
         expect::errno(
@@ -284,7 +285,7 @@ impl Drop for Acting {
     }
 }
 
-fn users(_: &Lab) -> Result {
+fn users_can_read_and_not_write(_: &Lab) -> Result {
     let _alice = Acting::as_user(User::Alice)?;
     for name in knob::WRITABLE.iter().chain(&knob::READ_ONLY) {
         knob::read(name)?;
@@ -298,7 +299,7 @@ fn users(_: &Lab) -> Result {
     Ok(())
 }
 
-fn write_only(_: &Lab) -> Result {
+fn merge_now_can_only_be_written_and_only_by_root(_: &Lab) -> Result {
     let mode =
         fs::metadata(knob::path(knob::WRITE_ONLY)).map(|file| file.permissions().mode() & 0o777);
     expect::eq("mode of merge_now", 0o200, mode.context(|| "merge_now")?)?;
@@ -319,7 +320,7 @@ fn merged_pair(lab: &Lab) -> Result<(Peer, Peer)> {
     Ok((a, b))
 }
 
-fn busy_domain(lab: &Lab) -> Result {
+fn domain_is_fixed_while_pages_are_merged(lab: &Lab) -> Result {
     let _pair = merged_pair(lab)?;
     for word in ["process", "cgroup", "global"] {
         let written = knob::try_write("domain", word.as_bytes());
@@ -335,7 +336,7 @@ fn busy_domain(lab: &Lab) -> Result {
     takes("domain", "global", "user process cgroup [global]")
 }
 
-fn free_scope(lab: &Lab) -> Result {
+fn scope_can_change_while_pages_are_merged(lab: &Lab) -> Result {
     let _pair = merged_pair(lab)?;
     let before = scanner::expect_exact_counts("before the change")?;
     takes("scope", "registered", "all [registered]")?;

@@ -14,20 +14,21 @@ use guest::ksm_v::module;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::process::task;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 
-pub(super) const TESTS: &[Test] = &[
-    ("has_the_documented_files_and_no_others", files),
-    ("files_have_the_right_modes", modes),
-    ("every_file_is_readable_and_one_line", lines),
-    ("defaults_are_the_documented_ones", defaults),
-    ("starts_with_counts_of_zero", fresh_counts),
-    ("cannot_be_loaded_twice", twice),
-    ("unloading_leaves_nothing_behind", unload),
-    ("loads_again_after_unloading", again),
-    ("takes_the_bytewise_hash_parameter", parameter),
-    ("refuses_an_unusable_parameter", bad_parameter),
+pub(super) const TESTS: &[Test] = tests![
+    has_the_documented_files_and_no_others,
+    files_have_the_right_modes,
+    every_file_is_readable_and_one_line,
+    defaults_are_the_documented_ones,
+    starts_with_counts_of_zero,
+    cannot_be_loaded_twice,
+    unloading_leaves_nothing_behind,
+    loads_again_after_unloading,
+    takes_the_bytewise_hash_parameter,
+    refuses_an_unusable_parameter,
 ];
 
 /// The names of all readable files.
@@ -39,7 +40,7 @@ fn documented() -> BTreeSet<String> {
         .collect()
 }
 
-fn files(_: &Lab) -> Result {
+fn has_the_documented_files_and_no_others(_: &Lab) -> Result {
     let entries = fs::read_dir(knob::DIR).context(|| knob::DIR)?;
     let found: BTreeSet<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
@@ -51,7 +52,7 @@ fn files(_: &Lab) -> Result {
     expect::eq(format!("files in {}", knob::DIR), expected, found)
 }
 
-fn modes(_: &Lab) -> Result {
+fn files_have_the_right_modes(_: &Lab) -> Result {
     for name in documented() {
         let path = knob::path(&name);
         let metadata = fs::metadata(&path).context(|| path.clone())?;
@@ -63,7 +64,7 @@ fn modes(_: &Lab) -> Result {
     Ok(())
 }
 
-fn lines(_: &Lab) -> Result {
+fn every_file_is_readable_and_one_line(_: &Lab) -> Result {
     for name in documented() {
         let text = knob::read(&name)?;
         expect::that(text.ends_with('\n') && text.lines().count() == 1, || {
@@ -76,7 +77,7 @@ fn lines(_: &Lab) -> Result {
     Ok(())
 }
 
-fn defaults(_: &Lab) -> Result {
+fn defaults_are_the_documented_ones(_: &Lab) -> Result {
     module::reload("")?;
     let expected = [
         ("run", "0\n"),
@@ -99,7 +100,7 @@ fn defaults(_: &Lab) -> Result {
     Ok(())
 }
 
-fn fresh_counts(_: &Lab) -> Result {
+fn starts_with_counts_of_zero(_: &Lab) -> Result {
     module::reload("")?;
     for name in knob::counts() {
         // The thread runs for a moment before it goes to sleep, and the index may have reserved memory.
@@ -110,7 +111,7 @@ fn fresh_counts(_: &Lab) -> Result {
     Ok(())
 }
 
-fn twice(_: &Lab) -> Result {
+fn cannot_be_loaded_twice(_: &Lab) -> Result {
     expect::errno(
         "loading the module again",
         libc::EEXIST,
@@ -145,14 +146,14 @@ fn traces() -> Vec<String> {
     found
 }
 
-fn unload(_: &Lab) -> Result {
+fn unloading_leaves_nothing_behind(_: &Lab) -> Result {
     module::unload()?;
     // The thread stays visible for a moment after it has ended.
     let clean = task::wait_until(task::PATIENCE, || traces().is_empty());
     expect::that(clean, || format!("left behind: {:?}", traces()))
 }
 
-fn again(_: &Lab) -> Result {
+fn loads_again_after_unloading(_: &Lab) -> Result {
     for _ in 0..5 {
         module::unload()?;
         module::load("")?;
@@ -161,7 +162,7 @@ fn again(_: &Lab) -> Result {
     Ok(())
 }
 
-fn parameter(_: &Lab) -> Result {
+fn takes_the_bytewise_hash_parameter(_: &Lab) -> Result {
     for value in ["bytewise_hash=1", "bytewise_hash=0"] {
         module::reload(value)?;
         let used = procfs::read("/proc/modules")?;
@@ -172,7 +173,7 @@ fn parameter(_: &Lab) -> Result {
     module::reload("")
 }
 
-fn bad_parameter(_: &Lab) -> Result {
+fn refuses_an_unusable_parameter(_: &Lab) -> Result {
     module::unload()?;
     let loaded = module::try_load("bytewise_hash=many");
     expect::errno("bytewise_hash=many", libc::EINVAL, loaded)?;

@@ -24,35 +24,33 @@ use guest::process::peer::Peer;
 use guest::process::peer::User;
 use guest::process::task;
 use guest::process::task::PATIENCE;
+use guest::tests;
 use guest::Result;
 use libtest_mimic::Completion;
 
-pub(super) const TESTS: &[Test] = &[
-    ("is_one_kernel_thread_of_nice_5", identity),
-    ("does_not_wake_up_while_stopped", asleep),
-    ("does_not_wake_up_after_unmerging", asleep_after_unmerging),
-    ("runs_while_started", awake),
-    ("cpu_ns_is_its_run_time", cpu_time),
-    ("keeps_the_pause", pause),
-    ("keeps_the_scan_rate", rate),
-    ("keeps_to_its_share_of_a_cpu", share),
-    ("works_by_itself_under_the_governor", governor),
-    ("stops_at_once_in_an_endless_cycle", endless_cycle),
-    ("starts_at_once_out_of_a_long_pause", long_pause),
-    ("a_pause_is_cut_short_whenever_that_is_written", cut_short),
-    ("unloads_at_once_out_of_a_long_pause", unload_in_pause),
-    ("unloads_at_once_out_of_an_endless_cycle", unload_in_cycle),
-    ("several_threads_stop_at_once", many_threads),
+pub(super) const TESTS: &[Test] = tests![
+    is_one_kernel_thread_of_nice_5,
+    does_not_wake_up_while_stopped,
+    does_not_wake_up_after_unmerging,
+    runs_while_started,
+    cpu_ns_is_its_run_time,
+    keeps_the_pause,
+    keeps_the_scan_rate,
+    keeps_to_its_share_of_a_cpu,
+    works_by_itself_under_the_governor,
+    stops_at_once_in_an_endless_cycle,
+    starts_at_once_out_of_a_long_pause,
+    a_pause_is_cut_short_whenever_that_is_written,
+    unloads_at_once_out_of_a_long_pause,
+    unloads_at_once_out_of_an_endless_cycle,
+    several_threads_stop_at_once,
 ];
 
-pub(super) const SKIPPABLE: &[SkippableTest] = &[
-    (
-        "the_governor_hurries_while_others_wait_for_memory",
-        pressure,
-    ),
-    ("is_frozen_while_it_scans", freeze_scanning),
-    ("is_frozen_in_a_pause", freeze_pausing),
-    ("is_frozen_while_stopped", freeze_stopped),
+pub(super) const SKIPPABLE: &[SkippableTest] = tests![
+    the_governor_hurries_while_others_wait_for_memory,
+    is_frozen_while_it_scans,
+    is_frozen_in_a_pause,
+    is_frozen_while_stopped,
 ];
 
 fn number(pid: i32, field: usize) -> Result<i64> {
@@ -61,7 +59,7 @@ fn number(pid: i32, field: usize) -> Result<i64> {
         .map_err(|_| format!("field {field} of stat: expected a number, found {text:?}").into())
 }
 
-fn identity(_: &Lab) -> Result {
+fn is_one_kernel_thread_of_nice_5(_: &Lab) -> Result {
     let pid = task::scanner()?;
     expect::eq("nice value", 5, number(pid, 19)?)?;
     let flags = number(pid, 9)? as u64;
@@ -93,21 +91,21 @@ fn expect_asleep(pid: i32) -> Result {
     })
 }
 
-fn asleep(_: &Lab) -> Result {
+fn does_not_wake_up_while_stopped(_: &Lab) -> Result {
     let pid = task::scanner()?;
     expect_asleep(pid)?;
     scanner::scan(2)?;
     expect_asleep(pid)
 }
 
-fn asleep_after_unmerging(_: &Lab) -> Result {
+fn does_not_wake_up_after_unmerging(_: &Lab) -> Result {
     scanner::start()?;
     scanner::wait_passes(1)?;
     scanner::unmerge()?;
     expect_asleep(task::scanner()?)
 }
 
-fn awake(_: &Lab) -> Result {
+fn runs_while_started(_: &Lab) -> Result {
     let pid = task::scanner()?;
     let before = (task::run_time_ns(pid)?, knob::number("cpu_ns")?);
     scanner::scan(3)?;
@@ -117,7 +115,7 @@ fn awake(_: &Lab) -> Result {
     })
 }
 
-fn cpu_time(_: &Lab) -> Result {
+fn cpu_ns_is_its_run_time(_: &Lab) -> Result {
     let pid = task::scanner()?;
     let look = || -> Result<_> { Ok((task::run_time_ns(pid)?, knob::number("cpu_ns")?)) };
     let before = look()?;
@@ -191,7 +189,7 @@ fn expect_share(percent: u64, run_ns: u64) -> Result {
 /// The run time of a measurement: long enough that the saved-up budget hardly matters.
 const RUN_NS: u64 = 200_000_000;
 
-fn share(lab: &Lab) -> Result {
+fn keeps_to_its_share_of_a_cpu(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     peer.anon(2000, Ids::each(1))?;
     scanner::start()?;
@@ -204,7 +202,7 @@ fn share(lab: &Lab) -> Result {
 
 /// The governor sets the share, whatever the other knobs say, and lowers it if there is nothing to
 /// merge.
-fn governor(lab: &Lab) -> Result {
+fn works_by_itself_under_the_governor(lab: &Lab) -> Result {
     let ids = Ids::each(1);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(2000, ids)?, b.anon(2000, ids)?);
@@ -237,7 +235,7 @@ fn merge_a_little(peers: &[Peer; 2], content: u64) -> Result {
 }
 
 /// The system has enough memory; only one cgroup is throttled.
-fn pressure(lab: &Lab) -> Result<Completion> {
+fn the_governor_hurries_while_others_wait_for_memory(lab: &Lab) -> Result<Completion> {
     if std::fs::read("/proc/pressure/memory").is_err() {
         return Ok(Completion::ignored_with(
             "the kernel does not count waits for memory",
@@ -330,7 +328,7 @@ impl Paused {
     }
 }
 
-fn pause(lab: &Lab) -> Result {
+fn keeps_the_pause(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     peer.anon(256, Ids::each(1))?;
     let short = Paused::scan(20, 100, 10)?.expect_pauses_of(100)?;
@@ -342,7 +340,7 @@ fn pause(lab: &Lab) -> Result {
     )
 }
 
-fn rate(lab: &Lab) -> Result {
+fn keeps_the_scan_rate(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     peer.anon(1024, Ids::each(1))?;
     for scan_rate in [10, 50] {
@@ -369,7 +367,7 @@ fn begin_endless_cycle() -> Result {
     Ok(())
 }
 
-fn endless_cycle(lab: &Lab) -> Result {
+fn stops_at_once_in_an_endless_cycle(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     peer.touch(peer.map(Kind::Anon, 40_000)?)?;
     begin_endless_cycle()?;
@@ -394,7 +392,7 @@ fn begin_long_pause() -> Result {
     Ok(())
 }
 
-fn long_pause(lab: &Lab) -> Result {
+fn starts_at_once_out_of_a_long_pause(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     begin_long_pause()?;
     let (in_a, in_b) = (a.anon(8, Ids::each(1))?, b.anon(8, Ids::each(1))?);
@@ -408,7 +406,7 @@ fn long_pause(lab: &Lab) -> Result {
 
 /// A write wakes the scanner even between the end of a pass and its pause, which is when these writes
 /// happen.
-fn cut_short(_: &Lab) -> Result {
+fn a_pause_is_cut_short_whenever_that_is_written(_: &Lab) -> Result {
     begin_long_pause()?;
     for _ in 0..1000 {
         let (start, before) = (Instant::now(), knob::number("full_scans")?);
@@ -431,19 +429,19 @@ fn only_different_pages(lab: &Lab) -> Result<Peer> {
     Ok(peer)
 }
 
-fn unload_in_pause(lab: &Lab) -> Result {
+fn unloads_at_once_out_of_a_long_pause(lab: &Lab) -> Result {
     let _peer = only_different_pages(lab)?;
     begin_long_pause()?;
     at_once("unloading", module::unload_as_it_is)
 }
 
-fn unload_in_cycle(lab: &Lab) -> Result {
+fn unloads_at_once_out_of_an_endless_cycle(lab: &Lab) -> Result {
     let _peer = only_different_pages(lab)?;
     begin_endless_cycle()?;
     at_once("unloading", module::unload_as_it_is)
 }
 
-fn many_threads(lab: &Lab) -> Result {
+fn several_threads_stop_at_once(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     peer.touch(peer.map(Kind::Anon, 40_000)?)?;
     knob::set("threads", 8)?;
@@ -481,14 +479,14 @@ fn expect_freezes(lab: &Lab, begin: impl FnOnce() -> Result) -> Result<Completio
     Ok(Completion::Completed)
 }
 
-fn freeze_scanning(lab: &Lab) -> Result<Completion> {
+fn is_frozen_while_it_scans(lab: &Lab) -> Result<Completion> {
     expect_freezes(lab, begin_endless_cycle)
 }
 
-fn freeze_pausing(lab: &Lab) -> Result<Completion> {
+fn is_frozen_in_a_pause(lab: &Lab) -> Result<Completion> {
     expect_freezes(lab, begin_long_pause)
 }
 
-fn freeze_stopped(lab: &Lab) -> Result<Completion> {
+fn is_frozen_while_stopped(lab: &Lab) -> Result<Completion> {
     expect_freezes(lab, || Ok(()))
 }

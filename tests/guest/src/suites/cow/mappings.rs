@@ -7,6 +7,7 @@ use guest::lab::Lab;
 use guest::lab::Test;
 use guest::memory::content::Ids;
 use guest::memory::pages;
+use guest::tests;
 use guest::Result;
 
 use super::Trio;
@@ -14,22 +15,22 @@ use super::IDS;
 use super::NEW;
 use super::PAGES;
 
-pub(super) const TESTS: &[Test] = &[
-    ("mremap_moves_merged_pages", remap),
-    ("moved_pages_merge_as_before", remap_and_merge),
-    ("mprotect_and_back", protect),
-    ("munmap_of_a_part", unmap_part),
-    ("dontneed_gives_zeros", dont_need),
-    ("dontneed_then_writes_merge_again", dont_need_again),
-    ("lazy_free_keeps_or_zeroes", lazy_free),
-    ("mlock_gives_a_copy", lock),
-    ("unregistering_unmerges", unregister),
-    ("wipe_on_fork_spares_the_parent", wipe_on_fork),
+pub(super) const TESTS: &[Test] = tests![
+    mremap_moves_merged_pages,
+    moved_pages_merge_as_before,
+    mprotect_and_back,
+    munmap_of_a_part,
+    dontneed_gives_zeros,
+    dontneed_then_writes_merge_again,
+    lazy_free_keeps_or_zeroes,
+    mlock_gives_a_copy,
+    unregistering_unmerges,
+    wipe_on_fork_spares_the_parent,
 ];
 
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
-fn remap(lab: &Lab) -> Result {
+fn mremap_moves_merged_pages(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     let moved = trio.a.remap(trio.in_a)?;
     pages::expect_frames("moved pages", (&trio.a, moved), &trio.frames)?;
@@ -40,7 +41,7 @@ fn remap(lab: &Lab) -> Result {
     trio.expect_private_copy(moved, NEW, "after a write to moved pages")
 }
 
-fn remap_and_merge(lab: &Lab) -> Result {
+fn moved_pages_merge_as_before(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     let moved = trio.a.remap(trio.in_a.part(2, 4))?;
     scanner::merge()?;
@@ -56,7 +57,7 @@ fn remap_and_merge(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after new pages merged").map(drop)
 }
 
-fn protect(lab: &Lab) -> Result {
+fn mprotect_and_back(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     for protection in [libc::PROT_READ, libc::PROT_NONE, READ_WRITE] {
         trio.a.protect(trio.in_a, protection)?;
@@ -69,7 +70,7 @@ fn protect(lab: &Lab) -> Result {
     trio.expect_private_copy(trio.in_a, NEW, "after mprotect and a write")
 }
 
-fn unmap_part(lab: &Lab) -> Result {
+fn munmap_of_a_part(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.unmap(trio.in_a.part(2, 3))?;
     pages::expect_mappings(&trio.frames[..2], 3)?;
@@ -85,7 +86,7 @@ fn unmap_part(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after munmap of all").map(drop)
 }
 
-fn dont_need(lab: &Lab) -> Result {
+fn dontneed_gives_zeros(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.advise(trio.in_a, libc::MADV_DONTNEED)?;
     pages::expect_mappings(&trio.frames, 2)?;
@@ -95,7 +96,7 @@ fn dont_need(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after reading zeros").map(drop)
 }
 
-fn dont_need_again(lab: &Lab) -> Result {
+fn dontneed_then_writes_merge_again(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.advise(trio.in_a, libc::MADV_DONTNEED)?;
     trio.a.fill(trio.in_a, IDS)?;
@@ -105,7 +106,7 @@ fn dont_need_again(lab: &Lab) -> Result {
 }
 
 /// The kernel may drop the pages of the process that called `MADV_FREE` until they are written.
-fn lazy_free(lab: &Lab) -> Result {
+fn lazy_free_keeps_or_zeroes(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.advise(trio.in_a, libc::MADV_FREE)?;
     scanner::merge()?;
@@ -120,7 +121,7 @@ fn lazy_free(lab: &Lab) -> Result {
     trio.expect_private_copy(trio.in_a, NEW, "after MADV_FREE and a write")
 }
 
-fn lock(lab: &Lab) -> Result {
+fn mlock_gives_a_copy(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.lock(trio.in_a)?;
     trio.expect_private_copy(trio.in_a, IDS, "after mlock")?;
@@ -132,7 +133,7 @@ fn lock(lab: &Lab) -> Result {
 }
 
 /// `MADV_UNMERGEABLE` is mainline's call to unmerge pages, and works on pages merged by the module, too.
-fn unregister(lab: &Lab) -> Result {
+fn unregistering_unmerges(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.advise(trio.in_a, libc::MADV_MERGEABLE)?;
     pages::expect_frames("registered pages", (&trio.a, trio.in_a), &trio.frames)?;
@@ -140,7 +141,7 @@ fn unregister(lab: &Lab) -> Result {
     trio.expect_private_copy(trio.in_a, IDS, "after MADV_UNMERGEABLE")
 }
 
-fn wipe_on_fork(lab: &Lab) -> Result {
+fn wipe_on_fork_spares_the_parent(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.advise(trio.in_a, libc::MADV_WIPEONFORK)?;
     let child = trio.a.fork()?;

@@ -10,6 +10,7 @@ use guest::lab::Test;
 use guest::memory::content::Ids;
 use guest::memory::pagemap;
 use guest::memory::pages;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
@@ -18,22 +19,19 @@ use super::IDS;
 use super::NEW;
 use super::PAGES;
 
-pub(super) const TESTS: &[Test] = &[
-    ("a_pipe_keeps_what_it_was_given", splice),
-    ("a_pinned_buffer_is_a_copy", pin),
-    ("writes_to_a_pinned_buffer_reach_its_owner", pinned_write),
-    (
-        "a_pinned_buffer_stays_pinned_while_scanning",
-        pinned_while_scanning,
-    ),
+pub(super) const TESTS: &[Test] = tests![
+    a_pipe_keeps_what_it_was_given,
+    a_pinned_buffer_is_a_copy,
+    writes_to_a_pinned_buffer_reach_its_owner,
+    a_pinned_buffer_stays_pinned_while_scanning,
 ];
 
 /// The tests that need soft-dirty bits.
-pub(super) const SOFT_DIRTY: &[Test] = &[("marks_of_written_pages_survive", soft_dirty)];
+pub(super) const SOFT_DIRTY: &[Test] = tests![marks_of_written_pages_survive];
 
 /// Checkpointing tools and debuggers track writes by soft-dirty bits: a merge is not a write, and
 /// must not hide one.
-fn soft_dirty(lab: &Lab) -> Result {
+fn marks_of_written_pages_survive(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
     let zeros = a.anon(PAGES, Ids::ZERO)?;
@@ -62,7 +60,7 @@ fn soft_dirty(lab: &Lab) -> Result {
 }
 
 /// The pipe refers to the merged frames; a write by their owner must not show in the pipe.
-fn splice(lab: &Lab) -> Result {
+fn a_pipe_keeps_what_it_was_given(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.splice(trio.in_a)?;
     scanner::expect_exact_counts("with merged pages in a pipe")?;
@@ -73,7 +71,7 @@ fn splice(lab: &Lab) -> Result {
     trio.expect_private_copy(trio.in_a, NEW, "after the pipe was emptied")
 }
 
-fn pin(lab: &Lab) -> Result {
+fn a_pinned_buffer_is_a_copy(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.pin(trio.in_a)?;
     trio.expect_private_copy(trio.in_a, IDS, "after pinning")?;
@@ -89,7 +87,7 @@ fn pin(lab: &Lab) -> Result {
     )
 }
 
-fn pinned_write(lab: &Lab) -> Result {
+fn writes_to_a_pinned_buffer_reach_its_owner(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.pin(trio.in_a)?;
     for index in 0..PAGES {
@@ -105,7 +103,7 @@ fn pinned_write(lab: &Lab) -> Result {
 }
 
 /// If a pinned page were replaced, writes through the pin would go to a page that no process maps.
-fn pinned_while_scanning(lab: &Lab) -> Result {
+fn a_pinned_buffer_stays_pinned_while_scanning(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
     a.pin(in_a)?;

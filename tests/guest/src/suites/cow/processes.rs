@@ -8,6 +8,7 @@ use guest::lab::Lab;
 use guest::lab::Test;
 use guest::memory::content::Ids;
 use guest::memory::pages;
+use guest::tests;
 use guest::Result;
 
 use super::Trio;
@@ -15,19 +16,19 @@ use super::IDS;
 use super::NEW;
 use super::PAGES;
 
-pub(super) const TESTS: &[Test] = &[
-    ("fork_shares_merged_pages", fork),
-    ("a_forked_child_writes_to_its_own", child_writes),
-    ("a_forking_parent_writes_to_its_own", parent_writes),
-    ("children_of_children", generations),
-    ("fork_keeps_zero_pages_counted", fork_zeros),
-    ("exit_takes_only_its_own_mappings", exit),
-    ("frames_are_freed_with_the_last_sharer", last_exit),
-    ("exec_takes_only_its_own_mappings", exec),
-    ("a_new_program_merges_again", exec_again),
+pub(super) const TESTS: &[Test] = tests![
+    fork_shares_merged_pages,
+    a_forked_child_writes_to_its_own,
+    a_forking_parent_writes_to_its_own,
+    children_of_children,
+    fork_keeps_zero_pages_counted,
+    exit_takes_only_its_own_mappings,
+    frames_are_freed_with_the_last_sharer,
+    exec_takes_only_its_own_mappings,
+    a_new_program_merges_again,
 ];
 
-fn fork(lab: &Lab) -> Result {
+fn fork_shares_merged_pages(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     let child = trio.a.fork()?;
     pages::expect_frames("the child", (&child, trio.in_a), &trio.frames)?;
@@ -43,7 +44,7 @@ fn fork(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after the child exited").map(drop)
 }
 
-fn child_writes(lab: &Lab) -> Result {
+fn a_forked_child_writes_to_its_own(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     let child = trio.a.fork()?;
     child.fill(trio.in_a, NEW)?;
@@ -55,7 +56,7 @@ fn child_writes(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after the child wrote").map(drop)
 }
 
-fn parent_writes(lab: &Lab) -> Result {
+fn a_forking_parent_writes_to_its_own(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     let child = trio.a.fork()?;
     trio.a.fill(trio.in_a, NEW)?;
@@ -66,7 +67,7 @@ fn parent_writes(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after the parent wrote").map(drop)
 }
 
-fn generations(lab: &Lab) -> Result {
+fn children_of_children(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     let child = trio.a.fork()?;
     child.fill(trio.in_a.part(0, 4), NEW)?;
@@ -84,7 +85,7 @@ fn generations(lab: &Lab) -> Result {
 
 /// A child inherits its parent's zero pages; its exit must not subtract the parent's pages from the
 /// count.
-fn fork_zeros(lab: &Lab) -> Result {
+fn fork_keeps_zero_pages_counted(lab: &Lab) -> Result {
     let parent = lab.alice()?;
     let span = parent.anon(PAGES, Ids::ZERO)?;
     scanner::merge()?;
@@ -111,7 +112,7 @@ fn fork_zeros(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after the parent exited").map(drop)
 }
 
-fn exit(lab: &Lab) -> Result {
+fn exit_takes_only_its_own_mappings(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     let (c, b) = (&trio.c, &trio.b);
     trio.a.exit()?;
@@ -122,7 +123,7 @@ fn exit(lab: &Lab) -> Result {
     pages::expect_merged(&[(b, trio.in_b), (c, trio.in_c)]).map(drop)
 }
 
-fn last_exit(lab: &Lab) -> Result {
+fn frames_are_freed_with_the_last_sharer(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.exit()?;
     trio.b.exit()?;
@@ -137,7 +138,7 @@ fn last_exit(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn exec(lab: &Lab) -> Result {
+fn exec_takes_only_its_own_mappings(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.exec()?;
     trio.expect_others_unchanged()?;
@@ -145,7 +146,7 @@ fn exec(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after one ran a new program").map(drop)
 }
 
-fn exec_again(lab: &Lab) -> Result {
+fn a_new_program_merges_again(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.exec()?;
     let span = trio.a.anon(PAGES, IDS)?;

@@ -15,6 +15,7 @@ use guest::memory::swap;
 use guest::memory::swap::Swap;
 use guest::process::peer::Peer;
 use guest::process::task;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Completion;
@@ -23,24 +24,21 @@ use super::Trio;
 use super::IDS;
 use super::PAGES;
 
-pub(super) const TESTS: &[Test] = &[
-    ("compaction_leaves_merged_pages_valid", compaction),
-    ("collapsing_copies_merged_pages", collapse),
-    ("page_out_spares_merged_pages", page_out),
-    (
-        "page_out_of_the_last_mapping_keeps_its_content",
-        page_out_last,
-    ),
-    ("lazy_free_of_the_last_mapping", lazy_free_last),
-    ("drop_caches_spares_merged_pages", drop_caches),
+pub(super) const TESTS: &[Test] = tests![
+    compaction_leaves_merged_pages_valid,
+    collapsing_copies_merged_pages,
+    page_out_spares_merged_pages,
+    page_out_of_the_last_mapping_keeps_its_content,
+    lazy_free_of_the_last_mapping,
+    drop_caches_spares_merged_pages,
 ];
 
-pub(super) const SKIPPABLE: &[SkippableTest] = &[
-    ("neighbours_are_swapped_out_and_back", swap),
-    ("pages_that_were_swapped_in_are_merged", swapped_in),
+pub(super) const SKIPPABLE: &[SkippableTest] = tests![
+    neighbours_are_swapped_out_and_back,
+    pages_that_were_swapped_in_are_merged,
 ];
 
-fn compaction(lab: &Lab) -> Result {
+fn compaction_leaves_merged_pages_valid(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     for _ in 0..3 {
         procfs::write("/proc/sys/vm/compact_memory", "1")?;
@@ -58,7 +56,7 @@ fn compaction(lab: &Lab) -> Result {
 }
 
 /// A process that asks for a huge page gets one, just as with pages that a fork shared.
-fn collapse(lab: &Lab) -> Result {
+fn collapsing_copies_merged_pages(lab: &Lab) -> Result {
     const HUGE: u64 = 512;
     const MADV_COLLAPSE: i32 = 25;
     let ids = Ids::each(10_000);
@@ -73,7 +71,7 @@ fn collapse(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after MADV_COLLAPSE").map(drop)
 }
 
-fn page_out(lab: &Lab) -> Result {
+fn page_out_spares_merged_pages(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     for advice in [libc::MADV_COLD, libc::MADV_PAGEOUT] {
         trio.a.advise(trio.in_a, advice)?;
@@ -93,7 +91,7 @@ fn alone(lab: &Lab) -> Result<Trio> {
     Ok(trio)
 }
 
-fn page_out_last(lab: &Lab) -> Result {
+fn page_out_of_the_last_mapping_keeps_its_content(lab: &Lab) -> Result {
     let trio = alone(lab)?;
     for advice in [libc::MADV_COLD, libc::MADV_PAGEOUT] {
         trio.c.advise(trio.in_c, advice)?;
@@ -104,7 +102,7 @@ fn page_out_last(lab: &Lab) -> Result {
 }
 
 /// Each page contains either its old content or zeros until it is written.
-fn lazy_free_last(lab: &Lab) -> Result {
+fn lazy_free_of_the_last_mapping(lab: &Lab) -> Result {
     let trio = alone(lab)?;
     trio.c.advise(trio.in_c, libc::MADV_FREE)?;
     procfs::write("/proc/sys/vm/drop_caches", "3")?;
@@ -120,7 +118,7 @@ fn lazy_free_last(lab: &Lab) -> Result {
     trio.c.check(trio.in_c, IDS)
 }
 
-fn drop_caches(lab: &Lab) -> Result {
+fn drop_caches_spares_merged_pages(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     procfs::write("/proc/sys/vm/drop_caches", "3")?;
     pages::expect_frames("after dropping caches", (&trio.a, trio.in_a), &trio.frames)?;
@@ -146,7 +144,7 @@ fn swap_out(peer: &Peer, span: Span) -> Result {
     })
 }
 
-fn swap(lab: &Lab) -> Result<Completion> {
+fn neighbours_are_swapped_out_and_back(lab: &Lab) -> Result<Completion> {
     let _swap = match Swap::open(SWAP_MIB)? {
         Ok(swap) => swap,
         Err(why) => return Ok(Completion::ignored_with(why)),
@@ -170,7 +168,7 @@ fn swap(lab: &Lab) -> Result<Completion> {
 }
 
 /// Pages that were read back may still be in the swap cache, which holds references to them.
-fn swapped_in(lab: &Lab) -> Result<Completion> {
+fn pages_that_were_swapped_in_are_merged(lab: &Lab) -> Result<Completion> {
     let _swap = match Swap::open(SWAP_MIB)? {
         Ok(swap) => swap,
         Err(why) => return Ok(Completion::ignored_with(why)),

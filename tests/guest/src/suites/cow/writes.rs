@@ -16,6 +16,7 @@ use guest::memory::content::Ids;
 use guest::memory::content::PAGE_SIZE;
 use guest::memory::pages;
 use guest::process::trace;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 use nix::sys::uio::process_vm_writev;
@@ -27,31 +28,28 @@ use super::IDS;
 use super::NEW;
 use super::PAGES;
 
-pub(super) const TESTS: &[Test] = &[
-    ("a_writer_gets_a_copy_and_others_keep_theirs", one_writes),
-    ("a_write_to_one_page_leaves_the_others_merged", one_page),
-    ("all_sharers_write_in_turn", all_write),
-    ("writes_of_the_same_bytes_count_as_writes", same_bytes),
-    ("written_pages_merge_again_once_they_are_equal", again),
-    ("the_last_sharer_keeps_the_page", last_sharer),
-    ("writes_while_scanning_are_never_lost", while_scanning),
-    ("writes_that_race_with_merging_are_never_lost", racing),
-    ("process_vm_writev_writes_to_a_copy", vm_write),
-    ("proc_pid_mem_writes_to_a_copy", proc_mem),
-    ("ptrace_writes_to_a_copy", poke_traced),
-    (
-        "ptrace_writes_to_a_copy_of_read_only_memory",
-        poke_traced_read_only,
-    ),
+pub(super) const TESTS: &[Test] = tests![
+    a_writer_gets_a_copy_and_others_keep_theirs,
+    a_write_to_one_page_leaves_the_others_merged,
+    all_sharers_write_in_turn,
+    writes_of_the_same_bytes_count_as_writes,
+    written_pages_merge_again_once_they_are_equal,
+    the_last_sharer_keeps_the_page,
+    writes_while_scanning_are_never_lost,
+    writes_that_race_with_merging_are_never_lost,
+    process_vm_writev_writes_to_a_copy,
+    proc_pid_mem_writes_to_a_copy,
+    ptrace_writes_to_a_copy,
+    ptrace_writes_to_a_copy_of_read_only_memory,
 ];
 
-fn one_writes(lab: &Lab) -> Result {
+fn a_writer_gets_a_copy_and_others_keep_theirs(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.fill(trio.in_a, NEW)?;
     trio.expect_private_copy(trio.in_a, NEW, "after one wrote")
 }
 
-fn one_page(lab: &Lab) -> Result {
+fn a_write_to_one_page_leaves_the_others_merged(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.fill(trio.in_a.page(3), Ids::same(900))?;
     pages::expect_not_merged((&trio.a, trio.in_a.page(3)))?;
@@ -69,7 +67,7 @@ fn one_page(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after one page was written").map(drop)
 }
 
-fn all_write(lab: &Lab) -> Result {
+fn all_sharers_write_in_turn(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     let all = [
         (&trio.a, trio.in_a),
@@ -101,13 +99,13 @@ fn all_write(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn same_bytes(lab: &Lab) -> Result {
+fn writes_of_the_same_bytes_count_as_writes(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.fill(trio.in_a, IDS)?;
     trio.expect_private_copy(trio.in_a, IDS, "after the same bytes were written")
 }
 
-fn again(lab: &Lab) -> Result {
+fn written_pages_merge_again_once_they_are_equal(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.fill(trio.in_a, NEW)?;
     scanner::merge()?;
@@ -120,7 +118,7 @@ fn again(lab: &Lab) -> Result {
 }
 
 /// The last mapping of a merged page stays valid, and other pages can still be merged with it.
-fn last_sharer(lab: &Lab) -> Result {
+fn the_last_sharer_keeps_the_page(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.fill(trio.in_a, NEW)?;
     trio.b.fill(trio.in_b, Ids::each(2000))?;
@@ -139,7 +137,7 @@ fn last_sharer(lab: &Lab) -> Result {
     trio.c.check(trio.in_c, NEW)
 }
 
-fn while_scanning(lab: &Lab) -> Result {
+fn writes_while_scanning_are_never_lost(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(16, IDS)?, b.anon(16, IDS)?);
     scanner::start()?;
@@ -165,7 +163,7 @@ fn while_scanning(lab: &Lab) -> Result {
 /// A process makes its pages equal to another one's and unequal again as fast as it can, while the
 /// scanner merges equal pages. So some writes happen between the comparison and the replacement of a
 /// page.
-fn racing(lab: &Lab) -> Result {
+fn writes_that_race_with_merging_are_never_lost(lab: &Lab) -> Result {
     const MANY: u64 = 64;
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(MANY, IDS)?, b.anon(MANY, IDS)?);
@@ -189,7 +187,7 @@ fn new_bytes() -> Vec<u8> {
     new_words().flat_map(u64::to_ne_bytes).collect()
 }
 
-fn vm_write(lab: &Lab) -> Result {
+fn process_vm_writev_writes_to_a_copy(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     let (bytes, length) = (new_bytes(), (PAGES * PAGE_SIZE) as usize);
     let remote = RemoteIoVec {
@@ -203,7 +201,7 @@ fn vm_write(lab: &Lab) -> Result {
     trio.expect_private_copy(trio.in_a, NEW, "after process_vm_writev")
 }
 
-fn proc_mem(lab: &Lab) -> Result {
+fn proc_pid_mem_writes_to_a_copy(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     let path = format!("/proc/{}/mem", trio.a.pid());
     OpenOptions::new()
@@ -214,13 +212,13 @@ fn proc_mem(lab: &Lab) -> Result {
     trio.expect_private_copy(trio.in_a, NEW, "after a write to /proc/PID/mem")
 }
 
-fn poke_traced(lab: &Lab) -> Result {
+fn ptrace_writes_to_a_copy(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trace_and_write(&trio)?;
     trio.expect_private_copy(trio.in_a, NEW, "after ptrace")
 }
 
-fn poke_traced_read_only(lab: &Lab) -> Result {
+fn ptrace_writes_to_a_copy_of_read_only_memory(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
     trio.a.protect(trio.in_a, libc::PROT_READ)?;
     trace_and_write(&trio)?;

@@ -12,17 +12,12 @@ use guest::lab::Test;
 use guest::memory::content::Ids;
 use guest::memory::pages;
 use guest::provoke::slow_device::SlowDevice;
+use guest::tests;
 use guest::Result;
 
-pub(super) const TESTS: &[Test] = &[
-    (
-        "memory_of_a_slow_device_is_left_out_and_delays_no_pass",
-        merging,
-    ),
-    (
-        "memory_of_a_slow_device_stays_merged_and_delays_no_other",
-        unmerging,
-    ),
+pub(super) const TESTS: &[Test] = tests![
+    memory_of_a_slow_device_is_left_out_and_delays_no_pass,
+    memory_of_a_slow_device_stays_merged_and_delays_no_other,
 ];
 
 const PAGES: u64 = 16;
@@ -33,7 +28,7 @@ fn busy() -> Result<u64> {
     Ok(debugfs::refusals()?.remove("busy").unwrap_or(0))
 }
 
-fn merging(lab: &Lab) -> Result {
+fn memory_of_a_slow_device_is_left_out_and_delays_no_pass(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
     let (other_a, other_b) = (a.anon(PAGES, OTHER_IDS)?, b.anon(PAGES, OTHER_IDS)?);
@@ -50,7 +45,7 @@ fn merging(lab: &Lab) -> Result {
     a.check(in_a, IDS)
 }
 
-fn unmerging(lab: &Lab) -> Result {
+fn memory_of_a_slow_device_stays_merged_and_delays_no_other(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
     scanner::merge()?;

@@ -13,13 +13,14 @@ use guest::lab::Test;
 use guest::memory::content::Ids;
 use guest::memory::pagemap::Frame;
 use guest::memory::pages;
+use guest::tests;
 use guest::Result;
 
-pub(super) const TESTS: &[Test] = &[
-    ("samples_of_failed_memory_end_nothing", samples),
-    ("twins_on_failed_memory_end_nothing", twins),
-    ("shared_pages_on_failed_memory_end_nothing", shared),
-    ("failed_memory_is_no_zero_page", zeros),
+pub(super) const TESTS: &[Test] = tests![
+    samples_of_failed_memory_end_nothing,
+    twins_on_failed_memory_end_nothing,
+    shared_pages_on_failed_memory_end_nothing,
+    failed_memory_is_no_zero_page,
 ];
 
 const PAGES: u64 = 8;
@@ -75,7 +76,7 @@ fn expect_merged(all: &[pages::Pages<'_>], ids: Ids) -> Result {
     Ok(())
 }
 
-fn samples(lab: &Lab) -> Result {
+fn samples_of_failed_memory_end_nothing(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
     let all = [(&a, in_a), (&b, in_b)];
@@ -87,7 +88,7 @@ fn samples(lab: &Lab) -> Result {
 }
 
 /// The page was seen before its frame failed, and is compared with later pages.
-fn twins(lab: &Lab) -> Result {
+fn twins_on_failed_memory_end_nothing(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let in_a = a.anon(PAGES, IDS)?;
     knob::set(knob::WRITE_ONLY, a.pid())?;
@@ -100,7 +101,7 @@ fn twins(lab: &Lab) -> Result {
     expect_merged(&all, IDS)
 }
 
-fn shared(lab: &Lab) -> Result {
+fn shared_pages_on_failed_memory_end_nothing(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
     scanner::merge()?;
@@ -115,7 +116,7 @@ fn shared(lab: &Lab) -> Result {
     expect_merged(&[(&a, in_a), (&b, in_b), (&c, in_c)], IDS)
 }
 
-fn zeros(lab: &Lab) -> Result {
+fn failed_memory_is_no_zero_page(lab: &Lab) -> Result {
     let a = lab.alice()?;
     let in_a = a.anon(PAGES, Ids::ZERO)?;
     let failing = Failing::new(a.frame(in_a, PAGE)?)?;

@@ -30,71 +30,33 @@ use guest::process::privileged::expect_ids;
 use guest::process::privileged::Gift;
 use guest::process::privileged::Program;
 use guest::process::privileged::SuidDumpable;
+use guest::tests;
 use guest::Result;
 
-pub(super) const TESTS: &[Test] = &[
-    ("an_ordinary_process_is_guessed", ordinary),
-    ("a_set_user_id_program_is_left_alone", set_user_id),
-    (
-        "a_set_user_id_program_is_left_alone_in_every_domain",
-        in_every_domain,
-    ),
-    (
-        "a_set_user_id_program_that_made_itself_dumpable_is_left_alone",
-        made_dumpable,
-    ),
-    (
-        "a_set_user_id_program_that_became_its_caller_is_left_alone",
-        became_caller,
-    ),
-    (
-        "a_set_user_id_program_that_became_its_owner_is_left_alone",
-        became_owner,
-    ),
-    (
-        "a_child_of_a_set_user_id_program_is_left_alone",
-        child_of_privileged,
-    ),
-    ("a_set_group_id_program_is_left_alone", set_group_id),
-    (
-        "a_set_group_id_program_that_left_its_group_is_left_alone",
-        left_group,
-    ),
-    (
-        "a_program_with_a_file_capability_is_left_alone",
-        file_capability,
-    ),
-    (
-        "a_program_that_dropped_its_file_capability_is_left_alone",
-        dropped_file_capability,
-    ),
-    (
-        "suid_dumpable_1_bares_only_what_ptrace_would",
-        suid_dumpable_1,
-    ),
-    ("suid_dumpable_2_bares_nothing", suid_dumpable_2),
-    ("a_program_its_user_cannot_read_is_left_alone", unreadable),
-    ("a_process_with_mixed_user_ids_is_left_alone", mixed_users),
-    ("a_process_with_mixed_group_ids_is_left_alone", mixed_groups),
-    ("a_user_in_another_group_is_another", other_group),
-    (
-        "a_server_that_dropped_its_ids_is_merged_if_registered",
-        server,
-    ),
-    (
-        "a_server_that_kept_its_capabilities_is_left_alone",
-        keeps_capabilities,
-    ),
-    (
-        "who_drops_its_ids_and_executes_is_an_ordinary_process",
-        dropped_before_exec,
-    ),
-    (
-        "capabilities_that_exceed_the_users_are_a_domain",
-        ambient_capability,
-    ),
-    ("capabilities_in_ones_own_namespace_are_none", own_namespace),
-    ("an_undumpable_process_is_merged_if_registered", undumpable),
+pub(super) const TESTS: &[Test] = tests![
+    an_ordinary_process_is_guessed,
+    a_set_user_id_program_is_left_alone,
+    a_set_user_id_program_is_left_alone_in_every_domain,
+    a_set_user_id_program_that_made_itself_dumpable_is_left_alone,
+    a_set_user_id_program_that_became_its_caller_is_left_alone,
+    a_set_user_id_program_that_became_its_owner_is_left_alone,
+    a_child_of_a_set_user_id_program_is_left_alone,
+    a_set_group_id_program_is_left_alone,
+    a_set_group_id_program_that_left_its_group_is_left_alone,
+    a_program_with_a_file_capability_is_left_alone,
+    a_program_that_dropped_its_file_capability_is_left_alone,
+    suid_dumpable_1_bares_only_what_ptrace_would,
+    suid_dumpable_2_bares_nothing,
+    a_program_its_user_cannot_read_is_left_alone,
+    a_process_with_mixed_user_ids_is_left_alone,
+    a_process_with_mixed_group_ids_is_left_alone,
+    a_user_in_another_group_is_another,
+    a_server_that_dropped_its_ids_is_merged_if_registered,
+    a_server_that_kept_its_capabilities_is_left_alone,
+    who_drops_its_ids_and_executes_is_an_ordinary_process,
+    capabilities_that_exceed_the_users_are_a_domain,
+    capabilities_in_ones_own_namespace_are_none,
+    an_undumpable_process_is_merged_if_registered,
 ];
 
 const PAGES: u64 = 16;
@@ -194,7 +156,7 @@ fn nothing(_: &Peer) -> Result {
     Ok(())
 }
 
-fn ordinary(lab: &Lab) -> Result {
+fn an_ordinary_process_is_guessed(lab: &Lab) -> Result {
     for registered in REGISTERED {
         let victim = execute(lab, Alice, spawn::SELF, registered)?;
         expect_guessed(lab, "an ordinary process", ALL, &victim)?;
@@ -202,12 +164,12 @@ fn ordinary(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn set_user_id(lab: &Lab) -> Result {
+fn a_set_user_id_program_is_left_alone(lab: &Lab) -> Result {
     expect_privileged(lab, SET_USER_ID, NONE, expect_set_user_id)?;
     expect_privileged(lab, Gift::User(Bob), NONE, nothing)
 }
 
-fn in_every_domain(lab: &Lab) -> Result {
+fn a_set_user_id_program_is_left_alone_in_every_domain(lab: &Lab) -> Result {
     for division in ["cgroup", "global"] {
         scanner::settle_knobs()?;
         knob::set("domain", division)?;
@@ -216,16 +178,16 @@ fn in_every_domain(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn made_dumpable(lab: &Lab) -> Result {
+fn a_set_user_id_program_that_made_itself_dumpable_is_left_alone(lab: &Lab) -> Result {
     expect_privileged(lab, SET_USER_ID, NONE, |victim| victim.set_dumpable(true))
 }
 
-fn became_caller(lab: &Lab) -> Result {
+fn a_set_user_id_program_that_became_its_caller_is_left_alone(lab: &Lab) -> Result {
     expect_privileged(lab, SET_USER_ID, NONE, become_caller)
 }
 
 /// The program is merged neither with Alice's pages nor with its owner's.
-fn became_owner(lab: &Lab) -> Result {
+fn a_set_user_id_program_that_became_its_owner_is_left_alone(lab: &Lab) -> Result {
     let program = Program::new(Gift::User(Bob))?;
     for registered in REGISTERED {
         let victim = execute(lab, Alice, program.path(), registered)?;
@@ -237,32 +199,32 @@ fn became_owner(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn child_of_privileged(lab: &Lab) -> Result {
+fn a_child_of_a_set_user_id_program_is_left_alone(lab: &Lab) -> Result {
     let program = Program::new(SET_USER_ID)?;
     let victim = execute(lab, Alice, program.path(), true)?;
     become_caller(&victim)?;
     expect_guessed(lab, "a child", NONE, &victim.fork()?)
 }
 
-fn set_group_id(lab: &Lab) -> Result {
+fn a_set_group_id_program_is_left_alone(lab: &Lab) -> Result {
     expect_privileged(lab, SET_GROUP_ID, NONE, nothing)
 }
 
-fn left_group(lab: &Lab) -> Result {
+fn a_set_group_id_program_that_left_its_group_is_left_alone(lab: &Lab) -> Result {
     expect_privileged(lab, SET_GROUP_ID, NONE, leave_group)
 }
 
-fn file_capability(lab: &Lab) -> Result {
+fn a_program_with_a_file_capability_is_left_alone(lab: &Lab) -> Result {
     expect_privileged(lab, CAPABILITY, NONE, nothing)
 }
 
-fn dropped_file_capability(lab: &Lab) -> Result {
+fn a_program_that_dropped_its_file_capability_is_left_alone(lab: &Lab) -> Result {
     expect_privileged(lab, CAPABILITY, NONE, Peer::drop_capabilities)
 }
 
 /// With this setting, set-ID programs are dumpable: Alice may attach only to a program that has
 /// dropped everything that is not hers.
-fn suid_dumpable_1(lab: &Lab) -> Result {
+fn suid_dumpable_1_bares_only_what_ptrace_would(lab: &Lab) -> Result {
     let _set = SuidDumpable::set(1)?;
     expect_privileged(lab, SET_USER_ID, NONE, expect_set_user_id)?;
     expect_privileged(lab, SET_USER_ID, ALL, become_caller)?;
@@ -274,14 +236,14 @@ fn suid_dumpable_1(lab: &Lab) -> Result {
 
 /// With this setting, core dumps belong to root, and for others the processes are as undumpable as
 /// with 0.
-fn suid_dumpable_2(lab: &Lab) -> Result {
+fn suid_dumpable_2_bares_nothing(lab: &Lab) -> Result {
     let _set = SuidDumpable::set(2)?;
     expect_privileged(lab, SET_USER_ID, NONE, become_caller)?;
     expect_privileged(lab, SET_GROUP_ID, NONE, leave_group)?;
     expect_privileged(lab, CAPABILITY, NONE, nothing)
 }
 
-fn unreadable(lab: &Lab) -> Result {
+fn a_program_its_user_cannot_read_is_left_alone(lab: &Lab) -> Result {
     expect_privileged(lab, Gift::Nothing, NONE, nothing)
 }
 
@@ -305,7 +267,7 @@ const EFFECTIVE: Ids3 = [None, Some(Alice), None];
 const SAVED: Ids3 = [None, None, Some(Alice)];
 const ALL_BUT_SAVED: Ids3 = [Some(Alice), Some(Alice), None];
 
-fn mixed_users(lab: &Lab) -> Result {
+fn a_process_with_mixed_user_ids_is_left_alone(lab: &Lab) -> Result {
     for ids in [REAL, EFFECTIVE, SAVED, ALL_BUT_SAVED] {
         expect_mixed(lab, &format!("{ids:?}"), |daemon| {
             // The group must be changed first, while the process still has the right to do so.
@@ -316,7 +278,7 @@ fn mixed_users(lab: &Lab) -> Result {
     expect_mixed(lab, "fsuid", |daemon| daemon.set_file_system_user(Alice))
 }
 
-fn mixed_groups(lab: &Lab) -> Result {
+fn a_process_with_mixed_group_ids_is_left_alone(lab: &Lab) -> Result {
     for ids in [REAL, EFFECTIVE, SAVED, ALL_BUT_SAVED] {
         expect_mixed(lab, &format!("{ids:?}"), |daemon| {
             daemon.set_group_ids(ids)?;
@@ -326,7 +288,7 @@ fn mixed_groups(lab: &Lab) -> Result {
     expect_mixed(lab, "fsgid", |daemon| daemon.set_file_system_group(Alice))
 }
 
-fn other_group(lab: &Lab) -> Result {
+fn a_user_in_another_group_is_another(lab: &Lab) -> Result {
     for registered in REGISTERED {
         let victim = daemon(lab, registered)?;
         victim.set_user_ids([Some(Alice); 3])?;
@@ -337,7 +299,7 @@ fn other_group(lab: &Lab) -> Result {
 }
 
 /// Like the workers of php-fpm, or QEMU with -run-with user=: they do not call `execve` afterwards.
-fn server(lab: &Lab) -> Result {
+fn a_server_that_dropped_its_ids_is_merged_if_registered(lab: &Lab) -> Result {
     for (registered, expected) in [(false, NONE), (true, ALL)] {
         let victim = daemon(lab, registered)?;
         victim.become_user(Alice)?;
@@ -347,7 +309,7 @@ fn server(lab: &Lab) -> Result {
 }
 
 /// The process is skipped, dumpable or not, since it has capabilities that Alice does not have.
-fn keeps_capabilities(lab: &Lab) -> Result {
+fn a_server_that_kept_its_capabilities_is_left_alone(lab: &Lab) -> Result {
     for registered in REGISTERED {
         let victim = daemon(lab, registered)?;
         victim.keep_capabilities()?;
@@ -365,7 +327,7 @@ fn keeps_capabilities(lab: &Lab) -> Result {
     expect_guessed(lab, "an undumpable server in domain global", NONE, &victim)
 }
 
-fn dropped_before_exec(lab: &Lab) -> Result {
+fn who_drops_its_ids_and_executes_is_an_ordinary_process(lab: &Lab) -> Result {
     for registered in REGISTERED {
         let victim = daemon(lab, registered)?;
         victim.become_user(Alice)?;
@@ -377,7 +339,7 @@ fn dropped_before_exec(lab: &Lab) -> Result {
 
 /// A unit with `User=alice` and `AmbientCapabilities=CAP_NET_RAW`: it is dumpable, but Alice may not
 /// attach to it. Units with the same capabilities may.
-fn ambient_capability(lab: &Lab) -> Result {
+fn capabilities_that_exceed_the_users_are_a_domain(lab: &Lab) -> Result {
     let unit = || {
         lab.start(spawn::SELF, || {
             set_keep_capabilities()?;
@@ -399,7 +361,7 @@ fn set_keep_capabilities() -> io::Result<()> {
 }
 
 /// The creator of a namespace has all capabilities in it, and so do all processes of the same user.
-fn own_namespace(lab: &Lab) -> Result {
+fn capabilities_in_ones_own_namespace_are_none(lab: &Lab) -> Result {
     for dumpable in [true, false] {
         let victim = execute(lab, Alice, spawn::SELF, true)?;
         victim.enter_user_namespace(Bob)?;
@@ -409,7 +371,7 @@ fn own_namespace(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn undumpable(lab: &Lab) -> Result {
+fn an_undumpable_process_is_merged_if_registered(lab: &Lab) -> Result {
     for (registered, expected) in [(false, NONE), (true, ALL)] {
         let victim = execute(lab, Alice, spawn::SELF, registered)?;
         victim.set_dumpable(false)?;

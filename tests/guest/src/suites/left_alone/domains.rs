@@ -13,20 +13,21 @@ use guest::memory::content::Ids;
 use guest::memory::pages;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
-pub(super) const TESTS: &[Test] = &[
-    ("user_keeps_users_apart", user),
-    ("user_keeps_known_pages_of_users_apart", user_known),
-    ("user_is_the_real_one_in_a_user_namespace", user_namespace),
-    ("user_is_the_one_a_process_became", user_became),
-    ("user_keeps_fork_and_setuid_apart", fork_and_setuid),
-    ("process_keeps_processes_apart", process),
-    ("process_keeps_forked_processes_apart", process_forked),
-    ("cgroup_keeps_cgroups_apart_and_joins_users", cgroup),
-    ("global_joins_all", global),
-    ("promotion_counts_sightings_of_one_domain", promotion),
+pub(super) const TESTS: &[Test] = tests![
+    user_keeps_users_apart,
+    user_keeps_known_pages_of_users_apart,
+    user_is_the_real_one_in_a_user_namespace,
+    user_is_the_one_a_process_became,
+    user_keeps_fork_and_setuid_apart,
+    process_keeps_processes_apart,
+    process_keeps_forked_processes_apart,
+    cgroup_keeps_cgroups_apart_and_joins_users,
+    global_joins_all,
+    promotion_counts_sightings_of_one_domain,
 ];
 
 const PAGES: u64 = 8;
@@ -60,7 +61,7 @@ fn expect_two_sets(peers: &[(Peer, Span)]) -> Result {
     scanner::expect_exact_counts("with two domains").map(drop)
 }
 
-fn user(lab: &Lab) -> Result {
+fn user_keeps_users_apart(lab: &Lab) -> Result {
     let bob = || lab.peer(User::Bob);
     expect_two_sets(&with_pages(vec![
         lab.alice()?,
@@ -71,7 +72,7 @@ fn user(lab: &Lab) -> Result {
 }
 
 /// Bob's first page is not merged with a content known from Alice, however often it is seen.
-fn user_known(lab: &Lab) -> Result {
+fn user_keeps_known_pages_of_users_apart(lab: &Lab) -> Result {
     let alices = with_pages(lab.alices(2)?)?;
     scanner::merge()?;
     let known = pages::expect_merged(&spans(&alices))?;
@@ -84,14 +85,14 @@ fn user_known(lab: &Lab) -> Result {
 }
 
 /// A user with Alice's ID in a user namespace is not Alice.
-fn user_namespace(lab: &Lab) -> Result {
+fn user_is_the_real_one_in_a_user_namespace(lab: &Lab) -> Result {
     let (one, other) = (lab.peer(User::Bob)?, lab.peer(User::Bob)?);
     one.enter_user_namespace(User::Alice)?;
     let peers = vec![lab.alice()?, lab.alice()?, one, other];
     expect_two_sets(&with_pages(peers)?)
 }
 
-fn user_became(lab: &Lab) -> Result {
+fn user_is_the_one_a_process_became(lab: &Lab) -> Result {
     let peers = vec![
         lab.peer(User::Root)?,
         lab.peer(User::Root)?,
@@ -122,7 +123,7 @@ fn expect_two_sets_and(peers: &[(Peer, Span)], joins: pages::Pages<'_>) -> Resul
 
 /// Root's child became Alice but still shares frames with root. These frames must not cause a merge
 /// of root's other pages with Alice's, or of Alice's with root's.
-fn fork_and_setuid(lab: &Lab) -> Result {
+fn user_keeps_fork_and_setuid_apart(lab: &Lab) -> Result {
     let parent = lab.peer(User::Root)?;
     let span = parent.anon(PAGES, IDS)?;
     let child = parent.fork()?;
@@ -166,7 +167,7 @@ fn fork_and_setuid(lab: &Lab) -> Result {
     scanner::expect_exact_counts("with a child that became another user").map(drop)
 }
 
-fn process(lab: &Lab) -> Result {
+fn process_keeps_processes_apart(lab: &Lab) -> Result {
     knob::set("domain", "process")?;
     let peers = with_pages(lab.alices(2)?)?;
     let inner = peers[0].0.anon(PAGES, Ids::same(7))?;
@@ -185,7 +186,7 @@ fn process(lab: &Lab) -> Result {
 }
 
 /// Pages that a child shares with its parent since the fork are not shared with anyone else.
-fn process_forked(lab: &Lab) -> Result {
+fn process_keeps_forked_processes_apart(lab: &Lab) -> Result {
     knob::set("domain", "process")?;
     let parent = lab.alice()?;
     let span = parent.anon(PAGES, IDS)?;
@@ -208,7 +209,7 @@ fn process_forked(lab: &Lab) -> Result {
     child.check(span, IDS)
 }
 
-fn cgroup(lab: &Lab) -> Result {
+fn cgroup_keeps_cgroups_apart_and_joins_users(lab: &Lab) -> Result {
     knob::set("domain", "cgroup")?;
     let (one, other) = (Cgroup::new("one")?, Cgroup::new("other")?);
     let peers = with_pages(vec![
@@ -220,7 +221,7 @@ fn cgroup(lab: &Lab) -> Result {
     expect_two_sets(&peers)
 }
 
-fn global(lab: &Lab) -> Result {
+fn global_joins_all(lab: &Lab) -> Result {
     knob::set("domain", "global")?;
     let cgroup = Cgroup::new("one")?;
     let peers = with_pages(vec![
@@ -235,7 +236,7 @@ fn global(lab: &Lab) -> Result {
 }
 
 /// If sightings were counted across domains, Bob could learn from the time of his merge what Alice has.
-fn promotion(lab: &Lab) -> Result {
+fn promotion_counts_sightings_of_one_domain(lab: &Lab) -> Result {
     knob::set("promote_after", 40)?;
     knob::set("sleep_ms", 50)?;
     let (a, b) = (lab.alice()?, lab.peer(User::Bob)?);

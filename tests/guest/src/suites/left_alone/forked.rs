@@ -12,29 +12,30 @@ use guest::lab::Test;
 use guest::memory::content::Ids;
 use guest::memory::pages;
 use guest::process::peer::Peer;
+use guest::tests;
 
 use guest::Result;
 use guest::Span;
 
-pub(super) const TESTS: &[Test] = &[
-    ("pages_that_a_child_does_not_dump", not_dumped),
-    ("pages_that_a_child_locks", locked),
-    ("pages_of_a_child_that_is_not_dumpable", not_dumpable),
+pub(super) const TESTS: &[Test] = tests![
+    pages_that_a_child_does_not_dump,
+    pages_that_a_child_locks,
+    pages_of_a_child_that_is_not_dumpable,
 ];
 
 const PAGES: u64 = 8;
 const IDS: Ids = Ids::each(100);
 
-fn not_dumped(lab: &Lab) -> Result {
+fn pages_that_a_child_does_not_dump(lab: &Lab) -> Result {
     expect_child_left_alone(lab, |child, span| child.advise(span, libc::MADV_DONTDUMP))
 }
 
-fn locked(lab: &Lab) -> Result {
+fn pages_that_a_child_locks(lab: &Lab) -> Result {
     // Lock on fault, since immediate locking would give the child its own copies.
     expect_child_left_alone(lab, |child, span| child.lock_on_fault(span))
 }
 
-fn not_dumpable(lab: &Lab) -> Result {
+fn pages_of_a_child_that_is_not_dumpable(lab: &Lab) -> Result {
     expect_child_left_alone(lab, |child, _| child.set_dumpable(false))
 }
 

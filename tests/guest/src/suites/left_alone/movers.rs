@@ -19,16 +19,17 @@ use guest::memory::pages;
 use guest::process::peer::Kind;
 use guest::process::peer::Peer;
 use guest::process::task;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
-pub(super) const TESTS: &[Test] = &[
-    ("programs_that_move_pages", mover),
-    ("pages_merged_before_a_program_moves_pages", merged_before),
-    ("programs_that_no_probe_told_of", not_told),
-    ("registered_memory_of_programs_that_move_pages", registered),
-    ("zeros_of_programs_that_move_pages", zeros),
-    ("marks_of_moved_zeros_are_not_counted", moved_zeros),
+pub(super) const TESTS: &[Test] = tests![
+    programs_that_move_pages,
+    pages_merged_before_a_program_moves_pages,
+    programs_that_no_probe_told_of,
+    registered_memory_of_programs_that_move_pages,
+    zeros_of_programs_that_move_pages,
+    marks_of_moved_zeros_are_not_counted,
 ];
 
 const PAGES: u64 = 256;
@@ -49,7 +50,7 @@ fn expect_moved(peer: &Peer, from: Span, to: Span, ids: Ids) -> Result {
     peer.check(to, ids)
 }
 
-fn mover(lab: &Lab) -> Result {
+fn programs_that_move_pages(lab: &Lab) -> Result {
     let (mover, a, b) = (lab.alice()?, lab.alice()?, lab.alice()?);
     let to = target(&mover)?;
     let spans = [&mover, &a, &b].map(|peer| peer.anon(PAGES, IDS));
@@ -77,7 +78,7 @@ fn wait_until_apart(peer: &Peer, span: Span) -> Result {
     Ok(())
 }
 
-fn merged_before(lab: &Lab) -> Result {
+fn pages_merged_before_a_program_moves_pages(lab: &Lab) -> Result {
     let (mover, other) = lab.pair()?;
     let (from, in_other) = (mover.anon(PAGES, IDS)?, other.anon(PAGES, IDS)?);
     scanner::merge()?;
@@ -90,7 +91,7 @@ fn merged_before(lab: &Lab) -> Result {
 }
 
 /// Like a program that opened its userfaultfd before the module was loaded: no probe tells the module.
-fn not_told(lab: &Lab) -> Result {
+fn programs_that_no_probe_told_of(lab: &Lab) -> Result {
     let (mover, other) = lab.pair()?;
     let (from, in_other) = (mover.anon(PAGES, IDS)?, other.anon(PAGES, IDS)?);
     scanner::merge()?;
@@ -102,7 +103,7 @@ fn not_told(lab: &Lab) -> Result {
     expect_moved(&mover, from, to, IDS)
 }
 
-fn registered(lab: &Lab) -> Result {
+fn registered_memory_of_programs_that_move_pages(lab: &Lab) -> Result {
     let (mover, other) = lab.pair()?;
     target(&mover)?;
     let (in_mover, in_other) = (mover.anon(PAGES, IDS)?, other.anon(PAGES, IDS)?);
@@ -113,7 +114,7 @@ fn registered(lab: &Lab) -> Result {
 
 /// The kernel counts merged pages of zeros and does not subtract those that are moved. So the module
 /// merges none of this process, registered or not.
-fn zeros(lab: &Lab) -> Result {
+fn zeros_of_programs_that_move_pages(lab: &Lab) -> Result {
     let (mover, other) = lab.pair()?;
     let to = target(&mover)?;
     let (from, in_other) = (mover.anon(PAGES, Ids::ZERO)?, other.anon(PAGES, Ids::ZERO)?);
@@ -134,7 +135,7 @@ fn zero_pages(peer: &Peer) -> Result<u64> {
 }
 
 /// The kernel loses the marks of moved zero pages; the module removes the marks of the others.
-fn moved_zeros(lab: &Lab) -> Result {
+fn marks_of_moved_zeros_are_not_counted(lab: &Lab) -> Result {
     let mover = lab.alice()?;
     let from = mover.anon(PAGES, Ids::ZERO)?;
     scanner::merge()?;

@@ -21,33 +21,34 @@ use guest::process::peer::Kind;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
 use guest::process::trace;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Completion;
 
-pub(super) const TESTS: &[Test] = &[
-    ("locked_memory", locked),
-    ("memory_locked_on_fault", locked_on_fault),
-    ("memory_of_a_process_that_locks_all", locked_process),
-    ("memory_wiped_on_fork", wiped),
-    ("memory_not_dumped", not_dumped),
-    ("memory_not_copied_by_forks", not_copied),
-    ("droppable_memory", droppable),
-    ("memory_watched_for_missing_pages", watched_missing),
-    ("memory_watched_for_writes", watched_writes),
-    ("shared_anonymous_memory", shared_anon),
-    ("shared_files", shared_file),
-    ("hugetlb_memory", hugetlb),
-    ("mappings_of_addresses", special),
-    ("processes_that_are_not_dumpable", undumpable),
-    ("buffers_pinned_by_io_uring", pinned),
-    ("pages_given_to_a_pipe", spliced),
-    ("written_pages_of_the_vdso", vdso),
-    ("zeros_of_memory_left_alone", zeros),
-    ("pages_left_alone_are_no_partners", no_partners),
+pub(super) const TESTS: &[Test] = tests![
+    locked_memory,
+    memory_locked_on_fault,
+    memory_of_a_process_that_locks_all,
+    memory_wiped_on_fork,
+    memory_not_dumped,
+    memory_not_copied_by_forks,
+    droppable_memory,
+    memory_watched_for_missing_pages,
+    memory_watched_for_writes,
+    shared_anonymous_memory,
+    shared_files,
+    hugetlb_memory,
+    mappings_of_addresses,
+    processes_that_are_not_dumpable,
+    buffers_pinned_by_io_uring,
+    pages_given_to_a_pipe,
+    written_pages_of_the_vdso,
+    zeros_of_memory_left_alone,
+    pages_left_alone_are_no_partners,
 ];
 
-pub(super) const SKIPPABLE: &[SkippableTest] = &[("shadow_stacks", shadow_stack)];
+pub(super) const SKIPPABLE: &[SkippableTest] = tests![shadow_stacks];
 
 const PAGES: u64 = 8;
 const IDS: Ids = Ids::each(100);
@@ -101,7 +102,7 @@ fn advised(lab: &Lab, advice: i32, release: Release) -> Result {
     alice(lab, make, Some(release))
 }
 
-fn locked(lab: &Lab) -> Result {
+fn locked_memory(lab: &Lab) -> Result {
     let make = |peer: &Peer| {
         let span = peer.anon(PAGES, IDS)?;
         peer.lock(span)?;
@@ -110,7 +111,7 @@ fn locked(lab: &Lab) -> Result {
     alice(lab, make, Some(Peer::unlock))
 }
 
-fn locked_on_fault(lab: &Lab) -> Result {
+fn memory_locked_on_fault(lab: &Lab) -> Result {
     let make = |peer: &Peer| {
         let span = peer.anon(PAGES, IDS)?;
         peer.lock_on_fault(span)?;
@@ -119,7 +120,7 @@ fn locked_on_fault(lab: &Lab) -> Result {
     alice(lab, make, Some(Peer::unlock))
 }
 
-fn locked_process(lab: &Lab) -> Result {
+fn memory_of_a_process_that_locks_all(lab: &Lab) -> Result {
     let make = |peer: &Peer| {
         peer.lock_all()?;
         peer.anon(PAGES, IDS)
@@ -127,25 +128,25 @@ fn locked_process(lab: &Lab) -> Result {
     alice(lab, make, Some(Peer::unlock))
 }
 
-fn wiped(lab: &Lab) -> Result {
+fn memory_wiped_on_fork(lab: &Lab) -> Result {
     advised(lab, libc::MADV_WIPEONFORK, |peer, span| {
         peer.advise(span, libc::MADV_KEEPONFORK)
     })
 }
 
-fn not_dumped(lab: &Lab) -> Result {
+fn memory_not_dumped(lab: &Lab) -> Result {
     advised(lab, libc::MADV_DONTDUMP, |peer, span| {
         peer.advise(span, libc::MADV_DODUMP)
     })
 }
 
-fn not_copied(lab: &Lab) -> Result {
+fn memory_not_copied_by_forks(lab: &Lab) -> Result {
     advised(lab, libc::MADV_DONTFORK, |peer, span| {
         peer.advise(span, libc::MADV_DOFORK)
     })
 }
 
-fn droppable(lab: &Lab) -> Result {
+fn droppable_memory(lab: &Lab) -> Result {
     alice(lab, |peer| peer.filled(Kind::Droppable, PAGES, IDS), None)
 }
 
@@ -162,19 +163,19 @@ fn watched(lab: &Lab, mode: u64) -> Result {
     alice(lab, make, Some(|peer, _| peer.unwatch()))
 }
 
-fn watched_missing(lab: &Lab) -> Result {
+fn memory_watched_for_missing_pages(lab: &Lab) -> Result {
     watched(lab, MISSING)
 }
 
-fn watched_writes(lab: &Lab) -> Result {
+fn memory_watched_for_writes(lab: &Lab) -> Result {
     watched(lab, WRITES)
 }
 
-fn shared_anon(lab: &Lab) -> Result {
+fn shared_anonymous_memory(lab: &Lab) -> Result {
     alice(lab, |peer| peer.filled(Kind::SharedAnon, PAGES, IDS), None)
 }
 
-fn shared_file(lab: &Lab) -> Result {
+fn shared_files(lab: &Lab) -> Result {
     alice(lab, |peer| peer.filled(Kind::SharedFile, PAGES, IDS), None)
 }
 
@@ -202,7 +203,7 @@ impl Drop for HugePages {
     }
 }
 
-fn hugetlb(lab: &Lab) -> Result {
+fn hugetlb_memory(lab: &Lab) -> Result {
     let _pages = HugePages::reserve(2)?;
     let make = |peer: &Peer| {
         let span = peer.map(Kind::Huge, 512)?.part(0, PAGES);
@@ -213,7 +214,7 @@ fn hugetlb(lab: &Lab) -> Result {
 }
 
 /// Written pages of a private PFN mapping are ordinary pages in a place where no others may be.
-fn special(lab: &Lab) -> Result {
+fn mappings_of_addresses(lab: &Lab) -> Result {
     let make = |peer: &Peer| {
         let span = peer.filled(Kind::Special, PAGES, IDS)?;
         let flags = procfs::vma_flags(peer.pid(), span.addr)?;
@@ -225,7 +226,7 @@ fn special(lab: &Lab) -> Result {
     expect_left_alone(lab, User::Root, make, None)
 }
 
-fn undumpable(lab: &Lab) -> Result {
+fn processes_that_are_not_dumpable(lab: &Lab) -> Result {
     let make = |peer: &Peer| {
         peer.set_dumpable(false)?;
         peer.anon(PAGES, IDS)
@@ -233,7 +234,7 @@ fn undumpable(lab: &Lab) -> Result {
     alice(lab, make, Some(|peer, _| peer.set_dumpable(true)))
 }
 
-fn pinned(lab: &Lab) -> Result {
+fn buffers_pinned_by_io_uring(lab: &Lab) -> Result {
     let make = |peer: &Peer| {
         let span = peer.anon(PAGES, IDS)?;
         peer.pin(span)?;
@@ -242,7 +243,7 @@ fn pinned(lab: &Lab) -> Result {
     alice(lab, make, Some(|peer, _| peer.unpin()))
 }
 
-fn spliced(lab: &Lab) -> Result {
+fn pages_given_to_a_pipe(lab: &Lab) -> Result {
     let make = |peer: &Peer| {
         let span = peer.anon(PAGES, IDS)?;
         peer.splice(span)?;
@@ -253,7 +254,7 @@ fn spliced(lab: &Lab) -> Result {
 
 /// The vDSO, the kernel's code in a process: a debugger's write to it creates private pages in a
 /// mapping that must not change.
-fn vdso(lab: &Lab) -> Result {
+fn written_pages_of_the_vdso(lab: &Lab) -> Result {
     let make = |peer: &Peer| {
         let maps = procfs::read(&format!("/proc/{}/maps", peer.pid()))?;
         let line = maps.lines().find(|line| line.ends_with("[vdso]"));
@@ -268,7 +269,7 @@ fn vdso(lab: &Lab) -> Result {
 }
 
 /// Pages of zeros need no partner, and are skipped for the same reasons.
-fn zeros(lab: &Lab) -> Result {
+fn zeros_of_memory_left_alone(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     let control = peer.anon(1, Ids::ZERO)?;
     let make: [fn(&Peer, Span) -> Result; 4] = [
@@ -293,7 +294,7 @@ fn zeros(lab: &Lab) -> Result {
 
 /// A page whose only equal pages are skipped stays unchanged: it is not replaced by a shared page,
 /// either.
-fn no_partners(lab: &Lab) -> Result {
+fn pages_left_alone_are_no_partners(lab: &Lab) -> Result {
     let reasons: [fn(&Peer, Span) -> Result; 4] = [
         |peer, span| peer.lock(span),
         |peer, span| peer.advise(span, libc::MADV_DONTDUMP),
@@ -321,7 +322,7 @@ fn no_partners(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn shadow_stack(lab: &Lab) -> Result<Completion> {
+fn shadow_stacks(lab: &Lab) -> Result<Completion> {
     let peer = lab.alice()?;
     let place = peer.free_place(PAGES);
     match peer.map_shadow_stack(place) {

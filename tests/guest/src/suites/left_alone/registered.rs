@@ -12,36 +12,25 @@ use guest::memory::pages;
 use guest::process::peer::Kind;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
-pub(super) const TESTS: &[Test] = &[
-    (
-        "scope_registered_takes_registered_memory_only",
-        only_registered,
-    ),
-    ("scope_registered_leaves_zeros_of_others", zeros),
-    ("scope_registered_keeps_users_apart", users),
-    (
-        "scope_registered_takes_registered_processes",
-        registered_process,
-    ),
-    ("scope_registered_ends_with_the_registration", unregistered),
-    (
-        "scope_registered_ends_with_that_of_the_process",
-        unregistered_process,
-    ),
-    ("registered_memory_may_be_locked", locked),
-    ("registered_memory_may_be_kept_from_dumps", not_dumped),
-    ("registered_memory_may_be_kept_from_forks", not_copied),
-    ("registered_memory_may_be_wiped_on_fork", wiped),
-    (
-        "registered_memory_may_be_of_undumpable_processes",
-        undumpable,
-    ),
-    ("registered_memory_is_left_alone_while_pinned", pinned),
-    ("shared_memory_cannot_be_registered", shared),
-    ("droppable_memory_cannot_be_registered", droppable),
+pub(super) const TESTS: &[Test] = tests![
+    scope_registered_takes_registered_memory_only,
+    scope_registered_leaves_zeros_of_others,
+    scope_registered_keeps_users_apart,
+    scope_registered_takes_registered_processes,
+    scope_registered_ends_with_the_registration,
+    scope_registered_ends_with_that_of_the_process,
+    registered_memory_may_be_locked,
+    registered_memory_may_be_kept_from_dumps,
+    registered_memory_may_be_kept_from_forks,
+    registered_memory_may_be_wiped_on_fork,
+    registered_memory_may_be_of_undumpable_processes,
+    registered_memory_is_left_alone_while_pinned,
+    shared_memory_cannot_be_registered,
+    droppable_memory_cannot_be_registered,
 ];
 
 const PAGES: u64 = 8;
@@ -64,7 +53,7 @@ fn registered_pair(lab: &Lab) -> Result<[(Peer, Span); 2]> {
     Ok([(a, in_a), (b, in_b)])
 }
 
-fn only_registered(lab: &Lab) -> Result {
+fn scope_registered_takes_registered_memory_only(lab: &Lab) -> Result {
     knob::set("scope", "registered")?;
     let [(a, in_a), (b, in_b)] = registered_pair(lab)?;
     let c = lab.alice()?;
@@ -87,7 +76,7 @@ fn only_registered(lab: &Lab) -> Result {
     pages::expect_frames("with scope all", (&c, in_c), &frames)
 }
 
-fn registered_process(lab: &Lab) -> Result {
+fn scope_registered_takes_registered_processes(lab: &Lab) -> Result {
     knob::set("scope", "registered")?;
     let (a, b) = lab.pair()?;
     let c = lab.alice()?;
@@ -104,7 +93,7 @@ fn registered_process(lab: &Lab) -> Result {
     pages::expect_frames("pages of an unregistered process", (&c, in_c), &before)
 }
 
-fn zeros(lab: &Lab) -> Result {
+fn scope_registered_leaves_zeros_of_others(lab: &Lab) -> Result {
     knob::set("scope", "registered")?;
     let peer = lab.alice()?;
     let (plain, span) = (peer.anon(PAGES, Ids::ZERO)?, peer.anon(PAGES, Ids::ZERO)?);
@@ -115,7 +104,7 @@ fn zeros(lab: &Lab) -> Result {
     pages::expect_frames("unregistered pages of zeros", (&peer, plain), &before)
 }
 
-fn users(lab: &Lab) -> Result {
+fn scope_registered_keeps_users_apart(lab: &Lab) -> Result {
     knob::set("scope", "registered")?;
     let [(a, in_a), (b, in_b)] = registered_pair(lab)?;
     let bob = lab.peer(User::Bob)?;
@@ -126,7 +115,7 @@ fn users(lab: &Lab) -> Result {
     pages::expect_frames("Bob's pages", (&bob, in_bob), &before)
 }
 
-fn unregistered(lab: &Lab) -> Result {
+fn scope_registered_ends_with_the_registration(lab: &Lab) -> Result {
     knob::set("scope", "registered")?;
     let [(a, in_a), (b, in_b)] = registered_pair(lab)?;
     scanner::merge()?;
@@ -139,7 +128,7 @@ fn unregistered(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after MADV_UNMERGEABLE").map(drop)
 }
 
-fn unregistered_process(lab: &Lab) -> Result {
+fn scope_registered_ends_with_that_of_the_process(lab: &Lab) -> Result {
     knob::set("scope", "registered")?;
     let (a, b) = lab.pair()?;
     a.register_all()?;
@@ -179,28 +168,28 @@ fn expect_opted_in(lab: &Lab, also: impl Fn(&Peer, Span) -> Result) -> Result {
     Ok(())
 }
 
-fn locked(lab: &Lab) -> Result {
+fn registered_memory_may_be_locked(lab: &Lab) -> Result {
     expect_opted_in(lab, Peer::lock)
 }
 
-fn not_dumped(lab: &Lab) -> Result {
+fn registered_memory_may_be_kept_from_dumps(lab: &Lab) -> Result {
     expect_opted_in(lab, |peer, span| peer.advise(span, libc::MADV_DONTDUMP))
 }
 
 /// Like the memory of QEMU's virtual machines, which gets both kinds of advice.
-fn not_copied(lab: &Lab) -> Result {
+fn registered_memory_may_be_kept_from_forks(lab: &Lab) -> Result {
     expect_opted_in(lab, |peer, span| peer.advise(span, libc::MADV_DONTFORK))
 }
 
-fn wiped(lab: &Lab) -> Result {
+fn registered_memory_may_be_wiped_on_fork(lab: &Lab) -> Result {
     expect_opted_in(lab, |peer, span| peer.advise(span, libc::MADV_WIPEONFORK))
 }
 
-fn undumpable(lab: &Lab) -> Result {
+fn registered_memory_may_be_of_undumpable_processes(lab: &Lab) -> Result {
     expect_opted_in(lab, |peer, _| peer.set_dumpable(false))
 }
 
-fn pinned(lab: &Lab) -> Result {
+fn registered_memory_is_left_alone_while_pinned(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = registered_pair(lab)?;
     let c = lab.alice()?;
     let in_c = registered(&c)?;
@@ -227,10 +216,10 @@ fn expect_not_registrable(lab: &Lab, kind: Kind) -> Result {
     Ok(())
 }
 
-fn shared(lab: &Lab) -> Result {
+fn shared_memory_cannot_be_registered(lab: &Lab) -> Result {
     expect_not_registrable(lab, Kind::SharedAnon)
 }
 
-fn droppable(lab: &Lab) -> Result {
+fn droppable_memory_cannot_be_registered(lab: &Lab) -> Result {
     expect_not_registrable(lab, Kind::Droppable)
 }

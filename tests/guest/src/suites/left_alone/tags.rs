@@ -11,14 +11,15 @@ use guest::lab::Test;
 use guest::memory::content::Ids;
 use guest::memory::pages;
 use guest::process::peer::Peer;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
-pub(super) const TESTS: &[Test] = &[
-    ("pages_with_memory_tags", tagged),
-    ("zeros_with_memory_tags", zeros),
-    ("memory_tags_for_merged_pages", merged_before),
-    ("memory_tags_while_merging", meanwhile),
+pub(super) const TESTS: &[Test] = tests![
+    pages_with_memory_tags,
+    zeros_with_memory_tags,
+    memory_tags_for_merged_pages,
+    memory_tags_while_merging,
 ];
 
 const PAGES: u64 = 16;
@@ -60,7 +61,7 @@ fn expect_left_alone(lab: &Lab, ids: Ids) -> Result {
 }
 
 /// Pages with tags next to equal pages without tags, which are merged.
-fn tagged(lab: &Lab) -> Result {
+fn pages_with_memory_tags(lab: &Lab) -> Result {
     let (c, d) = lab.pair()?;
     let (in_c, in_d) = (c.anon(PAGES, IDS)?, d.anon(PAGES, IDS)?);
     expect_left_alone(lab, IDS)?;
@@ -68,7 +69,7 @@ fn tagged(lab: &Lab) -> Result {
     pages::expect_mappings(&frames, 2)
 }
 
-fn zeros(lab: &Lab) -> Result {
+fn zeros_with_memory_tags(lab: &Lab) -> Result {
     let c = lab.alice()?;
     let in_c = c.anon(PAGES, Ids::ZERO)?;
     expect_left_alone(lab, Ids::ZERO)?;
@@ -77,7 +78,7 @@ fn zeros(lab: &Lab) -> Result {
 
 /// All tags are initially 0. When one process sets its tags, the other processes are not affected and
 /// can set their own.
-fn merged_before(lab: &Lab) -> Result {
+fn memory_tags_for_merged_pages(lab: &Lab) -> Result {
     let peers = lab.alices(3)?;
     let spans = peers.iter().map(|peer| peer.anon(PAGES, IDS));
     let spans: Vec<Span> = spans.collect::<Result<_>>()?;
@@ -106,7 +107,7 @@ fn merged_before(lab: &Lab) -> Result {
 }
 
 /// Processes with equal contents repeatedly add tags to them.
-fn meanwhile(lab: &Lab) -> Result {
+fn memory_tags_while_merging(lab: &Lab) -> Result {
     const PEERS: u32 = 3;
     const MILLISECONDS: u64 = 8000;
     let still = lab.alice()?;

@@ -12,12 +12,13 @@ use guest::memory::content::Ids;
 use guest::memory::content::PAGE_SIZE;
 use guest::memory::pages;
 use guest::process::peer::User;
+use guest::tests;
 use guest::Result;
 
-pub(super) const TESTS: &[Test] = &[
-    ("shared_pages_are_charged_to_one_of_their_cgroups", charge),
-    ("charges_end_with_the_last_sharer", uncharge),
-    ("merging_frees_memory", memory_is_freed),
+pub(super) const TESTS: &[Test] = tests![
+    shared_pages_are_charged_to_one_of_their_cgroups,
+    charges_end_with_the_last_sharer,
+    merging_frees_memory,
 ];
 
 /// Many pages, so that the kernel's batches of charges hardly matter.
@@ -29,7 +30,7 @@ fn in_pages(bytes: u64) -> u64 {
     bytes / PAGE_SIZE
 }
 
-fn charge(lab: &Lab) -> Result {
+fn shared_pages_are_charged_to_one_of_their_cgroups(lab: &Lab) -> Result {
     let (one, other) = (Cgroup::new("one")?, Cgroup::new("other")?);
     let (a, b) = (
         lab.peer_in(User::Alice, &one)?,
@@ -67,7 +68,7 @@ fn charge(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn uncharge(lab: &Lab) -> Result {
+fn charges_end_with_the_last_sharer(lab: &Lab) -> Result {
     let (one, other) = (Cgroup::new("one")?, Cgroup::new("other")?);
     let (a, b) = (
         lab.peer_in(User::Alice, &one)?,
@@ -87,7 +88,7 @@ fn uncharge(lab: &Lab) -> Result {
     )
 }
 
-fn memory_is_freed(lab: &Lab) -> Result {
+fn merging_frees_memory(lab: &Lab) -> Result {
     let peers = lab.alices(4)?;
     for peer in &peers {
         peer.anon(PAGES, Ids::each(10_000))?;

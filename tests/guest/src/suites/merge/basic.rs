@@ -12,27 +12,28 @@ use guest::lab::Test;
 use guest::memory::content::Ids;
 use guest::memory::pages;
 use guest::process::peer::Kind;
+use guest::tests;
 use guest::Result;
 
-pub(super) const TESTS: &[Test] = &[
-    ("two_processes_share_frames", two_processes),
-    ("shared_frames_are_fresh_ones", fresh_frames),
-    ("many_processes_share_frames", many_processes),
-    ("equal_pages_of_one_process_are_merged", one_process),
-    ("unequal_pages_stay", unequal),
-    ("smaps_tells_merged_pages_and_pss_falls", smaps),
-    ("counts_are_exact", counts),
-    ("counts_are_recent_while_running", counts_while_running),
-    ("pages_unshared_follows_unique_pages", unshared),
-    ("index_bytes_follows_unique_pages", index_bytes),
-    ("pages_are_merged_as_they_come", as_they_come),
-    ("nothing_is_merged_while_stopped", stopped),
+pub(super) const TESTS: &[Test] = tests![
+    two_processes_share_frames,
+    shared_frames_are_fresh_ones,
+    many_processes_share_frames,
+    equal_pages_of_one_process_are_merged,
+    unequal_pages_stay,
+    smaps_tells_merged_pages_and_pss_falls,
+    counts_are_exact,
+    counts_are_recent_while_running,
+    pages_unshared_follows_unique_pages,
+    index_bytes_follows_unique_pages,
+    pages_are_merged_as_they_come,
+    nothing_is_merged_while_stopped,
 ];
 
 /// Size of a region in these tests, in pages.
 const PAGES: u64 = 16;
 
-fn two_processes(lab: &Lab) -> Result {
+fn two_processes_share_frames(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, ids)?, b.anon(PAGES, ids)?);
@@ -43,7 +44,7 @@ fn two_processes(lab: &Lab) -> Result {
     b.check(in_b, ids)
 }
 
-fn fresh_frames(lab: &Lab) -> Result {
+fn shared_frames_are_fresh_ones(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, ids)?, b.anon(PAGES, ids)?);
@@ -54,7 +55,7 @@ fn fresh_frames(lab: &Lab) -> Result {
     pages::expect_disjoint("merged frames and those of the other", &merged, &of_b)
 }
 
-fn many_processes(lab: &Lab) -> Result {
+fn many_processes_share_frames(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let peers = lab.alices(6)?;
     let mut all = Vec::new();
@@ -70,7 +71,7 @@ fn many_processes(lab: &Lab) -> Result {
     scanner::expect_exact_counts("with six processes").map(drop)
 }
 
-fn one_process(lab: &Lab) -> Result {
+fn equal_pages_of_one_process_are_merged(lab: &Lab) -> Result {
     let ids = Ids::same(100);
     let peer = lab.alice()?;
     let span = peer.anon(PAGES, ids)?;
@@ -81,7 +82,7 @@ fn one_process(lab: &Lab) -> Result {
 }
 
 /// Pages that differ in a single bit, at any position, are not merged.
-fn unequal(lab: &Lab) -> Result {
+fn unequal_pages_stay(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(64, Ids::same(100))?, b.anon(64, Ids::same(101))?);
     let controls = (a.anon(1, Ids::same(7))?, b.anon(1, Ids::same(7))?);
@@ -98,7 +99,7 @@ fn unequal(lab: &Lab) -> Result {
     pages::expect_merged(&[(&b, in_b)]).map(drop)
 }
 
-fn smaps(lab: &Lab) -> Result {
+fn smaps_tells_merged_pages_and_pss_falls(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, ids)?, b.anon(PAGES, ids)?);
@@ -126,7 +127,7 @@ fn smaps(lab: &Lab) -> Result {
     })
 }
 
-fn counts(lab: &Lab) -> Result {
+fn counts_are_exact(lab: &Lab) -> Result {
     let zero = Counts {
         shared: 0,
         sharing: 0,
@@ -158,7 +159,7 @@ fn counts(lab: &Lab) -> Result {
     })
 }
 
-fn counts_while_running(lab: &Lab) -> Result {
+fn counts_are_recent_while_running(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let mut peers = lab.alices(4)?;
     for peer in &peers {
@@ -187,7 +188,7 @@ fn counts_while_running(lab: &Lab) -> Result {
     })
 }
 
-fn unshared(lab: &Lab) -> Result {
+fn pages_unshared_follows_unique_pages(lab: &Lab) -> Result {
     const UNIQUE: u64 = 300;
     let look = || -> Result<u64> {
         scanner::merge()?;
@@ -210,7 +211,7 @@ fn unshared(lab: &Lab) -> Result {
 
 /// The index grows and shrinks with the number of pages it knows: it takes at most 16 bytes per page
 /// if there are many pages.
-fn index_bytes(lab: &Lab) -> Result {
+fn index_bytes_follows_unique_pages(lab: &Lab) -> Result {
     const UNIQUE: u64 = 60_000;
     let look = || -> Result<u64> {
         scanner::merge()?;
@@ -235,7 +236,7 @@ fn index_bytes(lab: &Lab) -> Result {
     expect::eq("index_failures", 0, knob::number("index_failures")?)
 }
 
-fn as_they_come(lab: &Lab) -> Result {
+fn pages_are_merged_as_they_come(lab: &Lab) -> Result {
     scanner::start()?;
     let (a, b) = lab.pair()?;
     let mut all = Vec::new();
@@ -253,7 +254,7 @@ fn as_they_come(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn stopped(lab: &Lab) -> Result {
+fn nothing_is_merged_while_stopped(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, Ids::each(1))?, b.anon(PAGES, Ids::each(1))?);
     let before = (

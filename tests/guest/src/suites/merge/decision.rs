@@ -18,31 +18,29 @@ use guest::memory::content::WORDS;
 use guest::memory::pages;
 use guest::process::peer::Peer;
 use guest::rng::Rng;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
-pub(super) const TESTS: &[Test] = &[
-    ("unknown_pages_wait_for_their_promotion", promotion),
-    ("pages_in_flux_are_not_merged", flux),
-    ("known_pages_are_merged_at_first_sight", known),
-    ("zeros_are_merged_at_first_sight", zeros),
-    ("nearly_zero_pages_are_no_zeros", nearly_zero),
-    ("nearly_equal_pages_stay_apart", nearly_equal),
-    (
-        "bytes_decide_where_bytewise_hashes_collide",
-        bytewise_collision,
-    ),
-    ("bytewise_hash_merges", bytewise),
-    ("pages_written_between_passes_stay_correct", rewritten),
+pub(super) const TESTS: &[Test] = tests![
+    unknown_pages_wait_for_their_promotion,
+    pages_in_flux_are_not_merged,
+    known_pages_are_merged_at_first_sight,
+    zeros_are_merged_at_first_sight,
+    nearly_zero_pages_are_no_zeros,
+    nearly_equal_pages_stay_apart,
+    bytes_decide_where_bytewise_hashes_collide,
+    bytewise_hash_merges,
+    pages_written_between_passes_stay_correct,
 ];
 
 /// Tests for a CPU without 32-byte vectors, where pages are compared word by word.
-pub(super) const SCALAR_TESTS: &[Test] = &[
-    ("the_processor_has_no_vectors", no_vectors),
-    ("zeros_are_merged_at_first_sight", zeros),
-    ("nearly_zero_pages_are_no_zeros", nearly_zero),
-    ("nearly_equal_pages_stay_apart", nearly_equal),
-    ("pages_written_between_passes_stay_correct", rewritten),
+pub(super) const SCALAR_TESTS: &[Test] = tests![
+    the_processor_has_no_vectors,
+    zeros_are_merged_at_first_sight,
+    nearly_zero_pages_are_no_zeros,
+    nearly_equal_pages_stay_apart,
+    pages_written_between_passes_stay_correct,
 ];
 
 /// Makes each pass take 50 ms, so that the test can observe it; all memory fits into one cycle.
@@ -52,7 +50,7 @@ fn scan_slowly() -> Result {
 }
 
 /// Two equal pages yield two sightings per pass, so 20 sightings take about ten passes.
-fn promotion(lab: &Lab) -> Result {
+fn unknown_pages_wait_for_their_promotion(lab: &Lab) -> Result {
     knob::set("promote_after", 20)?;
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(1, Ids::same(1))?, b.anon(1, Ids::same(1))?);
@@ -75,7 +73,7 @@ fn promotion(lab: &Lab) -> Result {
 }
 
 /// Pages that stay equal but change faster than they are promoted are not merged.
-fn flux(lab: &Lab) -> Result {
+fn pages_in_flux_are_not_merged(lab: &Lab) -> Result {
     knob::set("promote_after", 20)?;
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(4, Ids::each(1))?, b.anon(4, Ids::each(1))?);
@@ -94,7 +92,7 @@ fn flux(lab: &Lab) -> Result {
     pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
 }
 
-fn known(lab: &Lab) -> Result {
+fn known_pages_are_merged_at_first_sight(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(8, Ids::each(1))?, b.anon(8, Ids::each(1))?);
     scanner::merge()?;
@@ -109,7 +107,7 @@ fn known(lab: &Lab) -> Result {
     pages::expect_mappings(&frames, 3)
 }
 
-fn zeros(lab: &Lab) -> Result {
+fn zeros_are_merged_at_first_sight(lab: &Lab) -> Result {
     knob::set("promote_after", 255)?;
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(8, Ids::ZERO)?, b.anon(8, Ids::ZERO)?);
@@ -141,7 +139,7 @@ fn zeros(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after the processes ended").map(drop)
 }
 
-fn no_vectors(_: &Lab) -> Result {
+fn the_processor_has_no_vectors(_: &Lab) -> Result {
     let processors = procfs::read("/proc/cpuinfo")?;
     expect::that(!processors.contains(" avx2"), || {
         "this suite needs a guest booted with clearcpuid=avx2"
@@ -157,7 +155,7 @@ fn change_a_bit_of_each_word(peer: &Peer, span: Span) -> Result {
     Ok(())
 }
 
-fn nearly_zero(lab: &Lab) -> Result {
+fn nearly_zero_pages_are_no_zeros(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     let span = peer.anon(WORDS as u64, Ids::ZERO)?;
     change_a_bit_of_each_word(&peer, span)?;
@@ -170,7 +168,7 @@ fn nearly_zero(lab: &Lab) -> Result {
 
 /// Most of these pairs have equal samples, since a sample is only eight words of a page, so the pages
 /// are compared in full.
-fn nearly_equal(lab: &Lab) -> Result {
+fn nearly_equal_pages_stay_apart(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (ids, pages) = (Ids::each(1), WORDS as u64);
     let (in_a, in_b) = (a.anon(pages, ids)?, b.anon(pages, ids)?);
@@ -273,7 +271,7 @@ fn colliding_last_words(id: u64) -> (u64, u64) {
     }
 }
 
-fn bytewise_collision(lab: &Lab) -> Result {
+fn bytes_decide_where_bytewise_hashes_collide(lab: &Lab) -> Result {
     reload_bytewise()?;
     let (one, other) = colliding_last_words(5);
     let (one, other) = ([(WORDS - 1, one)], [(WORDS - 1, other)]);
@@ -287,7 +285,7 @@ fn reload_bytewise() -> Result {
     scanner::settle_knobs()
 }
 
-fn bytewise(lab: &Lab) -> Result {
+fn bytewise_hash_merges(lab: &Lab) -> Result {
     reload_bytewise()?;
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(16, Ids::each(1))?, b.anon(16, Ids::each(1))?);
@@ -300,7 +298,7 @@ fn bytewise(lab: &Lab) -> Result {
 }
 
 /// Pages that were equal when they were hashed may differ when they are merged.
-fn rewritten(lab: &Lab) -> Result {
+fn pages_written_between_passes_stay_correct(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(32, Ids::each(1))?, b.anon(32, Ids::each(1))?);
     scanner::start()?;

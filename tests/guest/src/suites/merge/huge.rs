@@ -13,26 +13,21 @@ use guest::memory::content::Ids;
 use guest::memory::pages;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
-pub(super) const TESTS: &[Test] = &[
-    ("unique_huge_pages_stay_huge", unique),
-    ("equal_parts_are_merged_out_of_huge_pages", equal_part),
-    ("equal_huge_pages_are_merged", equal_whole),
-    (
-        "equal_parts_of_one_huge_page_are_merged",
-        equal_parts_of_one,
-    ),
-    ("zeros_are_merged_out_of_huge_pages", zeros),
-    ("huge_pages_shared_by_fork_stay_correct", forked),
-    ("huge_pages_are_not_split_for_what_they_held", changed),
-    ("huge_pages_of_other_domains_stay_huge", other_domain),
-    (
-        "huge_pages_stay_huge_where_their_twins_are_left_alone",
-        twin_left_alone,
-    ),
-    ("equal_pages_are_merged_out_of_folios_of_16", out_of_folios),
+pub(super) const TESTS: &[Test] = tests![
+    unique_huge_pages_stay_huge,
+    equal_parts_are_merged_out_of_huge_pages,
+    equal_huge_pages_are_merged,
+    equal_parts_of_one_huge_page_are_merged,
+    zeros_are_merged_out_of_huge_pages,
+    huge_pages_shared_by_fork_stay_correct,
+    huge_pages_are_not_split_for_what_they_held,
+    huge_pages_of_other_domains_stay_huge,
+    huge_pages_stay_huge_where_their_twins_are_left_alone,
+    equal_pages_are_merged_out_of_folios_of_16,
 ];
 
 /// The number of 4 KiB pages in a huge page.
@@ -63,7 +58,7 @@ fn merge_with_control(lab: &Lab) -> Result {
     pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
 }
 
-fn unique(lab: &Lab) -> Result {
+fn unique_huge_pages_stay_huge(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (
         huge(&a, 1, Ids::each(10_000))?,
@@ -77,7 +72,7 @@ fn unique(lab: &Lab) -> Result {
     expect::eq("frames", before, (a.frames(in_a)?, b.frames(in_b)?))
 }
 
-fn equal_part(lab: &Lab) -> Result {
+fn equal_parts_are_merged_out_of_huge_pages(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let ids = Ids::each(10_000);
     let span = huge(&a, 2, ids)?;
@@ -95,7 +90,7 @@ fn equal_part(lab: &Lab) -> Result {
     a.check(span, ids)
 }
 
-fn equal_whole(lab: &Lab) -> Result {
+fn equal_huge_pages_are_merged(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let ids = Ids::each(10_000);
     let (in_a, in_b) = (huge(&a, 1, ids)?, huge(&b, 1, ids)?);
@@ -108,7 +103,7 @@ fn equal_whole(lab: &Lab) -> Result {
 }
 
 /// Tests a single process and a process that has forked.
-fn equal_parts_of_one(lab: &Lab) -> Result {
+fn equal_parts_of_one_huge_page_are_merged(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     let alone = huge(&peer, 1, Ids::same(10_000))?;
     scanner::merge()?;
@@ -130,7 +125,7 @@ fn expect_parts_merged(peer: &Peer, span: Span, mappings: u64) -> Result {
     pages::expect_mappings(&frames, mappings)
 }
 
-fn zeros(lab: &Lab) -> Result {
+fn zeros_are_merged_out_of_huge_pages(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     let span = huge(&peer, 1, Ids::each(10_000))?;
     let zeros = span.part(100, 200);
@@ -144,7 +139,7 @@ fn zeros(lab: &Lab) -> Result {
     scanner::expect_exact_counts("with zeros of a huge page").map(drop)
 }
 
-fn forked(lab: &Lab) -> Result {
+fn huge_pages_shared_by_fork_stay_correct(lab: &Lab) -> Result {
     let (parent, other) = lab.pair()?;
     let ids = Ids::each(10_000);
     let span = huge(&parent, 1, ids)?;
@@ -164,7 +159,7 @@ fn forked(lab: &Lab) -> Result {
 }
 
 /// The index remembers an earlier content of a part: the part must be checked again before the split.
-fn changed(lab: &Lab) -> Result {
+fn huge_pages_are_not_split_for_what_they_held(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let span = huge(&a, 1, Ids::each(10_000))?;
     merge_with_control(lab)?;
@@ -176,7 +171,7 @@ fn changed(lab: &Lab) -> Result {
     pages::expect_frames("pages equal to former parts", (&b, former), &before)
 }
 
-fn other_domain(lab: &Lab) -> Result {
+fn huge_pages_of_other_domains_stay_huge(lab: &Lab) -> Result {
     let (alice, bob) = (lab.alice()?, lab.peer(User::Bob)?);
     let ids = Ids::each(10_000);
     let (in_a, in_b) = (huge(&alice, 1, ids)?, huge(&bob, 1, ids)?);
@@ -186,7 +181,7 @@ fn other_domain(lab: &Lab) -> Result {
 }
 
 /// The index remembers the twin from a time when its process was not skipped yet.
-fn twin_left_alone(lab: &Lab) -> Result {
+fn huge_pages_stay_huge_where_their_twins_are_left_alone(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let ids = Ids::each(10_000);
     let twins = a.anon(8, ids)?;
@@ -204,7 +199,7 @@ fn twin_left_alone(lab: &Lab) -> Result {
 }
 
 /// Merges every third page of 64 KiB folios, whose entries arm64 can combine into one TLB entry.
-fn out_of_folios(lab: &Lab) -> Result {
+fn equal_pages_are_merged_out_of_folios_of_16(lab: &Lab) -> Result {
     const FOLIO: u64 = 16;
     const PAGES: u64 = 8 * FOLIO;
     let (a, b) = lab.pair()?;

@@ -11,27 +11,25 @@ use guest::memory::content::Ids;
 use guest::memory::pagemap;
 use guest::memory::pages;
 use guest::process::peer::Kind;
+use guest::tests;
 use guest::Result;
 use libtest_mimic::Completion;
 
-pub(super) const TESTS: &[Test] = &[
-    ("written_pages_of_private_files_are_merged", private_file),
-    ("clean_pages_of_private_files_stay", clean_file),
-    ("stacks_are_merged", stack),
-    ("read_only_memory_is_merged", read_only),
-    ("inaccessible_memory_stays_correct", inaccessible),
-    ("pages_shared_by_fork_are_merged_as_one", forked),
-    (
-        "pages_shared_by_fork_are_not_merged_with_themselves",
-        forked_alone,
-    ),
-    ("registered_memory_is_merged_too", registered),
-    ("memory_outlives_the_first_thread", first_thread),
+pub(super) const TESTS: &[Test] = tests![
+    written_pages_of_private_files_are_merged,
+    clean_pages_of_private_files_stay,
+    stacks_are_merged,
+    read_only_memory_is_merged,
+    inaccessible_memory_stays_correct,
+    pages_shared_by_fork_are_merged_as_one,
+    pages_shared_by_fork_are_not_merged_with_themselves,
+    registered_memory_is_merged_too,
+    memory_outlives_the_first_thread,
 ];
 
-pub(super) const SKIPPABLE: &[SkippableTest] = &[("heaps_are_merged", heap)];
+pub(super) const SKIPPABLE: &[SkippableTest] = tests![heaps_are_merged];
 
-fn private_file(lab: &Lab) -> Result {
+fn written_pages_of_private_files_are_merged(lab: &Lab) -> Result {
     let ids = Ids::each(1);
     let (a, b) = lab.pair()?;
     let in_a = a.filled(Kind::PrivateFile, 8, ids)?;
@@ -42,7 +40,7 @@ fn private_file(lab: &Lab) -> Result {
 }
 
 /// Each process has its own file, with equal contents.
-fn clean_file(lab: &Lab) -> Result {
+fn clean_pages_of_private_files_stay(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.map(Kind::PrivateFile, 8)?, b.map(Kind::PrivateFile, 8)?);
     let controls = (a.anon(1, Ids::same(1))?, b.anon(1, Ids::same(1))?);
@@ -63,7 +61,7 @@ fn clean_file(lab: &Lab) -> Result {
     )
 }
 
-fn heap(lab: &Lab) -> Result<Completion> {
+fn heaps_are_merged(lab: &Lab) -> Result<Completion> {
     let ids = Ids::each(1);
     let (a, b) = lab.pair()?;
     let (Ok(in_a), Ok(in_b)) = (a.heap(16), b.heap(16)) else {
@@ -77,7 +75,7 @@ fn heap(lab: &Lab) -> Result<Completion> {
     Ok(Completion::Completed)
 }
 
-fn stack(lab: &Lab) -> Result {
+fn stacks_are_merged(lab: &Lab) -> Result {
     let ids = Ids::each(1);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.stack()?, b.stack()?);
@@ -90,7 +88,7 @@ fn stack(lab: &Lab) -> Result {
     b.check(in_b, ids)
 }
 
-fn read_only(lab: &Lab) -> Result {
+fn read_only_memory_is_merged(lab: &Lab) -> Result {
     let ids = Ids::each(1);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(8, ids)?, b.anon(8, ids)?);
@@ -104,7 +102,7 @@ fn read_only(lab: &Lab) -> Result {
     b.check(in_b, ids)
 }
 
-fn inaccessible(lab: &Lab) -> Result {
+fn inaccessible_memory_stays_correct(lab: &Lab) -> Result {
     let ids = Ids::each(1);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(8, ids)?, b.anon(8, ids)?);
@@ -125,7 +123,7 @@ fn inaccessible(lab: &Lab) -> Result {
     b.check(in_b, ids)
 }
 
-fn forked(lab: &Lab) -> Result {
+fn pages_shared_by_fork_are_merged_as_one(lab: &Lab) -> Result {
     let ids = Ids::each(1);
     let (parent, other) = lab.pair()?;
     let span = parent.anon(8, ids)?;
@@ -145,7 +143,7 @@ fn forked(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after the child wrote").map(drop)
 }
 
-fn forked_alone(lab: &Lab) -> Result {
+fn pages_shared_by_fork_are_not_merged_with_themselves(lab: &Lab) -> Result {
     let parent = lab.alice()?;
     let span = parent.anon(8, Ids::each(1))?;
     let child = parent.fork()?;
@@ -157,7 +155,7 @@ fn forked_alone(lab: &Lab) -> Result {
     pages::expect_frames("pages of the child", (&child, span), &before)
 }
 
-fn registered(lab: &Lab) -> Result {
+fn registered_memory_is_merged_too(lab: &Lab) -> Result {
     let ids = Ids::each(1);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(8, ids)?, b.anon(8, ids)?);
@@ -167,7 +165,7 @@ fn registered(lab: &Lab) -> Result {
 }
 
 /// A process whose first thread has ended still has memory, but `/proc` shows none for its process ID.
-fn first_thread(lab: &Lab) -> Result {
+fn memory_outlives_the_first_thread(lab: &Lab) -> Result {
     let ids = Ids::each(1);
     let (a, b) = lab.pair()?;
     let thread = a.leave_first_thread()?;

@@ -12,12 +12,10 @@ use guest::memory::content::Ids;
 use guest::memory::pages;
 use guest::process::peer::User;
 use guest::process::task;
+use guest::tests;
 use guest::Result;
 
-pub(super) const TESTS: &[Test] = &[
-    ("ksmd_keeps_its_pages", keeps),
-    ("ksmd_takes_none_of_our_pages", ours),
-];
+pub(super) const TESTS: &[Test] = tests![ksmd_keeps_its_pages, ksmd_takes_none_of_our_pages];
 
 const PAGES: u64 = 16;
 
@@ -55,7 +53,7 @@ fn run_ksmd(count: &str, least: u64) -> Result {
     })
 }
 
-fn keeps(lab: &Lab) -> Result {
+fn ksmd_keeps_its_pages(lab: &Lab) -> Result {
     let ids = Ids::each(1);
     let peers = lab.alices(4)?;
     let mut spans = Vec::new();
@@ -96,7 +94,7 @@ fn keeps(lab: &Lab) -> Result {
 /// ordinary page, it would share it with other users, and even for a sharer that is not registered.
 /// It cannot do so: it calls `page_address_in_vma()` for the address to write-protect, and that
 /// function rejects KSM pages.
-fn ours(lab: &Lab) -> Result {
+fn ksmd_takes_none_of_our_pages(lab: &Lab) -> Result {
     let ids = Ids::each(1);
     let (registered, plain) = lab.pair()?;
     let (in_registered, in_plain) = (registered.anon(PAGES, ids)?, plain.anon(PAGES, ids)?);

@@ -11,11 +11,12 @@ use guest::lab::Test;
 use guest::process::fuse::Stuck;
 use guest::process::task;
 use guest::process::task::PATIENCE;
+use guest::tests;
 use guest::Result;
 
-pub(super) const TESTS: &[Test] = &[
-    ("a_locked_area_is_come_back_to_in_the_same_pass", come_back),
-    ("a_locked_area_is_waited_for_seven_times_a_pass", in_vain),
+pub(super) const TESTS: &[Test] = tests![
+    a_locked_area_is_come_back_to_in_the_same_pass,
+    a_locked_area_is_waited_for_seven_times_a_pass,
 ];
 
 /// How often the VMA is unlocked while a pass waits for it. A guest that gets no CPU time for an
@@ -54,7 +55,7 @@ fn merged_as_it_is_let_go() -> Result<u64> {
     Ok(knob::number("pages_sharing")? - before)
 }
 
-fn come_back(_lab: &Lab) -> Result {
+fn a_locked_area_is_come_back_to_in_the_same_pass(_lab: &Lab) -> Result {
     settle()?;
     for _ in 0..ATTEMPTS {
         if merged_as_it_is_let_go()? >= Stuck::PAIRS as u64 {
@@ -64,7 +65,7 @@ fn come_back(_lab: &Lab) -> Result {
     Err(format!("expected the pages to be merged in one of {ATTEMPTS} passes").into())
 }
 
-fn in_vain(_lab: &Lab) -> Result {
+fn a_locked_area_is_waited_for_seven_times_a_pass(_lab: &Lab) -> Result {
     settle()?;
     let _stuck = Stuck::start_with_locked_pairs()?;
     for _ in 0..3 {

@@ -12,26 +12,18 @@ use guest::lab::Lab;
 use guest::lab::Test;
 use guest::memory::content::Ids;
 use guest::memory::pages;
+use guest::tests;
 use guest::Result;
 
-pub(super) const TESTS: &[Test] = &[
-    ("pages_with_gaps_between_them_are_merged", gaps),
-    ("forked_pages_between_others_are_merged", forked),
-    ("pinned_pages_between_others_stay", pinned),
+pub(super) const TESTS: &[Test] = tests![
+    pages_with_gaps_between_them_are_merged,
+    forked_pages_between_others_are_merged,
+    pinned_pages_between_others_stay,
 ];
 
-pub(super) const COUNTING_TESTS: &[Test] = &[("near_pages_are_merged_with_few_flushes", |lab| {
-    if Feature::HugePages.missing().is_none() {
-        procfs::write(HUGE_PAGES, "never")?;
-    }
-    flushes(lab)
-})];
+pub(super) const COUNTING_TESTS: &[Test] = tests![near_pages_are_merged_with_few_flushes];
 
-pub(super) const COUNTING_HUGE_TESTS: &[Test] =
-    &[("huge_pages_are_merged_with_few_flushes", |lab| {
-        procfs::write(HUGE_PAGES, "always")?;
-        flushes(lab)
-    })];
+pub(super) const COUNTING_HUGE_TESTS: &[Test] = tests![huge_pages_are_merged_with_few_flushes];
 
 /// The knob that says which VMAs get transparent huge pages.
 const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
@@ -41,8 +33,20 @@ const PAGES: u64 = 1200;
 /// A few dozen pages.
 const FEW: u64 = 48;
 
+fn near_pages_are_merged_with_few_flushes(lab: &Lab) -> Result {
+    if Feature::HugePages.missing().is_none() {
+        procfs::write(HUGE_PAGES, "never")?;
+    }
+    expect_few_flushes(lab)
+}
+
+fn huge_pages_are_merged_with_few_flushes(lab: &Lab) -> Result {
+    procfs::write(HUGE_PAGES, "always")?;
+    expect_few_flushes(lab)
+}
+
 /// Expects one TLB flush for at least four merged pages: an eighth of mainline's number of flushes.
-fn flushes(lab: &Lab) -> Result {
+fn expect_few_flushes(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, ids)?, b.anon(PAGES, ids)?);
@@ -54,7 +58,7 @@ fn flushes(lab: &Lab) -> Result {
 }
 
 /// The next page to merge may be adjacent, within reach, or in another page table.
-fn gaps(lab: &Lab) -> Result {
+fn pages_with_gaps_between_them_are_merged(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, ids)?, b.anon(PAGES, ids)?);
@@ -79,7 +83,7 @@ fn gaps(lab: &Lab) -> Result {
 }
 
 /// Every other page is mapped twice.
-fn forked(lab: &Lab) -> Result {
+fn forked_pages_between_others_are_merged(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(FEW, ids)?, b.anon(FEW, ids)?);
@@ -94,7 +98,7 @@ fn forked(lab: &Lab) -> Result {
 }
 
 /// A pinned page stays unmerged until it is unpinned.
-fn pinned(lab: &Lab) -> Result {
+fn pinned_pages_between_others_stay(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(FEW, ids)?, b.anon(FEW, ids)?);

@@ -16,21 +16,22 @@ use guest::memory::pages;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
 use guest::process::task;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
-pub(super) const TESTS: &[Test] = &[
-    ("merge_now_merges_while_stopped", stopped),
-    ("merge_now_does_not_wait_for_promotion", promotion),
-    ("merge_now_joins_what_is_merged_already", known),
-    ("merge_now_merges_zeros_and_huge_pages", other_kinds),
-    ("merge_now_keeps_to_its_range", range),
-    ("merge_now_respects_domains", domains),
-    ("merge_now_respects_what_is_left_alone", left_alone),
-    ("merge_now_of_nobody_fails", nobody),
-    ("merge_now_refuses_bad_input", bad_input),
-    ("merge_now_does_not_undo_an_unmerge", unmerged),
-    ("merge_now_beside_the_scanner", beside_scanner),
+pub(super) const TESTS: &[Test] = tests![
+    merge_now_merges_while_stopped,
+    merge_now_does_not_wait_for_promotion,
+    merge_now_joins_what_is_merged_already,
+    merge_now_merges_zeros_and_huge_pages,
+    merge_now_keeps_to_its_range,
+    merge_now_respects_domains,
+    merge_now_respects_what_is_left_alone,
+    merge_now_of_nobody_fails,
+    merge_now_refuses_bad_input,
+    merge_now_does_not_undo_an_unmerge,
+    merge_now_beside_the_scanner,
 ];
 
 const PAGES: u64 = 700;
@@ -51,7 +52,7 @@ fn expect_refused(what: &str, errno: i32, text: &[u8]) -> Result {
     )
 }
 
-fn stopped(lab: &Lab) -> Result {
+fn merge_now_merges_while_stopped(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, ids)?, b.anon(PAGES, ids)?);
@@ -66,7 +67,7 @@ fn stopped(lab: &Lab) -> Result {
 }
 
 /// merge_now needs no promotion, and leaves the knob `promote_after` unchanged.
-fn promotion(lab: &Lab) -> Result {
+fn merge_now_does_not_wait_for_promotion(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     knob::set("promote_after", 100)?;
     let (a, b) = lab.pair()?;
@@ -77,7 +78,7 @@ fn promotion(lab: &Lab) -> Result {
     expect::eq("promote_after", 100, knob::number("promote_after")?)
 }
 
-fn known(lab: &Lab) -> Result {
+fn merge_now_joins_what_is_merged_already(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, ids)?, b.anon(PAGES, ids)?);
@@ -89,7 +90,7 @@ fn known(lab: &Lab) -> Result {
     pages::expect_mappings(&frames, 3)
 }
 
-fn other_kinds(lab: &Lab) -> Result {
+fn merge_now_merges_zeros_and_huge_pages(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     let (zeros, same) = (peer.anon(600, Ids::ZERO)?, peer.anon(1200, Ids::same(7))?);
     scanner::merge_now(&peer)?;
@@ -98,7 +99,7 @@ fn other_kinds(lab: &Lab) -> Result {
     peer.check(same, Ids::same(7))
 }
 
-fn range(lab: &Lab) -> Result {
+fn merge_now_keeps_to_its_range(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, ids)?, b.anon(PAGES, ids)?);
@@ -115,7 +116,7 @@ fn range(lab: &Lab) -> Result {
     pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
 }
 
-fn domains(lab: &Lab) -> Result {
+fn merge_now_respects_domains(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (alice, bob) = (lab.alice()?, lab.peer(User::Bob)?);
     let (in_alice, in_bob) = (alice.anon(8, ids)?, bob.anon(8, ids)?);
@@ -125,7 +126,7 @@ fn domains(lab: &Lab) -> Result {
     pages::expect_not_merged((&bob, in_bob)).map(drop)
 }
 
-fn left_alone(lab: &Lab) -> Result {
+fn merge_now_respects_what_is_left_alone(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (open, secret) = lab.pair()?;
     let (in_open, in_secret) = (open.anon(8, ids)?, secret.anon(8, ids)?);
@@ -140,7 +141,7 @@ fn left_alone(lab: &Lab) -> Result {
     expect_refused("a range with nothing in it", libc::EPERM, text.as_bytes())
 }
 
-fn nobody(lab: &Lab) -> Result {
+fn merge_now_of_nobody_fails(lab: &Lab) -> Result {
     let gone = lab.alice()?;
     let pid = gone.pid();
     gone.exit()?;
@@ -156,7 +157,7 @@ fn nobody(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn bad_input(lab: &Lab) -> Result {
+fn merge_now_refuses_bad_input(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     let span = peer.anon(8, Ids::same(1))?;
     let (pid, addr) = (peer.pid(), span.addr);
@@ -187,7 +188,7 @@ fn bad_input(lab: &Lab) -> Result {
     pages::expect_not_merged((&peer, span)).map(drop)
 }
 
-fn unmerged(lab: &Lab) -> Result {
+fn merge_now_does_not_undo_an_unmerge(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(8, ids)?, b.anon(8, ids)?);
@@ -204,7 +205,7 @@ fn unmerged(lab: &Lab) -> Result {
 }
 
 /// Several writes at once, while the scanner works on the same memory and a process writes to it.
-fn beside_scanner(lab: &Lab) -> Result {
+fn merge_now_beside_the_scanner(lab: &Lab) -> Result {
     let ids = Ids::each(100);
     let peers = lab.alices(3)?;
     let spans: Vec<Span> = peers

@@ -11,26 +11,21 @@ use guest::memory::content::Ids;
 use guest::memory::pages;
 use guest::process::peer::Kind;
 use guest::process::peer::Peer;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
-pub(super) const TESTS: &[Test] = &[
-    ("barren_regions_are_visited_less_often", barren),
-    ("new_pages_in_barren_regions_are_merged_at_once", new_pages),
-    (
-        "pages_of_barren_regions_are_known_between_the_visits",
-        known,
-    ),
-    ("rewritten_barren_regions_are_merged_in_time", rewritten),
-    ("thrashing_regions_are_visited_less_often", thrashing),
-    ("max_interval_takes_effect_at_once", lowered),
-    ("merge_now_looks_at_barren_regions", merge_now),
-    ("merging_again_brings_frequent_visits", in_turn_again),
-    ("what_is_merged_counts_as_seen_while_it_is_mapped", settled),
-    (
-        "broken_pages_among_merged_ones_are_found_at_once",
-        broken_among_merged,
-    ),
+pub(super) const TESTS: &[Test] = tests![
+    barren_regions_are_visited_less_often,
+    new_pages_in_barren_regions_are_merged_at_once,
+    pages_of_barren_regions_are_known_between_the_visits,
+    rewritten_barren_regions_are_merged_in_time,
+    thrashing_regions_are_visited_less_often,
+    max_interval_takes_effect_at_once,
+    merge_now_looks_at_barren_regions,
+    merging_again_brings_frequent_visits,
+    what_is_merged_counts_as_seen_while_it_is_mapped,
+    broken_pages_among_merged_ones_are_found_at_once,
 ];
 
 /// Four page tables, or parts of five.
@@ -100,7 +95,7 @@ fn scan_to_the_gap() -> Result {
     Ok(())
 }
 
-fn barren(lab: &Lab) -> Result {
+fn barren_regions_are_visited_less_often(lab: &Lab) -> Result {
     prepare()?;
     let a = lab.alice()?;
     a.register_all()?;
@@ -122,7 +117,7 @@ fn barren(lab: &Lab) -> Result {
 }
 
 /// New pages make a region due at once, even if its next visit is far away.
-fn new_pages(lab: &Lab) -> Result {
+fn new_pages_in_barren_regions_are_merged_at_once(lab: &Lab) -> Result {
     prepare()?;
     let (a, b) = registered_pair(lab)?;
     let span = a.map(Kind::Anon, PAGES)?;
@@ -142,7 +137,7 @@ fn new_pages(lab: &Lab) -> Result {
 }
 
 /// A new page is merged with a page of a region that is not due.
-fn known(lab: &Lab) -> Result {
+fn pages_of_barren_regions_are_known_between_the_visits(lab: &Lab) -> Result {
     prepare()?;
     let (a, b) = registered_pair(lab)?;
     let ids = Ids::each(1);
@@ -154,7 +149,7 @@ fn known(lab: &Lab) -> Result {
 }
 
 /// Nothing notices a write to an existing page before the next visit.
-fn rewritten(lab: &Lab) -> Result {
+fn rewritten_barren_regions_are_merged_in_time(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = barren_pair(lab)?;
     let equal = Ids::each(1_000_000);
     a.fill(in_a, equal)?;
@@ -184,7 +179,7 @@ fn broken_merges(a: (&Peer, Span), b: (&Peer, Span)) -> Result<u64> {
     Ok(broken)
 }
 
-fn thrashing(lab: &Lab) -> Result {
+fn thrashing_regions_are_visited_less_often(lab: &Lab) -> Result {
     const PAGES: u64 = 256;
     prepare()?;
     let (a, b) = registered_pair(lab)?;
@@ -201,7 +196,7 @@ fn thrashing(lab: &Lab) -> Result {
     })
 }
 
-fn lowered(lab: &Lab) -> Result {
+fn max_interval_takes_effect_at_once(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = barren_pair(lab)?;
     a.fill(in_a, IN_B)?;
     knob::set("max_interval", 1)?;
@@ -209,7 +204,7 @@ fn lowered(lab: &Lab) -> Result {
     pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
 }
 
-fn merge_now(lab: &Lab) -> Result {
+fn merge_now_looks_at_barren_regions(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = barren_pair(lab)?;
     a.fill(in_a, IN_B)?;
     scanner::merge_now(&a)?;
@@ -217,7 +212,7 @@ fn merge_now(lab: &Lab) -> Result {
 }
 
 /// A region in which something is merged again is visited in the next pass.
-fn in_turn_again(lab: &Lab) -> Result {
+fn merging_again_brings_frequent_visits(lab: &Lab) -> Result {
     prepare()?;
     let (a, b) = registered_pair(lab)?;
     let in_a = small(&a, 64, Ids::each(1))?;
@@ -243,7 +238,7 @@ fn settled_pair(lab: &Lab) -> Result<[(Peer, Span); 2]> {
     Ok([(a, in_a), (b, in_b)])
 }
 
-fn settled(lab: &Lab) -> Result {
+fn what_is_merged_counts_as_seen_while_it_is_mapped(lab: &Lab) -> Result {
     let _pair = settled_pair(lab)?;
     let (scanned, skipped) = effort(4)?;
     expect::eq("pages skipped in a pass", 0, skipped)?;
@@ -255,7 +250,7 @@ fn settled(lab: &Lab) -> Result {
     })
 }
 
-fn broken_among_merged(lab: &Lab) -> Result {
+fn broken_pages_among_merged_ones_are_found_at_once(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = settled_pair(lab)?;
     // Write to one page of each page table, then restore its content.
     let broken: Vec<Span> = (0..PAGES / 512)

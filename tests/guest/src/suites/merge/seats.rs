@@ -13,14 +13,15 @@ use guest::memory::content::Ids;
 use guest::memory::pagemap::Frame;
 use guest::memory::pages;
 use guest::process::peer::Peer;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
-pub(super) const TESTS: &[Test] = &[
-    ("a_process_has_few_entries_of_one_frame", alone),
-    ("forks_and_more_pages_add_up_to_few_entries", generations),
-    ("many_processes_share_one_frame", many),
-    ("pages_of_many_forked_processes_share_one_frame", forked),
+pub(super) const TESTS: &[Test] = tests![
+    a_process_has_few_entries_of_one_frame,
+    forks_and_more_pages_add_up_to_few_entries,
+    many_processes_share_one_frame,
+    pages_of_many_forked_processes_share_one_frame,
 ];
 
 /// The maximum number of page table entries of one process for one frame.
@@ -56,7 +57,7 @@ fn expect_few(peer: &Peer, spans: &[Span]) -> Result<u64> {
 }
 
 /// The pages still use as few frames as the limit allows.
-fn alone(lab: &Lab) -> Result {
+fn a_process_has_few_entries_of_one_frame(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     let span = peer.anon(8 * MOST, SAME)?;
     scanner::scan(6)?;
@@ -68,7 +69,7 @@ fn alone(lab: &Lab) -> Result {
 }
 
 /// Each generation inherits the entries of the previous one, adds equal pages, and forks.
-fn generations(lab: &Lab) -> Result {
+fn forks_and_more_pages_add_up_to_few_entries(lab: &Lab) -> Result {
     let mut family = vec![lab.alice()?];
     let mut spans = Vec::new();
     for _ in 0..4 {
@@ -88,7 +89,7 @@ fn generations(lab: &Lab) -> Result {
 }
 
 /// The pages outnumber the seats of each process as well as the common seats.
-fn many(lab: &Lab) -> Result {
+fn many_processes_share_one_frame(lab: &Lab) -> Result {
     let peers = lab.alices(100)?;
     let mut all = Vec::new();
     for peer in &peers {
@@ -103,7 +104,7 @@ fn many(lab: &Lab) -> Result {
 }
 
 /// A page that forks have shared with many processes is one page and takes one seat.
-fn forked(lab: &Lab) -> Result {
+fn pages_of_many_forked_processes_share_one_frame(lab: &Lab) -> Result {
     let parent = lab.alice()?;
     let (one, other) = (
         parent.anon(2, Ids::each(100))?,

@@ -20,17 +20,18 @@ use guest::memory::pages;
 use guest::process::peer::Peer;
 use guest::process::task;
 use guest::process::task::PATIENCE;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
-pub(super) const TESTS: &[Test] = &[
-    ("several_threads_merge_all", all),
-    ("several_threads_merge_out_of_forks", forks),
-    ("several_threads_look_at_each_page_once_a_pass", once),
-    ("several_threads_all_work", share_of_work),
-    ("several_threads_share_an_address_space", one_space),
-    ("several_threads_unmerge_all", unmerge),
-    ("threads_change_while_they_scan", change),
+pub(super) const TESTS: &[Test] = tests![
+    several_threads_merge_all,
+    several_threads_merge_out_of_forks,
+    several_threads_look_at_each_page_once_a_pass,
+    several_threads_all_work,
+    several_threads_share_an_address_space,
+    several_threads_unmerge_all,
+    threads_change_while_they_scan,
 ];
 
 const THREADS: u64 = 4;
@@ -72,7 +73,7 @@ fn expect_merged(crowd: &[(Peer, Span)]) -> Result {
     )
 }
 
-fn all(lab: &Lab) -> Result {
+fn several_threads_merge_all(lab: &Lab) -> Result {
     let crowd = crowd(lab)?;
     let zeroes = crowd[0].0.anon(64, Ids::ZERO)?;
     scanner::scan(PASSES)?;
@@ -87,7 +88,7 @@ fn all(lab: &Lab) -> Result {
 }
 
 /// Pages with several mappings, which threads find in several processes at the same time.
-fn forks(lab: &Lab) -> Result {
+fn several_threads_merge_out_of_forks(lab: &Lab) -> Result {
     knob::set("threads", THREADS)?;
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
@@ -123,7 +124,7 @@ fn scanned_in_a_pass() -> Result<u64> {
     Ok((after.1 - before.1) / (after.0 - before.0))
 }
 
-fn once(lab: &Lab) -> Result {
+fn several_threads_look_at_each_page_once_a_pass(lab: &Lab) -> Result {
     let peers = lab.alices(PROCESSES)?;
     for (index, peer) in (0..).zip(&peers) {
         peer.anon(2000, Ids::each(10_000 * (index + 1)))?;
@@ -193,7 +194,7 @@ fn expect_to_work_together() -> Result {
     expect::that(seen, || "two threads: expected to read at the same time")
 }
 
-fn share_of_work(lab: &Lab) -> Result {
+fn several_threads_all_work(lab: &Lab) -> Result {
     let peers = lab.alices(PROCESSES)?;
     for (index, peer) in (0..).zip(&peers) {
         peer.anon(2000, Ids::each(10_000 * (index + 1)))?;
@@ -203,7 +204,7 @@ fn share_of_work(lab: &Lab) -> Result {
 }
 
 /// A single process, like one virtual machine: each thread scans a part of it.
-fn one_space(lab: &Lab) -> Result {
+fn several_threads_share_an_address_space(lab: &Lab) -> Result {
     const PAGES: u64 = 20_000;
     knob::set("threads", 2)?;
     let peer = lab.alice()?;
@@ -227,7 +228,7 @@ fn one_space(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after merging in one process by two threads").map(drop)
 }
 
-fn unmerge(lab: &Lab) -> Result {
+fn several_threads_unmerge_all(lab: &Lab) -> Result {
     let crowd = crowd(lab)?;
     scanner::scan(PASSES)?;
     scanner::start()?;
@@ -247,7 +248,7 @@ fn expect_threads(count: u64) -> Result {
     })
 }
 
-fn change(lab: &Lab) -> Result {
+fn threads_change_while_they_scan(lab: &Lab) -> Result {
     let crowd = crowd(lab)?;
     knob::set("sleep_ms", 1)?;
     scanner::start()?;

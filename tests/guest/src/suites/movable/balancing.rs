@@ -13,15 +13,13 @@ use guest::lab::Test;
 use guest::memory::content::Ids;
 use guest::memory::numa;
 use guest::process::task;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 
 use super::group::Group;
 
-pub(super) const TESTS: &[Test] = &[(
-    "numa_balancing_leaves_shared_pages_in_place",
-    shared_pages_stay,
-)];
+pub(super) const TESTS: &[Test] = tests![numa_balancing_leaves_shared_pages_in_place];
 
 const KNOB: &str = "/proc/sys/kernel/numa_balancing";
 
@@ -53,7 +51,7 @@ impl Drop for Balancing {
 
 /// A process on one node uses private and shared pages, all on the other node. Its private pages
 /// move, which tells the test that the kernel has examined all pages.
-fn shared_pages_stay(lab: &Lab) -> Result {
+fn numa_balancing_leaves_shared_pages_in_place(lab: &Lab) -> Result {
     const SHARED: u64 = 256;
     const OWN: u64 = 512;
     const CPU: u64 = 0;

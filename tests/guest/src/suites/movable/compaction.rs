@@ -10,6 +10,7 @@ use guest::memory::content::PAGE_SIZE;
 use guest::memory::pagemap::Frame;
 use guest::process::peer::Kind;
 use guest::process::peer::Peer;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
@@ -17,9 +18,9 @@ use super::group::changed;
 use super::group::Group;
 use super::Kept;
 
-pub(super) const TESTS: &[Test] = &[
-    ("compaction_moves_shared_pages", moved),
-    ("compaction_leaves_others_in_place", kept),
+pub(super) const TESTS: &[Test] = tests![
+    compaction_moves_shared_pages,
+    compaction_leaves_others_in_place,
 ];
 
 /// More pages than the module has spare frames, so that some frames come from holes.
@@ -61,7 +62,7 @@ fn group_in_holes(lab: &Lab) -> Result<(Group, Vec<Frame>)> {
     Ok((group, frames))
 }
 
-fn moved(lab: &Lab) -> Result {
+fn compaction_moves_shared_pages(lab: &Lab) -> Result {
     for _ in 0..ATTEMPTS {
         let (group, frames) = group_in_holes(lab)?;
         compact_holes(lab)?;
@@ -74,7 +75,7 @@ fn moved(lab: &Lab) -> Result {
     Err("pages that moved: expected some, found none".into())
 }
 
-fn kept(lab: &Lab) -> Result {
+fn compaction_leaves_others_in_place(lab: &Lab) -> Result {
     let _kept = Kept::new()?;
     let (group, frames) = group_in_holes(lab)?;
     compact_holes(lab)?;

@@ -9,14 +9,15 @@ use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::memory::content::PAGE_SIZE;
+use guest::tests;
 use guest::Result;
 
 use super::group::Group;
 use super::reclaim;
 
-pub(super) const TESTS: &[Test] = &[
-    ("counts_are_right_after_pages_moved", moved),
-    ("counts_do_not_drift_as_pages_move", drift),
+pub(super) const TESTS: &[Test] = tests![
+    counts_are_right_after_pages_moved,
+    counts_do_not_drift_as_pages_move,
 ];
 
 const PAGES: u64 = 256;
@@ -35,7 +36,7 @@ pub(super) fn expect_smaps(group: &Group, when: &str) -> Result {
     Ok(())
 }
 
-fn moved(lab: &Lab) -> Result {
+fn counts_are_right_after_pages_moved(lab: &Lab) -> Result {
     let group = Group::mixed(lab, PAGES)?;
     expect_smaps(&group, "at first")?;
     for node in [1, 0, 1] {
@@ -57,7 +58,7 @@ fn totals(cgroup: &Cgroup) -> Result<[i64; 3]> {
     Ok(numbers.map(|number| number as i64))
 }
 
-fn drift(lab: &Lab) -> Result {
+fn counts_do_not_drift_as_pages_move(lab: &Lab) -> Result {
     /// Number of moves: if each move lost one page, the counts would be off by more than the slack.
     const MOVES: usize = 24;
     let (cgroup, group) = reclaim::in_cgroup(lab, "drift", PAGES)?;

@@ -18,12 +18,13 @@ use guest::memory::content::Ids;
 use guest::memory::content::PAGE_SIZE;
 use guest::memory::pagemap::Frame;
 use guest::process::task;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 
 use super::group::Group;
 
-pub(super) const TESTS: &[Test] = &[("damon_sees_who_uses_shared_pages", used)];
+pub(super) const TESTS: &[Test] = tests![damon_sees_who_uses_shared_pages];
 
 pub(super) const DIRECTORY: &str = "/sys/kernel/mm/damon/admin/kdamonds";
 /// The knob of the kernel's own monitor, which excludes others while it runs.
@@ -107,7 +108,7 @@ fn context(file: &str, text: &str) -> Result {
 }
 
 /// Each sharer uses some pages all the time; nobody uses the others.
-fn used(lab: &Lab) -> Result {
+fn damon_sees_who_uses_shared_pages(lab: &Lab) -> Result {
     let group = Group::mixed(lab, PAGES)?;
     // Pages wait in per-CPU batches before they are added to the LRU lists; this drains the batches.
     procfs::write("/proc/sys/vm/drop_caches", "1")?;

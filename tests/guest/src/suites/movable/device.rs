@@ -17,6 +17,7 @@ use guest::memory::pages;
 use guest::process::peer::User;
 use guest::provoke::device::Device;
 use guest::provoke::device::Migration;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
@@ -26,18 +27,18 @@ use super::group::Group;
 use super::Kept;
 use super::IDS;
 
-pub(super) const TESTS: &[Test] = &[
-    ("a_driver_that_moves_nothing_restores_pages", offered),
-    ("a_driver_can_move_pages_elsewhere", moved),
-    ("a_driver_cannot_move_pages_that_stay_in_place", kept),
-    ("a_driver_can_move_pages_of_one_content", of_one_content),
-    ("pages_move_to_a_device_and_return_to_all", taken),
-    ("pages_on_a_device_are_written_by_a_sharer", written),
-    ("pages_on_a_device_are_forked", forked),
-    ("pages_move_off_a_device_that_is_unplugged", unplugged),
-    ("pages_on_a_device_are_released_by_exit", released),
-    ("pages_on_a_device_stay_shared_until_they_return", unmerged),
-    ("a_driver_can_move_pages_that_are_read", beside_readers),
+pub(super) const TESTS: &[Test] = tests![
+    a_driver_that_moves_nothing_restores_pages,
+    a_driver_can_move_pages_elsewhere,
+    a_driver_cannot_move_pages_that_stay_in_place,
+    a_driver_can_move_pages_of_one_content,
+    pages_move_to_a_device_and_return_to_all,
+    pages_on_a_device_are_written_by_a_sharer,
+    pages_on_a_device_are_forked,
+    pages_move_off_a_device_that_is_unplugged,
+    pages_on_a_device_are_released_by_exit,
+    pages_on_a_device_stay_shared_until_they_return,
+    a_driver_can_move_pages_that_are_read,
 ];
 
 const PAGES: u64 = 256;
@@ -74,7 +75,7 @@ fn expect_all(group: &Group, when: &str) -> Result<Vec<Frame>> {
     Ok(frames)
 }
 
-fn offered(lab: &Lab) -> Result {
+fn a_driver_that_moves_nothing_restores_pages(lab: &Lab) -> Result {
     let device = Device::new()?;
     let group = Group::mixed(lab, PAGES)?;
     let frames = group.expect_shared("at first")?;
@@ -86,7 +87,7 @@ fn offered(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn moved(lab: &Lab) -> Result {
+fn a_driver_can_move_pages_elsewhere(lab: &Lab) -> Result {
     let device = Device::new()?;
     let group = Group::mixed(lab, PAGES)?;
     let mut frames = group.expect_shared("at first")?;
@@ -102,7 +103,7 @@ fn moved(lab: &Lab) -> Result {
 }
 
 /// The kernel replaces the page table entries before it finds that it cannot isolate the pages.
-fn kept(lab: &Lab) -> Result {
+fn a_driver_cannot_move_pages_that_stay_in_place(lab: &Lab) -> Result {
     let device = Device::new()?;
     let _kept = Kept::new()?;
     let group = Group::mixed(lab, PAGES)?;
@@ -118,7 +119,7 @@ fn kept(lab: &Lab) -> Result {
 }
 
 /// The driver can lock a page only at its first mapping; reverse mapping finds the other mappings.
-fn of_one_content(lab: &Lab) -> Result {
+fn a_driver_can_move_pages_of_one_content(lab: &Lab) -> Result {
     const EACH: u64 = 64;
     let device = Device::new()?;
     let ids = Ids::same(4242);
@@ -146,7 +147,7 @@ fn take_all(device: &Device, group: &Group) -> Result {
 }
 
 /// The first reader of a page brings it back for all sharers.
-fn taken(lab: &Lab) -> Result {
+fn pages_move_to_a_device_and_return_to_all(lab: &Lab) -> Result {
     let device = Device::new()?;
     let group = Group::mixed(lab, PAGES)?;
     for who in 0..group.sharers.len() {
@@ -166,7 +167,7 @@ fn taken(lab: &Lab) -> Result {
     group.check("unmerged after all returned")
 }
 
-fn written(lab: &Lab) -> Result {
+fn pages_on_a_device_are_written_by_a_sharer(lab: &Lab) -> Result {
     let device = Device::new()?;
     let mut group = Group::mixed(lab, PAGES)?;
     take_all(&device, &group)?;
@@ -178,7 +179,7 @@ fn written(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after a write").map(drop)
 }
 
-fn forked(lab: &Lab) -> Result {
+fn pages_on_a_device_are_forked(lab: &Lab) -> Result {
     let device = Device::new()?;
     let mut group = Group::mixed(lab, PAGES)?;
     take_all(&device, &group)?;
@@ -192,7 +193,7 @@ fn forked(lab: &Lab) -> Result {
 }
 
 /// The driver returns all pages without a page fault.
-fn unplugged(lab: &Lab) -> Result {
+fn pages_move_off_a_device_that_is_unplugged(lab: &Lab) -> Result {
     let device = Device::new()?;
     let group = Group::mixed(lab, PAGES)?;
     take_all(&device, &group)?;
@@ -204,7 +205,7 @@ fn unplugged(lab: &Lab) -> Result {
 }
 
 /// The pages are freed while they are on the device, and the module notices: it can be unloaded.
-fn released(lab: &Lab) -> Result {
+fn pages_on_a_device_are_released_by_exit(lab: &Lab) -> Result {
     let device = Device::new()?;
     let group = Group::mixed(lab, PAGES)?;
     take_all(&device, &group)?;
@@ -222,7 +223,7 @@ fn released(lab: &Lab) -> Result {
 }
 
 /// No CPU can read the pages to copy them: writing 2 to `run` fails, and the module stays loaded.
-fn unmerged(lab: &Lab) -> Result {
+fn pages_on_a_device_stay_shared_until_they_return(lab: &Lab) -> Result {
     let device = Device::new()?;
     let group = Group::mixed(lab, PAGES)?;
     take_all(&device, &group)?;
@@ -236,7 +237,7 @@ fn unmerged(lab: &Lab) -> Result {
 }
 
 /// Readers that access a page during its migration wait for its end.
-fn beside_readers(lab: &Lab) -> Result {
+fn a_driver_can_move_pages_that_are_read(lab: &Lab) -> Result {
     const ROUNDS: usize = 30;
     let device = Device::new()?;
     let group = Group::mixed(lab, PAGES)?;

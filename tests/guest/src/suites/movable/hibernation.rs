@@ -19,9 +19,9 @@ use guest::Result;
 
 use super::group::Group;
 
-pub(super) const TESTS: &[Test] = &[
-    ("hibernation_keeps_merged_pages", stopped),
-    ("hibernation_beside_the_scanner", scanning),
+pub(super) const TESTS: &[Test] = tests![
+    hibernation_keeps_merged_pages,
+    hibernation_beside_the_scanner,
 ];
 
 const PAGES: u64 = 256;
@@ -67,7 +67,7 @@ fn expect_movable(group: &Group) -> Result {
     Ok(())
 }
 
-fn stopped(lab: &Lab) -> Result {
+fn hibernation_keeps_merged_pages(lab: &Lab) -> Result {
     let group = Group::mixed(lab, PAGES)?;
     hibernate()?;
     expect_movable(&group)?;
@@ -75,7 +75,7 @@ fn stopped(lab: &Lab) -> Result {
     group.check("unmerged after hibernation")
 }
 
-fn scanning(lab: &Lab) -> Result {
+fn hibernation_beside_the_scanner(lab: &Lab) -> Result {
     let group = Group::mixed(lab, PAGES)?;
     scanner::start()?;
     hibernate()?;

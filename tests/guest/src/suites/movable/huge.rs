@@ -12,20 +12,18 @@ use guest::lab::Test;
 use guest::memory::content::Ids;
 use guest::process::peer::Peer;
 use guest::process::task;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
 use super::group::Group;
 use super::IDS;
 
-pub(super) const TESTS: &[Test] = &[
-    ("khugepaged_beside_shared_pages", khugepaged),
-    ("collapsing_some_shared_pages", collapsed),
-    ("collapsing_shared_pages", all_collapsed),
-    (
-        "pages_that_are_collapsed_again_and_again_are_merged_less_often",
-        fought,
-    ),
+pub(super) const TESTS: &[Test] = tests![
+    khugepaged_beside_shared_pages,
+    collapsing_some_shared_pages,
+    collapsing_shared_pages,
+    pages_that_are_collapsed_again_and_again_are_merged_less_often,
 ];
 
 pub(super) const DIRECTORY: &str = "/sys/kernel/mm/transparent_hugepage/khugepaged";
@@ -92,7 +90,7 @@ fn expect_sound(group: &Group, when: &str) -> Result {
     scanner::expect_exact_counts(when).map(drop)
 }
 
-fn khugepaged(lab: &Lab) -> Result {
+fn khugepaged_beside_shared_pages(lab: &Lab) -> Result {
     let _settings = [
         Setting::new("scan_sleep_millisecs", "0")?,
         Setting::new("alloc_sleep_millisecs", "10")?,
@@ -120,11 +118,11 @@ fn collapse(lab: &Lab, shared: u64) -> Result {
     group.expect_intact("merged again").map(drop)
 }
 
-fn collapsed(lab: &Lab) -> Result {
+fn collapsing_some_shared_pages(lab: &Lab) -> Result {
     collapse(lab, 100)
 }
 
-fn all_collapsed(lab: &Lab) -> Result {
+fn collapsing_shared_pages(lab: &Lab) -> Result {
     collapse(lab, HUGE)
 }
 
@@ -157,7 +155,7 @@ fn merging_passes(count: u64, ranges: [(&Peer, Span); 2]) -> Result<u64> {
 }
 
 /// The ranges of both processes are collapsed, so that merging again takes two passes.
-fn fought(lab: &Lab) -> Result {
+fn pages_that_are_collapsed_again_and_again_are_merged_less_often(lab: &Lab) -> Result {
     const PASSES: u64 = 32;
     const EQUAL: u64 = 100;
     knob::set("scope", "registered")?;

@@ -14,13 +14,14 @@ use guest::lab::Lab;
 use guest::lab::Test;
 use guest::memory::content::Ids;
 use guest::memory::pagemap::Frame;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 
 use super::group::Group;
 use super::group::Sharer;
 
-pub(super) const TESTS: &[Test] = &[("used_pages_are_told_from_idle_ones", used)];
+pub(super) const TESTS: &[Test] = tests![used_pages_are_told_from_idle_ones];
 
 pub(super) const BITMAP: &str = "/sys/kernel/mm/page_idle/bitmap";
 
@@ -63,7 +64,7 @@ fn flush(sharer: &Sharer) -> Result {
     sharer.peer.unmap(span)
 }
 
-fn used(lab: &Lab) -> Result {
+fn used_pages_are_told_from_idle_ones(lab: &Lab) -> Result {
     let group = Group::mixed(lab, PAGES)?;
     // Pages wait in per-CPU batches before they are added to the LRU lists; this drains the batches.
     procfs::write("/proc/sys/vm/drop_caches", "1")?;

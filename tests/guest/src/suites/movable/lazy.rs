@@ -9,6 +9,7 @@ use guest::lab::Lab;
 use guest::lab::Test;
 use guest::memory::content::Ids;
 use guest::process::peer::User;
+use guest::tests;
 use guest::Result;
 
 use super::group::Group;
@@ -16,10 +17,10 @@ use super::reclaim;
 use super::reclaim::swap;
 use super::IDS;
 
-pub(super) const TESTS: &[Test] = &[
-    ("lazy_free_spares_shared_pages", shared),
-    ("lazily_freed_pages_are_kept_for_newcomers", newcomer),
-    ("lazily_freed_pages_are_what_they_were_or_zeros", last),
+pub(super) const TESTS: &[Test] = tests![
+    lazy_free_spares_shared_pages,
+    lazily_freed_pages_are_kept_for_newcomers,
+    lazily_freed_pages_are_what_they_were_or_zeros,
 ];
 
 const PAGES: u64 = 128;
@@ -30,7 +31,7 @@ fn free(group: &Group) -> Result {
     sharer.peer.advise(sharer.parts[0], libc::MADV_FREE)
 }
 
-fn shared(lab: &Lab) -> Result {
+fn lazy_free_spares_shared_pages(lab: &Lab) -> Result {
     let _swap = swap()?;
     let (cgroup, group) = reclaim::in_cgroup(lab, "shared", PAGES)?;
     free(&group)?;
@@ -41,7 +42,7 @@ fn shared(lab: &Lab) -> Result {
 }
 
 /// The only owner of a page frees it lazily. Another process joins the page and must keep its content.
-fn newcomer(lab: &Lab) -> Result {
+fn lazily_freed_pages_are_kept_for_newcomers(lab: &Lab) -> Result {
     let _swap = swap()?;
     let (cgroup, mut group) = reclaim::in_cgroup(lab, "newcomer", PAGES)?;
     while group.sharers.len() > 1 {
@@ -56,7 +57,7 @@ fn newcomer(lab: &Lab) -> Result {
     scanner::expect_exact_counts("after MADV_FREE").map(drop)
 }
 
-fn last(lab: &Lab) -> Result {
+fn lazily_freed_pages_are_what_they_were_or_zeros(lab: &Lab) -> Result {
     let _swap = swap()?;
     let (cgroup, mut group) = reclaim::in_cgroup(lab, "last", PAGES)?;
     while group.sharers.len() > 1 {

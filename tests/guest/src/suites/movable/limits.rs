@@ -8,14 +8,15 @@ use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::memory::content::PAGE_SIZE;
+use guest::tests;
 use guest::Result;
 
 use super::group::Group;
 use super::reclaim;
 
-pub(super) const TESTS: &[Test] = &[
-    ("a_limit_below_what_is_merged_kills_nobody", lowered),
-    ("merging_beside_a_limit_kills_nobody", merged_beside),
+pub(super) const TESTS: &[Test] = tests![
+    a_limit_below_what_is_merged_kills_nobody,
+    merging_beside_a_limit_kills_nobody,
 ];
 
 const PAGES: u64 = 1024;
@@ -31,7 +32,7 @@ fn expect_alive(group: &Group, cgroup: &Cgroup) -> Result {
     expect::eq("processes killed", 0, cgroup.killed()?)
 }
 
-fn lowered(lab: &Lab) -> Result {
+fn a_limit_below_what_is_merged_kills_nobody(lab: &Lab) -> Result {
     let _swap = reclaim::swap()?;
     let (cgroup, group) = reclaim::in_cgroup(lab, "lowered", PAGES)?;
     limit(&cgroup)?;
@@ -45,7 +46,7 @@ fn lowered(lab: &Lab) -> Result {
 }
 
 /// Pages are swapped out and in while the module merges.
-fn merged_beside(lab: &Lab) -> Result {
+fn merging_beside_a_limit_kills_nobody(lab: &Lab) -> Result {
     const ROUNDS: u32 = 3;
     let _swap = reclaim::swap()?;
     let (cgroup, group) = reclaim::in_cgroup(lab, "beside", PAGES)?;

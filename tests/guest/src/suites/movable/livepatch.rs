@@ -10,15 +10,16 @@ use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::provoke::livepatch::Livepatch;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 
 use super::group::Group;
 use super::MOVABLE;
 
-pub(super) const TESTS: &[Test] = &[
-    ("pages_stay_in_place_beside_a_livepatch", before),
-    ("a_livepatch_of_a_redirected_function_is_refused", after),
+pub(super) const TESTS: &[Test] = tests![
+    pages_stay_in_place_beside_a_livepatch,
+    a_livepatch_of_a_redirected_function_is_refused,
 ];
 
 const PAGES: u64 = 64;
@@ -54,7 +55,7 @@ fn load_beside_livepatch(lab: &Lab) -> Result {
     group.check("without the module")
 }
 
-fn before(lab: &Lab) -> Result {
+fn pages_stay_in_place_beside_a_livepatch(lab: &Lab) -> Result {
     module::unload()?;
     let merged = load_beside_livepatch(lab);
     // The livepatch is disabled now, so the module may redirect the function again.
@@ -64,7 +65,7 @@ fn before(lab: &Lab) -> Result {
     expect::eq("movable, without a livepatch", 1, knob::number(MOVABLE)?)
 }
 
-fn after(lab: &Lab) -> Result {
+fn a_livepatch_of_a_redirected_function_is_refused(lab: &Lab) -> Result {
     let group = Group::mixed(lab, PAGES)?;
     let refused = Livepatch::new().map(drop);
     expect::errno("enabling the livepatch", libc::EBUSY, refused)?;

@@ -19,6 +19,7 @@ use guest::memory::pages;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
 use guest::rng;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 use guest::Span;
@@ -29,28 +30,28 @@ use super::group::Sharer;
 use super::Kept;
 use super::IDS;
 
-pub(super) const TESTS: &[Test] = &[
-    ("move_pages_moves_shared_pages", moved),
-    ("move_pages_leaves_others_in_place", kept),
-    ("mbind_moves_shared_pages", bound),
-    ("mbind_fails_for_others", bound_kept),
-    ("migrate_pages_moves_shared_pages", migrated),
-    ("pages_that_only_a_child_has_left_move", orphans),
-    ("pages_that_only_a_grandchild_has_left_move", grandchild),
-    ("pages_move_after_some_were_written", written),
-    ("pages_move_while_they_are_read_and_written", beside_users),
-    ("pages_that_a_pipe_has_move_later", spliced),
-    ("moved_pages_are_joined_by_others", joined),
-    ("pages_of_ksmd_move_beside_others", ksmd),
-    ("unmerging_finds_moved_pages", unmerged),
-    ("pages_move_while_the_module_is_reloaded", reloaded),
+pub(super) const TESTS: &[Test] = tests![
+    move_pages_moves_shared_pages,
+    move_pages_leaves_others_in_place,
+    mbind_moves_shared_pages,
+    mbind_fails_for_others,
+    migrate_pages_moves_shared_pages,
+    pages_that_only_a_child_has_left_move,
+    pages_that_only_a_grandchild_has_left_move,
+    pages_move_after_some_were_written,
+    pages_move_while_they_are_read_and_written,
+    pages_that_a_pipe_has_move_later,
+    moved_pages_are_joined_by_others,
+    pages_of_ksmd_move_beside_others,
+    unmerging_finds_moved_pages,
+    pages_move_while_the_module_is_reloaded,
 ];
 
 const PAGES: u64 = 256;
 /// The contents that are written.
 const NEW: Ids = Ids::each(5000);
 
-fn moved(lab: &Lab) -> Result {
+fn move_pages_moves_shared_pages(lab: &Lab) -> Result {
     let group = Group::mixed(lab, PAGES)?;
     for (who, node) in [(0, 1), (0, 0), (2, 1), (1, 0)] {
         group.move_all(who, node)?;
@@ -64,7 +65,7 @@ fn elsewhere(group: &Group) -> Result<Vec<i32>> {
     Ok(group.nodes()?.iter().map(|node| 1 - node).collect())
 }
 
-fn kept(lab: &Lab) -> Result {
+fn move_pages_leaves_others_in_place(lab: &Lab) -> Result {
     let _kept = Kept::new()?;
     let group = Group::mixed(lab, PAGES)?;
     let frames = group.expect_shared("at first")?;
@@ -79,7 +80,7 @@ fn kept(lab: &Lab) -> Result {
     group.expect_in_place("after move_pages", &frames)
 }
 
-fn bound(lab: &Lab) -> Result {
+fn mbind_moves_shared_pages(lab: &Lab) -> Result {
     let group = Group::mixed(lab, PAGES)?;
     let sharer = &group.sharers[0];
     for node in [1, 0, 1] {
@@ -90,7 +91,7 @@ fn bound(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn bound_kept(lab: &Lab) -> Result {
+fn mbind_fails_for_others(lab: &Lab) -> Result {
     let _kept = Kept::new()?;
     let group = Group::mixed(lab, PAGES)?;
     let frames = group.expect_shared("at first")?;
@@ -100,7 +101,7 @@ fn bound_kept(lab: &Lab) -> Result {
     group.expect_in_place("after mbind", &frames)
 }
 
-fn migrated(lab: &Lab) -> Result {
+fn migrate_pages_moves_shared_pages(lab: &Lab) -> Result {
     let group = Group::mixed(lab, PAGES)?;
     group.move_all(0, 0)?;
     for (who, from, to) in [(0, 0, 1), (1, 1, 0), (2, 0, 1)] {
@@ -113,7 +114,7 @@ fn migrated(lab: &Lab) -> Result {
 }
 
 /// The child never merged pages itself, and the processes that merged them no longer have them.
-fn orphans(lab: &Lab) -> Result {
+fn pages_that_only_a_child_has_left_move(lab: &Lab) -> Result {
     let mut group = Group::pair(lab, PAGES)?;
     group.fork()?;
     let [parent, other] = [0, 1].map(|_| group.sharers.remove(0));
@@ -127,7 +128,7 @@ fn orphans(lab: &Lab) -> Result {
 }
 
 /// All processes that had the pages before are gone.
-fn grandchild(lab: &Lab) -> Result {
+fn pages_that_only_a_grandchild_has_left_move(lab: &Lab) -> Result {
     let mut group = Group::pair(lab, PAGES)?;
     for _ in 0..2 {
         group.fork()?;
@@ -148,7 +149,7 @@ fn grandchild(lab: &Lab) -> Result {
 }
 
 /// A sharer that wrote has its own page; the pages of all others move.
-fn written(lab: &Lab) -> Result {
+fn pages_move_after_some_were_written(lab: &Lab) -> Result {
     const WRITTEN: u64 = 32;
     let mut group = Group::mixed(lab, PAGES)?;
     group.move_all(0, 1)?;
@@ -173,7 +174,7 @@ fn written(lab: &Lab) -> Result {
 }
 
 /// A task that faults on a page during its migration waits for the end of it.
-fn beside_users(lab: &Lab) -> Result {
+fn pages_move_while_they_are_read_and_written(lab: &Lab) -> Result {
     /// Number of write steps; the last one restores the pages.
     const STEPS: u64 = 200;
     let group = Group::mixed(lab, PAGES)?;
@@ -199,7 +200,7 @@ fn beside_users(lab: &Lab) -> Result {
 }
 
 /// A reference held by another kernel user keeps a page in place for all sharers.
-fn spliced(lab: &Lab) -> Result {
+fn pages_that_a_pipe_has_move_later(lab: &Lab) -> Result {
     const SPLICED: u64 = 8;
     let group = Group::mixed(lab, PAGES)?;
     group.move_all(0, 0)?;
@@ -239,7 +240,7 @@ fn merged_by_ksmd(lab: &Lab) -> Result<(Peer, [Span; 2], Mainline)> {
 }
 
 /// The kernel's own merged pages are moved by the kernel.
-fn ksmd(lab: &Lab) -> Result {
+fn pages_of_ksmd_move_beside_others(lab: &Lab) -> Result {
     let group = Group::mixed(lab, PAGES)?;
     let (peer, spans, mainline) = merged_by_ksmd(lab)?;
     let own = spans.map(|span| (&peer, span));
@@ -262,7 +263,7 @@ fn ksmd(lab: &Lab) -> Result {
     group.expect_intact("without ksmd").map(drop)
 }
 
-fn joined(lab: &Lab) -> Result {
+fn moved_pages_are_joined_by_others(lab: &Lab) -> Result {
     let mut group = Group::mixed(lab, PAGES)?;
     group.move_all(0, 1)?;
     let frames = group.expect_shared("moved")?;
@@ -272,7 +273,7 @@ fn joined(lab: &Lab) -> Result {
     group.expect_intact("moved again").map(drop)
 }
 
-fn unmerged(lab: &Lab) -> Result {
+fn unmerging_finds_moved_pages(lab: &Lab) -> Result {
     let group = Group::mixed(lab, PAGES)?;
     group.move_all(0, 1)?;
     scanner::unmerge()?;
@@ -282,7 +283,7 @@ fn unmerged(lab: &Lab) -> Result {
 
 /// The kernel asks the module for the sharers of every merged page, also of ksmd's pages, while the
 /// module is loaded and unloaded.
-fn reloaded(lab: &Lab) -> Result {
+fn pages_move_while_the_module_is_reloaded(lab: &Lab) -> Result {
     const LOADS: u32 = 20;
     let group = Group::pair(lab, PAGES)?;
     let (peer, spans, mainline) = merged_by_ksmd(lab)?;

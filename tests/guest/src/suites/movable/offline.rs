@@ -12,6 +12,7 @@ use guest::memory::memory_block::Block;
 use guest::memory::numa;
 use guest::memory::pagemap::Frame;
 use guest::process::task;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 
@@ -19,12 +20,12 @@ use super::group::changed;
 use super::group::Group;
 use super::Kept;
 
-pub(super) const TESTS: &[Test] = &[
-    ("soft_offlining_moves_shared_pages", soft),
-    ("soft_offlining_breaks_others_apart", soft_kept),
+pub(super) const TESTS: &[Test] = tests![
+    soft_offlining_moves_shared_pages,
+    soft_offlining_breaks_others_apart,
 ];
 
-pub(super) const BLOCKS: &[Test] = &[("shared_pages_leave_a_block_together", block)];
+pub(super) const BLOCKS: &[Test] = tests![shared_pages_leave_a_block_together];
 
 const PAGES: u64 = 256;
 const MADV_SOFT_OFFLINE: i32 = 101;
@@ -37,7 +38,7 @@ fn expect_poisoned(frame: Frame) -> Result {
 }
 
 /// Works at the first attempt, whichever sharer makes it.
-fn soft(lab: &Lab) -> Result {
+fn soft_offlining_moves_shared_pages(lab: &Lab) -> Result {
     let group = Group::mixed(lab, PAGES)?;
     let mut frames = group.expect_shared("at first")?;
     for (who, index) in [(0, 5), (1, 70), (1, PAGES - 3), (2, 9)] {
@@ -60,7 +61,7 @@ fn soft(lab: &Lab) -> Result {
 }
 
 /// The module makes all sharers leave the frame; each gets its own copy.
-fn soft_kept(lab: &Lab) -> Result {
+fn soft_offlining_breaks_others_apart(lab: &Lab) -> Result {
     let _kept = Kept::new()?;
     let group = Group::mixed(lab, PAGES)?;
     let frames = group.expect_shared("at first")?;
@@ -119,7 +120,7 @@ fn take_offline(block: Block) -> Result {
     went.context(|| format!("{block:?} offline"))
 }
 
-fn block(lab: &Lab) -> Result {
+fn shared_pages_leave_a_block_together(lab: &Lab) -> Result {
     let blocks = Block::all_offline()?;
     let block = *blocks.first().ok_or("no block is offline")?;
     // The zone Movable holds only pages that can move away.

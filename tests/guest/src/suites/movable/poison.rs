@@ -12,6 +12,7 @@ use guest::memory::pages;
 use guest::process::peer::bus;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
+use guest::tests;
 use guest::Result;
 
 use super::group::Group;
@@ -19,11 +20,11 @@ use super::group::Sharer;
 use super::Kept;
 use super::IDS;
 
-pub(super) const TESTS: &[Test] = &[
-    ("whoever_shares_a_failed_page_is_told", told),
-    ("unmerging_ends_with_a_failed_page", unmerged),
-    ("failed_pages_are_not_joined", not_joined),
-    ("nobody_is_told_of_others", kept),
+pub(super) const TESTS: &[Test] = tests![
+    whoever_shares_a_failed_page_is_told,
+    unmerging_ends_with_a_failed_page,
+    failed_pages_are_not_joined,
+    nobody_is_told_of_others,
 ];
 
 const PAGES: u64 = 128;
@@ -87,7 +88,7 @@ impl Failed {
 
 /// A process is signalled at once if it reported the failure or asked for early signals, otherwise
 /// when it accesses the page.
-fn told(lab: &Lab) -> Result {
+fn whoever_shares_a_failed_page_is_told(lab: &Lab) -> Result {
     let failed = Failed::new(lab)?;
     let [caller, early, late, idle] = [0, 1, 2, 3].map(|who| &failed.group.sharers[who]);
     expect_signals("caller", &caller.peer, (1, bus::NEEDED, address(caller)))?;
@@ -110,7 +111,7 @@ fn told(lab: &Lab) -> Result {
     expect_signals("other", &failed.other, (0, 0, 0))
 }
 
-fn unmerged(lab: &Lab) -> Result {
+fn unmerging_ends_with_a_failed_page(lab: &Lab) -> Result {
     let failed = Failed::new(lab)?;
     scanner::expect_exact_counts("after a page failed")?;
     scanner::unmerge()?;
@@ -120,7 +121,7 @@ fn unmerged(lab: &Lab) -> Result {
 }
 
 /// New pages with the content of the failed page are merged only with each other.
-fn not_joined(lab: &Lab) -> Result {
+fn failed_pages_are_not_joined(lab: &Lab) -> Result {
     let failed = Failed::new(lab)?;
     let (a, b) = (lab.peer(User::Root)?, lab.peer(User::Root)?);
     let ids = Ids::same(IDS.of(FAILED));
@@ -139,7 +140,7 @@ fn not_joined(lab: &Lab) -> Result {
 }
 
 /// The kernel finds no mapping of an unmovable page, and returns an error.
-fn kept(lab: &Lab) -> Result {
+fn nobody_is_told_of_others(lab: &Lab) -> Result {
     let _kept = Kept::new()?;
     let group = Group::mixed(lab, PAGES)?;
     for sharer in &group.sharers {

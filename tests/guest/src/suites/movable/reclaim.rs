@@ -15,24 +15,22 @@ use guest::memory::pages;
 use guest::memory::swap::Swap;
 use guest::process::peer::User;
 use guest::process::task;
+use guest::tests;
 use guest::Result;
 
 use super::group::Group;
 use super::Kept;
 use super::IDS;
 
-pub(super) const TESTS: &[Test] = &[
-    ("reclaim_swaps_shared_pages_out", reclaimed),
-    ("reclaim_leaves_others_in_place", kept),
-    ("swapoff_brings_shared_pages_back", swapped_off),
-    ("reclaim_leaves_locked_pages_in_place", locked),
-    ("page_out_spares_shared_pages_but_the_last", page_out),
-    ("children_of_swapped_pages", forked),
-    ("used_pages_stay_longer_than_others", used),
-    (
-        "pages_that_are_swapped_again_and_again_are_merged_less_often",
-        fought,
-    ),
+pub(super) const TESTS: &[Test] = tests![
+    reclaim_swaps_shared_pages_out,
+    reclaim_leaves_others_in_place,
+    swapoff_brings_shared_pages_back,
+    reclaim_leaves_locked_pages_in_place,
+    page_out_spares_shared_pages_but_the_last,
+    children_of_swapped_pages,
+    used_pages_stay_longer_than_others,
+    pages_that_are_swapped_again_and_again_are_merged_less_often,
 ];
 
 const PAGES: u64 = 256;
@@ -76,7 +74,7 @@ fn all_entries(group: &Group) -> usize {
 
 /// Each page is swapped out once for all sharers, and the pages are merged again after they are
 /// swapped in.
-fn reclaimed(lab: &Lab) -> Result {
+fn reclaim_swaps_shared_pages_out(lab: &Lab) -> Result {
     let _swap = swap()?;
     let (cgroup, group) = in_cgroup(lab, "reclaimed", PAGES)?;
     for round in 0..3 {
@@ -90,7 +88,7 @@ fn reclaimed(lab: &Lab) -> Result {
     expect::eq("processes killed", 0, cgroup.killed()?)
 }
 
-fn kept(lab: &Lab) -> Result {
+fn reclaim_leaves_others_in_place(lab: &Lab) -> Result {
     const ATTEMPTS: u32 = 8;
     let _kept = Kept::new()?;
     let _swap = swap()?;
@@ -103,7 +101,7 @@ fn kept(lab: &Lab) -> Result {
     group.expect_in_place("after reclaim", &frames)
 }
 
-fn swapped_off(lab: &Lab) -> Result {
+fn swapoff_brings_shared_pages_back(lab: &Lab) -> Result {
     let swap = swap()?;
     let (cgroup, group) = in_cgroup(lab, "swapped_off", PAGES)?;
     swap_out(&group, &cgroup, all_entries(&group))?;
@@ -123,7 +121,7 @@ fn swapped_off(lab: &Lab) -> Result {
 
 /// A process that locks a page keeps it in memory for all sharers. Only read-only memory stays shared
 /// after `mlock()`, which otherwise breaks the sharing.
-fn locked(lab: &Lab) -> Result {
+fn reclaim_leaves_locked_pages_in_place(lab: &Lab) -> Result {
     let _swap = swap()?;
     let (cgroup, group) = in_cgroup(lab, "locked", PAGES)?;
     let frames = group.expect_shared("at first")?;
@@ -148,7 +146,7 @@ fn locked(lab: &Lab) -> Result {
 }
 
 /// Same as for every page that other processes map, too.
-fn page_out(lab: &Lab) -> Result {
+fn page_out_spares_shared_pages_but_the_last(lab: &Lab) -> Result {
     let _swap = swap()?;
     let mut group = Group::mixed(lab, PAGES)?;
     let frames = group.expect_shared("at first")?;
@@ -174,7 +172,7 @@ fn page_out(lab: &Lab) -> Result {
 }
 
 /// A child inherits the swapped pages of its parent.
-fn forked(lab: &Lab) -> Result {
+fn children_of_swapped_pages(lab: &Lab) -> Result {
     let _swap = swap()?;
     let (cgroup, mut group) = in_cgroup(lab, "forked", PAGES)?;
     swap_out(&group, &cgroup, all_entries(&group))?;
@@ -193,7 +191,7 @@ fn forked(lab: &Lab) -> Result {
 }
 
 /// Between two calls of reclaim, all shared pages are used, but none of the other pages.
-fn used(lab: &Lab) -> Result {
+fn used_pages_stay_longer_than_others(lab: &Lab) -> Result {
     /// The number of unused pages: more than reclaim is asked for in total.
     const UNUSED: u64 = 6144;
     const ROUNDS: u32 = 8;
@@ -249,7 +247,7 @@ fn merging_passes(count: u64, group: &Group, cgroup: &Cgroup) -> Result<u64> {
     Ok(merging)
 }
 
-fn fought(lab: &Lab) -> Result {
+fn pages_that_are_swapped_again_and_again_are_merged_less_often(lab: &Lab) -> Result {
     const PASSES: u64 = 32;
     let _swap = swap()?;
     let cgroup = Cgroup::new("fought")?;

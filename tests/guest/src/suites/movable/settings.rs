@@ -16,6 +16,7 @@ use guest::lab::Test;
 use guest::memory::content::Ids;
 use guest::memory::pages;
 use guest::process::peer::User;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 
@@ -24,20 +25,20 @@ use super::Kept;
 use super::MOVABLE;
 
 /// Tests for every kernel.
-pub(super) const TESTS: &[Test] = &[
-    ("movable_is_1_where_the_kernel_allows_it", default),
-    ("movable_takes_0", zero),
-    ("movable_refuses_bad_input", bad),
+pub(super) const TESTS: &[Test] = tests![
+    movable_is_1_where_the_kernel_allows_it,
+    movable_takes_0,
+    movable_refuses_bad_input,
 ];
 
-pub(super) const MOVABLE_TESTS: &[Test] = &[
-    ("movable_takes_0_and_1", values),
-    ("movable_is_for_new_pages", new_pages),
-    ("shared_pages_are_on_the_lru_lists", lists),
-    ("tracing_of_functions_cannot_be_switched_off", tracing),
+pub(super) const MOVABLE_TESTS: &[Test] = tests![
+    movable_takes_0_and_1,
+    movable_is_for_new_pages,
+    shared_pages_are_on_the_lru_lists,
+    tracing_of_functions_cannot_be_switched_off,
 ];
 
-fn default(_: &Lab) -> Result {
+fn movable_is_1_where_the_kernel_allows_it(_: &Lab) -> Result {
     module::reload("")?;
     match knob::number(MOVABLE)? {
         1 => knob::set(MOVABLE, 1),
@@ -50,14 +51,14 @@ fn default(_: &Lab) -> Result {
     }
 }
 
-fn zero(_: &Lab) -> Result {
+fn movable_takes_0(_: &Lab) -> Result {
     let before = knob::number(MOVABLE)?;
     knob::set(MOVABLE, 0)?;
     expect::eq("movable", 0, knob::number(MOVABLE)?)?;
     knob::set(MOVABLE, before)
 }
 
-fn bad(_: &Lab) -> Result {
+fn movable_refuses_bad_input(_: &Lab) -> Result {
     let before = knob::read(MOVABLE)?;
     let mut texts = no_numbers();
     let beyond = ["2", "3", "255", "256", "257", "4294967296", "4294967297"];
@@ -71,7 +72,7 @@ fn bad(_: &Lab) -> Result {
     Ok(())
 }
 
-fn values(_: &Lab) -> Result {
+fn movable_takes_0_and_1(_: &Lab) -> Result {
     for value in ["0", "1", "1", "0", "0", "1"] {
         for end in ["", "\n"] {
             let text = format!("{value}{end}");
@@ -96,7 +97,7 @@ fn on_lists(group: &Group) -> Result<usize> {
 
 const PAGES: u64 = 64;
 
-fn new_pages(lab: &Lab) -> Result {
+fn movable_is_for_new_pages(lab: &Lab) -> Result {
     let mut old = Group::pair(lab, PAGES)?;
     let frames = old.expect_shared("at first")?;
     expect::eq("pages on lists", PAGES as usize, on_lists(&old)?)?;
@@ -135,13 +136,13 @@ fn new_pages(lab: &Lab) -> Result {
     scanner::expect_exact_counts("without any").map(drop)
 }
 
-fn lists(lab: &Lab) -> Result {
+fn shared_pages_are_on_the_lru_lists(lab: &Lab) -> Result {
     let group = Group::mixed(lab, PAGES)?;
     expect::eq("pages on lists", PAGES as usize, on_lists(&group)?)
 }
 
 /// Calls are redirected to the module through ftrace, so ftrace must stay enabled.
-fn tracing(lab: &Lab) -> Result {
+fn tracing_of_functions_cannot_be_switched_off(lab: &Lab) -> Result {
     const SWITCH: &str = "/proc/sys/kernel/ftrace_enabled";
     if !Path::new(SWITCH).exists() {
         return Ok(());

@@ -13,6 +13,7 @@ use guest::memory::numa;
 use guest::memory::pages;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 use guest::Span;
@@ -21,19 +22,15 @@ use super::group::Group;
 use super::group::Sharer;
 use super::IDS;
 
-pub(super) const TESTS: &[Test] = &[
-    ("a_page_with_many_sharers_moves", many),
-    ("sharers_that_wrote_and_were_merged_again", rewritten),
-    ("sharers_that_moved_their_memory_about", moved_about),
-    ("sharers_that_a_child_merged", of_child),
-    ("sharers_that_come_and_go", come_and_go),
-    ("sharers_that_have_gone_take_no_memory", |lab| {
-        gone(lab, 0, 1)
-    }),
-    ("sharers_that_have_gone_are_told_from_forked_ones", |lab| {
-        gone(lab, 8, 16)
-    }),
-    ("sharers_whose_cgroup_is_gone", without_cgroup),
+pub(super) const TESTS: &[Test] = tests![
+    a_page_with_many_sharers_moves,
+    sharers_that_wrote_and_were_merged_again,
+    sharers_that_moved_their_memory_about,
+    sharers_that_a_child_merged,
+    sharers_that_come_and_go,
+    sharers_that_have_gone_take_no_memory,
+    sharers_that_have_gone_are_told_from_forked_ones,
+    sharers_whose_cgroup_is_gone,
 ];
 
 const PAGES: u64 = 128;
@@ -48,7 +45,7 @@ fn expect_found(group: &Group, when: &str) -> Result {
 }
 
 /// Pages of one content, with several pages in each process, and children of some processes.
-fn many(lab: &Lab) -> Result {
+fn a_page_with_many_sharers_moves(lab: &Lab) -> Result {
     const PROCESSES: u64 = 4;
     const EACH: u64 = 60;
     let ids = Ids::same(4242);
@@ -90,7 +87,7 @@ fn many(lab: &Lab) -> Result {
 }
 
 /// Each merge records a sharer again, although it is known already.
-fn rewritten(lab: &Lab) -> Result {
+fn sharers_that_wrote_and_were_merged_again(lab: &Lab) -> Result {
     /// More rounds than the number of records that are checked for a known sharer.
     const ROUNDS: u64 = 20;
     let group = Group::mixed(lab, PAGES)?;
@@ -108,7 +105,7 @@ fn rewritten(lab: &Lab) -> Result {
 }
 
 /// VMAs that were split and merged: a page is at a different address than when it was merged.
-fn moved_about(lab: &Lab) -> Result {
+fn sharers_that_moved_their_memory_about(lab: &Lab) -> Result {
     let mut group = Group::pair(lab, PAGES)?;
     group.fork()?;
     let half = PAGES / 2;
@@ -138,7 +135,7 @@ fn moved_about(lab: &Lab) -> Result {
 
 /// Pages merged in a child are not in the memory of its parent, but in that of the child's own
 /// children.
-fn of_child(lab: &Lab) -> Result {
+fn sharers_that_a_child_merged(lab: &Lab) -> Result {
     let (parent, other) = (lab.peer(User::Root)?, lab.peer(User::Root)?);
     let span = parent.anon(PAGES, Ids::each(9000))?;
     let child = parent.fork()?;
@@ -166,7 +163,7 @@ fn of_child(lab: &Lab) -> Result {
     expect_found(&group, "with the parent")
 }
 
-fn come_and_go(lab: &Lab) -> Result {
+fn sharers_that_come_and_go(lab: &Lab) -> Result {
     const ROUNDS: usize = 6;
     let mut group = Group::mixed(lab, PAGES)?;
     for _ in 0..ROUNDS {
@@ -184,10 +181,18 @@ fn come_and_go(lab: &Lab) -> Result {
     expect_found(&group, "at last")
 }
 
+fn sharers_that_have_gone_take_no_memory(lab: &Lab) -> Result {
+    expect_records_gone(lab, 0, 1)
+}
+
+fn sharers_that_have_gone_are_told_from_forked_ones(lab: &Lab) -> Result {
+    expect_records_gone(lab, 8, 16)
+}
+
 /// Visiting processes join pages that two others share, have `children` each, and exit. After
 /// `passes` more passes, at most half of the records of the visitors may be left: all records are
 /// gone, but other tables may have grown meanwhile.
-fn gone(lab: &Lab, children: u64, passes: u64) -> Result {
+fn expect_records_gone(lab: &Lab, children: u64, passes: u64) -> Result {
     /// The size of the record of a sharer.
     const BYTES: u64 = 8;
     const EACH: u64 = 2048;
@@ -215,7 +220,7 @@ fn gone(lab: &Lab, children: u64, passes: u64) -> Result {
 }
 
 /// Removes one of two cgroups with a sharer each; pages may be charged to the removed one.
-fn without_cgroup(lab: &Lab) -> Result {
+fn sharers_whose_cgroup_is_gone(lab: &Lab) -> Result {
     for leaves in [0, 1] {
         let (one, other) = (Cgroup::new("leaves")?, Cgroup::new("stays")?);
         let peer = |cgroup: &Cgroup| lab.peer_in(User::Root, cgroup);

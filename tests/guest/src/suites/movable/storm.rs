@@ -17,15 +17,16 @@ use guest::process::peer::Peer;
 use guest::process::peer::User;
 use guest::rng;
 use guest::rng::Rng;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
 use super::reclaim;
 use super::MOVABLE;
 
-pub(super) const TESTS: &[Test] = &[
-    ("processes_that_work_while_pages_move", storm),
-    ("processes_that_work_while_movable_changes", changing),
+pub(super) const TESTS: &[Test] = tests![
+    processes_that_work_while_pages_move,
+    processes_that_work_while_movable_changes,
 ];
 
 const WORKERS: usize = 4;
@@ -94,7 +95,7 @@ fn run(lab: &Lab, between: impl Fn(&mut Rng) -> Result) -> Result<u64> {
     Ok(most)
 }
 
-fn storm(lab: &Lab) -> Result {
+fn processes_that_work_while_pages_move(lab: &Lab) -> Result {
     let migrated = || procfs::number_in("/proc/vmstat", "pgmigrate_success");
     let before = migrated()?;
     let most = run(lab, |_| Ok(()))?;
@@ -103,7 +104,7 @@ fn storm(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn changing(lab: &Lab) -> Result {
+fn processes_that_work_while_movable_changes(lab: &Lab) -> Result {
     run(lab, |rng| match rng.below(8) {
         0 => {
             knob::set("run", 2)?;

@@ -21,17 +21,18 @@ use guest::memory::pages;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
 use guest::rng;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
-pub(super) const TESTS: &[Test] = &[
-    ("who_moved_to_another_cgroup_is_merged_there", moved),
-    ("who_became_another_user_is_merged_as_that", became),
-    ("pages_are_apart_after_a_change_of_the_domain", changed),
-    ("pages_are_apart_after_a_reload", reloaded),
-    ("users_are_apart_under_load", user_load),
-    ("cgroups_are_apart_under_load", cgroup_load),
-    ("processes_are_apart_under_load", process_load),
+pub(super) const TESTS: &[Test] = tests![
+    who_moved_to_another_cgroup_is_merged_there,
+    who_became_another_user_is_merged_as_that,
+    pages_are_apart_after_a_change_of_the_domain,
+    pages_are_apart_after_a_reload,
+    users_are_apart_under_load,
+    cgroups_are_apart_under_load,
+    processes_are_apart_under_load,
 ];
 
 const PAGES: u64 = 8;
@@ -54,7 +55,7 @@ fn expect_merged_anew(left: &Peer, joined: &(Peer, Span), old: &[Frame]) -> Resu
     pages::expect_disjoint("frames of the old and the new domain", old, &merged)
 }
 
-fn moved(lab: &Lab) -> Result {
+fn who_moved_to_another_cgroup_is_merged_there(lab: &Lab) -> Result {
     knob::set("domain", "cgroup")?;
     let (old, new) = (Cgroup::new("old")?, Cgroup::new("new")?);
     let stays = filled(lab.peer_in(User::Alice, &old)?)?;
@@ -72,7 +73,7 @@ fn moved(lab: &Lab) -> Result {
     pages::expect_mappings(&frames, 1)
 }
 
-fn became(lab: &Lab) -> Result {
+fn who_became_another_user_is_merged_as_that(lab: &Lab) -> Result {
     let stays = filled(lab.peer(User::Root)?)?;
     let becomes = filled(lab.peer(User::Root)?)?;
     scanner::merge()?;
@@ -91,7 +92,7 @@ fn became(lab: &Lab) -> Result {
 
 /// Changes from each domain to each other one: merged pages must be unmerged, and then merged
 /// according to the new domain.
-fn changed(lab: &Lab) -> Result {
+fn pages_are_apart_after_a_change_of_the_domain(lab: &Lab) -> Result {
     let (one, other) = (Cgroup::new("one")?, Cgroup::new("other")?);
     let peers = [
         filled(lab.peer_in(User::Alice, &one)?)?,
@@ -129,7 +130,7 @@ fn changed(lab: &Lab) -> Result {
 
 /// Pages merged with those of all users are unmerged before the module is unloaded. After the next
 /// load, the module merges within users, which is the default.
-fn reloaded(lab: &Lab) -> Result {
+fn pages_are_apart_after_a_reload(lab: &Lab) -> Result {
     let (alices, bobs) = (
         [filled(lab.alice()?)?, filled(lab.alice()?)?],
         [filled(lab.peer(User::Bob)?)?, filled(lab.peer(User::Bob)?)?],
@@ -189,13 +190,13 @@ fn expect_apart_under_load(division: &str, peers: Vec<Peer>) -> Result {
     })
 }
 
-fn user_load(lab: &Lab) -> Result {
+fn users_are_apart_under_load(lab: &Lab) -> Result {
     let bobs = || lab.peer(User::Bob);
     let peers = vec![lab.alice()?, lab.alice()?, bobs()?, bobs()?];
     expect_apart_under_load("user", peers)
 }
 
-fn cgroup_load(lab: &Lab) -> Result {
+fn cgroups_are_apart_under_load(lab: &Lab) -> Result {
     let (one, other) = (Cgroup::new("one")?, Cgroup::new("other")?);
     let peers = vec![
         lab.peer_in(User::Alice, &one)?,
@@ -206,6 +207,6 @@ fn cgroup_load(lab: &Lab) -> Result {
     expect_apart_under_load("cgroup", peers)
 }
 
-fn process_load(lab: &Lab) -> Result {
+fn processes_are_apart_under_load(lab: &Lab) -> Result {
     expect_apart_under_load("process", lab.alices(4)?)
 }

@@ -21,21 +21,16 @@ use guest::process::peer::Peer;
 use guest::process::peer::User;
 use guest::rng;
 use guest::rng::Rng;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
-pub(super) const TESTS: &[Test] = &[
-    ("writes_tell_who_has_a_page_with_domain_global", detected),
-    ("writes_tell_nothing_of_other_users", hidden),
-    (
-        "writes_to_doubles_tell_nothing_of_other_users",
-        hidden_doubles,
-    ),
-    ("writes_to_zeros_tell_nothing_of_other_users", hidden_zeros),
-    (
-        "writes_tell_nothing_of_other_processes_with_domain_process",
-        hidden_processes,
-    ),
+pub(super) const TESTS: &[Test] = tests![
+    writes_tell_who_has_a_page_with_domain_global,
+    writes_tell_nothing_of_other_users,
+    writes_to_doubles_tell_nothing_of_other_users,
+    writes_to_zeros_tell_nothing_of_other_users,
+    writes_tell_nothing_of_other_processes_with_domain_process,
 ];
 
 /// The number of the attacker's guesses; the victim has half of them.
@@ -142,7 +137,7 @@ fn write_and_note(attacker: &Peer, span: Span) -> Result<Vec<Note>> {
 }
 
 /// The attack must see the channel here; otherwise the other tests would prove nothing.
-fn detected(lab: &Lab) -> Result {
+fn writes_tell_who_has_a_page_with_domain_global(lab: &Lab) -> Result {
     knob::set("domain", "global")?;
     let notes = attack(&lab.alice()?, &lab.peer(User::Bob)?, 1)?;
     let (times, faults) = notes.distances("domain=global");
@@ -164,7 +159,7 @@ fn total_faults(notes: &[Note]) -> u64 {
     notes.iter().map(|note| note.faults).sum()
 }
 
-fn hidden(lab: &Lab) -> Result {
+fn writes_tell_nothing_of_other_users(lab: &Lab) -> Result {
     let notes = attack(&lab.alice()?, &lab.peer(User::Bob)?, 1)?;
     expect_hidden(&notes, "domain=user")?;
     // Nothing was merged.
@@ -174,7 +169,7 @@ fn hidden(lab: &Lab) -> Result {
 
 /// The attacker's own duplicates are merged, so every write causes a fault and a copy, whether the
 /// victim has the page or not.
-fn hidden_doubles(lab: &Lab) -> Result {
+fn writes_to_doubles_tell_nothing_of_other_users(lab: &Lab) -> Result {
     let notes = attack(&lab.alice()?, &lab.peer(User::Bob)?, 2)?;
     expect_hidden(&notes, "domain=user, two copies of each guess")?;
     let faults = total_faults(&notes.right) + total_faults(&notes.wrong);
@@ -185,7 +180,7 @@ fn hidden_doubles(lab: &Lab) -> Result {
     )
 }
 
-fn hidden_processes(lab: &Lab) -> Result {
+fn writes_tell_nothing_of_other_processes_with_domain_process(lab: &Lab) -> Result {
     knob::set("domain", "process")?;
     let notes = attack(&lab.alice()?, &lab.alice()?, 1)?;
     expect_hidden(&notes, "domain=process")
@@ -193,7 +188,7 @@ fn hidden_processes(lab: &Lab) -> Result {
 
 /// Pages of zeros are merged into the kernel's shared zero page, whether or not other processes have
 /// such pages, too.
-fn hidden_zeros(lab: &Lab) -> Result {
+fn writes_to_zeros_tell_nothing_of_other_users(lab: &Lab) -> Result {
     let faults = |zeros_of_victim: u64| -> Result<u64> {
         let victim = lab.peer(User::Bob)?;
         if zeros_of_victim > 0 {

@@ -16,20 +16,21 @@ use guest::memory::pages;
 use guest::process::peer::Kind;
 use guest::process::peer::User;
 use guest::process::task;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 
-pub(super) const TESTS: &[Test] = &[
-    ("no_merge_keeps_a_frame_of_its_inputs", inputs),
-    ("a_frame_that_was_just_freed_is_seldom_drawn", freed_last),
-    ("successive_frames_are_neither_in_order_nor_near", in_order),
+pub(super) const TESTS: &[Test] = tests![
+    no_merge_keeps_a_frame_of_its_inputs,
+    a_frame_that_was_just_freed_is_seldom_drawn,
+    successive_frames_are_neither_in_order_nor_near,
 ];
 
 /// The number of frames from which a shared frame is drawn, as in `rust/mm/pool.rs`.
 const POOL: u64 = 256;
 
 /// Checks the frames of new shared pages, of joined pages, and of pages merged again after writes.
-fn inputs(lab: &Lab) -> Result {
+fn no_merge_keeps_a_frame_of_its_inputs(lab: &Lab) -> Result {
     const PAGES: u64 = 16;
     let ids = Ids::each(100);
     let (a, b) = lab.pair()?;
@@ -74,7 +75,7 @@ const MOST_HITS: u64 = 24;
 
 /// The attacker merges pages with their duplicates to learn which frames are suitable, and frees just
 /// these frames: last, on the scanner's CPU, and with the migration type of shared pages.
-fn freed_last(lab: &Lab) -> Result {
+fn a_frame_that_was_just_freed_is_seldom_drawn(lab: &Lab) -> Result {
     let (attacker, victim) = (lab.alice()?, lab.peer(User::Bob)?);
     task::pin(task::scanner()?, 0).context(|| "pinning the scanner")?;
     attacker.ask("cpu", &[0])?;
@@ -115,7 +116,7 @@ const MOST_NEAR: usize = 28;
 /// (Knuth, TAOCP vol. 3, section 5.1.3): the range is six standard deviations on either side.
 const ASCENTS: std::ops::RangeInclusive<usize> = 100..=155;
 
-fn in_order(lab: &Lab) -> Result {
+fn successive_frames_are_neither_in_order_nor_near(lab: &Lab) -> Result {
     let peer = lab.alice()?;
     // The index knows the first pages before the scanner reaches the second pages and merges them one
     // by one.

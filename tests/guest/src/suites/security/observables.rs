@@ -13,14 +13,15 @@ use guest::memory::content::Ids;
 use guest::memory::pagemap;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
-pub(super) const TESTS: &[Test] = &[
-    ("files_tell_who_has_a_page_with_domain_global", files_tell),
-    ("files_tell_nothing_of_other_users", files_do_not_tell),
-    ("counts_tell_who_has_pages_with_domain_global", counts_tell),
-    ("counts_tell_nothing_of_other_users", counts_do_not_tell),
+pub(super) const TESTS: &[Test] = tests![
+    files_tell_who_has_a_page_with_domain_global,
+    files_tell_nothing_of_other_users,
+    counts_tell_who_has_pages_with_domain_global,
+    counts_tell_nothing_of_other_users,
 ];
 
 const PAGES: u64 = 512;
@@ -76,7 +77,7 @@ fn differing(lab: &Lab) -> Result<Vec<&'static str>> {
     Ok(differing)
 }
 
-fn files_tell(lab: &Lab) -> Result {
+fn files_tell_who_has_a_page_with_domain_global(lab: &Lab) -> Result {
     knob::set("domain", "global")?;
     let differing = differing(lab)?;
     for name in ["smaps", "pagemap"] {
@@ -87,7 +88,7 @@ fn files_tell(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn files_do_not_tell(lab: &Lab) -> Result {
+fn files_tell_nothing_of_other_users(lab: &Lab) -> Result {
     expect::eq("files that differ", Vec::<&str>::new(), differing(lab)?)
 }
 
@@ -127,7 +128,7 @@ fn growths_differ_by(lab: &Lab) -> Result<u64> {
     Ok(differences.max().unwrap_or(0))
 }
 
-fn counts_tell(lab: &Lab) -> Result {
+fn counts_tell_who_has_pages_with_domain_global(lab: &Lab) -> Result {
     knob::set("domain", "global")?;
     let difference = growths_differ_by(lab)?;
     expect::within(
@@ -138,7 +139,7 @@ fn counts_tell(lab: &Lab) -> Result {
 }
 
 /// Any two processes differ in a few pages of their own.
-fn counts_do_not_tell(lab: &Lab) -> Result {
+fn counts_tell_nothing_of_other_users(lab: &Lab) -> Result {
     let difference = growths_differ_by(lab)?;
     expect::within(
         "difference in the growth of the counts",

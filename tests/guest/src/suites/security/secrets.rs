@@ -20,14 +20,15 @@ use guest::memory::content::Ids;
 use guest::process::child;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 
-pub(super) const TESTS: &[Test] = &[
-    ("files_of_the_module_hold_no_address", own_files),
-    ("files_for_everybody_hold_no_address", public_files),
-    ("messages_hold_no_address", messages),
-    ("seeds_are_no_parameters", parameters),
+pub(super) const TESTS: &[Test] = tests![
+    files_of_the_module_hold_no_address,
+    files_for_everybody_hold_no_address,
+    messages_hold_no_address,
+    seeds_are_no_parameters,
 ];
 
 const MODULE_DIR: &str = "/sys/module/ksm_v";
@@ -57,7 +58,7 @@ fn merge_some(lab: &Lab) -> Result<Peer> {
 }
 
 /// Even the superuser finds no kernel address in the module's own files.
-fn own_files(lab: &Lab) -> Result {
+fn files_of_the_module_hold_no_address(lab: &Lab) -> Result {
     let _peer = merge_some(lab)?;
     let files = files_below(Path::new(knob::DIR)).context(|| knob::DIR)?;
     expect::that(files.len() >= knob::READ_ONLY.len(), || {
@@ -74,7 +75,7 @@ fn own_files(lab: &Lab) -> Result {
 }
 
 /// The kernel shows the section addresses of modules to the superuser only.
-fn public_files(lab: &Lab) -> Result {
+fn files_for_everybody_hold_no_address(lab: &Lab) -> Result {
     let _peer = merge_some(lab)?;
     let mut files = files_below(Path::new(MODULE_DIR)).context(|| MODULE_DIR)?;
     // The notes are part of the file ksm_v.ko and contain the build ID, which may look like an address.
@@ -114,7 +115,7 @@ fn public_files(lab: &Lab) -> Result {
 }
 
 /// Checks the messages of loading, of refused loads, of operation and of unloading.
-fn messages(lab: &Lab) -> Result {
+fn messages_hold_no_address(lab: &Lab) -> Result {
     let mut log = Kmsg::open()?;
     module::unload()?;
     let refused = module::try_load("no_such_parameter=1 bytewise_hash=2");
@@ -141,7 +142,7 @@ fn messages(lab: &Lab) -> Result {
 }
 
 /// Module parameters are the only input at load time, and can be read afterwards.
-fn parameters(_: &Lab) -> Result {
+fn seeds_are_no_parameters(_: &Lab) -> Result {
     let directory = format!("{MODULE_DIR}/parameters");
     let found: Vec<String> = match fs::read_dir(&directory) {
         Ok(entries) => entries

@@ -10,9 +10,10 @@ use guest::lab::Lab;
 use guest::lab::Test;
 use guest::memory::content::Ids;
 use guest::rng;
+use guest::tests;
 use guest::Result;
 
-pub(super) const TESTS: &[Test] = &[("anon_vma_stays_locked_after_exits", anon_vma)];
+pub(super) const TESTS: &[Test] = tests![anon_vma_stays_locked_after_exits];
 
 /// The number of processes that fork.
 const PARENTS: usize = 4;
@@ -25,7 +26,7 @@ const TIME: Duration = Duration::from_secs(20);
 /// still hold the page. Its memory then becomes the anon_vma of another process, with another lock. A
 /// scanner that misses this takes one lock and releases another, and processes that fork and exit
 /// then wait for ever.
-fn anon_vma(lab: &Lab) -> Result {
+fn anon_vma_stays_locked_after_exits(lab: &Lab) -> Result {
     let parents = lab.alices(PARENTS)?;
     scanner::start()?;
     for (index, parent) in parents.iter().enumerate() {

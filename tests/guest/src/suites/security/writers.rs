@@ -19,6 +19,7 @@ use guest::lab::Lab;
 use guest::lab::Test;
 use guest::process::child;
 use guest::process::peer::User;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 use nix::mount::mount;
@@ -26,22 +27,13 @@ use nix::mount::MsFlags;
 use nix::sched::unshare;
 use nix::sched::CloneFlags;
 
-pub(super) const TESTS: &[Test] = &[
-    ("a_child_with_capabilities_writes", with_capabilities),
-    (
-        "root_without_cap_sys_admin_does_not_write",
-        without_capability,
-    ),
-    ("a_user_does_not_write_through_a_file_of_root", handed_over),
-    ("root_of_a_user_namespace_does_not_write", namespace_of_user),
-    (
-        "root_in_a_user_namespace_of_its_own_does_not_write",
-        namespace_of_root,
-    ),
-    (
-        "root_of_a_namespace_does_not_write_through_its_own_sysfs",
-        own_sysfs,
-    ),
+pub(super) const TESTS: &[Test] = tests![
+    a_child_with_capabilities_writes,
+    root_without_cap_sys_admin_does_not_write,
+    a_user_does_not_write_through_a_file_of_root,
+    root_of_a_user_namespace_does_not_write,
+    root_in_a_user_namespace_of_its_own_does_not_write,
+    root_of_a_namespace_does_not_write_through_its_own_sysfs,
 ];
 
 /// Valid values that differ from the initial values of a test.
@@ -99,7 +91,7 @@ fn expect_refused(
 }
 
 /// With all capabilities the same writes succeed; otherwise the other tests would prove nothing.
-fn with_capabilities(_: &Lab) -> Result {
+fn a_child_with_capabilities_writes(_: &Lab) -> Result {
     for (name, value) in VALUES {
         for write in [writes_as as Attempt, writes_opened] {
             write(name, value, || Ok(())).context(|| format!("writing {value} to {name}"))?;
@@ -113,7 +105,7 @@ fn with_capabilities(_: &Lab) -> Result {
     Ok(())
 }
 
-fn without_capability(_: &Lab) -> Result {
+fn root_without_cap_sys_admin_does_not_write(_: &Lab) -> Result {
     let drop = || child::drop_capability(child::CAP_SYS_ADMIN);
     expect_refused("root without CAP_SYS_ADMIN", libc::EPERM, writes_as, drop)?;
     expect_refused(
@@ -124,7 +116,7 @@ fn without_capability(_: &Lab) -> Result {
     )
 }
 
-fn handed_over(_: &Lab) -> Result {
+fn a_user_does_not_write_through_a_file_of_root(_: &Lab) -> Result {
     expect_refused("Alice", libc::EACCES, writes_as, become_alice)?;
     expect_refused(
         "Alice with root's file",
@@ -158,14 +150,14 @@ fn enter_as_root() -> io::Result<()> {
     enter_namespace(User::Root.id())
 }
 
-fn namespace_of_user(_: &Lab) -> Result {
+fn root_of_a_user_namespace_does_not_write(_: &Lab) -> Result {
     let who = "root of Alice's namespace";
     expect_refused(who, libc::EACCES, writes_as, enter_as_alice)?;
     expect_refused(who, libc::EPERM, writes_opened, enter_as_alice)
 }
 
 /// Root in the new namespace owns the files and has all capabilities, but not in the initial namespace.
-fn namespace_of_root(_: &Lab) -> Result {
+fn root_in_a_user_namespace_of_its_own_does_not_write(_: &Lab) -> Result {
     let who = "root in a namespace";
     expect_refused(who, libc::EPERM, writes_as, enter_as_root)?;
     expect_refused(who, libc::EPERM, writes_opened, enter_as_root)
@@ -174,7 +166,7 @@ fn namespace_of_root(_: &Lab) -> Result {
 /// The mount point of the namespace's own sysfs.
 const OWN_SYSFS: &str = "/tmp/ksm_v_test_sysfs";
 
-fn own_sysfs(_: &Lab) -> Result {
+fn root_of_a_namespace_does_not_write_through_its_own_sysfs(_: &Lab) -> Result {
     fs::create_dir_all(OWN_SYSFS).context(|| OWN_SYSFS)?;
     let write: Attempt = |name, value, become_less| {
         child::attempt(|| {

@@ -20,16 +20,14 @@ use guest::memory::pages;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
 use guest::process::task::PATIENCE;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 use guest::Span;
 
-pub(super) const TESTS: &[Test] = &[
-    ("merged_pages_leave_memory_that_goes_offline", leave),
-    (
-        "a_merged_page_leaves_a_frame_that_goes_offline",
-        leave_frame,
-    ),
+pub(super) const TESTS: &[Test] = tests![
+    merged_pages_leave_memory_that_goes_offline,
+    a_merged_page_leaves_a_frame_that_goes_offline,
 ];
 
 const PAGES: u64 = 8000;
@@ -47,7 +45,7 @@ fn in_block(peer: &Peer, span: Span, block: Block) -> Result<usize> {
 
 /// Whether the block can go offline depends on all its users. The module must not block it for longer
 /// than it takes to unmerge its unmovable pages.
-fn leave(lab: &Lab) -> Result {
+fn merged_pages_leave_memory_that_goes_offline(lab: &Lab) -> Result {
     knob::set("movable", 0)?;
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(PAGES, IDS)?, b.anon(PAGES, IDS)?);
@@ -87,7 +85,7 @@ fn leave(lab: &Lab) -> Result {
 }
 
 /// Soft-offlining takes a frame out of use, at the second attempt at the latest.
-fn leave_frame(lab: &Lab) -> Result {
+fn a_merged_page_leaves_a_frame_that_goes_offline(lab: &Lab) -> Result {
     const MADV_SOFT_OFFLINE: i32 = 101;
     let (a, b) = (lab.peer(User::Root)?, lab.peer(User::Root)?);
     let (in_a, in_b) = (a.anon(8, IDS)?, b.anon(8, IDS)?);

@@ -12,12 +12,13 @@ use guest::lab::Lab;
 use guest::lab::Test;
 use guest::memory::content::Ids;
 use guest::memory::pages;
+use guest::tests;
 use guest::Result;
 
-pub(super) const TESTS: &[Test] = &[
-    ("the_index_is_given_up_for_want_of_memory", given_up),
-    ("what_merge_now_has_seen_is_given_up", while_stopped),
-    ("the_index_is_given_up_while_it_is_filled", beside_scanner),
+pub(super) const TESTS: &[Test] = tests![
+    the_index_is_given_up_for_want_of_memory,
+    what_merge_now_has_seen_is_given_up,
+    the_index_is_given_up_while_it_is_filled,
 ];
 
 const PAGES: u64 = 20_000;
@@ -26,7 +27,7 @@ fn ask_for_memory() -> Result {
     procfs::write("/proc/sys/vm/drop_caches", "2")
 }
 
-fn given_up(lab: &Lab) -> Result {
+fn the_index_is_given_up_for_want_of_memory(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let shared = Ids::each(1_000_000);
     let (in_a, in_b) = (a.anon(64, shared)?, b.anon(64, shared)?);
@@ -59,7 +60,7 @@ fn given_up(lab: &Lab) -> Result {
 }
 
 /// `merge_now` fills the index while the scanner's thread is stopped; the index must shrink then, too.
-fn while_stopped(lab: &Lab) -> Result {
+fn what_merge_now_has_seen_is_given_up(lab: &Lab) -> Result {
     let a = lab.alice()?;
     a.anon(PAGES, Ids::each(1))?;
     let before = knob::number("index_bytes")?;
@@ -73,7 +74,7 @@ fn while_stopped(lab: &Lab) -> Result {
     expect::within("index_bytes", 0..=filled / 4, left)
 }
 
-fn beside_scanner(lab: &Lab) -> Result {
+fn the_index_is_given_up_while_it_is_filled(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let ids = Ids::each(1);
     let (in_a, in_b) = (a.anon(PAGES, ids)?, b.anon(PAGES, Ids::each(500_000))?);

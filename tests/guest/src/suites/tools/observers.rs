@@ -18,6 +18,7 @@ use guest::process::peer::Peer;
 use guest::process::program;
 use guest::process::program::Daemon;
 use guest::process::task;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 
@@ -27,13 +28,13 @@ use super::merged_pages;
 use super::CONTENTS;
 use super::DUPLICATES;
 
-pub const TESTS: &[TestOf<Server>] = &[
-    ("node_exporter_shows_the_files", node_exporter),
-    ("pcp_shows_the_files", pcp),
-    ("netdata_shows_what_is_shared_and_saved", netdata),
-    ("what_telegraf_would_read_are_numbers", telegraf_files),
-    ("atop_shows_what_is_shared_and_saved", atop),
-    ("smem_shows_less_memory_once_merged", smem),
+pub const TESTS: &[TestOf<Server>] = tests![
+    node_exporter_shows_the_files,
+    pcp_shows_the_files,
+    netdata_shows_what_is_shared_and_saved,
+    what_telegraf_would_read_are_numbers,
+    atop_shows_what_is_shared_and_saved,
+    smem_shows_less_memory_once_merged,
 ];
 
 const START_TIMEOUT: Duration = task::PATIENCE;
@@ -60,7 +61,7 @@ fn http(address: &str, path: &str) -> Result<String> {
 
 const EXPORTER: &str = "127.0.0.1:9100";
 
-fn node_exporter(lab: &Lab, server: Server) -> Result {
+fn node_exporter_shows_the_files(lab: &Lab, server: Server) -> Result {
     let ksm = Mainline::of(server)?;
     let _peers = merged_pages(lab, &ksm)?;
     let mut exporter = Daemon::start(
@@ -101,7 +102,7 @@ fn pcp_value(text: &str, metric: &str) -> Option<f64> {
     lines.next()?.trim().strip_prefix("value ")?.parse().ok()
 }
 
-fn pcp(lab: &Lab, server: Server) -> Result {
+fn pcp_shows_the_files(lab: &Lab, server: Server) -> Result {
     let ksm = Mainline::of(server)?;
     let _peers = merged_pages(lab, &ksm)?;
     fs::write("pmcd.conf", PMCD_CONFIGURATION).context(|| "pmcd.conf")?;
@@ -170,7 +171,7 @@ fn netdata_value(text: &str, dimension: &str) -> Option<u64> {
     value.split('"').next()?.parse().ok()
 }
 
-fn netdata(lab: &Lab, server: Server) -> Result {
+fn netdata_shows_what_is_shared_and_saved(lab: &Lab, server: Server) -> Result {
     let ksm = Mainline::of(server)?;
     let _peers = merged_pages(lab, &ksm)?;
     fs::create_dir_all(NETDATA_PLACE).context(|| NETDATA_PLACE)?;
@@ -194,7 +195,7 @@ fn netdata(lab: &Lab, server: Server) -> Result {
 
 /// The files that telegraf's input "kernel" reads with `collect = ["ksm"]`; it stops at the first
 /// file without a number. No Debian release has telegraf, so this test does not run the program.
-fn telegraf_files(lab: &Lab, server: Server) -> Result {
+fn what_telegraf_would_read_are_numbers(lab: &Lab, server: Server) -> Result {
     let ksm = Mainline::of(server)?;
     let _peers = merged_pages(lab, &ksm)?;
     for name in [
@@ -226,7 +227,7 @@ fn atop_mib(text: &str, label: &str) -> Option<f64> {
     })
 }
 
-fn atop(lab: &Lab, server: Server) -> Result {
+fn atop_shows_what_is_shared_and_saved(lab: &Lab, server: Server) -> Result {
     let ksm = Mainline::of(server)?;
     let _peers = merged_pages(lab, &ksm)?;
     // The program shows nothing while KSM is stopped.
@@ -251,7 +252,7 @@ fn pss(peers: &[&Peer]) -> Result<u64> {
     peers.iter().map(shown).sum()
 }
 
-fn smem(lab: &Lab, server: Server) -> Result {
+fn smem_shows_less_memory_once_merged(lab: &Lab, server: Server) -> Result {
     let ksm = Mainline::of(server)?;
     let (one, other) = equal_pages(lab)?;
     let before = pss(&[&one, &other])?;

@@ -16,16 +16,17 @@ use guest::process::peer::Peer;
 use guest::process::program;
 use guest::process::program::Daemon;
 use guest::process::task;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 
 use crate::suites::tracing;
 use crate::suites::tracing::PAGES;
 
-pub const TESTS: &[Test] = &[
-    ("perf_records_the_events", perf),
-    ("trace_cmd_records_the_events", trace_cmd),
-    ("bpftrace_runs_the_documented_script", bpftrace),
+pub const TESTS: &[Test] = tests![
+    perf_records_the_events,
+    trace_cmd_records_the_events,
+    bpftrace_runs_the_documented_script,
 ];
 
 /// A recorder may take long to start and to write its data.
@@ -79,14 +80,14 @@ fn lines(text: &str, event: &str, pid: i32) -> u64 {
     text.lines().filter(is_wanted).count() as u64
 }
 
-fn perf(lab: &Lab) -> Result {
+fn perf_records_the_events(lab: &Lab) -> Result {
     let mut command = program::command("perf record -a -e ksm_v:* sh work");
     let (peers, _) = record(lab, "perf", &mut command)?;
     let text = program::output(&mut program::command("perf script"))?;
     expect_events(&peers, |event, pid| lines(&text, event, pid))
 }
 
-fn trace_cmd(lab: &Lab) -> Result {
+fn trace_cmd_records_the_events(lab: &Lab) -> Result {
     let mut command = program::command("trace-cmd record -e ksm_v sh work");
     let (peers, _) = record(lab, "trace-cmd", &mut command)?;
     let text = program::output(&mut program::command("trace-cmd report"))?;
@@ -110,7 +111,7 @@ fn value(text: &str, map: &str, pid: i32) -> u64 {
         .unwrap_or(0)
 }
 
-fn bpftrace(lab: &Lab) -> Result {
+fn bpftrace_runs_the_documented_script(lab: &Lab) -> Result {
     let script = script().ok_or("expected a script in the document, found none")?;
     fs::write("script.bt", script).context(|| "script.bt")?;
     let mut command = program::command("bpftrace -c");

@@ -9,6 +9,7 @@ use guest::lab::Lab;
 use guest::lab::TestOf;
 use guest::process::program;
 use guest::process::program::Outcome;
+use guest::tests;
 use guest::Result;
 
 pub const TESTS: &[TestOf<Server>] = &[
@@ -44,11 +45,16 @@ pub const TESTS: &[TestOf<Server>] = &[
     ("selftest_time_of_copies", |_, server| {
         ksm_tests(server, "-C")
     }),
-    ("selftest_functional_by_smaps", functional_by_smaps),
+    // The same test as `selftest_functional`, but it finds merged pages by itself
+    // (`tests/selftests/merged_pages.c`).
+    ("selftest_functional_by_smaps", |_, server| {
+        let place = format!("{PLACE}/by_smaps");
+        expect_pass(server, &place, "./ksm_functional_tests")
+    }),
 ];
 
 /// A test that passes only with ksmd: the module does not maintain `/proc/PID/ksm_merging_pages`.
-pub const TESTS_OF_KSMD: &[TestOf<Server>] = &[("selftest_functional", functional)];
+pub const TESTS_OF_KSMD: &[TestOf<Server>] = tests![selftest_functional];
 
 /// The directory to which `scripts/test` copies the programs.
 const PLACE: &str = "/run/selftests";
@@ -58,17 +64,8 @@ fn ksm_tests(server: Server, arguments: &str) -> Result {
     expect_pass(server, PLACE, &format!("./ksm_tests {arguments}"))
 }
 
-fn functional(_: &Lab, server: Server) -> Result {
+fn selftest_functional(_: &Lab, server: Server) -> Result {
     expect_pass(server, PLACE, "./ksm_functional_tests")
-}
-
-/// The same test, but it finds merged pages by itself (`tests/selftests/merged_pages.c`).
-fn functional_by_smaps(_: &Lab, server: Server) -> Result {
-    expect_pass(
-        server,
-        &format!("{PLACE}/by_smaps"),
-        "./ksm_functional_tests",
-    )
 }
 
 fn expect_pass(server: Server, directory: &str, line: &str) -> Result {

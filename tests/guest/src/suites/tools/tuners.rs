@@ -15,6 +15,7 @@ use guest::process::program;
 use guest::process::program::Daemon;
 use guest::process::program::Outcome;
 use guest::process::task;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 
@@ -22,14 +23,11 @@ use super::expect_files;
 use super::merged_pages;
 use super::workloads;
 
-pub const TESTS: &[TestOf<Server>] = &[
-    ("libvirt_sets_and_shows_the_files", libvirt),
-    (
-        "libvirt_is_refused_what_the_kernel_refuses",
-        libvirt_refused,
-    ),
-    ("ksmtuned_starts_and_stops_with_qemu", ksmtuned),
-    ("ksmctl_starts_and_stops", ksmctl),
+pub const TESTS: &[TestOf<Server>] = tests![
+    libvirt_sets_and_shows_the_files,
+    libvirt_is_refused_what_the_kernel_refuses,
+    ksmtuned_starts_and_stops_with_qemu,
+    ksmctl_starts_and_stops,
 ];
 
 const TIMEOUT: Duration = task::PATIENCE;
@@ -54,7 +52,7 @@ fn shown(text: &str, name: &str) -> Option<f64> {
     })
 }
 
-fn libvirt(lab: &Lab, server: Server) -> Result {
+fn libvirt_sets_and_shows_the_files(lab: &Lab, server: Server) -> Result {
     let ksm = Mainline::of(server)?;
     let _libvirtd = libvirtd()?;
     for (across, pages, sleep) in [(0, 1234, 33), (1, 5000, 11)] {
@@ -85,7 +83,7 @@ fn libvirt(lab: &Lab, server: Server) -> Result {
 }
 
 /// `merge_across_nodes` cannot be changed while pages are merged.
-fn libvirt_refused(lab: &Lab, server: Server) -> Result {
+fn libvirt_is_refused_what_the_kernel_refuses(lab: &Lab, server: Server) -> Result {
     let ksm = Mainline::of(server)?;
     let _libvirtd = libvirtd()?;
     let _peers = merged_pages(lab, &ksm)?;
@@ -120,7 +118,7 @@ fn wait_for_run(ksm: &Mainline, expected: u64, log: impl Fn() -> String) -> Resu
         .map_err(|failed| format!("{}: {}", failed.message().unwrap_or(""), log()).into())
 }
 
-fn ksmtuned(_: &Lab, server: Server) -> Result {
+fn ksmtuned_starts_and_stops_with_qemu(_: &Lab, server: Server) -> Result {
     let ksm = Mainline::of(server)?;
     ksm.set("run", 1)?;
     configure_ksmtuned(100 << 10)?;
@@ -158,7 +156,7 @@ impl Drop for Tuned {
     }
 }
 
-fn ksmctl(_: &Lab, server: Server) -> Result {
+fn ksmctl_starts_and_stops(_: &Lab, server: Server) -> Result {
     let ksm = Mainline::of(server)?;
     for (verb, run) in [("start", 1), ("stop", 0)] {
         program::output(&mut program::command(&format!("ksmctl {verb}")))?;

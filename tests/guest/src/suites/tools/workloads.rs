@@ -15,14 +15,15 @@ use guest::memory::content;
 use guest::process::program;
 use guest::process::program::Daemon;
 use guest::process::task;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 
 use super::CONTENTS;
 
-pub const TESTS: &[TestOf<Server>] = &[
-    ("qemu_has_the_ram_of_its_guest_merged", qemu),
-    ("stress_ng_runs_with_merged_memory", stress_ng),
+pub const TESTS: &[TestOf<Server>] = tests![
+    qemu_has_the_ram_of_its_guest_merged,
+    stress_ng_runs_with_merged_memory,
 ];
 
 const TIMEOUT: Duration = task::PATIENCE;
@@ -54,7 +55,7 @@ fn write_image(path: &str, copies: u64) -> Result {
 }
 
 /// QEMU registers its guest's RAM by itself.
-fn qemu(_: &Lab, server: Server) -> Result {
+fn qemu_has_the_ram_of_its_guest_merged(_: &Lab, server: Server) -> Result {
     const COPIES: u64 = 8;
     let ksm = Mainline::of(server)?;
     write_image("image", COPIES)?;
@@ -80,7 +81,7 @@ fn expect_sharing(ksm: &Mainline, least: u64, log: impl Fn() -> String) -> Resul
 
 /// Two processes fill their memory with one word, wait, and start again with another word. Without
 /// these options, stress-ng picks random advice, including `MADV_UNMERGEABLE`.
-fn stress_ng(_: &Lab, server: Server) -> Result {
+fn stress_ng_runs_with_merged_memory(_: &Lab, server: Server) -> Result {
     let ksm = Mainline::of(server)?;
     let stress = Daemon::start(
         "stress-ng",

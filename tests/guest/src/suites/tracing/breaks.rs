@@ -19,6 +19,7 @@ use guest::memory::pagemap::Frame;
 use guest::process::peer::Kind;
 use guest::process::peer::Peer;
 use guest::process::trace;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
@@ -26,17 +27,14 @@ use super::only;
 use super::IDS;
 use super::PAGES;
 
-pub(super) const TESTS: &[Test] = &[
-    ("each_write_to_a_merged_page_is_an_event", writes),
-    ("each_write_to_a_merged_page_of_zeros_is_an_event", zeros),
-    (
-        "a_write_by_another_process_is_an_event_of_the_owner",
-        by_another,
-    ),
-    ("unmerging_is_an_event_for_each_copy", unmerged),
-    ("writes_to_pages_that_were_not_merged_are_no_events", others),
-    ("there_is_a_probe_only_while_breaks_are_traced", probe),
-    ("is_unloaded_while_breaks_are_traced", unloaded),
+pub(super) const TESTS: &[Test] = tests![
+    each_write_to_a_merged_page_is_an_event,
+    each_write_to_a_merged_page_of_zeros_is_an_event,
+    a_write_by_another_process_is_an_event_of_the_owner,
+    unmerging_is_an_event_for_each_copy,
+    writes_to_pages_that_were_not_merged_are_no_events,
+    there_is_a_probe_only_while_breaks_are_traced,
+    is_unloaded_while_breaks_are_traced,
 ];
 
 const NEW: Ids = Ids::each(7000);
@@ -100,15 +98,15 @@ fn expect_breaks_by_writes(lab: &Lab, ids: Ids, zero: bool) -> Result {
     )
 }
 
-fn writes(lab: &Lab) -> Result {
+fn each_write_to_a_merged_page_is_an_event(lab: &Lab) -> Result {
     expect_breaks_by_writes(lab, IDS, false)
 }
 
-fn zeros(lab: &Lab) -> Result {
+fn each_write_to_a_merged_page_of_zeros_is_an_event(lab: &Lab) -> Result {
     expect_breaks_by_writes(lab, Ids::ZERO, true)
 }
 
-fn by_another(lab: &Lab) -> Result {
+fn a_write_by_another_process_is_an_event_of_the_owner(lab: &Lab) -> Result {
     let peers = only(lab, 2, IDS)?;
     let (peer, span) = &peers[0];
     scanner::merge()?;
@@ -122,7 +120,7 @@ fn by_another(lab: &Lab) -> Result {
     )
 }
 
-fn unmerged(lab: &Lab) -> Result {
+fn unmerging_is_an_event_for_each_copy(lab: &Lab) -> Result {
     let peers = only(lab, 2, IDS)?;
     scanner::merge()?;
     let (peer, span) = &peers[0];
@@ -137,7 +135,7 @@ fn unmerged(lab: &Lab) -> Result {
 }
 
 /// Pages shared by fork, zero pages that were only read, and private pages cause no events.
-fn others(lab: &Lab) -> Result {
+fn writes_to_pages_that_were_not_merged_are_no_events(lab: &Lab) -> Result {
     let peers = only(lab, 1, IDS)?;
     let (parent, span) = &peers[0];
     let recorder = Recorder::start()?;
@@ -157,7 +155,7 @@ fn is_probed() -> Result<bool> {
     Ok(procfs::read(PROBES)?.contains("do_wp_page"))
 }
 
-fn probe(lab: &Lab) -> Result {
+fn there_is_a_probe_only_while_breaks_are_traced(lab: &Lab) -> Result {
     let peers = only(lab, 2, IDS)?;
     let (peer, span) = &peers[0];
     scanner::merge()?;
@@ -175,7 +173,7 @@ fn probe(lab: &Lab) -> Result {
 }
 
 /// The process keeps writing to its pages while they are first merged and traced, and then no longer.
-fn unloaded(lab: &Lab) -> Result {
+fn is_unloaded_while_breaks_are_traced(lab: &Lab) -> Result {
     const TIME: Duration = Duration::from_millis(300);
     let peers = only(lab, 2, IDS)?;
     let (peer, span) = &peers[0];

@@ -12,6 +12,7 @@ use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::memory::content::Ids;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 
@@ -19,18 +20,15 @@ use super::only;
 use super::IDS;
 use super::PAGES;
 
-pub(super) const TESTS: &[Test] = &[
-    (
-        "files_in_debugfs_are_for_root_and_say_what_they_hold",
-        files,
-    ),
-    ("shared_pages_are_counted_by_their_mappings", sharers),
-    ("shared_pages_of_all_sizes_add_up", sums),
-    ("refusals_have_the_documented_names", reasons),
-    ("reading_while_scanning_holds_nobody_up", meanwhile),
+pub(super) const TESTS: &[Test] = tests![
+    files_in_debugfs_are_for_root_and_say_what_they_hold,
+    shared_pages_are_counted_by_their_mappings,
+    shared_pages_of_all_sizes_add_up,
+    refusals_have_the_documented_names,
+    reading_while_scanning_holds_nobody_up,
 ];
 
-fn files(_: &Lab) -> Result {
+fn files_in_debugfs_are_for_root_and_say_what_they_hold(_: &Lab) -> Result {
     for name in debugfs::FILES {
         let path = debugfs::path(name);
         let metadata = std::fs::metadata(&path).context(|| path.clone())?;
@@ -53,7 +51,7 @@ fn class(first: u64, last: u64, pages: u64) -> Class {
     }
 }
 
-fn sharers(lab: &Lab) -> Result {
+fn shared_pages_are_counted_by_their_mappings(lab: &Lab) -> Result {
     expect::eq("with nothing shared", Vec::new(), debugfs::sharers()?)?;
     let pair = only(lab, 2, IDS)?;
     let mut five = only(lab, 5, Ids::each(1000))?;
@@ -72,7 +70,7 @@ fn sharers(lab: &Lab) -> Result {
 }
 
 /// Eight times as many pages as are counted under one acquisition of the state lock.
-fn sums(lab: &Lab) -> Result {
+fn shared_pages_of_all_sizes_add_up(lab: &Lab) -> Result {
     const MANY: u64 = 512;
     let (a, b) = lab.pair()?;
     a.anon(MANY, Ids::each(5000))?;
@@ -102,7 +100,7 @@ fn sums(lab: &Lab) -> Result {
     child.exit()
 }
 
-fn reasons(_: &Lab) -> Result {
+fn refusals_have_the_documented_names(_: &Lab) -> Result {
     let mut expected = [
         "gone",
         "target_gone",
@@ -124,7 +122,7 @@ fn reasons(_: &Lab) -> Result {
     expect::eq("reasons", expected.to_vec(), found)
 }
 
-fn meanwhile(lab: &Lab) -> Result {
+fn reading_while_scanning_holds_nobody_up(lab: &Lab) -> Result {
     let peers = only(lab, 3, IDS)?;
     scanner::start()?;
     for _ in 0..200 {

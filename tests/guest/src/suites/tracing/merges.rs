@@ -18,6 +18,7 @@ use guest::memory::pagemap::Frame;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
 use guest::process::task::PATIENCE;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
@@ -26,19 +27,13 @@ use super::registered;
 use super::IDS;
 use super::PAGES;
 
-pub(super) const TESTS: &[Test] = &[
-    ("events_have_the_documented_fields", formats),
-    ("each_page_that_is_merged_is_an_event", merges),
-    ("each_page_of_zeros_that_is_merged_is_an_event", zeros),
-    (
-        "pages_that_fork_shared_are_an_event_for_each_mapping",
-        forked,
-    ),
-    ("unmerging_is_an_event_for_each_process", unmerge),
-    (
-        "unmerging_for_memory_that_goes_offline_is_told_apart",
-        offline,
-    ),
+pub(super) const TESTS: &[Test] = tests![
+    events_have_the_documented_fields,
+    each_page_that_is_merged_is_an_event,
+    each_page_of_zeros_that_is_merged_is_an_event,
+    pages_that_fork_shared_are_an_event_for_each_mapping,
+    unmerging_is_an_event_for_each_process,
+    unmerging_for_memory_that_goes_offline_is_told_apart,
 ];
 
 /// All events and their fields: they are an interface, documented in Documentation/tracing.md.
@@ -111,7 +106,7 @@ const FORMATS: &[(&str, &[&str])] = &[
     ("unmerge_end", &["u32 cause", "int error"]),
 ];
 
-fn formats(_: &Lab) -> Result {
+fn events_have_the_documented_fields(_: &Lab) -> Result {
     let names: Vec<&str> = FORMATS.iter().map(|&(name, _)| name).collect();
     expect::eq(
         "the events",
@@ -161,7 +156,7 @@ fn expect_merges(
     Ok(())
 }
 
-fn merges(lab: &Lab) -> Result {
+fn each_page_that_is_merged_is_an_event(lab: &Lab) -> Result {
     let peers = only(lab, 3, IDS)?;
     let mut before = Vec::new();
     for (peer, span) in &peers {
@@ -183,7 +178,7 @@ fn merges(lab: &Lab) -> Result {
     )
 }
 
-fn zeros(lab: &Lab) -> Result {
+fn each_page_of_zeros_that_is_merged_is_an_event(lab: &Lab) -> Result {
     let peers = only(lab, 2, Ids::ZERO)?;
     let mut before = Vec::new();
     for (peer, span) in &peers {
@@ -201,7 +196,7 @@ fn zeros(lab: &Lab) -> Result {
     expect::eq("events of other pages", 0, named(&events, "merge").len())
 }
 
-fn forked(lab: &Lab) -> Result {
+fn pages_that_fork_shared_are_an_event_for_each_mapping(lab: &Lab) -> Result {
     let peers = only(lab, 2, IDS)?;
     let (parent, span) = &peers[0];
     let before = parent.frames(*span)?;
@@ -220,7 +215,7 @@ fn forked(lab: &Lab) -> Result {
     )
 }
 
-fn unmerge(lab: &Lab) -> Result {
+fn unmerging_is_an_event_for_each_process(lab: &Lab) -> Result {
     let mut peers = only(lab, 2, IDS)?;
     peers.push(registered(lab, User::Alice, Ids::ZERO)?);
     scanner::merge()?;
@@ -247,7 +242,7 @@ fn unmerge(lab: &Lab) -> Result {
     expect::eq("error", 0, ends[0].number("error")?)
 }
 
-fn offline(lab: &Lab) -> Result {
+fn unmerging_for_memory_that_goes_offline_is_told_apart(lab: &Lab) -> Result {
     const MADV_SOFT_OFFLINE: i32 = 101;
     knob::set("movable", 0)?;
     let (a, in_a) = registered(lab, User::Root, IDS)?;

@@ -13,25 +13,26 @@ use guest::lab::Lab;
 use guest::lab::Test;
 use guest::process::peer::Kind;
 use guest::process::task;
+use guest::tests;
 use guest::Result;
 
 use super::only;
 use super::IDS;
 use super::PAGES;
 
-pub(super) const TESTS: &[Test] = &[
-    ("a_pass_begins_and_ends_with_its_number", numbers),
-    ("the_end_of_a_pass_says_what_it_brought", brought),
-    ("the_governor_says_why_it_chooses_a_share", governed),
-    ("without_a_governor_no_share_is_chosen", ungoverned),
-    ("short_passes_leave_other_cpus_alone", undisturbed),
+pub(super) const TESTS: &[Test] = tests![
+    a_pass_begins_and_ends_with_its_number,
+    the_end_of_a_pass_says_what_it_brought,
+    the_governor_says_why_it_chooses_a_share,
+    without_a_governor_no_share_is_chosen,
+    short_passes_leave_other_cpus_alone,
 ];
 
 fn named<'a>(events: &'a [Event], name: &str) -> Vec<&'a Event> {
     events.iter().filter(|event| event.name == name).collect()
 }
 
-fn numbers(lab: &Lab) -> Result {
+fn a_pass_begins_and_ends_with_its_number(lab: &Lab) -> Result {
     let _peers = only(lab, 2, IDS)?;
     // Completes a pass that was interrupted before.
     scanner::scan(1)?;
@@ -59,7 +60,7 @@ fn numbers(lab: &Lab) -> Result {
     expect::eq("passes that ended", (first + 1..=last).collect(), ended)
 }
 
-fn brought(lab: &Lab) -> Result {
+fn the_end_of_a_pass_says_what_it_brought(lab: &Lab) -> Result {
     let _peers = only(lab, 3, IDS)?;
     let recorder = Recorder::start()?;
     scanner::scan(5)?;
@@ -99,7 +100,7 @@ fn next_share(previous: i64, cause: &str) -> i64 {
     }
 }
 
-fn governed(lab: &Lab) -> Result {
+fn the_governor_says_why_it_chooses_a_share(lab: &Lab) -> Result {
     let _peers = only(lab, 3, IDS)?;
     let recorder = Recorder::start()?;
     knob::set("governor", "auto")?;
@@ -133,7 +134,7 @@ fn governed(lab: &Lab) -> Result {
     })
 }
 
-fn ungoverned(lab: &Lab) -> Result {
+fn without_a_governor_no_share_is_chosen(lab: &Lab) -> Result {
     let _peers = only(lab, 2, IDS)?;
     let recorder = Recorder::start()?;
     scanner::merge()?;
@@ -146,7 +147,7 @@ fn ungoverned(lab: &Lab) -> Result {
 
 /// New pages wait in a batch of the CPU that faulted them in. Passes over other memory must not drain
 /// these batches: the worker that drains them would take CPU time from the task.
-fn undisturbed(lab: &Lab) -> Result {
+fn short_passes_leave_other_cpus_alone(lab: &Lab) -> Result {
     const LEAST_PASSES: u64 = 100;
     // No other memory is in scope, and no two pages are equal.
     let _peers = only(lab, 1, IDS)?;

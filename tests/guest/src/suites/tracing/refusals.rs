@@ -20,6 +20,7 @@ use guest::memory::pages;
 use guest::process::peer::Kind;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
+use guest::tests;
 use guest::Result;
 use guest::Span;
 
@@ -27,30 +28,19 @@ use super::only;
 use super::IDS;
 use super::PAGES;
 
-pub(super) const TESTS: &[Test] = &[
-    ("a_pinned_page_is_refused_as_pinned", pinned),
-    ("a_pinned_page_of_zeros_is_refused_as_pinned", pinned_zeros),
-    (
-        "pages_with_equal_samples_are_refused_as_different",
-        different,
-    ),
-    (
-        "pages_whose_equals_were_locked_are_refused_as_target_gone",
-        target_gone,
-    ),
-    ("pages_beyond_the_limit_are_refused_as_full", full),
-    ("pages_of_too_many_processes_are_left_alone", left_alone),
-    ("pages_with_several_mappings_are_involved", involved),
-    (
-        "pages_of_a_full_cgroup_are_merged_without_reclaim",
-        full_cgroup,
-    ),
+pub(super) const TESTS: &[Test] = tests![
+    a_pinned_page_is_refused_as_pinned,
+    a_pinned_page_of_zeros_is_refused_as_pinned,
+    pages_with_equal_samples_are_refused_as_different,
+    pages_whose_equals_were_locked_are_refused_as_target_gone,
+    pages_beyond_the_limit_are_refused_as_full,
+    pages_of_too_many_processes_are_left_alone,
+    pages_with_several_mappings_are_involved,
+    pages_of_a_full_cgroup_are_merged_without_reclaim,
 ];
 
-pub(super) const HUGE_TESTS: &[Test] = &[(
-    "parts_of_a_large_page_with_references_are_refused_as_busy",
-    busy,
-)];
+pub(super) const HUGE_TESTS: &[Test] =
+    tests![parts_of_a_large_page_with_references_are_refused_as_busy];
 
 /// Merges what can be merged, and returns the refusals; expects that the counts match them.
 fn refused() -> Result<Vec<Event>> {
@@ -103,7 +93,7 @@ fn expect_all<'a>(
     Ok(refused)
 }
 
-fn pinned(lab: &Lab) -> Result {
+fn a_pinned_page_is_refused_as_pinned(lab: &Lab) -> Result {
     let peers = only(lab, 2, IDS)?;
     let [(a, in_a), (b, in_b)] = &peers[..] else {
         return Err("expected two".into());
@@ -125,7 +115,7 @@ fn pinned(lab: &Lab) -> Result {
     expect_all(&events, (b, *in_b), "target_gone").map(drop)
 }
 
-fn pinned_zeros(lab: &Lab) -> Result {
+fn a_pinned_page_of_zeros_is_refused_as_pinned(lab: &Lab) -> Result {
     let peers = only(lab, 1, Ids::ZERO)?;
     let (peer, span) = &peers[0];
     peer.pin(*span)?;
@@ -138,7 +128,7 @@ fn pinned_zeros(lab: &Lab) -> Result {
 }
 
 /// A sample is only a few words of a page: most pages that differ in one word have equal samples.
-fn different(lab: &Lab) -> Result {
+fn pages_with_equal_samples_are_refused_as_different(lab: &Lab) -> Result {
     let peers = only(lab, 2, IDS)?;
     let (b, in_b) = &peers[1];
     for page in 0..PAGES {
@@ -155,7 +145,7 @@ fn different(lab: &Lab) -> Result {
     )
 }
 
-fn target_gone(lab: &Lab) -> Result {
+fn pages_whose_equals_were_locked_are_refused_as_target_gone(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let in_a = a.anon(PAGES, IDS)?;
     scanner::scan(2)?;
@@ -169,7 +159,7 @@ fn target_gone(lab: &Lab) -> Result {
     Ok(())
 }
 
-fn full(lab: &Lab) -> Result {
+fn pages_beyond_the_limit_are_refused_as_full(lab: &Lab) -> Result {
     knob::set("max_page_sharing", 2)?;
     let peers = only(lab, 3, IDS)?;
     let events = refused()?;
@@ -184,7 +174,7 @@ fn full(lab: &Lab) -> Result {
     )
 }
 
-fn left_alone(lab: &Lab) -> Result {
+fn pages_of_too_many_processes_are_left_alone(lab: &Lab) -> Result {
     knob::set("max_page_sharing", 2)?;
     let peers = only(lab, 2, IDS)?;
     let (parent, span) = &peers[0];
@@ -199,7 +189,7 @@ fn left_alone(lab: &Lab) -> Result {
     )
 }
 
-fn involved(lab: &Lab) -> Result {
+fn pages_with_several_mappings_are_involved(lab: &Lab) -> Result {
     let peers = only(lab, 2, IDS)?;
     let (parent, span) = &peers[0];
     let child = parent.fork()?;
@@ -215,7 +205,7 @@ fn involved(lab: &Lab) -> Result {
 
 /// The shared page is charged before the replaced pages are freed, so the charge may exceed the limit
 /// for a moment.
-fn full_cgroup(lab: &Lab) -> Result {
+fn pages_of_a_full_cgroup_are_merged_without_reclaim(lab: &Lab) -> Result {
     knob::set("scope", "registered")?;
     let cgroup = Cgroup::new("full")?;
     cgroup.forbid_swap()?;
@@ -244,7 +234,7 @@ fn full_cgroup(lab: &Lab) -> Result {
 }
 
 /// A large folio cannot be split while something else holds a reference to any part of it.
-fn busy(lab: &Lab) -> Result {
+fn parts_of_a_large_page_with_references_are_refused_as_busy(lab: &Lab) -> Result {
     const HUGE: u64 = 512;
     let peers = only(lab, 1, IDS)?;
     let (peer, span) = &peers[0];

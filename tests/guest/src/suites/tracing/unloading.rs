@@ -18,17 +18,18 @@ use guest::ksm_v::module;
 use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
+use guest::tests;
 use guest::Context;
 use guest::Result;
 
 use super::only;
 use super::IDS;
 
-pub(super) const TESTS: &[Test] = &[
-    ("is_unloaded_while_it_is_traced", traced),
-    ("is_unloaded_while_its_trace_is_read", piped),
-    ("stays_while_a_file_in_debugfs_is_open", kept),
-    ("is_unloaded_between_readers_of_debugfs", readers),
+pub(super) const TESTS: &[Test] = tests![
+    is_unloaded_while_it_is_traced,
+    is_unloaded_while_its_trace_is_read,
+    stays_while_a_file_in_debugfs_is_open,
+    is_unloaded_between_readers_of_debugfs,
 ];
 
 /// Scans for a moment.
@@ -49,7 +50,7 @@ fn expect_gone() -> Result {
     Ok(())
 }
 
-fn traced(lab: &Lab) -> Result {
+fn is_unloaded_while_it_is_traced(lab: &Lab) -> Result {
     let _peers = only(lab, 2, IDS)?;
     let recorder = Recorder::start()?;
     for _ in 0..5 {
@@ -66,7 +67,7 @@ fn traced(lab: &Lab) -> Result {
 }
 
 /// A reader that waits for events gets the events so far, and then none.
-fn piped(lab: &Lab) -> Result {
+fn is_unloaded_while_its_trace_is_read(lab: &Lab) -> Result {
     let _peers = only(lab, 2, IDS)?;
     let recorder = Recorder::start()?;
     let done = AtomicBool::new(false);
@@ -93,7 +94,7 @@ fn piped(lab: &Lab) -> Result {
     })
 }
 
-fn kept(_: &Lab) -> Result {
+fn stays_while_a_file_in_debugfs_is_open(_: &Lab) -> Result {
     for name in debugfs::FILES {
         let path = debugfs::path(name);
         let mut file = File::open(&path).context(|| path.clone())?;
@@ -113,7 +114,7 @@ fn kept(_: &Lab) -> Result {
 
 /// Readers either read the files or find that they are gone; the module can be unloaded while no file
 /// is open.
-fn readers(_: &Lab) -> Result {
+fn is_unloaded_between_readers_of_debugfs(_: &Lab) -> Result {
     let done = AtomicBool::new(false);
     let read_all = || {
         while !done.load(Ordering::Relaxed) {
