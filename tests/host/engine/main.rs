@@ -11,17 +11,10 @@
 //! - [`seats`]: the number of pages that may be merged into one shared frame
 //! - [`property`]: how properties are checked
 
-#[path = "engine/api.rs"]
 mod api;
-#[path = "engine/flooding.rs"]
 mod flooding;
-#[path = "engine/property.rs"]
 mod property;
-#[path = "engine/rules.rs"]
 mod rules;
-#[path = "engine/seats.rs"]
 mod seats;
-#[path = "engine/stories.rs"]
 mod stories;
-#[path = "engine/table.rs"]
 mod table;
