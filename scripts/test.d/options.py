@@ -39,6 +39,7 @@ TESTS = program("ksm_v_guest_tests")
 SOAK_PROGRAM = program("ksm_v_soak")
 
 SOAK = library("soak_options")
+DISK = library("disk_options")
 KSMV = library("ksmv_options")
 KVM = library("kvm_options")
 STRESS = library("stress_options")

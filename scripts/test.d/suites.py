@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import shell
 from errors import Failure
 from options import (
-    BASH, CONTENDED_CPU, DEVICE, HOLD, INJECT, JUDGES, KSMV, KVM, LIVEPATCH, POISON, SETTINGS, SOAK,
-    SOAK_PROGRAM, STRESS, TESTS, TOOLS, TWO_NODES, ZRAM, Option, expand,
+    BASH, CONTENDED_CPU, DEVICE, DISK, HOLD, INJECT, JUDGES, KSMV, KVM, LIVEPATCH, POISON, SETTINGS,
+    SOAK, SOAK_PROGRAM, STRESS, TESTS, TOOLS, TWO_NODES, ZRAM, Option, expand,
 )  # fmt: skip
 
 # Debian's kernel of the series before the newest: its suites are skipped when the mirror no
@@ -82,7 +82,7 @@ SUITES = (
     _tests("unmerge", "stock", 600, "unmerge", uml=True),
     _tests("unmerge_short", "debug", 300, "unmerge waits"),
     _tests("reload", "stock", 600, "reload", uml=True),
-    _tests("movable", SERIES, 900, "movable", SOAK, DEVICE, LIVEPATCH),
+    _tests("movable", SERIES, 900, "movable", SOAK, DEVICE, DISK, LIVEPATCH),
     _tests("movable_short", "debug", 900, "movable move", SOAK, DEVICE, LIVEPATCH),
     _tests("left_alone", "stock", 600, "left_alone"),
     _tests("tracing", SERIES, 600, "tracing"),

@@ -15,6 +15,7 @@ use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::memory::swap::Swap;
+use guest::tests;
 use guest::Result;
 
 use super::group::Group;
