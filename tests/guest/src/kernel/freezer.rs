@@ -4,17 +4,15 @@
 //!
 //! Reference: Documentation/power/basic-pm-debugging.rst.
 
-use std::time::Duration;
-use std::time::Instant;
-
 use crate::expect;
 use crate::kernel::procfs;
+use crate::ksm_v::events::Recorder;
 use crate::process::task;
 use crate::Result;
 
-/// The minimum time for which the scanner must not run during a freeze of one second. It is shorter
-/// than a second because the two clocks are not read at the same instant.
-const STANDSTILL: Duration = Duration::from_millis(900);
+/// The last event before all tasks are frozen, and the first one after.
+const FROZEN: &str = "suspend_resume: freeze_processes[0] end";
+const THAWED: &str = "suspend_resume: thaw_processes[0] begin";
 
 /// Returns whether the kernel supports suspend-to-idle and its test mode.
 pub fn is_there() -> bool {
@@ -30,18 +28,29 @@ pub fn is_there() -> bool {
 pub fn freeze() -> Result {
     procfs::write("/sys/power/pm_test", "freezer")?;
     procfs::write("/sys/module/suspend/parameters/pm_test_delay", "1")?;
-    let pid = task::scanner()?;
-    let (start, before) = (Instant::now(), task::run_time_ns(pid)?);
+    let is_scanner = format!("next_pid == {}", task::scanner()?);
+    let recorder = Recorder::of_kernel_events(&[
+        ("power/suspend_resume", "val == 0"),
+        ("sched/sched_switch", &is_scanner),
+    ])?;
     let frozen = procfs::write("/sys/power/state", "freeze");
-    let ran = Duration::from_nanos(task::run_time_ns(pid)? - before);
-    // The scanner may also run until all other tasks are frozen, which takes time.
-    let stood_still = start.elapsed().saturating_sub(ran);
     procfs::write("/sys/power/pm_test", "none")?;
     frozen?;
-    expect::that(stood_still >= STANDSTILL, || {
-        format!(
-            "the scanner's standstill while all tasks were frozen for a second: \
-             expected {STANDSTILL:?} or more, found {stood_still:?}"
-        )
-    })
+    expect_frozen(&recorder.lines()?)
+}
+
+/// Expects that the scanner was not switched to between the two events.
+fn expect_frozen(lines: &[String]) -> Result {
+    let place = |text: &str| {
+        let found = lines.iter().position(|line| line.contains(text));
+        found.ok_or_else(|| format!("trace: expected {text:?}, found {lines:?}"))
+    };
+    let (frozen, thawed) = (place(FROZEN)?, place(THAWED)?);
+    let between = lines.get(frozen..thawed).unwrap_or(&[]);
+    let switches = between.iter().filter(|line| line.contains("sched_switch"));
+    expect::eq(
+        "switches to the scanner while all tasks were frozen",
+        0,
+        switches.count(),
+    )
 }

@@ -70,9 +70,17 @@ impl Recorder {
 
     /// Starts recording a kernel event, given as `system/name`, for which `filter` is true.
     pub fn of_kernel(event: &str, filter: &str) -> Result<Self> {
+        Self::of_kernel_events(&[(event, filter)])
+    }
+
+    /// Like [`Self::of_kernel`], for several events. Their order is right across CPUs.
+    pub fn of_kernel_events(events: &[(&str, &str)]) -> Result<Self> {
         let recorder = Self::new()?;
-        set(&format!("events/{event}/filter"), filter)?;
-        set(&format!("events/{event}/enable"), "1")?;
+        set("trace_clock", "global")?;
+        for (event, filter) in events {
+            set(&format!("events/{event}/filter"), filter)?;
+            set(&format!("events/{event}/enable"), "1")?;
+        }
         Ok(recorder)
     }
 
@@ -94,6 +102,11 @@ impl Recorder {
         let lines = event_lines(&text);
         let parse = |line| Event::parse(line).ok_or_else(|| format!("no event: {line:?}").into());
         lines.map(parse).collect()
+    }
+
+    /// The events recorded so far, as lines of a trace.
+    pub fn lines(&self) -> Result<Vec<String>> {
+        Ok(event_lines(&self.complete()?).map(str::to_owned).collect())
     }
 
     /// The number of events recorded so far.
