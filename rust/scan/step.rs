@@ -88,6 +88,12 @@ impl Progress {
         busy: 0,
         is_put_off: false,
     };
+
+    /// Goes on at `next`, which is in or after a VMA that ends at `area_end`; the part ends at `end`.
+    fn advance(&mut self, next: usize, area_end: usize, end: usize) {
+        self.next = (next < end).then_some(next);
+        self.area_end = area_end.min(end);
+    }
 }
 
 /// The address space being scanned.
@@ -266,54 +272,27 @@ impl Scanner {
             budget,
         );
         gatherer.space = space.id;
-        let (mut addr, mut area_end, mut is_admitted) = (range.start, range.start, false);
-        let (mut busy, mut is_put_off) = (0u64, false);
+        let mut progress = Progress {
+            next: (!range.is_empty()).then_some(range.start),
+            area_end: range.start,
+            ..Progress::NOTHING
+        };
         for _ in 0..AREAS {
-            let vma = match VmaReadGuard::next(space.mm, addr) {
-                NextArea::Locked(vma) if vma.start() < range.end => vma,
-                NextArea::Busy { .. } if space.is_patient => {
-                    gatherer.enter_area();
-                    is_put_off = true;
-                    break;
-                }
-                NextArea::Busy { end } => {
-                    busy = busy.saturating_add(1);
-                    gatherer.pass_busy_area(addr);
-                    addr = end;
-                    area_end = end.min(range.end);
-                    if addr >= range.end {
-                        break;
-                    }
-                    continue;
-                }
-                _ => {
-                    addr = range.end;
-                    break;
-                }
+            let Some(next) = progress.next.filter(|_| !progress.is_put_off) else {
+                break;
             };
-            let end = vma.end().min(range.end);
-            area_end = end;
-            gatherer.enter_area();
-            movers::meet_area(space.mm, &vma);
-            addr = if may_merge(space.mm, &vma, settings.policy) {
-                is_admitted = true;
-                let next = walk(&vma, addr.max(vma.start())..end, &mut gatherer);
-                gatherer.leave_area();
-                next
-            } else {
-                end
-            };
-            if gatherer.budget.is_spent() || addr >= range.end {
+            gather_area(
+                &mut gatherer,
+                settings,
+                space,
+                next..range.end,
+                &mut progress,
+            );
+            if gatherer.budget.is_spent() {
                 break;
             }
         }
-        Progress {
-            next: (addr < range.end).then_some(addr),
-            area_end,
-            is_admitted,
-            busy,
-            is_put_off,
-        }
+        progress
     }
 
     /// Samples more pages, from where `progress` ended up to `end`.
@@ -418,6 +397,44 @@ impl Scanner {
                 }),
             }
         }
+    }
+}
+
+/// Samples the pages of the first VMA in `range`, if they may be merged, and lets `progress` go on behind
+/// them.
+fn gather_area(
+    gatherer: &mut Gatherer<'_>,
+    settings: &StepSettings,
+    space: &Space<'_>,
+    range: Range<usize>,
+    progress: &mut Progress,
+) {
+    match VmaReadGuard::next(space.mm, range.start) {
+        NextArea::Locked(vma) if vma.start() < range.end => {
+            let part = range.start.max(vma.start())..vma.end().min(range.end);
+            let area_end = part.end;
+            gatherer.enter_area();
+            movers::meet_area(space.mm, &vma);
+            let next = if may_merge(space.mm, &vma, settings.policy) {
+                progress.is_admitted = true;
+                let next = walk(&vma, part, gatherer);
+                gatherer.leave_area();
+                next
+            } else {
+                area_end
+            };
+            progress.advance(next, area_end, range.end);
+        }
+        NextArea::Busy { .. } if space.is_patient => {
+            gatherer.enter_area();
+            progress.is_put_off = true;
+        }
+        NextArea::Busy { end } => {
+            progress.busy = progress.busy.saturating_add(1);
+            gatherer.pass_busy_area(range.start);
+            progress.advance(end, end, range.end);
+        }
+        _ => progress.next = None,
     }
 }
 

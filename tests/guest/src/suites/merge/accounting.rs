@@ -90,11 +90,13 @@ fn charges_end_with_the_last_sharer(lab: &Lab) -> Result {
 
 fn merging_frees_memory(lab: &Lab) -> Result {
     let peers = lab.alices(4)?;
+    let mut sets = Vec::new();
     for peer in &peers {
-        peer.anon(PAGES, Ids::each(10_000))?;
+        sets.push((peer, peer.anon(PAGES, Ids::each(10_000))?));
     }
     let before = free_pages()?;
     scanner::merge()?;
+    pages::expect_merged(&sets)?;
     let freed = free_pages()? as i64 - before as i64;
     let expected = (5 * PAGES / 2) as i64..=(7 * PAGES / 2) as i64;
     expect::within(
