@@ -103,7 +103,7 @@ pub(super) const THREADS: Attribute<Scand> = number!(
 
 pub(super) const MERGE_NOW: Attribute<Scand> =
     Attribute::write_only(c"merge_now", |scand, text| {
-        let region = engine::parse::region(text).ok_or(EINVAL)?;
-        let mm = process::find(region.pid).ok_or(ESRCH)?;
-        scand.daemon.merge_now(&mm, region.range)
+        let part = engine::parse::process_part(text).ok_or(EINVAL)?;
+        let mm = process::find(part.pid).ok_or(ESRCH)?;
+        scand.daemon.merge_now(&mm, part.range)
     });

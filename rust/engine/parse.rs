@@ -9,7 +9,7 @@
 //! # Examples
 //!
 //! ```
-//! use engine::parse::{decimal, region, word, Region};
+//! use engine::parse::{decimal, process_part, word, ProcessPart};
 //!
 //! // `scan_rate`
 //! assert_eq!(decimal(b"100\n", u32::MAX.into()), Some(100));
@@ -20,8 +20,8 @@
 //!
 //! // `merge_now`
 //! let range = 0x1000..0x3000;
-//! assert_eq!(region(b"42 1000 0x3000"), Some(Region { pid: 42, range }));
-//! assert_eq!(region(b"42 1000 1fff"), None, "not a multiple of the page size");
+//! assert_eq!(process_part(b"42 1000 0x3000"), Some(ProcessPart { pid: 42, range }));
+//! assert_eq!(process_part(b"42 1000 1fff"), None, "not a multiple of the page size");
 //! ```
 
 use crate::content::PAGE_SIZE;
@@ -37,7 +37,7 @@ pub fn decimal(text: &[u8], max: u64) -> Option<u64> {
 
 /// A process, or a part of its address space.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Region {
+pub struct ProcessPart {
     /// The process's id.
     pub pid: i32,
     /// A page-aligned range of addresses, or all addresses.
@@ -48,7 +48,7 @@ pub struct Region {
 /// a leading `0x`, and multiples of [`PAGE_SIZE`].
 ///
 /// Returns `None` for anything else, including an empty range.
-pub fn region(text: &[u8]) -> Option<Region> {
+pub fn process_part(text: &[u8]) -> Option<ProcessPart> {
     let mut fields = without_newline(text).split(|&byte| byte == b' ');
     let pid = i32::try_from(number(fields.next()?, 10)?).ok()?;
     let range = match fields.next() {
@@ -56,7 +56,7 @@ pub fn region(text: &[u8]) -> Option<Region> {
         None => 0..usize::MAX,
     };
     let is_sound = fields.next().is_none() && !range.is_empty();
-    is_sound.then_some(Region { pid, range })
+    is_sound.then_some(ProcessPart { pid, range })
 }
 
 /// Parses the address of a page.

@@ -3,7 +3,7 @@
 //! How far a pass has come: the processes still to come, and the parts of address spaces that were begun.
 
 use crate::mm::process::Cursor;
-use crate::scan::regions::Region;
+use crate::scan::regions::RegionVisit;
 use core::mem::replace;
 use core::ops::Range;
 use engine::delay::Delays;
@@ -25,7 +25,7 @@ pub(crate) struct Place {
     pub(crate) mm: ARef<Mm>,
     pub(crate) range: Range<usize>,
     /// The region at the start of the range, if its visit has begun.
-    pub(crate) visit: Option<Region>,
+    pub(crate) visit: Option<RegionVisit>,
     /// Number of PIDs passed to find the address space, if it has just been found.
     pub(crate) passed: Option<u32>,
     /// How often this place was put off because its next VMA was locked.

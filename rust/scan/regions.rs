@@ -34,13 +34,13 @@ pub(crate) enum Coming {
 
 /// The visits of a step, and the number of pages it merged.
 pub(crate) struct Visits {
-    regions: KVec<Region>,
+    regions: KVec<RegionVisit>,
     /// Pages merged in this step, with or without a visit.
     pages_merged: u64,
 }
 
 /// A region that is being visited.
-pub(crate) struct Region {
+pub(crate) struct RegionVisit {
     /// The ID of its address space.
     space: u64,
     range: Range<usize>,
@@ -64,7 +64,7 @@ impl Visits {
     }
 
     /// Continues a visit of an earlier step.
-    pub(crate) fn resume(&mut self, region: Option<Region>) {
+    pub(crate) fn resume(&mut self, region: Option<RegionVisit>) {
         if let Some(region) = region {
             // This does not fail: it is the first visit of the step, and there is room for it.
             let _ = self.regions.push_within_capacity(region);
@@ -95,7 +95,7 @@ impl Visits {
                 return Coming::TooEarly(pages.unwrap_or_else(|| population().pages));
             };
             let is_settled = visit.is_settled;
-            let region = Region {
+            let region = RegionVisit {
                 space,
                 range: range.clone(),
                 visit,
@@ -188,10 +188,10 @@ impl Visits {
         &mut self,
         next: Option<(u64, usize)>,
         mut ended: impl FnMut(Visit, Outcome),
-    ) -> Option<Region> {
+    ) -> Option<RegionVisit> {
         let goes_on = next.is_some_and(|(space, addr)| self.goes_on(space, addr));
         let last = goes_on.then(|| self.regions.pop()).flatten();
-        for Region { visit, outcome, .. } in self.regions.drain_all() {
+        for RegionVisit { visit, outcome, .. } in self.regions.drain_all() {
             ended(visit, outcome);
         }
         last

@@ -97,7 +97,7 @@ impl Progress {
 }
 
 /// The address space being scanned.
-struct Space<'a> {
+struct ScannedSpace<'a> {
     mm: &'a MmWithUser,
     /// Address-space ID; `None` for `merge_now`.
     id: Option<u64>,
@@ -215,7 +215,7 @@ impl Scanner {
         let Some(domain) = domain else {
             return (Progress::NOTHING, 0);
         };
-        let space = Space {
+        let space = ScannedSpace {
             mm,
             id: match pages {
                 Pages::Due => space_id(mm),
@@ -259,7 +259,7 @@ impl Scanner {
         &mut self,
         commons: &Commons,
         settings: &StepSettings,
-        space: &Space<'_>,
+        space: &ScannedSpace<'_>,
         range: Range<usize>,
         budget: &mut Budget,
     ) -> Progress {
@@ -300,7 +300,7 @@ impl Scanner {
         &mut self,
         commons: &Commons,
         settings: &StepSettings,
-        space: &Space<'_>,
+        space: &ScannedSpace<'_>,
         progress: Progress,
         end: usize,
         budget: &mut Budget,
@@ -405,7 +405,7 @@ impl Scanner {
 fn gather_area(
     gatherer: &mut Gatherer<'_>,
     settings: &StepSettings,
-    space: &Space<'_>,
+    space: &ScannedSpace<'_>,
     range: Range<usize>,
     progress: &mut Progress,
 ) {

@@ -7,7 +7,7 @@ use engine::parse::decimal;
 use engine::parse::kstrtobool;
 use engine::parse::kstrtoint;
 use engine::parse::kstrtoul;
-use engine::parse::region;
+use engine::parse::process_part;
 use engine::parse::streq_word;
 use engine::parse::word;
 use engine::parse::Misfit;
@@ -119,7 +119,7 @@ fn a_page_of_text_is_read_to_its_end() {
 }
 
 #[test]
-fn region_accepts_a_process_or_a_part_of_it() {
+fn process_part_accepts_a_process_or_a_part_of_it() {
     for (text, pid, range) in [
         ("1", 1, 0..usize::MAX),
         ("4194304\n", 4_194_304, 0..usize::MAX),
@@ -128,13 +128,13 @@ fn region_accepts_a_process_or_a_part_of_it() {
         ("7 0x1000 0x3000\n", 7, 0x1000..0x3000),
         ("7 0 7ffFFFFff000", 7, 0..0x7fff_ffff_f000),
     ] {
-        let found = region(text.as_bytes()).map(|region| (region.pid, region.range));
+        let found = process_part(text.as_bytes()).map(|part| (part.pid, part.range));
         assert_eq!(found, Some((pid, range)), "{text:?}");
     }
 }
 
 #[test]
-fn region_refuses_everything_else() {
+fn process_part_refuses_everything_else() {
     for text in [
         "",
         "\n",
@@ -162,7 +162,7 @@ fn region_refuses_everything_else() {
         "1 0 10000000000000000",
         "1\t1000\t2000",
     ] {
-        assert_eq!(region(text.as_bytes()), None, "{text:?}");
+        assert_eq!(process_part(text.as_bytes()), None, "{text:?}");
     }
 }
 
@@ -250,11 +250,11 @@ proptest! {
     }
 
     #[test]
-    fn region_agrees_with_the_standard_library(
+    fn process_part_agrees_with_the_standard_library(
         text in "[0-9]{1,10}( (0x)?[0-9a-f]{0,4}000){0,3}[ x\n+-]{0,1}",
     ) {
-        let found = region(text.as_bytes()).map(|region| (region.pid, region.range));
-        prop_assert_eq!(found, knob::region(text.as_bytes()));
+        let found = process_part(text.as_bytes()).map(|part| (part.pid, part.range));
+        prop_assert_eq!(found, knob::process_part(text.as_bytes()));
     }
 
     #[test]

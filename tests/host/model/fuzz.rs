@@ -66,8 +66,8 @@ pub fn parse(data: &[u8]) {
     let number = engine::parse::decimal(text, max);
     assert_eq!(number, knob::decimal(text, max), "up to {max}");
     assert_eq!(engine::parse::word(text, &knob::WORDS), knob::word(text));
-    let region = engine::parse::region(text).map(|region| (region.pid, region.range));
-    assert_eq!(region, knob::region(text));
+    let part = engine::parse::process_part(text).map(|part| (part.pid, part.range));
+    assert_eq!(part, knob::process_part(text));
 }
 
 /// Prints the story after a failure.

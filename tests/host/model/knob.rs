@@ -21,8 +21,8 @@ pub fn word(text: &[u8]) -> Option<usize> {
     WORDS.iter().position(|&word| word == text)
 }
 
-/// The expected result of [`engine::parse::region`]: the process ID and the addresses.
-pub fn region(text: &[u8]) -> Option<(i32, Range<usize>)> {
+/// The expected result of [`engine::parse::process_part`]: the process ID and the addresses.
+pub fn process_part(text: &[u8]) -> Option<(i32, Range<usize>)> {
     let fields: Vec<&str> = bare(text)?.split(' ').collect();
     let address = |text: &&str| {
         let digits = text.strip_prefix("0x").unwrap_or(text);
