@@ -54,7 +54,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// Like [`Self::look`], but takes the result of [`Keys::inspect`].
+    /// Like [`Self::look`], but takes the result of [`Keys::inspect`](crate::keys::Keys::inspect).
     pub fn settle(&mut self, frame: Frame, inspected: Inspected) -> Verdict {
         let Inspected { sample, whole } = inspected;
         let key = if self.see_ambiguous(sample) {

@@ -90,10 +90,11 @@ impl<S: ScannerStorage> KsmScanner<S> {
     /// Adds a shared frame that was [announced](Self::announce) to the stable set under `key`, the key
     /// of its content. `pages` pages of `domain` are merged into it.
     ///
-    /// The caller has checked with [`Keys::is_of`] that the content has this key: under another key the
-    /// frame would not be found, and equal pages would get a second frame. If the key has got another
-    /// frame meanwhile, or there is no memory, the frame is retired and false is returned. Returns false,
-    /// too, if a recount has found that the frame is gone already: the content stays as it was.
+    /// The caller has checked with [`Keys::is_of`](crate::keys::Keys::is_of) that the content has this
+    /// key: under another key the frame would not be found, and equal pages would get a second frame.
+    /// If the key has got another frame meanwhile, or there is no memory, the frame is retired and
+    /// false is returned. Returns false, too, if a recount has found that the frame is gone already:
+    /// the content stays as it was.
     pub fn made(&mut self, key: Key, frame: Frame, domain: Domain, pages: u32) -> bool {
         if self.shared.get(frame).is_none() {
             return false;
@@ -205,7 +206,7 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
-    /// Iterates over the shared frames, see [`Shared::frames_after`].
+    /// Iterates over the shared frames, see [`Shared::frames_after`](crate::shared::Shared::frames_after).
     pub fn shared_frames_after(&self, last: Option<Frame>) -> impl Iterator<Item = Frame> + '_ {
         self.shared.frames_after(last)
     }
