@@ -362,8 +362,8 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
         }
         self.place(entry).or_else(|Full| {
             // The last home slots are crowded. If most of the others are not, a larger block does not
-            // help.
-            if !self.is_used(HALF) {
+            // help; but in a small block a few entries are a crowd.
+            if !self.is_used(HALF) && self.bytes() >= PAGE {
                 return Err(Full);
             }
             self.resize(storage, grown(self.bytes()))?;

@@ -156,7 +156,7 @@ pub fn merge() -> Result {
 /// The number of pages refused so far for a temporary reason; `None` if the counts cannot be read.
 fn refused_for_now() -> Option<u64> {
     // A pinned twin counts as `target_gone`.
-    const FOR_NOW: [&str; 4] = ["locked", "busy", "pinned", "target_gone"];
+    const FOR_NOW: [&str; 5] = ["locked", "busy", "pinned", "target_gone", "no_memory"];
     let refusals = debugfs::refusals().ok()?;
     Some(
         FOR_NOW
