@@ -409,6 +409,17 @@ fn a_table_with_ample_memory_is_never_full() {
     }
 }
 
+/// More than the last home and the tail of a first block have slots for, and less than half of the block.
+#[test]
+fn a_small_segment_grows_for_a_few_entries_of_its_last_home() {
+    const FEW: u64 = 14;
+    let memory = Memory::new(Plan::Ample);
+    let mut table = Table::<Item<AT_THE_ENDS>, Memory>::new();
+    for key in (0..FEW).map(|index| 2 * index + 1) {
+        assert_eq!(table.insert(&memory, Item::new(key, key)), Ok(()));
+    }
+}
+
 #[test]
 fn without_memory_to_grow_nearly_all_slots_can_be_used() {
     let mut pair = Pair::<SPREAD>::new();
