@@ -360,15 +360,15 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
                 return Err(Full);
             }
         }
-        self.place(entry).or_else(|Full| {
-            // The last home slots are crowded. If most of the others are not, a larger block does not
-            // help; but in a small block a few entries are a crowd.
-            if !self.is_used(HALF) && self.bytes() >= PAGE {
+        while self.place(entry).is_err() {
+            // The last home slots are crowded. A larger block helps entries that come in the order of
+            // their hashes, but not many hashes that are alike.
+            if !self.is_used(SPARSE) {
                 return Err(Full);
             }
             self.resize(storage, grown(self.bytes()))?;
-            self.place(entry)
-        })
+        }
+        Ok(())
     }
 
     fn place(&mut self, entry: E) -> Result<(), Full> {
@@ -561,8 +561,9 @@ const CROWDED: usize = 29;
 /// Number of 32 slots that may be in use if the segment can't grow. Some stay vacant so that each
 /// search ends.
 const FULL: usize = 31;
-/// Number of 32 slots in use below which growing does not help.
-const HALF: usize = 16;
+/// Number of 32 slots in use below which growing does not help. So a segment whose hashes are alike has
+/// at most 32 slots for an entry, and no more entries than the last home slot and the tail hold.
+const SPARSE: usize = 1;
 /// Number of 32 slots in use at most after shrinking: few enough that the segment does not grow again
 /// at once.
 const ROOMY: usize = 24;

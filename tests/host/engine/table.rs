@@ -420,6 +420,23 @@ fn a_small_segment_grows_for_a_few_entries_of_its_last_home() {
     }
 }
 
+/// Numbers that are given up in the order of the table are taken again in that order, or the reverse.
+#[test]
+fn sorted_entries_find_room_in_a_table_that_grows() {
+    const COUNT: u64 = 50_000;
+    let memory = Memory::new(Plan::Ample);
+    let mut keys: Vec<u64> = (0..COUNT).collect();
+    keys.sort_by_key(|&key| hash::<SPREAD>(key));
+    for keys in [keys.clone(), keys.into_iter().rev().collect()] {
+        let mut table = Table::<Item<SPREAD>, Memory>::new();
+        for key in keys {
+            assert_eq!(table.insert(&memory, Item::new(key, key)), Ok(()));
+        }
+        let slots = table.bytes() / ITEM;
+        assert!(slots < 3 * COUNT as usize, "{slots} slots for {COUNT}");
+    }
+}
+
 #[test]
 fn without_memory_to_grow_nearly_all_slots_can_be_used() {
     let mut pair = Pair::<SPREAD>::new();
