@@ -11,7 +11,7 @@ use crate::mm::process::COMM_LEN;
 use crate::mm::shared;
 use crate::mm::shared::SharedPage;
 use crate::mm::sharers;
-use crate::mm::unmerge::Outcome;
+use crate::mm::unmerge::UnmergeOutcome;
 use crate::mm::unmerge::Unmerger;
 use crate::mm::unmerge::Which;
 use crate::mm::zero;
@@ -151,7 +151,7 @@ fn is_nothing_left() -> bool {
 
 /// Whether another round would be vain after one that unmerged nothing: memory is short, or the
 /// remaining pages can't be copied.
-fn is_final(outcome: &Outcome, unmerger: &Unmerger, pages_shared: u64) -> bool {
+fn is_final(outcome: &UnmergeOutcome, unmerger: &Unmerger, pages_shared: u64) -> bool {
     if outcome.busy > 0 {
         return false;
     }
@@ -211,7 +211,7 @@ impl Patience {
 /// The pages that a round left, and some of their processes.
 #[derive(Default)]
 struct Rest {
-    outcome: Outcome,
+    outcome: UnmergeOutcome,
     names: [Option<Name>; Self::NAMES],
 }
 

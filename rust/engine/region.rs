@@ -70,13 +70,13 @@ pub struct Visit {
     /// Largest number of passes until the next visit.
     pub next_within: u8,
     /// Whether all pages were merged when they were last scanned, and the same pages are still mapped.
-    /// The visit then ends at once, whatever its [`Outcome`].
+    /// The visit then ends at once, whatever its [`VisitOutcome`].
     pub is_settled: bool,
 }
 
 /// The result of a visit, in pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
+pub struct VisitOutcome {
     /// Scanned pages, including merged ones.
     pub looked_at: u16,
     /// Pages that were already merged when the visit met them.
@@ -87,17 +87,17 @@ pub struct Outcome {
     pub is_promising: bool,
 }
 
-impl Outcome {
-    /// Number of pages that are merged now, with the flags of [`Record::merged`].
+impl VisitOutcome {
+    /// Number of pages that are merged now, with the flags of [`RegionRecord::merged`].
     fn merged_in_all(&self) -> u16 {
         let merged = self.found_merged.saturating_add(self.merged);
         // A region without pages is not settled, because the pages of settled regions count as scanned.
         let all = if merged == self.looked_at && merged > 0 {
-            Record::ALL
+            RegionRecord::ALL
         } else {
             0
         };
-        merged.min(Record::THRASHING - 1) | all
+        merged.min(RegionRecord::THRASHING - 1) | all
     }
 }
 
@@ -106,7 +106,7 @@ impl Outcome {
 pub struct Prospect {
     id: RegionId,
     plan: Plan,
-    record: Option<Record>,
+    record: Option<RegionRecord>,
 }
 
 impl Prospect {
@@ -118,7 +118,7 @@ impl Prospect {
         let Prospect { id, plan, record } = self;
         let mut visit = Visit {
             id: *id,
-            digest: Record::ANY_PAGES,
+            digest: RegionRecord::ANY_PAGES,
             next_within: 1,
             is_settled: false,
         };
@@ -129,11 +129,11 @@ impl Prospect {
         if is_due && visit.next_within == 1 && !was_merged {
             return Some(visit);
         }
-        let seen = record.map_or(Record::ANY_PAGES, |record| record.digest);
-        if !is_due && seen == Record::ANY_PAGES {
+        let seen = record.map_or(RegionRecord::ANY_PAGES, |record| record.digest);
+        if !is_due && seen == RegionRecord::ANY_PAGES {
             return None;
         }
-        visit.digest = digest().max(Record::ANY_PAGES + 1);
+        visit.digest = digest().max(RegionRecord::ANY_PAGES + 1);
         let is_scanned = plan.pass % LOOK_EVERY == 0;
         visit.is_settled = was_merged && seen == visit.digest && !is_scanned;
         (is_due || seen != visit.digest).then_some(visit)
@@ -141,12 +141,12 @@ impl Prospect {
 }
 
 /// The records of the regions that were visited.
-pub struct Regions<S: Storage<Record>> {
-    records: Table<Record, S>,
+pub struct Regions<S: Storage<RegionRecord>> {
+    records: Table<RegionRecord, S>,
     seed: u64,
 }
 
-impl<S: Storage<Record>> Regions<S> {
+impl<S: Storage<RegionRecord>> Regions<S> {
     /// Makes an empty set. A process that does not know `seed` can't make regions collide.
     pub const fn new(seed: u64) -> Self {
         Regions {
@@ -184,10 +184,10 @@ impl<S: Storage<Record>> Regions<S> {
         storage: &S,
         visit: Visit,
         plan: &Plan,
-        outcome: Outcome,
+        outcome: VisitOutcome,
     ) -> Result<(), Full> {
         let hash = self.hash(visit.id);
-        let first = Record::new(hash);
+        let first = RegionRecord::new(hash);
         let before = self.records.get(hash).copied().unwrap_or(first);
         let after = before.after(visit, plan, outcome);
         if plan.longest_interval <= 1 && !after.is_merged() {
@@ -207,7 +207,7 @@ impl<S: Storage<Record>> Regions<S> {
     }
 
     fn hash(&self, id: RegionId) -> u64 {
-        mix(id.0 ^ self.seed).min(Record::GREATEST_HASH)
+        mix(id.0 ^ self.seed).min(RegionRecord::GREATEST_HASH)
     }
 }
 
@@ -229,7 +229,7 @@ fn until_multiple(pass: u64, interval: u8) -> u8 {
 
 /// What is remembered of a region: 16 bytes.
 #[derive(Clone, Copy, Default)]
-pub struct Record {
+pub struct RegionRecord {
     /// The hash, inverted, so that a vacant slot has the greatest hash.
     not_hash: u64,
     /// Digest of the pages that were mapped when the last visit began; [`Self::ANY_PAGES`] if other
@@ -244,7 +244,7 @@ pub struct Record {
     due: u8,
 }
 
-impl Record {
+impl RegionRecord {
     const GREATEST_HASH: u64 = u64::MAX - 1;
     /// Stands for any digest.
     const ANY_PAGES: u32 = 0;
@@ -255,15 +255,15 @@ impl Record {
     const THRASHING: u16 = 1 << 14;
 
     fn new(hash: u64) -> Self {
-        Record {
+        RegionRecord {
             not_hash: !hash,
-            ..Record::default()
+            ..RegionRecord::default()
         }
     }
 
     /// Returns the record after one more visit.
-    fn after(self, visit: Visit, plan: &Plan, outcome: Outcome) -> Self {
-        let was_thrashing = self.merged & Record::THRASHING != 0;
+    fn after(self, visit: Visit, plan: &Plan, outcome: VisitOutcome) -> Self {
+        let was_thrashing = self.merged & RegionRecord::THRASHING != 0;
         let broke_again = self.broke_again(outcome);
         let has_hope = outcome.merged > 0 || outcome.is_promising;
         let is_intact = visit.is_settled || self.broken(outcome) == 0;
@@ -275,11 +275,15 @@ impl Record {
             (false, true, false) => 0,
             (false, false, _) => one_more,
         };
-        let flag = if is_thrashing { Record::THRASHING } else { 0 };
-        Record {
+        let flag = if is_thrashing {
+            RegionRecord::THRASHING
+        } else {
+            0
+        };
+        RegionRecord {
             // The pages of a thrashing region change all the time.
             digest: if is_thrashing {
-                Record::ANY_PAGES
+                RegionRecord::ANY_PAGES
             } else {
                 visit.digest
             },
@@ -292,35 +296,35 @@ impl Record {
 
     /// Returns the new value of [`Self::merged`], without [`Self::THRASHING`]. A visit that merges nothing
     /// does not forget the broken pages, because a later visit may merge them again.
-    fn merged_after(self, visit: Visit, outcome: Outcome) -> u16 {
-        let before = self.merged & !Record::THRASHING;
+    fn merged_after(self, visit: Visit, outcome: VisitOutcome) -> u16 {
+        let before = self.merged & !RegionRecord::THRASHING;
         if visit.is_settled {
             before
         } else if outcome.merged == 0 && self.broken(outcome) > 0 {
-            before & !Record::ALL
+            before & !RegionRecord::ALL
         } else {
             outcome.merged_in_all()
         }
     }
 
     /// Number of merged pages that were broken since they were merged.
-    fn broken(&self, outcome: Outcome) -> u16 {
-        let merged = self.merged & !(Record::ALL | Record::THRASHING);
+    fn broken(&self, outcome: VisitOutcome) -> u16 {
+        let merged = self.merged & !(RegionRecord::ALL | RegionRecord::THRASHING);
         merged.saturating_sub(outcome.found_merged)
     }
 
     /// Whether at least half as many merged pages were broken as this visit merged.
-    fn broke_again(&self, outcome: Outcome) -> bool {
+    fn broke_again(&self, outcome: VisitOutcome) -> bool {
         outcome.merged > 0 && self.broken(outcome) >= outcome.merged.div_ceil(2)
     }
 
     /// Whether all pages were merged when the last visit ended.
     fn is_merged(&self) -> bool {
-        self.merged & Record::ALL != 0
+        self.merged & RegionRecord::ALL != 0
     }
 }
 
-impl Entry for Record {
+impl Entry for RegionRecord {
     fn is_vacant(&self) -> bool {
         self.not_hash == 0
     }

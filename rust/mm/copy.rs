@@ -36,7 +36,7 @@ use kernel::prelude::*;
 
 /// What a page table entry maps now, instead of a page of the process's own.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Merged {
+pub(super) enum MergedPage {
     /// The shared page on this frame.
     On(Frame),
     /// The zero page, which replaced a page that was merged with it.
@@ -61,10 +61,10 @@ pub(super) enum Copied {
 /// # Errors
 ///
 /// `ENOMEM`.
-pub(super) fn copy(vma: &VmaReadGuard<'_>, addr: usize, merged: Merged) -> Result<Copied> {
+pub(super) fn copy(vma: &VmaReadGuard<'_>, addr: usize, merged: MergedPage) -> Result<Copied> {
     let original = match merged {
-        Merged::Zero => None,
-        Merged::On(frame) => match SharedPage::on(frame).filter(|page| !page.is_poisoned()) {
+        MergedPage::Zero => None,
+        MergedPage::On(frame) => match SharedPage::on(frame).filter(|page| !page.is_poisoned()) {
             Some(page) => Some(page),
             None => return Ok(Copied::Gone),
         },
@@ -95,10 +95,10 @@ pub(super) fn copy(vma: &VmaReadGuard<'_>, addr: usize, merged: Merged) -> Resul
 }
 
 /// Allocates a page by the memory policy of the VMA, and charges it to the process.
-fn new_page(vma: &VmaReadGuard<'_>, addr: usize, merged: Merged) -> Result<PageRef> {
+fn new_page(vma: &VmaReadGuard<'_>, addr: usize, merged: MergedPage) -> Result<PageRef> {
     let gfp = match merged {
-        Merged::Zero => shim::KSM_V_GFP_ASK_ZEROED,
-        Merged::On(_) => shim::KSM_V_GFP_ASK,
+        MergedPage::Zero => shim::KSM_V_GFP_ASK_ZEROED,
+        MergedPage::On(_) => shim::KSM_V_GFP_ASK,
     };
     let _scope = NoKill::begin();
     // SAFETY: The VMA lock is held, so the VMA is in place, and the address is in it.

@@ -26,7 +26,7 @@ use kernel::ffi::c_int;
 ///
 /// For `'a` the lock of the page table is held that contains `entry`, which is the entry of `vma` at
 /// `addr`. It mapped `page`, a folio of its own, when this was made.
-pub(super) struct Entry<'a> {
+pub(super) struct LockedEntry<'a> {
     entry: NonNull<bindings::pte_t>,
     addr: usize,
     vma: &'a StableVma<'a>,
@@ -62,7 +62,7 @@ impl Unflushed {
     }
 }
 
-impl<'a> Entry<'a> {
+impl<'a> LockedEntry<'a> {
     /// Wraps the entry `entry` of `vma` at `addr`, which maps `page`.
     ///
     /// # Safety
@@ -78,7 +78,7 @@ impl<'a> Entry<'a> {
     ) -> Self {
         // INVARIANT: The caller promises that the page table lock is held for `'a`, and that `entry`, the entry
         // of `vma` at `addr`, maps `page`.
-        Entry {
+        LockedEntry {
             entry,
             addr,
             vma,
@@ -87,7 +87,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-impl Entry<'_> {
+impl LockedEntry<'_> {
     /// Whether the entry maps a page for the CPU, without a mark of userfaultfd.
     ///
     /// This excludes entries that only a device uses, and entries whose writes user space wants to hear of.

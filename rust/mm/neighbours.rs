@@ -17,7 +17,7 @@
 
 use crate::mm::content::MappedPage;
 use crate::mm::entry::Cleared;
-use crate::mm::entry::Entry;
+use crate::mm::entry::LockedEntry;
 use crate::mm::mmu_notifier::Invalidation;
 use crate::mm::page::Kind;
 use crate::mm::page::LockedPage;
@@ -336,7 +336,7 @@ impl LockedCluster<'_> {
         &'t self,
         table: &'t LockedTable<'_>,
         index: usize,
-    ) -> Result<Entry<'t>, Option<Refusal>> {
+    ) -> Result<LockedEntry<'t>, Option<Refusal>> {
         let neighbour = self.neighbours.get(index).ok_or(None)?;
         let sharer = self.sharers.get(index).and_then(Option::as_ref);
         if neighbour.shared().is_some() && sharer.is_none() {
@@ -361,7 +361,7 @@ impl LockedCluster<'_> {
     fn replace_neighbour(
         &self,
         index: usize,
-        entry: &mut Entry<'_>,
+        entry: &mut LockedEntry<'_>,
         old: Cleared,
     ) -> Result<(), Refusal> {
         let is_expected = |content: &MappedPage<'_>| (self.is_expected)(index, content);

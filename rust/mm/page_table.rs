@@ -6,7 +6,7 @@
 //! [`include/linux/huge_mm.h`](srctree/include/linux/huge_mm.h);
 //! document: [`Documentation/mm/split_page_table_lock.rst`](srctree/Documentation/mm/split_page_table_lock.rst)
 
-use crate::mm::entry::Entry;
+use crate::mm::entry::LockedEntry;
 use crate::mm::mmu_notifier::Invalidation;
 use crate::mm::page::frame_of;
 use crate::mm::page::LockedPage;
@@ -191,7 +191,7 @@ impl<'a> LockedTable<'a> {
         addr: usize,
         page: &'a LockedPage<'a>,
         _invalidation: &Invalidation<'_>,
-    ) -> Option<Entry<'a>> {
+    ) -> Option<LockedEntry<'a>> {
         if !self.range.contains(&addr) {
             return None;
         }
@@ -200,13 +200,13 @@ impl<'a> LockedTable<'a> {
         let entry = unsafe { self.first.add(index) };
         // SAFETY: By the type invariant the page table lock is held.
         let maps_page = unsafe {
-            Entry::is_plain(entry)
+            LockedEntry::is_plain(entry)
                 && shim::ksm_v_pte_pfn(shim::ksm_v_ptep_get(entry.as_ptr())) as u64
                     == page.frame().0
         };
         // SAFETY: By the type invariant the page table lock is held as long as `self` is borrowed, and `entry`
         // is the entry of `vma` at `addr`. It is plain and maps `page`, as just checked.
-        maps_page.then(|| unsafe { Entry::from_raw(entry, addr, self.vma, page) })
+        maps_page.then(|| unsafe { LockedEntry::from_raw(entry, addr, self.vma, page) })
     }
 
     /// Maps `copy`, a new page, instead of `original`, if the first entry maps `original`; `None` is the

@@ -5,7 +5,7 @@
 //!
 //! C header: [`include/linux/rmap.h`](srctree/include/linux/rmap.h)
 
-use crate::mm::entry::Entry;
+use crate::mm::entry::LockedEntry;
 use crate::mm::mmu_notifier::Invalidation;
 use crate::mm::page::LockedPage;
 use crate::mm::vma::StableVma;
@@ -128,15 +128,15 @@ impl<'a> Mapping<'a> {
     ///
     /// `None` if the entry does not map the page for the CPU, or has a mark of userfaultfd; also if the
     /// mapping is a huge one, because the page was split before.
-    pub(super) fn entry(&mut self, _invalidation: &Invalidation<'_>) -> Option<Entry<'_>> {
+    pub(super) fn entry(&mut self, _invalidation: &Invalidation<'_>) -> Option<LockedEntry<'_>> {
         let entry = NonNull::new(self.walk.pte)?;
         // SAFETY: By the type invariant the lock of the entry's page table is held.
-        if !unsafe { Entry::is_plain(entry) } {
+        if !unsafe { LockedEntry::is_plain(entry) } {
             return None;
         }
         // SAFETY: By the type invariant the walk stopped at an entry of `vma` that maps `page`, and the lock of
         // its page table is held as long as `self` is borrowed. The entry is plain, as just checked.
-        Some(unsafe { Entry::from_raw(entry, self.walk.address, self.vma, self.page) })
+        Some(unsafe { LockedEntry::from_raw(entry, self.walk.address, self.vma, self.page) })
     }
 }
 

@@ -9,7 +9,7 @@ use crate::mm::anon_vmas::Known;
 use crate::shim;
 use core::ptr::NonNull;
 use engine::index::IndexEntry;
-use engine::region::Record;
+use engine::region::RegionRecord;
 use engine::seats::OwnSeats;
 use engine::shared::Retired;
 use engine::shared::SharedFrame;
@@ -45,7 +45,7 @@ unsafe impl Element for IndexEntry {
 }
 
 // SAFETY: The type consists of integers, and its default is derived, so the default is all zeroes.
-unsafe impl Element for Record {
+unsafe impl Element for RegionRecord {
     const IS_ZERO: bool = true;
 }
 

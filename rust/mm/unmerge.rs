@@ -9,7 +9,7 @@
 
 use crate::mm::copy::copy;
 use crate::mm::copy::Copied;
-use crate::mm::copy::Merged;
+use crate::mm::copy::MergedPage;
 use crate::mm::page::Kind;
 use crate::mm::room::Lack;
 use crate::mm::room::Room;
@@ -61,7 +61,7 @@ impl Which {
 
 /// The result of a visit to one or more address spaces.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Outcome {
+pub(crate) struct UnmergeOutcome {
     /// Pages that were broken apart.
     pub(crate) broken: u64,
     /// Mappings that stay because the page can't be copied, mostly because its memory has failed.
@@ -73,15 +73,15 @@ pub(crate) struct Outcome {
     pub(crate) crowded: u64,
 }
 
-impl Outcome {
+impl UnmergeOutcome {
     /// Whether something was left.
     pub(crate) fn is_partial(&self) -> bool {
         self.uncopied > 0 || self.busy > 0 || self.crowded > 0
     }
 
     /// Adds the result of another visit.
-    pub(crate) fn add(&mut self, other: &Outcome) {
-        let Outcome {
+    pub(crate) fn add(&mut self, other: &UnmergeOutcome) {
+        let UnmergeOutcome {
             broken,
             uncopied,
             busy,
@@ -117,7 +117,7 @@ pub(crate) fn unmerge(mm: &MmWithUser, which: Which) -> Result {
 }
 
 /// How to continue in an address space.
-enum Step {
+enum Next {
     /// At this address.
     At(usize),
     /// At this address, after asking for room for copies.
@@ -151,8 +151,8 @@ impl Unmerger {
     ///
     /// `ENOMEM`: the host has no memory for the copies. `ERESTARTSYS`: the caller has a signal pending.
     /// `EIO`: the memory of too many frames has failed.
-    pub(crate) fn unmerge(&mut self, mm: &MmWithUser) -> Result<Outcome> {
-        let mut outcome = Outcome::default();
+    pub(crate) fn unmerge(&mut self, mm: &MmWithUser) -> Result<UnmergeOutcome> {
+        let mut outcome = UnmergeOutcome::default();
         self.allowance = 0;
         let result = self.unmerge_all(mm, &mut outcome);
         if outcome.broken > 0 || result.is_err() {
@@ -162,12 +162,12 @@ impl Unmerger {
     }
 
     /// Breaks apart the merged pages of all VMAs.
-    fn unmerge_all(&mut self, mm: &MmWithUser, outcome: &mut Outcome) -> Result {
+    fn unmerge_all(&mut self, mm: &MmWithUser, outcome: &mut UnmergeOutcome) -> Result {
         let mut addr = 0;
         loop {
             addr = match self.unmerge_some(mm, addr, outcome)? {
-                Step::At(next) => next,
-                Step::Ask(next) => match self.room.ask(mm) {
+                Next::At(next) => next,
+                Next::Ask(next) => match self.room.ask(mm) {
                     Ok(()) => {
                         self.allowance = Room::PAGES;
                         next
@@ -178,7 +178,7 @@ impl Unmerger {
                         return Ok(());
                     }
                 },
-                Step::End => return Ok(()),
+                Next::End => return Ok(()),
             };
             if current!().signal_pending() {
                 return Err(ERESTARTSYS);
@@ -192,18 +192,18 @@ impl Unmerger {
         &mut self,
         mm: &MmWithUser,
         addr: usize,
-        outcome: &mut Outcome,
-    ) -> Result<Step> {
+        outcome: &mut UnmergeOutcome,
+    ) -> Result<Next> {
         match VmaReadGuard::next(mm, addr) {
             NextArea::Locked(vma) if self.which.concerns(&vma) => {
                 self.unmerge_area(&vma, addr, outcome)
             }
-            NextArea::Locked(vma) => Ok(Step::At(vma.end())),
+            NextArea::Locked(vma) => Ok(Next::At(vma.end())),
             NextArea::Busy { end } => {
                 outcome.busy = outcome.busy.saturating_add(1);
-                Ok(Step::At(end))
+                Ok(Next::At(end))
             }
-            NextArea::None => Ok(Step::End),
+            NextArea::None => Ok(Next::End),
         }
     }
 
@@ -212,15 +212,15 @@ impl Unmerger {
         &mut self,
         vma: &VmaReadGuard<'_>,
         addr: usize,
-        outcome: &mut Outcome,
-    ) -> Result<Step> {
+        outcome: &mut UnmergeOutcome,
+    ) -> Result<Next> {
         let mut range = addr.max(vma.start())..vma.end();
         while let Some((at, merged)) = self.find(vma, range.clone(), outcome) {
             if current!().signal_pending() {
-                return Ok(Step::At(at));
+                return Ok(Next::At(at));
             }
             if self.allowance == 0 {
-                return Ok(Step::Ask(at));
+                return Ok(Next::Ask(at));
             }
             self.allowance = self.allowance.saturating_sub(1);
             match copy(vma, at, merged)? {
@@ -228,7 +228,7 @@ impl Unmerger {
                 Copied::Gone => (),
                 Copied::Busy => outcome.busy = outcome.busy.saturating_add(1),
                 Copied::MemoryFailed => {
-                    if let Merged::On(frame) = merged {
+                    if let MergedPage::On(frame) = merged {
                         self.failed.push_within_capacity(frame).map_err(|_| EIO)?;
                     }
                     outcome.uncopied = outcome.uncopied.saturating_add(1);
@@ -236,7 +236,7 @@ impl Unmerger {
             }
             range.start = at.saturating_add(PAGE_SIZE);
         }
-        Ok(Step::At(range.end))
+        Ok(Next::At(range.end))
     }
 
     /// The first address in `range` at which a page to break apart is mapped, and the page. Counts pages
@@ -245,8 +245,8 @@ impl Unmerger {
         &mut self,
         vma: &VmaReadGuard<'_>,
         range: Range<usize>,
-        outcome: &mut Outcome,
-    ) -> Option<(usize, Merged)> {
+        outcome: &mut UnmergeOutcome,
+    ) -> Option<(usize, MergedPage)> {
         let mut finder = Finder {
             which: &self.which,
             failed: &mut self.failed,
@@ -263,7 +263,7 @@ impl Unmerger {
 struct Finder<'a> {
     which: &'a Which,
     failed: &'a mut KVVec<Frame>,
-    found: Option<(usize, Merged)>,
+    found: Option<(usize, MergedPage)>,
     /// Mappings that were skipped because their pages can't be copied.
     uncopied: u64,
 }
@@ -283,14 +283,14 @@ impl Visitor for Finder<'_> {
             self.uncopied = self.uncopied.saturating_add(1);
             return ControlFlow::Continue(());
         }
-        self.found = Some((addr, Merged::On(frame)));
+        self.found = Some((addr, MergedPage::On(frame)));
         ControlFlow::Break(())
     }
 
     fn merged_zero(&mut self, zero: MergedZero<'_>) -> ControlFlow<()> {
         match self.which {
             Which::All => {
-                self.found = Some((zero.addr(), Merged::Zero));
+                self.found = Some((zero.addr(), MergedPage::Zero));
                 ControlFlow::Break(())
             }
             Which::On(_) | Which::NotRegistered => ControlFlow::Continue(()),

@@ -10,7 +10,7 @@ use crate::mm::compare;
 use crate::mm::content::MappedPage;
 use crate::mm::content::StillPage;
 use crate::mm::entry::Cleared;
-use crate::mm::entry::Entry;
+use crate::mm::entry::LockedEntry;
 use crate::mm::page::PageRef;
 use crate::mm::refusal::Refusal;
 use crate::mm::shared::NewShared;
@@ -66,7 +66,7 @@ impl Replacement<'_> {
 /// Like the second half of `try_to_merge_one_page()` in `mm/ksm.c`: `pages_identical()`, then `replace_page()`.
 pub(super) fn verify_and_replace(
     terms: &Terms<'_>,
-    entry: &mut Entry<'_>,
+    entry: &mut LockedEntry<'_>,
     old: Cleared,
     replacement: &Replacement<'_>,
 ) -> Result<(), Refusal> {
@@ -89,7 +89,7 @@ pub(super) fn verify_and_replace(
 /// ([`Terms::allows`]).
 fn verify(
     terms: &Terms<'_>,
-    entry: &Entry<'_>,
+    entry: &LockedEntry<'_>,
     cleared: &Cleared,
     replacement: &Replacement<'_>,
 ) -> Result<(), Refusal> {

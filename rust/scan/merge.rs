@@ -432,22 +432,22 @@ fn merge(commons: &Commons, terms: &Terms<'_>, candidate: Candidate, visits: &mu
     let Candidate { frame, visit, .. } = candidate;
     let (attempt, shared) = Attempt::of_many(commons, terms, candidate);
     let merged = match (candidate.key, attempt.claim) {
-        (None, _) => terms.join_zero(frame).map(|()| Merged::Zero),
+        (None, _) => terms.join_zero(frame).map(|()| MergedInto::Zero),
         (Some(_), Claim::Nothing | Claim::Full(_) | Claim::Seat { .. }) => {
-            shared.and_then(|shared| terms.join(frame, shared).map(Merged::Into))
+            shared.and_then(|shared| terms.join(frame, shared).map(MergedInto::Existing))
         }
         (Some(_), Claim::Twin(twin)) if twin == frame => Err(Refusal::Gone),
         (Some(key), Claim::Twin(twin)) => {
             let is_expected =
                 |content: &MappedPage<'_>| commons.keys().is_of(key, attempt.domain, content);
-            terms.share(frame, twin, is_expected).map(Merged::New)
+            terms.share(frame, twin, is_expected).map(MergedInto::New)
         }
     };
     if merged.is_ok() {
         visits.count_merged(visit);
     }
-    let is_new = matches!(merged, Ok(Merged::New(_)));
-    let merged = merged.as_ref().map(Merged::shared);
+    let is_new = matches!(merged, Ok(MergedInto::New(_)));
+    let merged = merged.as_ref().map(MergedInto::shared);
     attempt.end(
         &mut commons.sets().lock(),
         terms,
@@ -457,18 +457,18 @@ fn merge(commons: &Commons, terms: &Terms<'_>, candidate: Candidate, visits: &mu
 }
 
 /// The page that a page was merged into.
-enum Merged {
+enum MergedInto {
     Zero,
-    Into(SharedPage),
+    Existing(SharedPage),
     New(NewShared),
 }
 
-impl Merged {
+impl MergedInto {
     fn shared(&self) -> Option<&SharedPage> {
         match self {
-            Merged::Zero => None,
-            Merged::Into(shared) => Some(shared),
-            Merged::New(shared) => Some(shared),
+            MergedInto::Zero => None,
+            MergedInto::Existing(shared) => Some(shared),
+            MergedInto::New(shared) => Some(shared),
         }
     }
 }

@@ -7,10 +7,10 @@
 
 use crate::mm::page_table::Population;
 use core::ops::Range;
-use engine::region::Outcome;
 use engine::region::Prospect;
 use engine::region::RegionId;
 use engine::region::Visit;
+use engine::region::VisitOutcome;
 use kernel::prelude::*;
 
 /// The number of a visit of this step, or [`Self::NONE`] for a page scanned by `merge_now`.
@@ -45,7 +45,7 @@ pub(crate) struct RegionVisit {
     space: u64,
     range: Range<usize>,
     visit: Visit,
-    outcome: Outcome,
+    outcome: VisitOutcome,
     /// Pages sampled since [`Visits::take_sampled`] was called.
     sampled: usize,
 }
@@ -99,7 +99,7 @@ impl Visits {
                 space,
                 range: range.clone(),
                 visit,
-                outcome: Outcome::default(),
+                outcome: VisitOutcome::default(),
                 sampled: 0,
             };
             let is_noted = self.regions.push_within_capacity(region).is_ok();
@@ -158,7 +158,7 @@ impl Visits {
         }
     }
 
-    fn outcome(&mut self, no: VisitNo) -> Option<&mut Outcome> {
+    fn outcome(&mut self, no: VisitNo) -> Option<&mut VisitOutcome> {
         let region = self.regions.get_mut(usize::from(no.0))?;
         Some(&mut region.outcome)
     }
@@ -187,7 +187,7 @@ impl Visits {
     pub(crate) fn end(
         &mut self,
         next: Option<(u64, usize)>,
-        mut ended: impl FnMut(Visit, Outcome),
+        mut ended: impl FnMut(Visit, VisitOutcome),
     ) -> Option<RegionVisit> {
         let goes_on = next.is_some_and(|(space, addr)| self.goes_on(space, addr));
         let last = goes_on.then(|| self.regions.pop()).flatten();

@@ -22,10 +22,10 @@ use engine::mainline::Passes;
 use engine::pace::Governor;
 use engine::pace::Pacer;
 use engine::pace::Totals;
-use engine::region::Outcome;
 use engine::region::Plan;
 use engine::region::Regions;
 use engine::region::Visit;
+use engine::region::VisitOutcome;
 use kernel::prelude::*;
 use kernel::time::Instant;
 use kernel::time::Monotonic;
@@ -185,7 +185,7 @@ impl ScanState {
     }
 
     /// Ends a visit of a region.
-    pub(crate) fn end_visit(&mut self, visit: Visit, outcome: Outcome) {
+    pub(crate) fn end_visit(&mut self, visit: Visit, outcome: VisitOutcome) {
         let plan = self.plan();
         let remembered = self
             .regions

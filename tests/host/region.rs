@@ -3,10 +3,10 @@
 //! Tests of regions, some of which are visited less often than others.
 
 use engine::region::middle;
-use engine::region::Outcome;
 use engine::region::Plan;
 use engine::region::RegionId;
 use engine::region::Regions;
+use engine::region::VisitOutcome;
 use engine::region::LONGEST_INTERVAL;
 use model::memory::Memory;
 use model::memory::Plan as MemoryPlan;
@@ -16,7 +16,7 @@ const PAGES: u16 = 512;
 /// A digest of mapped pages, for tests in which it does not matter.
 const SAME: u32 = 1;
 
-const IN_VAIN: Outcome = Outcome {
+const IN_VAIN: VisitOutcome = VisitOutcome {
     looked_at: PAGES,
     found_merged: 0,
     merged: 0,
@@ -24,7 +24,7 @@ const IN_VAIN: Outcome = Outcome {
 };
 
 /// A visit that found all pages merged.
-const MERGED: Outcome = Outcome {
+const MERGED: VisitOutcome = VisitOutcome {
     found_merged: PAGES,
     ..IN_VAIN
 };
@@ -64,19 +64,19 @@ impl Passes {
     }
 
     /// Reaches a region and visits it with this outcome if it is due. Returns whether it was visited.
-    fn comes_to(&mut self, id: u64, digest: u32, outcome: Outcome) -> bool {
+    fn comes_to(&mut self, id: u64, digest: u32, outcome: VisitOutcome) -> bool {
         self.finds(id, digest, outcome) != Found::TooEarly
     }
 
     /// Like [`Self::comes_to`], but also returns whether the region was settled.
-    fn finds(&mut self, id: u64, digest: u32, outcome: Outcome) -> Found {
+    fn finds(&mut self, id: u64, digest: u32, outcome: VisitOutcome) -> Found {
         let plan = self.plan();
         let visit = self.regions.recall(RegionId(id), &plan).visit(|| digest);
         let Some(visit) = visit else {
             return Found::TooEarly;
         };
         let (found, outcome) = if visit.is_settled {
-            (Found::Settled, Outcome::default())
+            (Found::Settled, VisitOutcome::default())
         } else {
             (Found::Due, outcome)
         };
@@ -91,7 +91,7 @@ impl Passes {
     }
 
     /// Those of the next `count` passes in which a region is visited, if each visit has this outcome.
-    fn visits(&mut self, count: u64, outcome: Outcome) -> Vec<u64> {
+    fn visits(&mut self, count: u64, outcome: VisitOutcome) -> Vec<u64> {
         let mut visited = Vec::new();
         for _ in 0..count {
             if self.comes_to(1, SAME, outcome) {
@@ -114,11 +114,11 @@ fn barren_regions_are_visited_every_second_fourth_eighth_pass() {
 
 #[test]
 fn a_merge_or_the_hope_of_one_brings_a_visit_in_the_next_pass() {
-    let merged = Outcome {
+    let merged = VisitOutcome {
         merged: 1,
         ..IN_VAIN
     };
-    let promising = Outcome {
+    let promising = VisitOutcome {
         is_promising: true,
         ..IN_VAIN
     };
@@ -146,7 +146,7 @@ fn other_pages_in_a_barren_region_bring_a_visit_at_once() {
 #[test]
 fn thrashing_regions_are_visited_less_often_whatever_is_mapped() {
     let mut passes = Passes::new(8);
-    let all = Outcome {
+    let all = VisitOutcome {
         merged: PAGES,
         ..IN_VAIN
     };
@@ -168,7 +168,7 @@ fn collapses(passes: &mut Passes, count: u64, period: u64) -> u64 {
     let (mut sightings, mut digest, mut collapses) = (0, SAME, 0);
     for pass in 1..=count {
         let is_merged = sightings >= 3;
-        let outcome = Outcome {
+        let outcome = VisitOutcome {
             found_merged: if is_merged { PAGES / 4 } else { 0 },
             merged: if sightings == 2 { PAGES / 4 } else { 0 },
             // The first sighting is the first of that content.
@@ -205,11 +205,11 @@ fn pages_that_are_seldom_broken_are_merged_again() {
 #[test]
 fn a_region_that_keeps_its_merges_thrashes_no_longer() {
     let mut passes = Passes::new(8);
-    let again = Outcome {
+    let again = VisitOutcome {
         merged: PAGES / 4,
         ..IN_VAIN
     };
-    let intact = Outcome {
+    let intact = VisitOutcome {
         found_merged: PAGES / 4,
         ..IN_VAIN
     };
@@ -233,7 +233,7 @@ fn merges_that_last_are_no_thrashing() {
     let mut passes = Passes::new(8);
     for visit in 0..40 {
         // One page of four is broken each time.
-        let outcome = Outcome {
+        let outcome = VisitOutcome {
             found_merged: visit * 3,
             merged: 4,
             ..IN_VAIN
@@ -298,7 +298,7 @@ fn regions_that_are_gone_are_forgotten() {
 #[test]
 fn a_region_without_pages_to_merge_is_barren() {
     let mut passes = Passes::new(8);
-    let empty = Outcome {
+    let empty = VisitOutcome {
         looked_at: 0,
         ..IN_VAIN
     };
@@ -331,7 +331,7 @@ fn what_can_not_be_remembered_is_visited() {
 }
 
 /// Reaches a region that is due in each pass, in `passes.pass` and the next ones, with these digests.
-fn in_each_pass(passes: &mut Passes, digests: &[u32], outcome: Outcome) -> Vec<Found> {
+fn in_each_pass(passes: &mut Passes, digests: &[u32], outcome: VisitOutcome) -> Vec<Found> {
     let mut found = Vec::new();
     for &digest in digests {
         found.push(passes.finds(1, digest, outcome));
@@ -345,7 +345,7 @@ fn a_region_is_settled_while_the_same_merged_pages_are_mapped() {
     use Found::Due;
     use Found::Settled;
     let mut passes = Passes::new(1);
-    let just_merged = Outcome {
+    let just_merged = VisitOutcome {
         merged: PAGES,
         ..IN_VAIN
     };
@@ -360,7 +360,7 @@ fn a_region_is_settled_while_the_same_merged_pages_are_mapped() {
 #[test]
 fn a_region_with_a_page_that_is_not_merged_is_never_settled() {
     let mut passes = Passes::new(1);
-    let all_but_one = Outcome {
+    let all_but_one = VisitOutcome {
         found_merged: PAGES - 1,
         ..IN_VAIN
     };
@@ -385,7 +385,7 @@ fn settled_regions_are_looked_at_every_sixteen_passes() {
 fn a_settled_region_is_visited_as_seldom_as_any_barren_one() {
     let mut passes = Passes::new(8);
     assert_eq!(passes.visits(34, MERGED), [0, 1, 2, 4, 8, 16, 24, 32]);
-    let one_more = Outcome {
+    let one_more = VisitOutcome {
         looked_at: PAGES + 1,
         merged: 1,
         ..MERGED
