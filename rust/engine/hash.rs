@@ -126,6 +126,14 @@ pub const fn mix(value: u64) -> u64 {
     value ^ (value >> 33)
 }
 
+/// Mixes several values into one.
+#[inline]
+pub fn mix_all<const N: usize>(values: [u64; N]) -> u64 {
+    values
+        .into_iter()
+        .fold(0, |mixed, value| mix(mixed ^ value))
+}
+
 /// Undoes [`mix`].
 #[inline]
 pub const fn unmix(value: u64) -> u64 {

@@ -11,11 +11,11 @@
 //! C headers: [`include/linux/cred.h`](srctree/include/linux/cred.h),
 //! [`include/linux/user_namespace.h`](srctree/include/linux/user_namespace.h)
 
-use crate::mm::process::identity;
 use crate::mm::process::Owner;
 use crate::shim;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
+use engine::hash::mix_all;
 use engine::Domain;
 use kernel::bindings;
 use kernel::mm::Mm;
@@ -36,16 +36,16 @@ pub(super) struct Credentials<'a> {
 }
 
 impl<'a> Credentials<'a> {
-    /// Wraps the result of `__task_cred()`.
-    ///
-    /// # Safety
-    ///
-    /// `cred` must have been read from a task under the RCU read lock, which must be held for `'a`.
-    pub(super) unsafe fn from_raw(cred: NonNull<bindings::cred>) -> Self {
-        // INVARIANT: The caller promises that `cred` was read from a task under the RCU read lock, held for
-        // `'a`.
+    /// The credentials of `owner`.
+    pub(super) fn of(owner: &Owner<'a>) -> Self {
+        // SAFETY: By the invariant of `Owner` the RCU read lock keeps the task from being freed. Every task has
+        // credentials.
+        let cred = unsafe { shim::ksm_v_task_cred(owner.task().as_ptr()) };
         Credentials {
-            cred,
+            // INVARIANT: The credentials were read from a task under the RCU read lock, which is held for `'a`
+            // by the invariant of `Owner`.
+            // SAFETY: The credentials of a task are never null.
+            cred: unsafe { NonNull::new_unchecked(cred.cast_mut()) },
             _rcu: PhantomData,
         }
     }
@@ -99,7 +99,7 @@ impl<'a> Credentials<'a> {
         Domain(if self.exceed_the_users() {
             let cred = self.get();
             let namespace = cred.user_ns as u64;
-            identity([user_and_group, cred.cap_permitted.val, namespace])
+            mix_all([user_and_group, cred.cap_permitted.val, namespace])
         } else {
             user_and_group
         })
@@ -108,7 +108,7 @@ impl<'a> Credentials<'a> {
 
 /// Whether memory of `owner` may be merged, by its credentials and its dumpability.
 pub(super) fn admit(owner: &Owner<'_>, is_registered: bool) -> bool {
-    let credentials = owner.credentials();
+    let credentials = Credentials::of(owner);
     if credentials.are_mixed() {
         return false;
     }

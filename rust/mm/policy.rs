@@ -5,7 +5,8 @@
 //! Both are checked twice: when a VMA is scanned, and for every single mapping when a page is replaced, because
 //! after a fork a page may be mapped in processes of several domains.
 
-use crate::mm::credentials;
+use crate::mm::credentials::admit;
+use crate::mm::credentials::Credentials;
 use crate::mm::movers;
 use crate::mm::page::node_of;
 use crate::mm::process::Owner;
@@ -72,7 +73,7 @@ impl Policy {
     /// The domain of the memory of `owner`.
     pub(crate) fn domain(&self, owner: &Owner<'_>) -> Domain {
         Domain(match self.division {
-            Division::User => return owner.credentials().domain(),
+            Division::User => return Credentials::of(owner).domain(),
             Division::Process => owner.address_space_id(),
             Division::Cgroup => owner.cgroup_id(),
             Division::Global => 0,
@@ -123,7 +124,7 @@ impl Policy {
         {
             return false;
         }
-        credentials::admit(owner, is_registered)
+        admit(owner, is_registered)
     }
 }
 

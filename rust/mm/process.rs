@@ -5,11 +5,11 @@
 //! C headers: [`include/linux/pid.h`](srctree/include/linux/pid.h),
 //! [`include/linux/sched/signal.h`](srctree/include/linux/sched/signal.h)
 
-use crate::mm::credentials::Credentials;
 use crate::shim;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use engine::hash::mix;
+use engine::hash::mix_all;
 use engine::Space;
 use kernel::bindings;
 use kernel::mm::Mm;
@@ -161,14 +161,9 @@ impl<'a> Owner<'a> {
         self.mm
     }
 
-    /// The objective credentials.
-    pub(super) fn credentials(&self) -> Credentials<'a> {
-        // SAFETY: By the type invariant the RCU read lock keeps the task from being freed. Every task has
-        // credentials.
-        let cred = unsafe { shim::ksm_v_task_cred(self.task.as_ptr()) };
-        // SAFETY: Credentials of a task are never null. They were read under the RCU read lock, which is
-        // held for `'a`.
-        unsafe { Credentials::from_raw(NonNull::new_unchecked(cred.cast_mut())) }
+    /// The task itself. It is not freed during `'a`.
+    pub(super) fn task(&self) -> NonNull<bindings::task_struct> {
+        self.task
     }
 
     /// The id of the task's cgroup in the unified hierarchy.
@@ -184,7 +179,7 @@ impl<'a> Owner<'a> {
     /// start time, is unique in practice.
     pub(crate) fn address_space_id(&self) -> u64 {
         let id = self.tgid().unsigned_abs();
-        identity([self.mm.as_raw() as u64, id.into(), self.start_time()])
+        mix_all([self.mm.as_raw() as u64, id.into(), self.start_time()])
     }
 
     /// The identity of the address space in the seats of shared frames.
@@ -250,9 +245,4 @@ impl<'a> Owner<'a> {
         // SAFETY: By the type invariant the RCU read lock keeps the task from being freed.
         unsafe { shim::ksm_v_task_is_dumpable(self.task.as_ptr()) }
     }
-}
-
-/// Combines the parts of an identity into a single number.
-pub(super) fn identity(parts: [u64; 3]) -> u64 {
-    parts.into_iter().fold(0, |id, part| mix(id ^ part))
 }
