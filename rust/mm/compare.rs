@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reads and compares whole pages: the lowest layer, which [`crate::mm::content`] calls. The comparison that decides
-//! about a merge is made in [`crate::mm::verify`].
+//! Reads and compares the contents of pages ([`crate::mm::content`]). The comparison that decides about a merge is
+//! made in [`crate::mm::verify`].
 //!
 //! On x86, it reads 32 bytes at a time if the processor can. That takes a quarter of the instructions that
 //! words take, and most comparisons run under the page table lock. It uses instructions whose machine
@@ -12,10 +12,55 @@
 //! [`arch/x86/include/asm/extable.h`](srctree/arch/x86/include/asm/extable.h)
 
 use crate::mm::content::MappedPage;
+use crate::mm::content::SampledPage;
 #[cfg(CONFIG_X86_64)]
 use crate::shim;
 #[cfg(not(CONFIG_X86_64))]
 use engine::content;
+use engine::content::WORDS;
+use engine::Content;
+
+impl Content for MappedPage<'_> {
+    #[inline]
+    fn word(&self, index: usize) -> u64 {
+        if index >= WORDS {
+            return 0;
+        }
+        // SAFETY: By the type invariant the page is valid, and `index` is within it. The read is volatile
+        // because user space may be writing.
+        unsafe { self.words().add(index).read_volatile() }
+    }
+
+    #[inline]
+    fn is_zero(&self) -> bool {
+        is_zero(self)
+    }
+}
+
+impl Content for SampledPage<'_> {
+    #[inline]
+    fn word(&self, index: usize) -> u64 {
+        if index >= WORDS {
+            return 0;
+        }
+        // SAFETY: By the invariant of `MappedPage` the page is valid, and `index` is within it.
+        unsafe { read(self.0.words(), index) }
+    }
+}
+
+impl MappedPage<'_> {
+    /// Whether all of the page can be read, as far as the architecture can tell. Must be called before a
+    /// read of many words: a load from failed memory crashes the machine.
+    #[inline]
+    pub(crate) fn is_readable(&self) -> bool {
+        #[cfg(CONFIG_X86_MCE)]
+        // SAFETY: By the type invariant the page is valid; the function recovers if its memory fails.
+        let is_readable = unsafe { shim::ksm_v_page_is_readable(self.words().cast()) };
+        #[cfg(not(CONFIG_X86_MCE))]
+        let is_readable = true;
+        is_readable
+    }
+}
 
 /// Whether two pages are equal, byte for byte, as `pages_identical()` in `include/linux/mm.h` says. A page whose
 /// memory fails equals no page.
@@ -24,7 +69,7 @@ use engine::content;
 pub(super) fn same(one: &MappedPage<'_>, other: &MappedPage<'_>) -> bool {
     // SAFETY: Only threads call this, so vector registers may be used. By the invariant of `MappedPage`
     // both pages are valid. The function tolerates concurrent writes.
-    unsafe { shim::ksm_v_pages_same(one.as_ptr(), other.as_ptr()) }
+    unsafe { shim::ksm_v_pages_same(one.words().cast(), other.words().cast()) }
 }
 
 /// Whether every byte of a page is zero; false if its memory fails.
@@ -33,7 +78,7 @@ pub(super) fn same(one: &MappedPage<'_>, other: &MappedPage<'_>) -> bool {
 pub(super) fn is_zero(page: &MappedPage<'_>) -> bool {
     // SAFETY: Only threads call this, so vector registers may be used. By the invariant of `MappedPage` the
     // page is valid. The function tolerates concurrent writes.
-    unsafe { shim::ksm_v_page_is_zero(page.as_ptr()) }
+    unsafe { shim::ksm_v_page_is_zero(page.words().cast()) }
 }
 
 /// Whether two pages are equal, byte for byte.
@@ -50,21 +95,6 @@ pub(super) fn is_zero(page: &MappedPage<'_>) -> bool {
     content::is_zero(page)
 }
 
-/// Whether all of a page can be read, as far as the architecture can tell.
-#[inline]
-pub(super) fn is_readable(page: &MappedPage<'_>) -> bool {
-    #[cfg(CONFIG_X86_MCE)]
-    // SAFETY: By the invariant of `MappedPage` the page is valid; the function recovers if its memory
-    // fails.
-    let is_readable = unsafe { shim::ksm_v_page_is_readable(page.as_ptr()) };
-    #[cfg(not(CONFIG_X86_MCE))]
-    let is_readable = {
-        let _ = page;
-        true
-    };
-    is_readable
-}
-
 /// Reads the word at `index`; returns an arbitrary number if its memory fails.
 ///
 /// # Safety
@@ -72,7 +102,7 @@ pub(super) fn is_readable(page: &MappedPage<'_>) -> bool {
 /// There must be a word at `index`. Its memory may have failed, and it may be written to at the same time.
 #[cfg(CONFIG_X86_MCE)]
 #[inline]
-pub(super) unsafe fn read(words: *const u64, index: usize) -> u64 {
+unsafe fn read(words: *const u64, index: usize) -> u64 {
     let value;
     // SAFETY: The instruction loads one word, which the caller promises to exist. After a machine check or
     // a fault, execution continues at the label behind the load, as this module's exception table says.
@@ -104,7 +134,7 @@ pub(super) unsafe fn read(words: *const u64, index: usize) -> u64 {
 /// There must be a word at `index`. It may be written to at the same time.
 #[cfg(not(CONFIG_X86_MCE))]
 #[inline]
-pub(super) unsafe fn read(words: *const u64, index: usize) -> u64 {
+unsafe fn read(words: *const u64, index: usize) -> u64 {
     // SAFETY: The caller promises that there is a word at `index`. The read is volatile because of
     // concurrent writes.
     unsafe { words.add(index).read_volatile() }

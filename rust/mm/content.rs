@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The content of a page, in the kernel's linear mapping.
+//! The content of a page, in the kernel's linear mapping: who may be writing to it. [`crate::mm::compare`] reads it.
 //!
 //! - [`MappedPage`]: its owner may write to it at the same time.
 //! - [`SampledPage`]: a few words of it, which may be read even if its memory has failed.
@@ -8,12 +8,8 @@
 //!
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h) (`page_address()`)
 
-use crate::mm::compare;
-use crate::mm::page::PageRef;
 use core::marker::PhantomData;
 use core::ops::Deref;
-use engine::content::WORDS;
-use engine::Content;
 
 /// The content of a page. Its owner may be writing to it at the same time.
 ///
@@ -22,7 +18,7 @@ use engine::Content;
 /// `words` points to the page in the kernel's linear mapping. The page is valid as long as this exists.
 pub(crate) struct MappedPage<'a> {
     words: *const u64,
-    _page: PhantomData<&'a PageRef>,
+    _page: PhantomData<&'a ()>,
 }
 
 // All memory is in the linear mapping, so no page has to be mapped temporarily.
@@ -45,17 +41,10 @@ impl MappedPage<'_> {
         }
     }
 
-    #[cfg(CONFIG_X86_64)]
+    /// The first word of the page. The page is valid as long as `self` exists.
     #[inline]
-    pub(super) fn as_ptr(&self) -> *const kernel::ffi::c_void {
-        self.words.cast()
-    }
-
-    /// Whether all of the page can be read, as far as the architecture can tell. Must be called before a
-    /// read of many words: a load from failed memory crashes the machine.
-    #[inline]
-    pub(crate) fn is_readable(&self) -> bool {
-        compare::is_readable(self)
+    pub(super) fn words(&self) -> *const u64 {
+        self.words
     }
 
     /// The same page, to read a few words. A word whose memory has failed reads as an arbitrary number.
@@ -66,35 +55,7 @@ impl MappedPage<'_> {
 }
 
 /// A page from which a few words are read, even if its memory has failed.
-pub(super) struct SampledPage<'a>(&'a MappedPage<'a>);
-
-impl Content for SampledPage<'_> {
-    #[inline]
-    fn word(&self, index: usize) -> u64 {
-        if index >= WORDS {
-            return 0;
-        }
-        // SAFETY: By the invariant of `MappedPage` the page is valid, and `index` is within it.
-        unsafe { compare::read(self.0.words, index) }
-    }
-}
-
-impl Content for MappedPage<'_> {
-    #[inline]
-    fn word(&self, index: usize) -> u64 {
-        if index >= WORDS {
-            return 0;
-        }
-        // SAFETY: By the type invariant the page is valid, and `index` is within it. The read is volatile
-        // because user space may be writing.
-        unsafe { self.words.add(index).read_volatile() }
-    }
-
-    #[inline]
-    fn is_zero(&self) -> bool {
-        compare::is_zero(self)
-    }
-}
+pub(super) struct SampledPage<'a>(pub(super) &'a MappedPage<'a>);
 
 /// The content of a page that nobody writes to, so that a comparison stays valid.
 ///
