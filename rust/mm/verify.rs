@@ -11,6 +11,7 @@ use crate::mm::content::MappedPage;
 use crate::mm::content::StillPage;
 use crate::mm::entry::Cleared;
 use crate::mm::entry::LockedEntry;
+use crate::mm::movers;
 use crate::mm::page::PageRef;
 use crate::mm::refusal::Refusal;
 use crate::mm::shared::NewShared;
@@ -33,9 +34,10 @@ pub(super) enum Replacement<'a> {
 }
 
 impl Replacement<'_> {
-    /// Whether this replacement must not be mapped in `vma`.
+    /// Whether this replacement must not be mapped in `vma`: the zero page, if the kernel forbids it there, or if it
+    /// would move such a mapping without the mark (`move_zeropage_pte()`).
     pub(super) fn is_forbidden_in(&self, vma: &StableVma<'_>) -> bool {
-        matches!(self, Replacement::Zero) && vma.forbids_zero_page()
+        matches!(self, Replacement::Zero) && (vma.forbids_zero_page() || movers::includes(vma.mm()))
     }
 
     /// Compares `content`, the content of `page`, with this replacement, byte for byte, as `pages_identical()`

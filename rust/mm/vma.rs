@@ -9,7 +9,6 @@
 //! C headers: [`include/linux/mmap_lock.h`](srctree/include/linux/mmap_lock.h),
 //! [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
-use crate::mm::movers;
 use crate::shim;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
@@ -91,12 +90,10 @@ impl<'a> StableVma<'a> {
         unsafe { shim::ksm_v_userfaultfd_armed(self.as_ptr()) }
     }
 
-    /// Whether merged pages of this address space must not be replaced by the zero page: because the kernel
-    /// forbids it, or because it would move such a mapping without the mark (`move_zeropage_pte()`).
-    pub(crate) fn forbids_zero_page(&self) -> bool {
+    /// Whether the kernel forbids to map the zero page in this address space.
+    pub(super) fn forbids_zero_page(&self) -> bool {
         // SAFETY: By the type invariant the VMA is in place, and with it the mm.
-        let is_forbidden = unsafe { shim::ksm_v_mm_forbids_zeropage(self.mm().as_raw()) };
-        is_forbidden || movers::includes(self.mm())
+        unsafe { shim::ksm_v_mm_forbids_zeropage(self.mm().as_raw()) }
     }
 
     /// The protection of new read-only mappings.
