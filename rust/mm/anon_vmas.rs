@@ -8,6 +8,7 @@
 //!
 //! C header: [`include/linux/rmap.h`](srctree/include/linux/rmap.h)
 
+use crate::mm::storage::Element;
 use crate::mm::storage::KernelStorage;
 use crate::mm::vma::StableVma;
 use crate::shim;
@@ -37,7 +38,7 @@ impl Number {
 
 /// An anon_vma in the table, with a reference.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Known {
+struct Known {
     /// The [`tag`] of its address; 0 for a vacant slot.
     tag: u64,
     number: u32,
@@ -53,6 +54,11 @@ impl Entry for Known {
     fn hash(&self) -> u64 {
         !self.tag
     }
+}
+
+// SAFETY: The type consists of integers, and its default is derived, so the default is all zeroes.
+unsafe impl Element for Known {
+    const IS_ZERO: bool = true;
 }
 
 kernel::sync::global_lock! {

@@ -5,7 +5,6 @@
 //! C headers: [`include/linux/gfp.h`](srctree/include/linux/gfp.h),
 //! [`include/linux/slab.h`](srctree/include/linux/slab.h)
 
-use crate::mm::anon_vmas::Known;
 use crate::shim;
 use core::ptr::NonNull;
 use engine::index::IndexEntry;
@@ -28,12 +27,12 @@ use kernel::ffi::c_void;
 /// May reclaim, unless `MAY_RECLAIM` is false: for tables that grow under locks which reclaim takes, too.
 pub(crate) struct KernelStorage<const MAY_RECLAIM: bool = true>;
 
-/// An element of the engine's tables.
+/// An element of the engine's tables, and of [`crate::mm::anon_vmas`].
 ///
 /// # Safety
 ///
 /// If `IS_ZERO`, bytes that are all zero must be the default value.
-unsafe trait Element: Copy + Default {
+pub(super) unsafe trait Element: Copy + Default {
     /// Whether the default value is all zeroes, so that a block of zeroes need not be written again. The
     /// kernel zeroes all allocations by default anyway (`init_on_alloc`).
     const IS_ZERO: bool;
@@ -62,11 +61,6 @@ unsafe impl Element for OwnSeats {
 // SAFETY: `IS_ZERO` is false, so nothing is promised: the layout of an enum with fields is unspecified.
 unsafe impl Element for SharedFrame {
     const IS_ZERO: bool = false;
-}
-
-// SAFETY: The type consists of integers, and its default is derived, so the default is all zeroes.
-unsafe impl Element for Known {
-    const IS_ZERO: bool = true;
 }
 
 impl<T: Element, const MAY_RECLAIM: bool> Storage<T> for KernelStorage<MAY_RECLAIM> {
