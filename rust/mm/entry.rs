@@ -3,15 +3,17 @@
 //! A page table entry (PTE) that maps a page to be replaced, under its page table lock: cleared and flushed
 //! first, then set to map the replacement, or restored.
 //!
-//! The rmap finds a single entry ([`crate::mm::rmap::Mapping`]); a locked page table has several
-//! ([`crate::mm::page_table::LockedTable`]).
+//! The rmap finds a single entry ([`Mapping`]); a locked page table has several ([`LockedTable`]).
 //!
 //! C headers: [`include/linux/pgtable.h`](srctree/include/linux/pgtable.h),
 //! [`include/linux/rmap.h`](srctree/include/linux/rmap.h)
 
 use crate::mm::content::StillPage;
+use crate::mm::mmu_notifier::Invalidation;
 use crate::mm::page::LockedPage;
 use crate::mm::page_table::Flushed;
+use crate::mm::page_table::LockedTable;
+use crate::mm::rmap::Mapping;
 use crate::mm::shared::Sharer;
 use crate::mm::vma::StableVma;
 use crate::shim;
@@ -62,47 +64,72 @@ impl Unflushed {
     }
 }
 
+/// Whether an entry maps a page for the CPU, without a mark of userfaultfd.
+///
+/// This excludes entries that only a device uses, and entries whose writes user space wants to hear of.
+///
+/// # Safety
+///
+/// The lock of the page table that contains `entry` must be held.
+unsafe fn is_plain(entry: NonNull<bindings::pte_t>) -> bool {
+    // SAFETY: The caller holds the page table lock, so the entry is in place and may be read.
+    unsafe {
+        let pte = shim::ksm_v_ptep_get(entry.as_ptr());
+        shim::ksm_v_pte_present(pte) && !shim::ksm_v_pte_uffd(pte)
+    }
+}
+
 impl<'a> LockedEntry<'a> {
-    /// Wraps the entry `entry` of `vma` at `addr`, which maps `page`.
+    /// The entry of `mapping`, to be replaced. The caller must have started an invalidation that covers it.
     ///
-    /// # Safety
-    ///
-    /// `entry` must be the entry of `vma` at `addr`, and must map `page`, a folio of its own, for the CPU and
-    /// without a mark of userfaultfd ([`Self::is_plain`]). The lock of the page table that contains `entry`
-    /// must be held for `'a`.
-    pub(super) unsafe fn from_raw(
-        entry: NonNull<bindings::pte_t>,
+    /// `None` if the entry does not map the page for the CPU, or has a mark of userfaultfd; also if the
+    /// mapping is a huge one, because the page was split before.
+    pub(super) fn of_mapping(
+        mapping: &'a mut Mapping<'_>,
+        _invalidation: &Invalidation<'_>,
+    ) -> Option<Self> {
+        let entry = mapping.entry()?;
+        // SAFETY: By the invariant of `Mapping` the lock of the entry's page table is held.
+        if !unsafe { is_plain(entry) } {
+            return None;
+        }
+        // INVARIANT: By the invariant of `Mapping` this is the entry of its VMA that maps its page, and the page
+        // table lock is held as long as `mapping` is borrowed.
+        Some(LockedEntry {
+            entry,
+            addr: mapping.addr(),
+            vma: mapping.vma(),
+            page: mapping.page(),
+        })
+    }
+
+    /// The entry of `table` at `addr`, if it maps `page`. The caller must have started an invalidation that
+    /// covers it.
+    pub(super) fn in_table(
+        table: &'a LockedTable<'_>,
         addr: usize,
-        vma: &'a StableVma<'a>,
         page: &'a LockedPage<'a>,
-    ) -> Self {
-        // INVARIANT: The caller promises that the page table lock is held for `'a`, and that `entry`, the entry
-        // of `vma` at `addr`, maps `page`.
-        LockedEntry {
+        _invalidation: &Invalidation<'_>,
+    ) -> Option<Self> {
+        let entry = table.entry(addr)?;
+        // SAFETY: By the invariant of `LockedTable` the page table lock is held.
+        let maps_page = unsafe {
+            is_plain(entry)
+                && shim::ksm_v_pte_pfn(shim::ksm_v_ptep_get(entry.as_ptr())) as u64
+                    == page.frame().0
+        };
+        // INVARIANT: The page table lock is held as long as `table` is borrowed, and `entry` is the entry of its
+        // VMA at `addr`. It maps `page`, as just checked.
+        maps_page.then(|| LockedEntry {
             entry,
             addr,
-            vma,
+            vma: table.vma(),
             page,
-        }
+        })
     }
 }
 
 impl LockedEntry<'_> {
-    /// Whether the entry maps a page for the CPU, without a mark of userfaultfd.
-    ///
-    /// This excludes entries that only a device uses, and entries whose writes user space wants to hear of.
-    ///
-    /// # Safety
-    ///
-    /// The lock of the page table that contains `entry` must be held.
-    pub(super) unsafe fn is_plain(entry: NonNull<bindings::pte_t>) -> bool {
-        // SAFETY: The caller holds the page table lock, so the entry is in place and may be read.
-        unsafe {
-            let pte = shim::ksm_v_ptep_get(entry.as_ptr());
-            shim::ksm_v_pte_present(pte) && !shim::ksm_v_pte_uffd(pte)
-        }
-    }
-
     /// The page that the entry maps, or mapped before it was cleared.
     pub(super) fn page(&self) -> &LockedPage<'_> {
         self.page

@@ -60,6 +60,7 @@
 //! [`crate::mm::process::Cursor`] returns it, too.
 
 use crate::mm::content::MappedPage;
+use crate::mm::entry::LockedEntry;
 use crate::mm::mmu_notifier::Invalidation;
 use crate::mm::page::Kind;
 use crate::mm::page::LockedPage;
@@ -237,7 +238,8 @@ impl Terms<'_> {
         let range = addr..addr.saturating_add(PAGE_SIZE);
         let invalidation = Invalidation::try_start(vma, range).ok_or(Refusal::Busy)?;
         let mut mapping = Mapping::find(page, vma, addr).ok_or(Refusal::Gone)?;
-        let mut entry = mapping.entry(&invalidation).ok_or(Refusal::Gone)?;
+        let entry = LockedEntry::of_mapping(&mut mapping, &invalidation);
+        let mut entry = entry.ok_or(Refusal::Gone)?;
         let old = entry.clear();
         verify_and_replace(self, &mut entry, old, &replacement)
     }

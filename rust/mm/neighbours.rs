@@ -353,7 +353,7 @@ impl LockedCluster<'_> {
         if page.is_pinned() {
             return Err(Some(Refusal::Pinned));
         }
-        let entry = table.entry(neighbour.addr, page, self.invalidation);
+        let entry = LockedEntry::in_table(table, neighbour.addr, page, self.invalidation);
         entry.ok_or(Some(Refusal::Gone))
     }
 

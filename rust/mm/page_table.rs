@@ -6,10 +6,8 @@
 //! [`include/linux/huge_mm.h`](srctree/include/linux/huge_mm.h);
 //! document: [`Documentation/mm/split_page_table_lock.rst`](srctree/Documentation/mm/split_page_table_lock.rst)
 
-use crate::mm::entry::LockedEntry;
 use crate::mm::mmu_notifier::Invalidation;
 use crate::mm::page::frame_of;
-use crate::mm::page::LockedPage;
 use crate::mm::page::PageRef;
 use crate::mm::shared::SharedPage;
 use crate::mm::vma::StableVma;
@@ -185,28 +183,19 @@ impl<'a> LockedTable<'a> {
         addresses.map(move |(index, addr)| (addr, first.wrapping_add(index)))
     }
 
-    /// The entry at `addr`, if it maps `page`. The caller must have started an invalidation that covers it.
-    pub(super) fn entry(
-        &'a self,
-        addr: usize,
-        page: &'a LockedPage<'a>,
-        _invalidation: &Invalidation<'_>,
-    ) -> Option<LockedEntry<'a>> {
+    /// The entry at `addr`.
+    pub(super) fn entry(&self, addr: usize) -> Option<NonNull<bindings::pte_t>> {
         if !self.range.contains(&addr) {
             return None;
         }
         let index = (addr - self.range.start) / PAGE_SIZE;
         // SAFETY: By the type invariant the entries of `range` follow `first`, and `addr` is in `range`.
-        let entry = unsafe { self.first.add(index) };
-        // SAFETY: By the type invariant the page table lock is held.
-        let maps_page = unsafe {
-            LockedEntry::is_plain(entry)
-                && shim::ksm_v_pte_pfn(shim::ksm_v_ptep_get(entry.as_ptr())) as u64
-                    == page.frame().0
-        };
-        // SAFETY: By the type invariant the page table lock is held as long as `self` is borrowed, and `entry`
-        // is the entry of `vma` at `addr`. It is plain and maps `page`, as just checked.
-        maps_page.then(|| unsafe { LockedEntry::from_raw(entry, addr, self.vma, page) })
+        Some(unsafe { self.first.add(index) })
+    }
+
+    /// The VMA whose page table this is.
+    pub(super) fn vma(&self) -> &'a StableVma<'a> {
+        self.vma
     }
 
     /// Maps `copy`, a new page, instead of `original`, if the first entry maps `original`; `None` is the

@@ -5,8 +5,6 @@
 //!
 //! C header: [`include/linux/rmap.h`](srctree/include/linux/rmap.h)
 
-use crate::mm::entry::LockedEntry;
-use crate::mm::mmu_notifier::Invalidation;
 use crate::mm::page::LockedPage;
 use crate::mm::vma::StableVma;
 use crate::shim;
@@ -124,19 +122,24 @@ impl<'a> Mapping<'a> {
         Some(Mapping { walk, vma, page })
     }
 
-    /// The entry, to be replaced. The caller must have started an invalidation that covers it.
-    ///
-    /// `None` if the entry does not map the page for the CPU, or has a mark of userfaultfd; also if the
-    /// mapping is a huge one, because the page was split before.
-    pub(super) fn entry(&mut self, _invalidation: &Invalidation<'_>) -> Option<LockedEntry<'_>> {
-        let entry = NonNull::new(self.walk.pte)?;
-        // SAFETY: By the type invariant the lock of the entry's page table is held.
-        if !unsafe { LockedEntry::is_plain(entry) } {
-            return None;
-        }
-        // SAFETY: By the type invariant the walk stopped at an entry of `vma` that maps `page`, and the lock of
-        // its page table is held as long as `self` is borrowed. The entry is plain, as just checked.
-        Some(unsafe { LockedEntry::from_raw(entry, self.walk.address, self.vma, self.page) })
+    /// The entry; `None` if the mapping is a huge one.
+    pub(super) fn entry(&self) -> Option<NonNull<bindings::pte_t>> {
+        NonNull::new(self.walk.pte)
+    }
+
+    /// The address of the entry.
+    pub(super) fn addr(&self) -> usize {
+        self.walk.address
+    }
+
+    /// The VMA that maps the page.
+    pub(super) fn vma(&self) -> &'a StableVma<'a> {
+        self.vma
+    }
+
+    /// The page.
+    pub(super) fn page(&self) -> &'a LockedPage<'a> {
+        self.page
     }
 }
 
