@@ -6,15 +6,15 @@
 //! Names, texts, defaults and errors are those of mainline (`mm/ksm.c`). `Documentation/ABI` describes
 //! what the files mean here.
 
-use super::choices;
-use super::control::number_of;
-use super::control::run_of;
-use super::counts::zero_pages;
 use crate::control::Daemon;
 use crate::scan::profile::Profile;
 use crate::scan::profile::Profiles;
 use crate::sys::sysfs::is_privileged;
 use crate::sys::sysfs::Attribute;
+use crate::sysfs::control::number_of;
+use crate::sysfs::control::run_of;
+use crate::sysfs::counts::zero_pages;
+use crate::sysfs::file::choices;
 use engine::advisor::Mode;
 use engine::mainline;
 use engine::mainline::MainlineSettings;

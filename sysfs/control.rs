@@ -2,12 +2,12 @@
 
 //! Files that control what the scanner does, and how fast.
 
-use super::Scand;
 use crate::mm::process;
 use crate::mm::shared;
 use crate::scan::profile::Profile;
 use crate::scan::state::RunMode;
 use crate::sys::sysfs::Attribute;
+use crate::sysfs::file::Scand;
 use engine::knobs;
 use engine::pace::Governor;
 use kernel::prelude::*;

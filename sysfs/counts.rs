@@ -6,10 +6,10 @@
 //! of the last change of `run`. Readers that may also write to the files get exact counts, for which
 //! all shared pages and processes are visited.
 
-use super::Scand;
 use crate::mm::zero;
 use crate::sys::sysfs::is_privileged;
 use crate::sys::sysfs::Attribute;
+use crate::sysfs::file::Scand;
 
 pub(super) const FULL_SCANS: Attribute<Scand> =
     Attribute::read_only(c"full_scans", |scand, text| {

@@ -7,80 +7,24 @@
 //! - [`counts`]: what it has done
 //! - [`compat`]: the same under mainline KSM's names, in a directory of its own
 //!
-//! [`engine::knobs`] declares the knobs. A file here connects a knob with its effect.
+//! [`engine::knobs`] declares the knobs. A [`file`] here connects a knob with its effect.
 
-/// The file of a knob whose values are numbers: `$get` reads the number, and `$set` sets it.
-macro_rules! number {
-    ($knob:expr, $get:expr, $set:expr $(,)?) => {
-        $crate::sys::sysfs::Attribute::read_write(
-            $knob.name,
-            |scand, text| {
-                let get: fn(&$crate::sysfs::Scand) -> _ = $get;
-                text.line(get(scand))
-            },
-            |scand, text| {
-                let set: fn(&$crate::sysfs::Scand, _) -> Result = $set;
-                set(scand, $knob.parse(text).ok_or(EINVAL)?)
-            },
-        )
-    };
-}
-
-/// The file of a knob whose values are words. `$values` are the meanings of the words, in their order;
-/// `$get` reads the value, and `$set` sets it.
-macro_rules! choice {
-    ($knob:expr, $values:expr, $get:expr, $set:expr $(,)?) => {{
-        const _: () = assert!($values.len() == $knob.words().len());
-        $crate::sys::sysfs::Attribute::read_write(
-            $knob.name,
-            |scand, text| {
-                let get: fn(&$crate::sysfs::Scand) -> _ = $get;
-                $crate::sysfs::choices(text, &$values, $knob.words(), get(scand))
-            },
-            |scand, text| {
-                let set: fn(&$crate::sysfs::Scand, _) -> Result = $set;
-                let position: usize = $knob.parse(text).ok_or(EINVAL)?;
-                set(scand, *$values.get(position).ok_or(EINVAL)?)
-            },
-        )
-    }};
-}
-
+#[macro_use]
+mod file;
 mod compat;
 mod control;
 mod counts;
 mod policy;
 
 use crate::control::Daemon;
-use crate::scan::profile::Settings;
 use crate::scan::worker::Threads;
 use crate::sys::imports::Imports;
 use crate::sys::sysfs::Attribute;
 use crate::sys::sysfs::Listing;
-use crate::sys::sysfs::Text;
 use crate::sys::sysfs::Tree;
-use core::fmt::Write;
+use crate::sysfs::file::Scand;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-
-/// The state behind the files.
-struct Scand {
-    threads: Pin<KBox<Threads>>,
-    daemon: Arc<Daemon>,
-}
-
-impl Scand {
-    /// The settings of this directory, whether in force or not.
-    fn own(&self) -> Settings {
-        self.daemon.read(|state| state.profiles.own)
-    }
-
-    /// Changes the settings of this directory, with immediate effect if they are in force.
-    fn change(&self, change: impl FnOnce(&mut Settings)) -> Result {
-        self.daemon.change(|profiles| change(&mut profiles.own));
-        Ok(())
-    }
-}
 
 /// The directories. Dropping them removes the files, and then stops the threads.
 pub(crate) struct Files {
@@ -141,18 +85,3 @@ static ATTRIBUTES: [Attribute<Scand>; 25] = [
     counts::INDEX_FAILURES,
     counts::CPU_NS,
 ];
-
-/// Writes all names, the chosen one in brackets, like `/sys/kernel/mm/transparent_hugepage` does.
-fn choices<T: PartialEq>(text: &mut Text<'_>, values: &[T], names: &[&str], chosen: T) -> Result {
-    let mut separator = "";
-    for (value, name) in values.iter().zip(names) {
-        let (open, close) = if *value == chosen {
-            ("[", "]")
-        } else {
-            ("", "")
-        };
-        write!(text, "{separator}{open}{name}{close}").map_err(|_| EMSGSIZE)?;
-        separator = " ";
-    }
-    text.line("")
-}

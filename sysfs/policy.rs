@@ -2,10 +2,10 @@
 
 //! Files that control what the scanner may merge: `scope` and `domain`.
 
-use super::Scand;
 use crate::mm::policy::Division;
 use crate::mm::policy::Scope;
 use crate::sys::sysfs::Attribute;
+use crate::sysfs::file::Scand;
 use engine::knobs;
 use kernel::prelude::*;
 
