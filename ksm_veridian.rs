@@ -16,14 +16,11 @@
 //!
 //! `Documentation/design.md` describes how the parts fit together, `Documentation/ABI` each knob.
 
-use crate::control::debugfs::Insight;
-use crate::control::hotplug::Offlining;
+use crate::control::observers::Observers;
+use crate::control::parameters::hash_kind;
 use crate::control::Daemon;
-use crate::scan::turns::Commons;
 use crate::scan::worker::Threads;
 use crate::sys::imports::Imports;
-use crate::sys::shrinker::Shrinker;
-use engine::HashKind;
 use kernel::prelude::*;
 
 #[path = "rust/control/mod.rs"]
@@ -54,13 +51,10 @@ module! {
     },
 }
 
-/// The loaded module. The order of the fields is the order of teardown: first the observers (debugfs,
-/// probes, shrinker), then the files in sysfs with the threads behind them, then what makes the kernel call into
-/// the module.
+/// The loaded module, in the order of teardown: what observes the scanner, the files in sysfs with the threads
+/// behind them, and what makes the kernel call `rust/mm`.
 struct KsmVeridian {
-    _insight: Insight,
-    _offlining: Offlining,
-    _shrinker: Shrinker<Commons>,
+    _observers: Observers,
     _files: sysfs::Files,
     _movers: mm::movers::Watch,
     _redirects: mm::rmap_ksm::Redirects,
@@ -70,31 +64,19 @@ struct KsmVeridian {
 impl kernel::Module for KsmVeridian {
     fn init(module: &'static ThisModule) -> Result<Self> {
         let imports = Imports::resolve()?;
+        let hash_kind = hash_kind(module_parameters::bytewise_hash.value())?;
         let redirects = mm::rmap_ksm::Redirects::begin();
         let movers = mm::movers::Watch::new();
-        let daemon = Daemon::new(hash_kind()?, mm::random())?;
+        let daemon = Daemon::new(hash_kind, mm::random())?;
         let threads = Threads::new(daemon.commons())?;
+        let files = sysfs::Files::new(imports, daemon.clone(), threads)?;
         Ok(KsmVeridian {
-            _offlining: Offlining::watch(daemon.clone()),
-            _shrinker: Shrinker::new(c"ksm_v", daemon.commons())?,
-            _files: sysfs::Files::new(imports, daemon.clone(), threads)?,
+            // Last, because open files of debugfs cannot pin a module whose `init` fails.
+            _observers: Observers::new(module, daemon)?,
+            _files: files,
             _movers: movers,
             _redirects: redirects,
             _marks: mm::zero::Marks,
-            // Must be the last fallible step of init: open files cannot pin a module whose init fails.
-            _insight: Insight::new(module, daemon)?,
         })
-    }
-}
-
-/// The hash that the module parameter selects.
-fn hash_kind() -> Result<HashKind> {
-    match module_parameters::bytewise_hash.value() {
-        0 => Ok(HashKind::Wide),
-        1 => Ok(HashKind::Bytewise),
-        other => {
-            pr_err!("bytewise_hash={other}: must be 0 or 1\n");
-            Err(EINVAL)
-        }
     }
 }

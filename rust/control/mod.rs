@@ -36,8 +36,10 @@ use kernel::sync::Mutex;
 use kernel::time::delay::fsleep;
 use kernel::time::Delta;
 
-pub(crate) mod debugfs;
-pub(crate) mod hotplug;
+mod debugfs;
+mod hotplug;
+pub(crate) mod observers;
+pub(crate) mod parameters;
 mod unmerge_all;
 
 /// How often `merge_now` retries a VMA that is locked.
