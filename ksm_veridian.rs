@@ -21,6 +21,7 @@ use crate::control::parameters::hash_kind;
 use crate::control::Daemon;
 use crate::scan::worker::Threads;
 use crate::sys::imports::Imports;
+use crate::sys::random::get_random_u64;
 use kernel::prelude::*;
 
 #[path = "rust/control/mod.rs"]
@@ -56,27 +57,22 @@ module! {
 struct KsmVeridian {
     _observers: Observers,
     _files: sysfs::Files,
-    _movers: mm::movers::Watch,
-    _redirects: mm::rmap_ksm::Redirects,
-    _marks: mm::zero::Marks,
+    _hooks: mm::Hooks,
 }
 
 impl kernel::Module for KsmVeridian {
     fn init(module: &'static ThisModule) -> Result<Self> {
         let imports = Imports::resolve()?;
         let hash_kind = hash_kind(module_parameters::bytewise_hash.value())?;
-        let redirects = mm::rmap_ksm::Redirects::begin();
-        let movers = mm::movers::Watch::new();
-        let daemon = Daemon::new(hash_kind, mm::random())?;
+        let hooks = mm::Hooks::begin();
+        let daemon = Daemon::new(hash_kind, get_random_u64())?;
         let threads = Threads::new(daemon.commons())?;
         let files = sysfs::Files::new(imports, daemon.clone(), threads)?;
         Ok(KsmVeridian {
             // Last, because open files of debugfs cannot pin a module whose `init` fails.
             _observers: Observers::new(module, daemon)?,
             _files: files,
-            _movers: movers,
-            _redirects: redirects,
-            _marks: mm::zero::Marks,
+            _hooks: hooks,
         })
     }
 }

@@ -2,8 +2,8 @@
 
 //! Files that control what the scanner does, and how fast.
 
+use crate::mm::movable;
 use crate::mm::process;
-use crate::mm::shared;
 use crate::scan::profile::Profile;
 use crate::scan::state::RunMode;
 use crate::sys::sysfs::Attribute;
@@ -69,7 +69,7 @@ pub(super) const MAX_PAGE_SHARING: Attribute<Scand> = number!(
 
 pub(super) const MOVABLE: Attribute<Scand> = number!(
     knobs::MOVABLE,
-    |_| u8::from(shared::is_movable()),
+    |_| u8::from(movable::is_movable()),
     |scand, is_wanted: u32| scand.daemon.set_movable(is_wanted == 1),
 );
 

@@ -5,6 +5,7 @@
 //! The threads that scan are in [`crate::scan::worker`].
 
 use crate::mm::drain_lru;
+use crate::mm::movable;
 use crate::mm::policy::Division;
 use crate::mm::policy::Scope;
 use crate::mm::pool::Pool;
@@ -202,9 +203,9 @@ impl Daemon {
     ///
     /// # Errors
     ///
-    /// Those of [`shared::set_movable`].
+    /// Those of [`movable::set_movable`].
     pub(crate) fn set_movable(&self, is_wanted: bool) -> Result {
-        shared::set_movable(is_wanted)?;
+        movable::set_movable(is_wanted)?;
         // The spare frames are from pageblocks that suit the former setting.
         self.commons.pool().lock().clear();
         Ok(())

@@ -5,10 +5,10 @@
 //! No step is in progress meanwhile: the state is closed.
 
 use crate::mm::drain_lru;
+use crate::mm::movable;
 use crate::mm::process::Cursor;
 use crate::mm::process::Owner;
 use crate::mm::process::COMM_LEN;
-use crate::mm::shared;
 use crate::mm::shared::SharedPage;
 use crate::mm::sharers;
 use crate::mm::unmerge::UnmergeOutcome;
@@ -83,7 +83,7 @@ pub(crate) fn on_frames(closed: &Closed<'_>, frames: Range<u64>) -> Result<u64> 
     let commons = closed.commons();
     commons.pool().lock().bar(frames.clone());
     // The kernel can migrate all other shared pages.
-    if !shared::is_any_fixed() {
+    if !movable::is_any_fixed() {
         return Ok(0);
     }
     let result = few_rounds(Which::On(frames));

@@ -55,8 +55,10 @@ pub(crate) mod content;
 mod copy;
 mod credentials;
 mod entry;
+mod lru;
 mod merge;
 mod mmu_notifier;
+pub(crate) mod movable;
 pub(crate) mod movers;
 pub(crate) mod neighbours;
 pub(crate) mod page;
@@ -64,13 +66,15 @@ pub(crate) mod page_table;
 pub(crate) mod policy;
 pub(crate) mod pool;
 pub(crate) mod process;
+mod redirect;
 pub(crate) mod refusal;
 pub(crate) mod rmap;
-pub(crate) mod rmap_ksm;
+mod rmap_ksm;
 pub(crate) mod room;
 mod set_table;
 pub(crate) mod shared;
 pub(crate) mod sharers;
+pub(crate) mod shortage;
 pub(crate) mod storage;
 pub(crate) mod terms;
 pub(crate) mod twin;
@@ -80,56 +84,24 @@ pub(crate) mod vma;
 pub(crate) mod walk;
 pub(crate) mod zero;
 
-use kernel::ffi::c_ulong;
+pub(crate) use lru::drain_lru;
+pub(crate) use lru::drain_own_lru;
 
-/// Memory is short if less than one in this many pages is available.
-const SHORT: u64 = 8;
-
-/// Memory is short if some task waited for memory during this percentage of the last ten seconds.
-const WAITED: c_ulong = 10;
-
-/// Whether tasks wait for memory, or little memory is available without swapping.
-pub(crate) fn is_memory_short() -> bool {
-    is_waited_for() || is_little_available()
+/// What this module puts into the kernel from load to unload, in the order of teardown.
+pub(crate) struct Hooks {
+    _movers: movers::Watch,
+    _sharers: sharers::Tables,
+    _marks: zero::Marks,
 }
 
-/// As reported by `/proc/pressure/memory`, if the kernel counts that.
-fn is_waited_for() -> bool {
-    // SAFETY: The function only reads counters, and may be called at any time.
-    unsafe { crate::shim::ksm_v_memory_pressure() >= WAITED }
-}
-
-/// As reported by `MemAvailable` in `/proc/meminfo`.
-fn is_little_available() -> bool {
-    // SAFETY: Both functions only read counters, and may be called at any time.
-    let (available, total) = unsafe {
-        (
-            crate::shim::si_mem_available(),
-            crate::shim::ksm_v_totalram_pages(),
-        )
-    };
-    u64::try_from(available).unwrap_or(0) < total as u64 / SHORT
-}
-
-/// Drains the LRU batches of all CPUs: pages in a batch carry a reference that looks like a pin. May sleep,
-/// and waits for workers on all CPUs.
-pub(crate) fn drain_lru() {
-    // SAFETY: The callers may sleep, and hold no lock.
-    unsafe { crate::shim::lru_add_drain_all() };
-}
-
-/// Drains the LRU batches of this CPU: a page in a batch is not freed with its last mapping, and can't be
-/// migrated.
-pub(crate) fn drain_own_lru() {
-    if rmap_ksm::is_redirected() {
-        // SAFETY: Any thread may call this function. It was found, because the redirects need it and are in
-        // place.
-        unsafe { crate::shim::ksm_v_lru_add_drain() };
+impl Hooks {
+    /// Must be called once, before anything else in `rust/mm` is used.
+    pub(crate) fn begin() -> Self {
+        let sharers = sharers::Tables::begin();
+        Hooks {
+            _movers: movers::Watch::begin(),
+            _sharers: sharers,
+            _marks: zero::Marks,
+        }
     }
-}
-
-/// A number that nobody can predict.
-pub(crate) fn random() -> u64 {
-    // SAFETY: The function may be called at any time, and does not wait.
-    unsafe { kernel::bindings::get_random_u64() }
 }

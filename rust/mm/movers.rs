@@ -179,7 +179,7 @@ impl Movers {
 }
 
 kernel::sync::global_lock! {
-    // SAFETY: `Watch::new` initialises it, and runs before anything else in the module uses movers.
+    // SAFETY: `Watch::begin` initialises it, and runs before anything else in the module uses movers.
     unsafe(uninit) static MOVERS: SpinLock<Movers> = Movers::new();
 }
 
@@ -254,7 +254,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Begins to watch. Must be called once, before anything else uses movers.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn begin() -> Self {
         // SAFETY: The `init` of the module calls this function once, before anything else uses movers.
         unsafe { MOVERS.init() };
         Watch {

@@ -7,10 +7,10 @@
 //! al., USENIX Security 2016). Here the frame is one of [`SPARE`], and nobody can tell which. VUsion does
 //! the same (Oliverio et al., SOSP 2017), with a larger pool.
 
+use crate::mm::movable::is_movable;
 use crate::mm::page::PageRef;
-use crate::mm::random;
-use crate::mm::shared::is_movable;
 use crate::shim;
+use crate::sys::random::get_random_u64;
 use core::ops::Range;
 use core::ptr::NonNull;
 use engine::Frame;
@@ -67,7 +67,7 @@ impl Spares {
             return None;
         }
         // The last page takes the place of the page that is drawn.
-        let index = random() as usize % self.pages.len();
+        let index = get_random_u64() as usize % self.pages.len();
         let last = self.pages.pop()?;
         Some(match self.pages.get_mut(index) {
             Some(place) => core::mem::replace(place, last),

@@ -14,10 +14,10 @@
 //! Shui).
 
 use crate::mm::content::StillPage;
+use crate::mm::movable;
 use crate::mm::page::LockedPage;
 use crate::mm::page::PageRef;
 use crate::mm::refusal::Refusal;
-use crate::mm::rmap_ksm;
 use crate::mm::room::NoKill;
 use crate::mm::sharers;
 use crate::mm::sharers::Base;
@@ -32,43 +32,6 @@ use kernel::bindings;
 use kernel::error::to_result;
 use kernel::mm::MmWithUser;
 use kernel::prelude::*;
-use kernel::sync::atomic::Atomic;
-use kernel::sync::atomic::Relaxed;
-
-/// Whether the administrator wants new shared pages to be movable, if the kernel can move them.
-static IS_WANTED: Atomic<bool> = Atomic::new(true);
-
-/// Whether there may be shared pages that the kernel can't move.
-static IS_ANY_FIXED: Atomic<bool> = Atomic::new(false);
-
-/// Whether new shared pages are movable.
-pub(crate) fn is_movable() -> bool {
-    rmap_ksm::is_redirected() && IS_WANTED.load(Relaxed)
-}
-
-/// Sets whether new shared pages are movable.
-///
-/// # Errors
-///
-/// `EOPNOTSUPP`: this kernel can't move them.
-pub(crate) fn set_movable(is_wanted: bool) -> Result {
-    if is_wanted && !rmap_ksm::is_redirected() {
-        // The kernel crate of 7.2 does not define this error.
-        return Err(Error::from_errno(-(bindings::EOPNOTSUPP as i32)));
-    }
-    IS_WANTED.store(is_wanted, Relaxed);
-    Ok(())
-}
-
-/// Whether there may be shared pages that the kernel can't move.
-pub(crate) fn is_any_fixed() -> bool {
-    IS_ANY_FIXED.load(Relaxed)
-}
-
-/// Records that there is no shared page left.
-pub(super) fn note_none() {
-    IS_ANY_FIXED.store(false, Relaxed);
-}
 
 /// A reference to a shared page.
 ///
@@ -110,7 +73,10 @@ impl SharedPage {
     /// Takes a reference to the shared page on `frame`, if there is one.
     pub(crate) fn on(frame: Frame) -> Option<Self> {
         let page = PageRef::get(frame)?;
-        let name = page.token().filter(|token| token.is_known())?.name()?;
+        let name = page
+            .token()
+            .filter(|&token| sharers::is_known(token))?
+            .name()?;
         // INVARIANT: The page's token was checked above, with the reference held.
         Some(SharedPage {
             page,
@@ -190,7 +156,7 @@ impl NewShared {
         // before. `id` is its set.
         let new = NewShared {
             shared: SharedPage { page, id },
-            is_movable: is_movable(),
+            is_movable: movable::is_movable(),
             is_settled: Cell::new(false),
         };
         // SAFETY: `new` owns a reference to the folio, which nobody else knows, so its flags and its
@@ -231,7 +197,7 @@ impl NewShared {
     pub(super) fn settle(&self) {
         self.is_settled.set(true);
         if !self.is_movable {
-            IS_ANY_FIXED.store(true, Relaxed);
+            movable::note_fixed();
             return;
         }
         // SAFETY: The folio is referenced, charged, and on no list: only this function adds it, and is

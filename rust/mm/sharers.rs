@@ -41,7 +41,9 @@
 mod add;
 mod lifetime;
 mod lookup;
+mod record;
 mod set;
+mod stale;
 mod sweep;
 mod token;
 
@@ -50,23 +52,51 @@ pub(super) use add::take_back;
 pub(super) use add::Base;
 pub(crate) use lifetime::count;
 pub(super) use lifetime::give_up_new;
-pub(super) use lifetime::init;
 pub(super) use lifetime::new;
 pub(crate) use lifetime::sets;
+pub(super) use lookup::is_known;
 pub(super) use lookup::is_on_the_move;
 pub(super) use lookup::of;
 pub(super) use lookup::of_walked;
 pub(super) use lookup::page;
-pub(super) use set::Record;
+pub(super) use record::each_area;
+pub(super) use record::Record;
 pub(super) use set::Set;
-pub(super) use sweep::end;
 pub(crate) use sweep::end_pass;
 pub(crate) use sweep::sweep;
 pub(crate) use token::SetId;
 pub(super) use token::Token;
 
 use crate::mm::anon_vmas;
+use crate::mm::redirect;
 use crate::mm::set_table;
+use crate::shim;
+
+/// The tables of sharers, which the kernel uses through the redirects, from load to unload. There must be no
+/// merged page when this is dropped.
+pub(crate) struct Tables;
+
+impl Tables {
+    /// Initialises the tables, and redirects the kernel to them. Must be called once, before anything is
+    /// merged.
+    pub(super) fn begin() -> Self {
+        // SAFETY: The `init` of the module calls this function once, before anything uses the sets.
+        unsafe { lifetime::init() };
+        // SAFETY: The `init` of the module calls this function once. The sets are initialised.
+        unsafe { redirect::begin() };
+        Tables
+    }
+}
+
+impl Drop for Tables {
+    fn drop(&mut self) {
+        // SAFETY: The work item is static. No set is left, so nothing queues it again after this.
+        unsafe { shim::ksm_v_tidy_end() };
+        // SAFETY: `begin` made the redirects, and this value is dropped once. No merged page is left.
+        unsafe { redirect::end() };
+        sweep::end();
+    }
+}
 
 /// Memory of sets, records and the tables that lead to them, in bytes.
 pub(crate) fn bytes() -> usize {

@@ -2,11 +2,11 @@
 
 //! The settings in force, and what the scanner counts.
 
-use crate::mm::is_memory_short;
 use crate::mm::policy::Division;
 use crate::mm::policy::Policy;
 use crate::mm::policy::Scope;
 use crate::mm::shared;
+use crate::mm::shortage::is_memory_short;
 use crate::mm::storage::KernelStorage;
 use crate::scan::places::Places;
 use crate::scan::profile::Profile;

@@ -6,5 +6,6 @@ pub(crate) mod debugfs;
 pub(crate) mod entry_probe;
 pub(crate) mod imports;
 pub(crate) mod kthread;
+pub(crate) mod random;
 pub(crate) mod shrinker;
 pub(crate) mod sysfs;

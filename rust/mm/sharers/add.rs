@@ -4,11 +4,11 @@
 
 use crate::mm::anon_vmas;
 use crate::mm::anon_vmas::Number;
-use crate::mm::rmap_ksm;
-use crate::mm::sharers::set::forget;
-use crate::mm::sharers::set::Record;
+use crate::mm::redirect::is_redirected;
+use crate::mm::sharers::record::forget;
+use crate::mm::sharers::record::Record;
+use crate::mm::sharers::record::INDEX_BITS;
 use crate::mm::sharers::set::Set;
-use crate::mm::sharers::set::INDEX_BITS;
 use crate::mm::vma::StableVma;
 use crate::shim;
 use core::cell::Cell;
@@ -29,7 +29,7 @@ impl<'a> Base<'a> {
     ///
     /// `ENOMEM`; `ENOSPC`: too many anon_vmas are known.
     pub(in crate::mm) fn new(vma: &'a StableVma<'a>, sharers: u32) -> Result<Self> {
-        let is_recorded = rmap_ksm::is_redirected() && sharers > 0;
+        let is_recorded = is_redirected() && sharers > 0;
         Ok(Base {
             vma,
             number: if is_recorded {
@@ -70,7 +70,7 @@ impl Drop for Base<'_> {
 ///
 /// `set` must be the set of a page whose folio lock the caller holds, and no record of it may be borrowed.
 pub(in crate::mm) unsafe fn add(set: &Set, base: &Base<'_>, addr: usize) -> Result<Option<Record>> {
-    if !rmap_ksm::is_redirected() {
+    if !is_redirected() {
         if set.len() > 0 {
             return Ok(None);
         }

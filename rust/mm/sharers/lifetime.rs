@@ -4,6 +4,7 @@
 //! module is in use while there is a set.
 
 use crate::mm::anon_vmas;
+use crate::mm::movable;
 use crate::mm::page::PageRef;
 use crate::mm::set_table;
 use crate::mm::sharers::lookup::is_on_the_move;
@@ -11,14 +12,14 @@ use crate::mm::sharers::lookup::load;
 use crate::mm::sharers::lookup::mapped;
 use crate::mm::sharers::lookup::of;
 use crate::mm::sharers::lookup::page;
-use crate::mm::sharers::set::forget;
+use crate::mm::sharers::record::forget;
 use crate::mm::sharers::set::Set;
 use crate::mm::sharers::set::GONE;
-use crate::mm::sharers::sweep::drop_stale;
-use crate::mm::sharers::sweep::TIDY_MS;
+use crate::mm::sharers::stale::drop_stale;
 use crate::mm::sharers::token::SetId;
 use crate::mm::sharers::token::Token;
 use crate::shim;
+use crate::sys::random::get_random_u64;
 use core::ptr::NonNull;
 use kernel::prelude::*;
 use kernel::sync::atomic::Acquire;
@@ -26,6 +27,11 @@ use kernel::sync::atomic::Atomic;
 use kernel::sync::atomic::Full;
 use kernel::sync::atomic::Relaxed;
 use kernel::sync::rcu;
+
+/// Shortest time, in milliseconds, between the last pass or sweep and the next sweep from the work item
+/// ([`crate::mm::sharers::sweep`]). If nothing is scanned, only the work item notices that shared pages are
+/// gone; without it the module would stay in use.
+pub(super) const TIDY_MS: u32 = 10_000;
 
 /// The number of sets. While it is not 0, the module holds a reference to itself. Changes from and to 0 are
 /// made under [`IN_USE`] only.
@@ -49,7 +55,7 @@ static GENERATION: Atomic<u32> = Atomic::new(0);
 /// # Safety
 ///
 /// Must be called once, before anything else uses sets.
-pub(in crate::mm) unsafe fn init() {
+pub(super) unsafe fn init() {
     // SAFETY: The caller promises that this is the first and only call, so that nothing uses these statics
     // yet.
     unsafe {
@@ -58,7 +64,7 @@ pub(in crate::mm) unsafe fn init() {
         anon_vmas::init();
         set_table::init();
     }
-    GENERATION.store(crate::mm::random() as u32, Relaxed);
+    GENERATION.store(get_random_u64() as u32, Relaxed);
 }
 
 /// The number of sets. While it is not 0, the module is in use.
@@ -130,7 +136,7 @@ fn leave() {
     }
     let _transition = IN_USE.lock();
     if SETS.fetch_sub(1, Full) == 1 {
-        crate::mm::shared::note_none();
+        movable::note_none();
         // SAFETY: The reference is the one that `enter` took. The module's code stays until this thread has
         // left it: module exit waits for the threads of the module.
         unsafe { shim::ksm_v_module_put() };

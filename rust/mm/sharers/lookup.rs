@@ -26,6 +26,11 @@ pub(super) fn load(id: SetId) -> Option<NonNull<Set>> {
     set_table::at(id.0).filter(|set| unsafe { set.as_ref() }.is_used())
 }
 
+/// Whether a set with this token is in use.
+pub(in crate::mm) fn is_known(token: Token) -> bool {
+    look_up(token.id()).is_some_and(|(known, _)| known == token)
+}
+
 /// The token and the frame of a set.
 fn look_up(id: SetId) -> Option<(Token, Frame)> {
     let _rcu = rcu::read_lock();

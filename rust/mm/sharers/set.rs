@@ -2,14 +2,11 @@
 
 //! A set: the frame of one merged page, and the records of its sharers.
 
-use crate::mm::anon_vmas;
-use crate::mm::anon_vmas::Number;
-use crate::mm::anon_vmas::NUMBER_BITS;
+use crate::mm::sharers::record::Record;
 use crate::mm::sharers::token::SetId;
 use crate::mm::sharers::token::Token;
 use crate::shim;
 use core::cell::UnsafeCell;
-use core::ptr::NonNull;
 use engine::Frame;
 use kernel::bindings;
 use kernel::prelude::*;
@@ -17,9 +14,6 @@ use kernel::sync::atomic::Acquire;
 use kernel::sync::atomic::Atomic;
 use kernel::sync::atomic::Relaxed;
 use kernel::sync::atomic::Release;
-
-/// Bits of an index in an anon_vma. VMAs at larger indices are left alone.
-pub(super) const INDEX_BITS: u32 = u64::BITS - NUMBER_BITS;
 
 /// Number of records that are stored in the set itself, without an allocation.
 const FEW: usize = 2;
@@ -29,45 +23,6 @@ pub(super) const GONE: u64 = u64::MAX;
 
 /// Bytes of records that are in allocations.
 static BYTES: Atomic<usize> = Atomic::new(0);
-
-/// A sharer of a page: an anon_vma, and an index in it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::mm) struct Record(u64);
-
-impl Record {
-    /// The record that pages get if the kernel does not walk records: see
-    /// [`is_redirected`](crate::mm::rmap_ksm::is_redirected).
-    pub(super) const NONE: Record = Record(0);
-
-    /// The record of the sharer at `index` in an anon_vma.
-    pub(super) fn new(number: Number, index: u64) -> Self {
-        Record((u64::from(number.0) << INDEX_BITS) | index)
-    }
-
-    /// The number of the anon_vma.
-    fn number(self) -> Number {
-        Number((self.0 >> INDEX_BITS) as u32)
-    }
-
-    /// The index in the anon_vma.
-    pub(in crate::mm) fn index(self) -> usize {
-        (self.0 & ((1 << INDEX_BITS) - 1)) as usize
-    }
-
-    /// The anon_vma, which stays at least as long as the record does.
-    pub(in crate::mm) fn anon_vma(self) -> Option<NonNull<bindings::anon_vma>> {
-        anon_vmas::at(self.number())
-    }
-
-    /// Whether no VMA is linked in the anon_vma any more, so that no process can map the page there.
-    pub(super) fn is_unused(self) -> bool {
-        let is_unused = |anon_vma: NonNull<bindings::anon_vma>| {
-            // SAFETY: The record owns a count in `anon_vmas`, which keeps a reference to the anon_vma.
-            unsafe { shim::ksm_v_anon_vma_is_unused(anon_vma.as_ptr()) }
-        };
-        self.anon_vma().is_some_and(is_unused)
-    }
-}
 
 /// The records themselves if they are few, or a pointer to them.
 #[derive(Clone, Copy)]
@@ -257,13 +212,6 @@ unsafe fn grow(records: &Records, len: usize) -> Result<*mut Record> {
             many.cast::<[Record; FEW]>().write(records.few);
         }
         Ok(many)
-    }
-}
-
-/// Gives up a record that was removed from its set, or that was never added.
-pub(super) fn forget(record: Record) {
-    if record != Record::NONE {
-        anon_vmas::put(record.number(), 1);
     }
 }
 

@@ -2,9 +2,7 @@
 
 //! The identity of a merged page: the number of its set, and the token in its folio.
 
-use crate::mm::sharers::lookup::load;
 use engine::Frame;
-use kernel::sync::rcu;
 
 /// The number of a set, which identifies a merged page in [`crate::mm::shared`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,15 +42,6 @@ impl Token {
     /// The number of the set.
     pub(super) fn id(self) -> SetId {
         SetId(self.0 as u32)
-    }
-
-    /// Whether a set with this token is in use.
-    pub(in crate::mm) fn is_known(self) -> bool {
-        let _rcu = rcu::read_lock();
-        let set = load(self.id());
-        // SAFETY: `load` returned a set in its chunk, and chunks are not freed while the RCU read lock is
-        // held.
-        set.is_some_and(|set| unsafe { set.as_ref() }.token(self.id()) == self)
     }
 
     /// The name of the set; `None` if this is not a token. If the token is of a mapped page, the set is in
