@@ -37,12 +37,12 @@ impl Record {
     }
 
     /// The index in the anon_vma.
-    pub(in crate::mm) fn index(self) -> usize {
+    fn index(self) -> usize {
         (self.0 & ((1 << INDEX_BITS) - 1)) as usize
     }
 
     /// The anon_vma, which stays at least as long as the record does.
-    pub(in crate::mm) fn anon_vma(self) -> Option<NonNull<bindings::anon_vma>> {
+    fn anon_vma(self) -> Option<NonNull<bindings::anon_vma>> {
         anon_vmas::at(self.number())
     }
 
