@@ -60,6 +60,11 @@ impl Content {
         }
     }
 
+    /// Its bytes.
+    pub fn bytes(self) -> Vec<u8> {
+        content::bytes(|index| self.word(index))
+    }
+
     /// The shared content with this word at `index`, if there is one.
     pub fn of_word(index: usize, word: u64) -> Option<Self> {
         let letters = (1..=LETTERS).flat_map(|id| [Content::Letter(id), Content::Near(id)]);

@@ -62,6 +62,13 @@ pub fn page(id: u64) -> Box<[u64; WORDS]> {
     words
 }
 
+/// The bytes of a page with these words.
+pub fn bytes(word: impl Fn(usize) -> u64) -> Vec<u8> {
+    (0..WORDS)
+        .flat_map(|index| word(index).to_ne_bytes())
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -241,6 +241,13 @@ impl Peer {
         Ok(span)
     }
 
+    /// As [`Self::anon`], and registers the memory with KSM.
+    pub fn registered(&self, pages: u64, ids: Ids) -> Result<Span> {
+        let span = self.anon(pages, ids)?;
+        self.register(span)?;
+        Ok(span)
+    }
+
     /// Reserves an address range where nothing is mapped.
     pub fn free_place(&self, pages: u64) -> Span {
         let span = Span::new(self.next_slot.get(), pages);
@@ -287,6 +294,11 @@ impl Peer {
     /// Calls `madvise` with an `MADV_` number.
     pub fn advise(&self, span: Span, advice: i32) -> Result {
         self.on("madvise", span, &[advice as u64]).map(drop)
+    }
+
+    /// Registers the pages of `span` with KSM (`MADV_MERGEABLE`).
+    pub fn register(&self, span: Span) -> Result {
+        self.advise(span, libc::MADV_MERGEABLE)
     }
 
     /// Keeps the kernel from collapsing the pages of `span` into huge pages, which would move them.

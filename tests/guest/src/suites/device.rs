@@ -57,8 +57,7 @@ fn memory_that_a_device_watches_is_left_alone(lab: &Lab) -> Result {
     let (user, other) = lab.pair()?;
     device.watch(&user)?;
     let (span, in_other) = (user.anon(PAGES, IDS)?, other.anon(PAGES, IDS)?);
-    let registered = user.anon(PAGES, IDS)?;
-    user.advise(registered, libc::MADV_MERGEABLE)?;
+    let registered = user.registered(PAGES, IDS)?;
     scanner::merge()?;
     for span in [span, registered] {
         pages::expect_not_merged((&user, span))?;
@@ -72,7 +71,7 @@ fn pages_merged_before_a_device_came_can_be_moved(lab: &Lab) -> Result {
     let device = Device::new()?;
     let (user, other) = lab.pair()?;
     let (span, in_other) = (user.anon(PAGES, IDS)?, other.anon(PAGES, IDS)?);
-    user.advise(span.part(0, PAGES / 2), libc::MADV_MERGEABLE)?;
+    user.register(span.part(0, PAGES / 2))?;
     scanner::merge()?;
     pages::expect_merged(&[(&user, span), (&other, in_other)])?;
     scanner::stop()?;

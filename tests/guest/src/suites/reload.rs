@@ -78,7 +78,7 @@ impl Pair {
     fn new(lab: &Lab) -> Result<Self> {
         knob::set("scope", "registered")?;
         let (a, b) = lab.pair()?;
-        let (in_a, in_b) = (registered(&a, PAGES, IDS)?, registered(&b, PAGES, IDS)?);
+        let (in_a, in_b) = (a.registered(PAGES, IDS)?, b.registered(PAGES, IDS)?);
         scanner::merge()?;
         let frames = pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
         Ok(Pair {
@@ -109,13 +109,6 @@ impl Pair {
     }
 }
 
-/// Maps new pages in a process and registers them with mainline's KSM.
-fn registered(peer: &Peer, pages: u64, ids: Ids) -> Result<Span> {
-    let span = peer.anon(pages, ids)?;
-    peer.advise(span, libc::MADV_MERGEABLE)?;
-    Ok(span)
-}
-
 /// Loads the module and sets the knobs as the tests need them, without unmerging anything.
 fn load_and_set() -> Result {
     module::load("")?;
@@ -138,7 +131,7 @@ fn rmmod_is_refused_while_pages_are_merged(lab: &Lab) -> Result {
     scanner::stop()?;
     pair.expect_unchanged("after unloading was refused while the scanner ran")?;
     let late = lab.alice()?;
-    let in_late = registered(&late, PAGES, IDS)?;
+    let in_late = late.registered(PAGES, IDS)?;
     scanner::merge()?;
     pages::expect_frames("a late process", (&late, in_late), &pair.frames)?;
     pages::expect_mappings(&pair.frames, 3)?;
@@ -261,7 +254,7 @@ fn rmmod_works_while_zero_pages_are_merged(lab: &Lab) -> Result {
 fn is_unloaded_in_the_middle_of_a_scan(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let of_b = Ids::each(10_000);
-    let (in_a, in_b) = (registered(&a, MANY, IDS)?, registered(&b, MANY, of_b)?);
+    let (in_a, in_b) = (a.registered(MANY, IDS)?, b.registered(MANY, of_b)?);
     let mut rng = Rng::new(rng::seed());
     for _ in 0..12 {
         scanner::settle_knobs()?;
@@ -280,7 +273,7 @@ fn is_unloaded_in_the_middle_of_a_scan(lab: &Lab) -> Result {
 /// stays loaded.
 fn is_unloaded_beside_the_first_merges(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
-    let (in_a, in_b) = (registered(&a, MANY, IDS)?, registered(&b, MANY, IDS)?);
+    let (in_a, in_b) = (a.registered(MANY, IDS)?, b.registered(MANY, IDS)?);
     let mut rng = Rng::new(rng::seed());
     let mut refusals = 0;
     for _ in 0..20 {
@@ -366,7 +359,7 @@ fn is_unloaded_while_a_frame_goes_offline(lab: &Lab) -> Result {
         peer.read_touch(zeroes.part(1, ZEROES - 1))?;
     }
     let (a, b) = (lab.peer(User::Root)?, lab.peer(User::Root)?);
-    let (in_a, in_b) = (registered(&a, PAGES, IDS)?, registered(&b, PAGES, IDS)?);
+    let (in_a, in_b) = (a.registered(PAGES, IDS)?, b.registered(PAGES, IDS)?);
     for page in 0..4 {
         knob::set("scope", "registered")?;
         // Movable pages need no work item.
@@ -390,7 +383,7 @@ fn is_unloaded_while_it_unmerges(lab: &Lab) -> Result {
     const PLENTY: u64 = 4000;
     knob::set("scope", "registered")?;
     let (a, b) = lab.pair()?;
-    let (in_a, in_b) = (registered(&a, PLENTY, IDS)?, registered(&b, PLENTY, IDS)?);
+    let (in_a, in_b) = (a.registered(PLENTY, IDS)?, b.registered(PLENTY, IDS)?);
     scanner::merge()?;
     pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
     std::thread::scope(|scope| {

@@ -57,7 +57,7 @@ fn equal_pages(lab: &Lab) -> Result<(Peer, Peer)> {
         let span = peer.map(Kind::Anon, CONTENTS)?;
         peer.keep_small(span)?;
         peer.fill(span, Ids::each(1))?;
-        peer.advise(span, libc::MADV_MERGEABLE)?;
+        peer.register(span)?;
     }
     Ok((one, other))
 }

@@ -56,7 +56,6 @@ pub(super) fn only(lab: &Lab, count: usize, ids: Ids) -> Result<Vec<(Peer, Span)
 /// Starts a process with these contents in memory registered with mainline's KSM.
 fn registered(lab: &Lab, user: User, ids: Ids) -> Result<(Peer, Span)> {
     let peer = lab.peer(user)?;
-    let span = peer.anon(PAGES, ids)?;
-    peer.advise(span, libc::MADV_MERGEABLE)?;
+    let span = peer.registered(PAGES, ids)?;
     Ok((peer, span))
 }

@@ -5,9 +5,6 @@
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
-use std::io::Seek;
-use std::io::SeekFrom;
-use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 use std::time::Instant;
@@ -16,6 +13,7 @@ use super::spawn::check;
 use crate::memory::content;
 use crate::memory::content::Ids;
 use crate::memory::content::WORDS;
+use crate::memory::file;
 use crate::Span;
 
 /// `MAP_DROPPABLE` of include/uapi/linux/mman.h.
@@ -98,7 +96,7 @@ pub fn map_anywhere(pages: u64) -> io::Result<Span> {
 /// Maps a span at exactly its address.
 pub fn map(span: Span, kind: Kind) -> io::Result<()> {
     let (file, offset) = match kind {
-        Kind::SharedFile | Kind::PrivateFile => (Some(temporary_file(span)?), 0),
+        Kind::SharedFile | Kind::PrivateFile => (Some(file_for(span)?), 0),
         Kind::Special => (Some(OpenOptions::new().read(true).open("/dev/mem")?), BIOS),
         _ => (None, 0),
     };
@@ -121,22 +119,9 @@ fn map_file(span: Span, flags: i32, file: Option<&File>, offset: i64) -> io::Res
 }
 
 /// An unnamed file as long as the span, filled with pages that differ.
-fn temporary_file(span: Span) -> io::Result<File> {
-    let path = format!("/tmp/ksm_v_test.{}", std::process::id());
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)?;
-    std::fs::remove_file(&path)?;
-    for index in 0..span.pages {
-        let words = content::page(u64::MAX - index);
-        for word in words.iter() {
-            file.write_all(&word.to_ne_bytes())?;
-        }
-    }
-    file.seek(SeekFrom::Start(0))?;
-    Ok(file)
+fn file_for(span: Span) -> io::Result<File> {
+    let page = |index| content::bytes(|word| content::word(u64::MAX - index, word));
+    file::unnamed("/tmp", (0..span.pages).map(page))
 }
 
 /// Extends the heap by `pages` whole pages and returns the address of the first.

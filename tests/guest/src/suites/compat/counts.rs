@@ -50,7 +50,7 @@ pub(super) fn registered_by(lab: &Lab, user: User, pages: u64, ids: Ids) -> Resu
     let span = peer.map(Kind::Anon, pages)?;
     peer.keep_small(span)?;
     peer.fill(span, ids)?;
-    peer.advise(span, libc::MADV_MERGEABLE)?;
+    peer.register(span)?;
     Ok((peer, span))
 }
 
@@ -316,7 +316,7 @@ fn full_scans_counts_where_there_is_registered_memory(lab: &Lab) -> Result {
     compat::set("run", 1)?;
     scanner::wait_passes(4)?;
     expect_numbers("with nothing registered", &[("full_scans", 0)])?;
-    peer.advise(span, libc::MADV_MERGEABLE)?;
+    peer.register(span)?;
     compat::wait_scans(3)
 }
 

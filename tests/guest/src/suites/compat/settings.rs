@@ -353,7 +353,7 @@ fn on_node(peer: &Peer, node: u64) -> Result<Span> {
     peer.keep_small(span)?;
     peer.bind(span, node)?;
     peer.fill(span, Ids::same(1))?;
-    peer.advise(span, libc::MADV_MERGEABLE)?;
+    peer.register(span)?;
     Ok(span)
 }
 

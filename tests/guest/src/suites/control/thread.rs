@@ -420,12 +420,11 @@ fn a_pause_is_cut_short_whenever_that_is_written(_: &Lab) -> Result {
     scanner::stop()
 }
 
-/// Makes only the pages of one process be scanned. They all differ, so none is merged.
+/// Limits the scanner to the pages of one process. They all differ, so none is merged.
 fn only_different_pages(lab: &Lab) -> Result<Peer> {
     knob::set("scope", "registered")?;
     let peer = lab.alice()?;
-    let span = peer.anon(4096, Ids::each(1))?;
-    peer.advise(span, libc::MADV_MERGEABLE)?;
+    peer.registered(4096, Ids::each(1))?;
     Ok(peer)
 }
 

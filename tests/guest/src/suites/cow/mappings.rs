@@ -135,7 +135,7 @@ fn mlock_gives_a_copy(lab: &Lab) -> Result {
 /// `MADV_UNMERGEABLE` is mainline's call to unmerge pages, and works on pages merged by the module, too.
 fn unregistering_unmerges(lab: &Lab) -> Result {
     let trio = Trio::new(lab)?;
-    trio.a.advise(trio.in_a, libc::MADV_MERGEABLE)?;
+    trio.a.register(trio.in_a)?;
     pages::expect_frames("registered pages", (&trio.a, trio.in_a), &trio.frames)?;
     trio.a.advise(trio.in_a, libc::MADV_UNMERGEABLE)?;
     trio.expect_private_copy(trio.in_a, IDS, "after MADV_UNMERGEABLE")

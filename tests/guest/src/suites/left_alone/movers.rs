@@ -107,7 +107,7 @@ fn registered_memory_of_programs_that_move_pages(lab: &Lab) -> Result {
     let (mover, other) = lab.pair()?;
     target(&mover)?;
     let (in_mover, in_other) = (mover.anon(PAGES, IDS)?, other.anon(PAGES, IDS)?);
-    mover.advise(in_mover, libc::MADV_MERGEABLE)?;
+    mover.register(in_mover)?;
     scanner::merge()?;
     pages::expect_merged(&[(&mover, in_mover), (&other, in_other)]).map(drop)
 }
@@ -118,8 +118,7 @@ fn zeros_of_programs_that_move_pages(lab: &Lab) -> Result {
     let (mover, other) = lab.pair()?;
     let to = target(&mover)?;
     let (from, in_other) = (mover.anon(PAGES, Ids::ZERO)?, other.anon(PAGES, Ids::ZERO)?);
-    let registered = mover.anon(PAGES, Ids::ZERO)?;
-    mover.advise(registered, libc::MADV_MERGEABLE)?;
+    mover.registered(PAGES, Ids::ZERO)?;
     scanner::merge()?;
     pages::expect_zero_page((&other, in_other))?;
     expect::eq(

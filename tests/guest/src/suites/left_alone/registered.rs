@@ -36,20 +36,10 @@ pub(super) const TESTS: &[Test] = tests![
 const PAGES: u64 = 8;
 const IDS: Ids = Ids::each(100);
 
-fn register(peer: &Peer, span: Span) -> Result {
-    peer.advise(span, libc::MADV_MERGEABLE)
-}
-
-fn registered(peer: &Peer) -> Result<Span> {
-    let span = peer.anon(PAGES, IDS)?;
-    register(peer, span)?;
-    Ok(span)
-}
-
 /// Two processes with registered pages.
 fn registered_pair(lab: &Lab) -> Result<[(Peer, Span); 2]> {
     let (a, b) = lab.pair()?;
-    let (in_a, in_b) = (registered(&a)?, registered(&b)?);
+    let (in_a, in_b) = (a.registered(PAGES, IDS)?, b.registered(PAGES, IDS)?);
     Ok([(a, in_a), (b, in_b)])
 }
 
@@ -97,7 +87,7 @@ fn scope_registered_leaves_zeros_of_others(lab: &Lab) -> Result {
     knob::set("scope", "registered")?;
     let peer = lab.alice()?;
     let (plain, span) = (peer.anon(PAGES, Ids::ZERO)?, peer.anon(PAGES, Ids::ZERO)?);
-    register(&peer, span)?;
+    peer.register(span)?;
     let before = peer.frames(plain)?;
     scanner::merge()?;
     pages::expect_zero_page((&peer, span))?;
@@ -108,7 +98,7 @@ fn scope_registered_keeps_users_apart(lab: &Lab) -> Result {
     knob::set("scope", "registered")?;
     let [(a, in_a), (b, in_b)] = registered_pair(lab)?;
     let bob = lab.peer(User::Bob)?;
-    let in_bob = registered(&bob)?;
+    let in_bob = bob.registered(PAGES, IDS)?;
     let before = bob.frames(in_bob)?;
     scanner::scan(6)?;
     pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;
@@ -192,7 +182,7 @@ fn registered_memory_may_be_of_undumpable_processes(lab: &Lab) -> Result {
 fn registered_memory_is_left_alone_while_pinned(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = registered_pair(lab)?;
     let c = lab.alice()?;
-    let in_c = registered(&c)?;
+    let in_c = c.registered(PAGES, IDS)?;
     c.pin(in_c)?;
     let before = c.frames(in_c)?;
     scanner::scan(6)?;
@@ -207,7 +197,7 @@ fn expect_not_registrable(lab: &Lab, kind: Kind) -> Result {
         let [(a, in_a), (b, in_b)] = registered_pair(lab)?;
         let c = lab.alice()?;
         let span = c.filled(kind, PAGES, IDS)?;
-        register(&c, span)?;
+        c.register(span)?;
         let before = c.frames(span)?;
         scanner::scan(6)?;
         pages::expect_merged(&[(&a, in_a), (&b, in_b)])?;

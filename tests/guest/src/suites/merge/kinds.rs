@@ -159,7 +159,7 @@ fn registered_memory_is_merged_too(lab: &Lab) -> Result {
     let ids = Ids::each(1);
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(8, ids)?, b.anon(8, ids)?);
-    a.advise(in_a, libc::MADV_MERGEABLE)?;
+    a.register(in_a)?;
     scanner::merge()?;
     pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
 }

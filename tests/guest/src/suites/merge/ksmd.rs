@@ -58,8 +58,7 @@ fn ksmd_keeps_its_pages(lab: &Lab) -> Result {
     let peers = lab.alices(4)?;
     let mut spans = Vec::new();
     for peer in &peers[..2] {
-        let span = peer.anon(PAGES, ids)?;
-        peer.advise(span, libc::MADV_MERGEABLE)?;
+        let span = peer.registered(PAGES, ids)?;
         spans.push(span);
     }
     let _ksmd = Ksmd;
@@ -98,12 +97,11 @@ fn ksmd_takes_none_of_our_pages(lab: &Lab) -> Result {
     let ids = Ids::each(1);
     let (registered, plain) = lab.pair()?;
     let (in_registered, in_plain) = (registered.anon(PAGES, ids)?, plain.anon(PAGES, ids)?);
-    registered.advise(in_registered, libc::MADV_MERGEABLE)?;
+    registered.register(in_registered)?;
     scanner::merge()?;
     let ours = pages::expect_merged(&[(&registered, in_registered), (&plain, in_plain)])?;
     let bob = lab.peer(User::Bob)?;
-    let in_bob = bob.anon(PAGES, ids)?;
-    bob.advise(in_bob, libc::MADV_MERGEABLE)?;
+    let in_bob = bob.registered(PAGES, ids)?;
     let _ksmd = Ksmd;
     let scans = procfs::number(&format!("{}/full_scans", knob::MAINLINE))?;
     run_ksmd("full_scans", scans + 8)?;

@@ -233,7 +233,7 @@ fn merged_by_ksmd(lab: &Lab) -> Result<(Peer, [Span; 2], Mainline)> {
     let mainline = Mainline::of(Server::Ksmd)?;
     let spans = [peer.anon(PAGES, NEW)?, peer.anon(PAGES, NEW)?];
     for span in spans {
-        peer.advise(span, libc::MADV_MERGEABLE)?;
+        peer.register(span)?;
     }
     mainline.merge(PAGES)?;
     Ok((peer, spans, mainline))

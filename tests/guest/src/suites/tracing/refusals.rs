@@ -212,8 +212,7 @@ fn pages_of_a_full_cgroup_are_merged_without_reclaim(lab: &Lab) -> Result {
     let mut peers = Vec::new();
     for _ in 0..2 {
         let peer = lab.peer_in(User::Alice, &cgroup)?;
-        let span = peer.anon(PAGES, IDS)?;
-        peer.advise(span, libc::MADV_MERGEABLE)?;
+        let span = peer.registered(PAGES, IDS)?;
         peers.push((peer, span));
     }
     // Release the charges that CPUs have taken in advance.
@@ -241,7 +240,7 @@ fn parts_of_a_large_page_with_references_are_refused_as_busy(lab: &Lab) -> Resul
     let other = lab.alice()?;
     let huge = other.map(Kind::Anon, HUGE)?;
     other.advise(huge, libc::MADV_HUGEPAGE)?;
-    other.advise(huge, libc::MADV_MERGEABLE)?;
+    other.register(huge)?;
     other.fill(huge, IDS)?;
     expect::eq(
         "pages in huge pages",

@@ -2,12 +2,10 @@
 
 //! Creation, removal, moves and changes of the size of mappings.
 
-use std::fs::OpenOptions;
 use std::io;
-use std::io::Write;
 use std::os::fd::AsRawFd;
 
-use guest::memory::content::WORDS;
+use guest::memory::file;
 use guest::process::peer::spawn::check;
 use guest::Context;
 use guest::Result;
@@ -83,17 +81,8 @@ pub(super) fn map_file(space: &mut Space, worker: &mut Worker) -> Result {
 }
 
 fn map_new_file(pages: u64, content: Content) -> io::Result<Span> {
-    let path = format!("/dev/shm/ksm_v_soak.file.{}", std::process::id());
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)?;
-    std::fs::remove_file(&path)?;
-    let page: Vec<u8> = (0..WORDS)
-        .flat_map(|word| content.word(word).to_ne_bytes())
-        .collect();
-    (0..pages).try_for_each(|_| file.write_all(&page))?;
+    let page = content.bytes();
+    let file = file::unnamed("/dev/shm", (0..pages).map(|_| &page))?;
     // SAFETY: The kernel chooses a free address.
     let addr = unsafe {
         libc::mmap(

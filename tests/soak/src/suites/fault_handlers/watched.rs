@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use guest::expect;
 use guest::kernel::procfs;
-use guest::memory::content;
 use guest::process::peer::memory;
 use guest::process::task;
 use guest::process::userfaultfd::Fault;
@@ -118,7 +117,7 @@ impl Watched {
                 expect::that(!fault.write_protect, || "no page was write-protected")?;
                 let provided = match content {
                     Content::Zero => faults.zero(page),
-                    _ => faults.copy(page, &bytes_of(content)),
+                    _ => faults.copy(page, &content.bytes()),
                 };
                 provided.context(|| "providing a page")
             },
@@ -173,7 +172,7 @@ impl Watched {
                 worker.tally.add("pages moved", 1);
             }
             Err(_) => {
-                let provided = self.faults.copy(page, &bytes_of(Content::Letter(1)));
+                let provided = self.faults.copy(page, &Content::Letter(1).bytes());
                 provided.context(|| "providing a page")?;
                 self.region.expect(index, Content::Letter(1));
                 worker.tally.add("pages that could not be moved", 1);
@@ -229,10 +228,4 @@ impl Watched {
         }
         Err("memory under userfaultfd: who faults neither waits nor goes on".into())
     }
-}
-
-fn bytes_of(content: Content) -> Vec<u8> {
-    (0..content::WORDS)
-        .flat_map(|word| content.word(word).to_ne_bytes())
-        .collect()
 }

@@ -11,7 +11,6 @@ use std::io::IoSliceMut;
 use std::os::unix::fs::FileExt;
 
 use guest::expect;
-use guest::memory::content;
 use guest::memory::content::PAGE_SIZE;
 use guest::process::peer::memory;
 use guest::process::trace;
@@ -25,7 +24,6 @@ use crate::child;
 use crate::child::Child;
 use crate::region::Region;
 use crate::shadow::Content;
-use crate::shadow::Page;
 use crate::worker::Worker;
 
 use super::any_word;
@@ -68,7 +66,7 @@ impl Partner {
     /// Writes a page with `process_vm_writev`.
     pub fn write(&mut self, worker: &mut Worker) -> Result {
         let (index, content) = any_page(&self.open, worker);
-        let bytes = bytes_of(&Page::of(content));
+        let bytes = content.bytes();
         let written = uio::process_vm_writev(
             Pid::from_raw(self.child.pid()),
             &[IoSlice::new(&bytes)],
@@ -125,7 +123,7 @@ impl Partner {
     }
 
     fn write_by_file(&self, region: &Region, index: u64, content: Content) -> Result {
-        let bytes = bytes_of(&Page::of(content));
+        let bytes = content.bytes();
         let written = self
             .memory()
             .and_then(|file| file.write_all_at(&bytes, region.place(index, 0)));
@@ -171,10 +169,4 @@ fn remote(region: &Region, index: u64) -> RemoteIoVec {
         base: region.place(index, 0) as usize,
         len: PAGE_SIZE as usize,
     }
-}
-
-fn bytes_of(page: &Page) -> Vec<u8> {
-    (0..content::WORDS)
-        .flat_map(|word| page.word(word).to_ne_bytes())
-        .collect()
 }
