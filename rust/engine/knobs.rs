@@ -30,8 +30,8 @@ use core::ffi::CStr;
 /// forks add.
 pub const MOST_PAGE_SHARING: u32 = 1 << 16;
 
-/// The default number. To migrate or swap out a shared page, the kernel visits each of its mappings
-/// with the page locked: 3 us each, 3 ms in all. The limit costs at most one page in 1024.
+/// The default of `max_page_sharing`. To migrate or swap out a shared page, the kernel visits each of its
+/// mappings with the page locked: 3 us each, 3 ms in all. The limit costs at most one page in 1024.
 const PAGE_SHARING: u32 = 1024;
 
 /// Largest number of scanner threads.

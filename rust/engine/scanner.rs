@@ -4,7 +4,7 @@
 //!
 //! - `scanner/api.rs`: the documented calls, in which merging cannot fail
 //! - `scanner/sightings.rs`: what a sighting of a page means
-//! - `scanner/stable.rs`: targets of merges, and what came of the merges
+//! - `scanner/stable.rs`: targets of merges, and the results of merges
 //! - `scanner/passes.rs`: the ends of passes
 
 use crate::hash::HashKind;
@@ -111,8 +111,6 @@ impl<S> ScannerStorage for S where
 /// assert!(scanner.made(key, Frame(9), domain, 2));
 /// assert_eq!(scanner.target(key, domain), Some(Target::Shared(Frame(9))));
 /// ```
-///
-/// The owner serialises all calls.
 pub struct KsmScanner<S: ScannerStorage> {
     storage: S,
     keys: Keys,

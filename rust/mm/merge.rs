@@ -105,8 +105,8 @@ impl Terms<'_> {
         if !is_expected(&shared.content()) {
             return Err(Refusal::Changed);
         }
-        // The twin goes first. Its frame may belong to somebody else by now, whose memory is left alone and
-        // who must not be able to tell that a page of another process became a shared page.
+        // The twin goes first. By now its frame may belong to a process whose memory is left alone. That process
+        // must not be able to tell that a page of another process became a shared page.
         let locked = shared.try_lock()?;
         self.lock_and_replace(&twin, &locked)
             .map_err(Refusal::of_target)?;

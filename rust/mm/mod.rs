@@ -14,7 +14,8 @@
 //!   or restores it. A new shared page is made for a page and its [`twin`]. [`refusal`] says why a page was not
 //!   merged.
 //! - Shared pages are allocated from a [`pool`]. [`sharers`] records who maps them, and [`rmap_ksm`] walks these
-//!   records for the kernel.
+//!   records for the kernel, whose functions are redirected to it ([`redirect`]). [`movable`] says whether the kernel
+//!   may move them.
 //! - Unmerging: [`unmerge`] breaks merged pages apart again, if there is [`room`] for the copies; [`breaks`] traces
 //!   those that the kernel breaks apart. [`movers`] are address spaces that move pages themselves.
 //!

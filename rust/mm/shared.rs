@@ -177,8 +177,8 @@ impl NewShared {
         Ok(new)
     }
 
-    /// Copies the content of `original` to this page. Called before the page is mapped: whoever maps it has
-    /// compared it with what it replaces.
+    /// Copies the content of `original` to this page. Called before the page is mapped: each page that
+    /// it replaces is compared with it first.
     ///
     /// # Errors
     ///

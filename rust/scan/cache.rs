@@ -3,8 +3,8 @@
 //! The index as a cache that the kernel can shrink: the unstable set can be rebuilt, at the price of
 //! another pass.
 //!
-//! The shrinker must not wait for the mutex of the sets, and must not allocate. What it can't do, the
-//! end of the next step does.
+//! The shrinker must not wait for the mutex of the sets, and must not allocate. The end of the next step
+//! does the rest.
 
 use crate::scan::sets::LockedSets;
 use crate::scan::sets::Sets;

@@ -10,7 +10,7 @@
 //!     cache     gives memory back to the kernel
 //!   step      one batch of pages of a place
 //!     gather    samples the pages that are mapped there
-//!     regions   what visits of a region brought
+//!     regions   the regions that the step visits, and the results
 //!     sets      the engine, behind its lock: decides
 //!     merge     merges the candidates
 //! ```

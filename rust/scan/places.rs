@@ -170,7 +170,8 @@ impl Places {
         self.waiting = self.waiting.saturating_sub(1);
     }
 
-    /// Whether threads wait, and more places are unfinished than the thread takes that put the last one back.
+    /// Whether there is an unfinished place for a thread that waits. The current thread, which has just put one
+    /// back, takes one itself.
     pub(super) fn has_some_for_others(&self) -> bool {
         self.waiting > 0 && self.begun.len() > 1
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What the kernel's test ksm_functional_tests is linked with in place of its
- * own ksm_get_self_merging_pages(), which reads /proc/self/ksm_merging_pages:
- * ksmd counts there, the module does not. This counts the mapped pages that
- * are merged, whoever merged them.
+ * Replaces ksm_get_self_merging_pages() when the kernel's test
+ * ksm_functional_tests is linked. The original reads
+ * /proc/self/ksm_merging_pages, where ksmd counts, and the module does not.
+ * This counts the mapped pages that either has merged.
  */
 #include <errno.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The stable set: targets of merges, and what came of the merges.
+//! The stable set: targets of merges, and the results of merges.
 
 use super::KsmScanner;
 use super::ScannerStorage;

@@ -28,9 +28,9 @@ use kernel::sync::atomic::Full;
 use kernel::sync::atomic::Relaxed;
 use kernel::sync::rcu;
 
-/// Shortest time, in milliseconds, between the last pass or sweep and the next sweep from the work item
-/// ([`crate::mm::sharers::sweep`]). If nothing is scanned, only the work item notices that shared pages are
-/// gone; without it the module would stay in use.
+/// Shortest time, in milliseconds, between the last pass or sweep and the next sweep from the work item. If
+/// nothing is scanned, only the work item notices that shared pages are gone; without it the module would
+/// stay in use.
 pub(super) const TIDY_MS: u32 = 10_000;
 
 /// The number of sets. While it is not 0, the module holds a reference to itself. Changes from and to 0 are
@@ -159,8 +159,8 @@ pub(in crate::mm) fn give_up_new(id: SetId) {
     };
     // SAFETY: The set is in use, which keeps its chunk: sets are given up under this mutex only.
     if unsafe { set.as_ref() }.len() == 0 {
-        // SAFETY: The page has no sharer, and only its maker knows it, who gives it up here: the engine
-        // offers it to no other thread before it is merged into.
+        // SAFETY: The page has no sharer, and only its maker knows it, which is the caller: the engine offers
+        // the page to no other thread before something is merged into it.
         unsafe { free(id, set) };
     }
 }

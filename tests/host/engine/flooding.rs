@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages that an attacker makes to collide, who knows the code but not the seed.
+//! Pages that an attacker makes to collide. The attacker knows the code but not the seed.
 //!
 //! Each family of pages is made for one weakness of a hash: many of its pages collide in a hash with
 //! this weakness, whatever its initial value is. The weaknesses are word-wise FNV-1a, a sum or an

@@ -32,7 +32,7 @@ fn passes(criterion: &mut Criterion) {
         let mut index = Index::default();
         index.pass(&pages);
         group.bench_function(BenchmarkId::new("ksm_v", count), |bencher| {
-            // Of so many pages some have the key of another.
+            // A few pages have the key of another page: keys are hashes.
             bencher.iter(|| assert!(index.pass(&pages) <= count >> 16));
         });
         let mut tree = Tree::new(count);

@@ -35,14 +35,14 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// For so many pages.
+    /// Makes a tree for this number of pages.
     pub fn new(pages: usize) -> Self {
         Tree {
             checksums: vec![0; pages],
         }
     }
 
-    /// Goes over all pages once. Returns how many are like another.
+    /// Goes over all pages once. Returns how many equal another.
     pub fn pass(&mut self, pages: &[Page]) -> usize {
         let mut unstable = RBTree::new(Items::new());
         let mut alike = 0;

@@ -53,7 +53,7 @@ fn cost(lab: &Lab, fill: impl Fn(&Peer, Span) -> Result) -> Result<u64> {
     Ok(time * 100 / pages)
 }
 
-/// Similar pages must be compared as a whole, whoever filled them; hash collisions must not increase
+/// Similar pages must be compared as a whole, also those of an attacker; hash collisions must not increase
 /// this cost any further.
 fn colliding_pages_cost_at_most_twice_as_much(lab: &Lab) -> Result {
     let filled = |how: &'static str| {

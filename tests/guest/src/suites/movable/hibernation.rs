@@ -31,7 +31,7 @@ const MODE: &str = "/sys/power/disk";
 const STATE: &str = "/sys/power/state";
 /// A message from before the memory is copied.
 const BEFORE_COPY: &str = "Preallocating image memory";
-/// A message from after the memory was copied: whoever resumes from the copy has never seen it.
+/// A message from after the memory was copied: a kernel that resumes from the copy has not printed it.
 const AFTER_COPY: &str = "Image saving";
 
 /// Returns why the guest cannot hibernate; `None` if it can.
