@@ -3,6 +3,7 @@
 //! The files under `/sys/kernel/mm/ksm_v`.
 
 use std::fs;
+use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::Write;
@@ -76,6 +77,16 @@ pub fn number(name: &str) -> Result<u64> {
         .ok_or_else(|| format!("{name}: expected a number and a newline, found {text:?}").into())
 }
 
+/// Opens a file for writing.
+pub fn open(name: &str) -> io::Result<File> {
+    open_in(DIR, name)
+}
+
+/// Like [`open`], but a file of `dir`.
+pub fn open_in(dir: &str, name: &str) -> io::Result<File> {
+    OpenOptions::new().write(true).open(format!("{dir}/{name}"))
+}
+
 /// Writes `text` in one call, unchanged, and returns the result.
 pub fn try_write(name: &str, text: &[u8]) -> io::Result<()> {
     try_write_in(DIR, name, text)
@@ -83,10 +94,7 @@ pub fn try_write(name: &str, text: &[u8]) -> io::Result<()> {
 
 /// Like [`try_write`], but to a file of `dir`.
 pub fn try_write_in(dir: &str, name: &str, text: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .open(format!("{dir}/{name}"))?;
-    let written = file.write(text)?;
+    let written = open_in(dir, name)?.write(text)?;
     if written == text.len() {
         Ok(())
     } else {

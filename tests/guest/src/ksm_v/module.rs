@@ -36,6 +36,22 @@ pub fn is_loaded() -> bool {
     Path::new(knob::DIR).is_dir()
 }
 
+/// The visible traces of a loaded module: its directories, its line in the list of modules, its threads, and
+/// probes.
+pub fn traces() -> Vec<String> {
+    let directories = [knob::DIR.to_owned(), format!("/sys/module/{NAME}")];
+    let mut found = Vec::from(directories);
+    found.retain(|path| Path::new(path).exists());
+    let modules = procfs::read("/proc/modules").unwrap_or_default();
+    let is_own = |line: &&str| line.starts_with(&format!("{NAME} "));
+    found.extend(modules.lines().filter(is_own).map(str::to_owned));
+    let threads = task::scanners().into_iter();
+    found.extend(threads.map(|pid| format!("thread {pid}")));
+    let probes = procfs::read("/sys/kernel/debug/kprobes/list").unwrap_or_default();
+    found.extend(probes.lines().map(str::to_owned));
+    found
+}
+
 /// Loads the module and returns the result.
 pub fn try_load(parameters: &str) -> io::Result<()> {
     load_file(&file(), parameters)

@@ -90,27 +90,6 @@ fn the_kernel_is_locked_down() -> Result {
     expect::that(asked != Some("none"), || "expected a level above none")
 }
 
-/// The visible traces of a loaded module.
-fn traces() -> Vec<String> {
-    let loaded = procfs::read("/proc/modules").unwrap_or_default();
-    let in_list = loaded.lines().any(|line| line.starts_with(module::NAME));
-    let paths = [
-        knob::DIR.to_owned(),
-        format!("/sys/module/{}", module::NAME),
-    ];
-    let mut found: Vec<String> = paths
-        .into_iter()
-        .filter(|path| Path::new(path).exists())
-        .collect();
-    found.extend(in_list.then(|| "a line of /proc/modules".to_owned()));
-    found.extend(
-        task::named(task::SCANNER)
-            .iter()
-            .map(|pid| format!("process {pid}")),
-    );
-    found
-}
-
 /// Returns whether the log gives lockdown as the reason.
 fn says_why(messages: &[String]) -> bool {
     let about = |message: &&String| message.contains("Lockdown:") && message.contains("module");
@@ -135,7 +114,11 @@ fn an_unsigned_module_is_refused() -> Result {
     expect::errno("loading the module", libc::EPERM, module::try_load(""))?;
     expect::errno("loading it from memory", libc::EPERM, load_from_memory())?;
     expect_reason(&mut log)?;
-    expect::eq("traces of the module", Vec::<String>::new(), traces())?;
+    expect::eq(
+        "traces of the module",
+        Vec::<String>::new(),
+        module::traces(),
+    )?;
     expect::eq("taints", tainted, procfs::read("/proc/sys/kernel/tainted")?)
 }
 
@@ -178,6 +161,10 @@ fn a_loaded_module_goes_on_when_lockdown_is_raised(lab: &Lab) -> Result {
         expect_working(lab, &mut log, 1000 * (step as u64 + 1))?;
     }
     module::unload()?;
-    expect::eq("traces of the module", Vec::<String>::new(), traces())?;
+    expect::eq(
+        "traces of the module",
+        Vec::<String>::new(),
+        module::traces(),
+    )?;
     expect::errno("loading it again", libc::EPERM, module::try_load(""))
 }

@@ -21,6 +21,7 @@ mod cut_short;
 mod reading;
 mod restart;
 mod waits;
+mod writer;
 
 /// The tests of this suite.
 pub fn trials() -> Vec<Trial> {

@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::fs::File;
-use std::fs::OpenOptions;
 use std::io;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -236,9 +235,7 @@ fn writable(is_wanted: bool) -> Result<Vec<String>> {
 }
 
 fn open(name: &str) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .open(format!("{}/{name}", compat::DIR))
+    knob::open_in(compat::DIR, name)
 }
 
 fn counts_cannot_be_written(_: &Lab) -> Result {

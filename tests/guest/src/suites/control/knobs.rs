@@ -3,9 +3,6 @@
 //! The values that the knobs accept and refuse.
 
 use std::fs;
-use std::fs::File;
-use std::fs::OpenOptions;
-use std::io;
 use std::os::unix::fs::PermissionsExt;
 
 use guest::expect;
@@ -253,13 +250,9 @@ fn an_empty_write_changes_nothing(_: &Lab) -> Result {
     Ok(())
 }
 
-fn open_for_writing(name: &str) -> io::Result<File> {
-    OpenOptions::new().write(true).open(knob::path(name))
-}
-
 fn counts_cannot_be_written(_: &Lab) -> Result {
     for name in knob::READ_ONLY {
-        let opened = open_for_writing(name);
+        let opened = knob::open(name);
         expect::errno(
             format!("opening {name} for writing as the superuser"),
             libc::EACCES,
@@ -289,7 +282,7 @@ fn users_can_read_and_not_write(_: &Lab) -> Result {
     let _alice = Acting::as_user(User::Alice)?;
     for name in knob::WRITABLE.iter().chain(&knob::READ_ONLY) {
         knob::read(name)?;
-        let opened = open_for_writing(name);
+        let opened = knob::open(name);
         expect::errno(
             format!("opening {name} for writing as Alice"),
             libc::EACCES,
@@ -307,7 +300,7 @@ fn merge_now_can_only_be_written_and_only_by_root(_: &Lab) -> Result {
     let read = fs::read(knob::path(knob::WRITE_ONLY));
     expect::errno("reading merge_now", libc::EACCES, read)?;
     let _alice = Acting::as_user(User::Alice)?;
-    let opened = open_for_writing(knob::WRITE_ONLY);
+    let opened = knob::open(knob::WRITE_ONLY);
     expect::errno("opening merge_now as Alice", libc::EACCES, opened)
 }
 

@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use guest::expect;
 use guest::kernel::procfs;
@@ -122,35 +121,11 @@ fn cannot_be_loaded_twice(_: &Lab) -> Result {
     })
 }
 
-/// The visible traces of a loaded module.
-fn traces() -> Vec<String> {
-    let mut found: Vec<String> = [knob::DIR, "/sys/module/ksm_v"]
-        .iter()
-        .filter(|path| Path::new(path).exists())
-        .map(|path| path.to_string())
-        .collect();
-    let modules = procfs::read("/proc/modules").unwrap_or_default();
-    found.extend(
-        modules
-            .lines()
-            .filter(|line| line.starts_with("ksm_v "))
-            .map(str::to_owned),
-    );
-    found.extend(
-        task::named(task::SCANNER)
-            .iter()
-            .map(|pid| format!("thread {pid}")),
-    );
-    let probes = procfs::read("/sys/kernel/debug/kprobes/list").unwrap_or_default();
-    found.extend(probes.lines().map(str::to_owned));
-    found
-}
-
 fn unloading_leaves_nothing_behind(_: &Lab) -> Result {
     module::unload()?;
     // The thread stays visible for a moment after it has ended.
-    let clean = task::wait_until(task::PATIENCE, || traces().is_empty());
-    expect::that(clean, || format!("left behind: {:?}", traces()))
+    let clean = task::wait_until(task::PATIENCE, || module::traces().is_empty());
+    expect::that(clean, || format!("left behind: {:?}", module::traces()))
 }
 
 fn loads_again_after_unloading(_: &Lab) -> Result {
@@ -180,6 +155,6 @@ fn refuses_an_unusable_parameter(_: &Lab) -> Result {
     expect::eq(
         "left behind after a refused load",
         Vec::<String>::new(),
-        traces(),
+        module::traces(),
     )
 }

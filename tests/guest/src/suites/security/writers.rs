@@ -6,7 +6,6 @@
 //! The suite `control` tests the file modes and ordinary users.
 
 use std::fs;
-use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::Write;
@@ -46,21 +45,17 @@ const VALUES: [(&str, &str); 6] = [
     ("domain", "global"),
 ];
 
-fn open(name: &str) -> io::Result<File> {
-    OpenOptions::new().write(true).open(knob::path(name))
-}
-
 /// Runs `become_less`, then opens a knob and writes to it; returns the result.
 fn writes_as(name: &str, value: &str, become_less: fn() -> io::Result<()>) -> io::Result<()> {
     child::attempt(|| {
         become_less()?;
-        open(name)?.write_all(value.as_bytes())
+        knob::open(name)?.write_all(value.as_bytes())
     })
 }
 
 /// Like [`writes_as`], but the superuser opens the knob before.
 fn writes_opened(name: &str, value: &str, become_less: fn() -> io::Result<()>) -> io::Result<()> {
-    let mut file = open(name)?;
+    let mut file = knob::open(name)?;
     child::attempt(move || {
         become_less()?;
         file.write_all(value.as_bytes())

@@ -3,7 +3,6 @@
 //! An unmerge that ends before everything is broken apart.
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
 
 use guest::expect;
 use guest::kernel::cgroup::Cgroup;
@@ -20,10 +19,10 @@ use guest::memory::pages;
 use guest::process::peer::User;
 use guest::process::task;
 use guest::tests;
-use guest::Context;
 use guest::Result;
 
 use super::expect_unmerged;
+use super::writer::Writer;
 use super::IDS;
 
 pub(super) const TESTS: &[Test] = tests![
@@ -70,21 +69,15 @@ fn can_be_interrupted(lab: &Lab) -> Result {
 /// Starts to unmerge, and kills the writer after the first page is unmerged. Returns whether this
 /// stopped the unmerge, which may have been complete by then.
 fn kill_while_unmerging((peer, span): pages::Pages<'_>) -> Result<bool> {
-    let line = format!("exec printf 2 >{}", knob::path("run"));
-    let writer = Command::new("sh").args(["-c", &line]).spawn();
-    let mut writer = writer.context(|| "starting a shell")?;
+    let mut writer = Writer::start("2")?;
     let begun = task::wait_until(task::PATIENCE, || {
         pages::expect_not_merged((peer, span.page(0))).is_ok()
     });
-    writer.kill().context(|| "killing the writer")?;
-    let mut status = None;
-    let ended = task::wait_until(task::PATIENCE, || {
-        status = writer.try_wait().ok().flatten();
-        status.is_some()
-    });
-    expect::that(begun, || "the shell: expected to begin unmerging")?;
-    expect::that(ended, || "the writer: expected to end when killed")?;
-    let by_signal = status.is_some_and(|status| status.signal().is_some());
+    writer.kill()?;
+    let status = writer.wait()?;
+    expect::that(begun, || "the writer: expected to begin unmerging")?;
+    let status = status.ok_or("the writer: expected to end when killed")?;
+    let by_signal = status.signal().is_some();
     Ok(by_signal && Counts::read()?.shared > 0)
 }
 

@@ -2,7 +2,7 @@
 
 //! What an unmerge does not wait for.
 
-use std::process::Command;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use guest::expect;
@@ -19,12 +19,12 @@ use guest::process::fuse::Discarder;
 use guest::process::fuse::Stuck;
 use guest::process::task;
 use guest::tests;
-use guest::Context;
 use guest::Result;
 
 use super::expect_nothing_merged;
 use super::expect_unmerged;
 use super::merged_pair;
+use super::writer::Writer;
 use super::IDS;
 
 pub(super) const TESTS: &[Test] = tests![
@@ -50,29 +50,22 @@ fn waits_for_no_process_that_waits_itself(lab: &Lab) -> Result {
     )?;
     let now = knob::try_write(knob::WRITE_ONLY, stuck.pid().to_string().as_bytes());
     expect::errno("merge_now", libc::EAGAIN, now)?;
-    let path = knob::path("run");
-    let write = |text: &str| {
-        let line = format!("exec printf {text} >{path}");
-        Command::new("sh").args(["-c", &line]).spawn()
-    };
-    let mut first = write("2").context(|| "starting a shell")?;
+    let mut first = Writer::start("2")?;
     let begun = task::wait_until(task::PATIENCE, || {
         pages::expect_not_merged((&a, in_a)).is_ok()
     });
     expect::that(begun, || "run=2: expected to go on with other processes")?;
     // Other writers wait for this one meanwhile, and can be killed.
-    let mut second = write("0").context(|| "starting a shell")?;
-    task::wait_until(Duration::from_secs(1), || {
-        task::stat(second.id() as i32, 3).is_ok_and(|state| state == "S")
-    });
-    second.kill().context(|| "killing a writer")?;
-    second.wait().context(|| "waiting for a writer")?;
-    let is_first_ended = first.try_wait().context(|| "the first writer")?.is_some();
-    expect::that(!is_first_ended, || {
+    let mut second = Writer::start("0")?;
+    task::wait_until(Duration::from_secs(1), || second.sleeps());
+    second.kill()?;
+    let killed = second.wait()?;
+    expect::that(killed.is_some(), || "run=0: expected to end when killed")?;
+    let first_ended = first.ended()?;
+    expect::that(first_ended.is_none(), || {
         "run=2: expected to try again for a while"
     })?;
-    let status = first.wait().context(|| "waiting for the first writer")?;
-    expect::that(status.success(), || "run=2: expected success")?;
+    expect_success(first.wait()?)?;
     expect_nothing_merged_but(&stuck)?;
     drop(stuck);
     expect_unmerged(&[(&a, in_a), (&b, in_b)], IDS)
@@ -106,23 +99,22 @@ fn waits_for_no_file_system(_lab: &Lab) -> Result {
         .transpose()?;
     faults.as_ref().map_or(Ok(()), CallCount::slow_down)?;
     discarder.lie_in_wait()?;
-    let path = knob::path("run");
-    let mut writer = Command::new("sh")
-        .args(["-c", &format!("exec printf 2 >{path}")])
-        .spawn()
-        .context(|| "starting a shell")?;
-    let mut status = None;
-    let ended = task::wait_until(task::PATIENCE, || {
-        status = writer.try_wait().ok().flatten();
-        status.is_some()
-    });
+    let mut writer = Writer::start("2")?;
+    let status = writer.wait()?;
     // The daemon answers now at the latest.
     drop(discarder);
-    writer.wait().context(|| "waiting for the writer")?;
-    expect::that(ended, || "run=2: expected not to wait for a file system")?;
+    writer.wait()?;
+    expect::that(status.is_some(), || {
+        "run=2: expected not to wait for a file system"
+    })?;
+    expect_success(status)?;
+    expect_nothing_merged()
+}
+
+/// Expects that a writer of `run` has succeeded.
+fn expect_success(status: Option<ExitStatus>) -> Result {
     let is_success = status.is_some_and(|status| status.success());
     expect::that(is_success, || {
         format!("run=2: expected success, found {status:?}")
-    })?;
-    expect_nothing_merged()
+    })
 }
