@@ -8,6 +8,7 @@ use crate::scan::profile::Profile;
 use crate::scan::state::RunMode;
 use crate::sys::sysfs::Attribute;
 use crate::sysfs::file::Scand;
+use engine::huge::SplitRule;
 use engine::knobs;
 use engine::pace::Governor;
 use kernel::prelude::*;
@@ -77,6 +78,12 @@ pub(super) const MAX_INTERVAL: Attribute<Scand> = number!(
     knobs::MAX_INTERVAL,
     |scand| scand.own().engine.max_interval(),
     |scand, passes| scand.change(|own| own.engine.set_max_interval(passes)),
+);
+
+pub(super) const HUGE_MIN_PARTS: Attribute<Scand> = number!(
+    knobs::HUGE_MIN_PARTS,
+    |scand| scand.own().split.min_parts(),
+    |scand, parts| scand.change(|own| own.split = SplitRule::at_least(parts)),
 );
 
 pub(super) const MAX_CPU: Attribute<Scand> = number!(

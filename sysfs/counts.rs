@@ -6,6 +6,7 @@
 //! of the last change of `run`. Readers that may also write to the files get exact counts, for which
 //! all shared pages and processes are visited.
 
+use crate::mm::page::splits;
 use crate::mm::zero;
 use crate::sys::sysfs::is_privileged;
 use crate::sys::sysfs::Attribute;
@@ -64,6 +65,9 @@ pub(super) fn zero_pages() -> u64 {
         zero::recent_count()
     }
 }
+
+pub(super) const HUGE_PAGES_SPLIT: Attribute<Scand> =
+    Attribute::read_only(c"huge_pages_split", |_, text| text.line(splits()));
 
 pub(super) const INDEX_BYTES: Attribute<Scand> =
     Attribute::read_only(c"index_bytes", |scand, text| {

@@ -58,7 +58,7 @@ impl Files {
     }
 }
 
-static ATTRIBUTES: [Attribute<Scand>; 25] = [
+static ATTRIBUTES: [Attribute<Scand>; 27] = [
     control::RUN,
     control::PROFILE,
     control::SCAN_RATE,
@@ -66,6 +66,7 @@ static ATTRIBUTES: [Attribute<Scand>; 25] = [
     control::PROMOTE_AFTER,
     control::MAX_PAGE_SHARING,
     control::MAX_INTERVAL,
+    control::HUGE_MIN_PARTS,
     control::MOVABLE,
     control::MAX_CPU,
     control::GOVERNOR,
@@ -81,6 +82,7 @@ static ATTRIBUTES: [Attribute<Scand>; 25] = [
     counts::PAGES_SKIPPED,
     counts::MERGE_RATIO_X100,
     counts::ZERO_PAGES,
+    counts::HUGE_PAGES_SPLIT,
     counts::INDEX_BYTES,
     counts::INDEX_FAILURES,
     counts::CPU_NS,

@@ -15,6 +15,7 @@
 //! - [`shared`]: the shared frames, one table by frame; [`seats`]: how many pages may be merged into
 //!   each
 //! - [`table`]: the open-addressing hash table under both
+//! - [`huge`]: whether it pays to split a large page
 //! - [`stats`]: statistics; [`pace`]: when to rest; [`region`]: what to visit less often; [`drain`]:
 //!   when to drain LRU batches; [`delay`]: how long to wait for locked VMAs
 //! - [`knobs`]: the declarations of the knobs; [`parse`]: parsers for their text
@@ -30,6 +31,7 @@ pub mod content;
 pub mod delay;
 pub mod drain;
 pub mod hash;
+pub mod huge;
 pub mod ids;
 pub mod index;
 pub mod keys;

@@ -19,6 +19,7 @@
 //! assert_eq!(knobs::SCOPE.parse(b"registered\n"), Some(1));
 //! ```
 
+use crate::huge::HUGE_PARTS;
 use crate::pace::LEAST_SHARE;
 use crate::pace::WHOLE_CPU;
 use crate::parse;
@@ -152,6 +153,17 @@ pub const MAX_INTERVAL: Knob = Knob {
     default: LONGEST_INTERVAL as u32,
 };
 
+/// Number of mergeable parts at which a huge page is split; 0: huge pages are never split.
+pub const HUGE_MIN_PARTS: Knob = Knob {
+    name: c"huge_min_parts",
+    values: Values::Range {
+        least: 0,
+        most: HUGE_PARTS,
+        unit: "pages",
+    },
+    default: 64,
+};
+
 /// Whether new shared pages are movable.
 pub const MOVABLE: Knob = Knob {
     name: c"movable",
@@ -203,13 +215,14 @@ pub const DOMAIN: Knob = Knob {
 };
 
 /// All knobs.
-pub const ALL: [Knob; 12] = [
+pub const ALL: [Knob; 13] = [
     RUN,
     SCAN_RATE,
     SLEEP_MS,
     PROMOTE_AFTER,
     MAX_PAGE_SHARING,
     MAX_INTERVAL,
+    HUGE_MIN_PARTS,
     MOVABLE,
     MAX_CPU,
     GOVERNOR,

@@ -16,11 +16,12 @@
 
 use crate::content::PAGE_SIZE;
 use crate::hash::mix;
+use crate::huge::SplitRule;
+use crate::huge::HUGE_PARTS;
 use crate::table::Entry;
 use crate::table::Full;
 use crate::table::Storage;
 use crate::table::Table;
-use core::mem::size_of;
 use core::ops::Range;
 
 /// Longest interval between two visits, in passes. A power of two.
@@ -33,7 +34,7 @@ const _: () = assert!(LOOK_EVERY % LONGEST_INTERVAL as u64 == 0);
 
 /// Largest size of a region, and the alignment of the boundaries between regions: the span of one page
 /// table, with pages of [`PAGE_SIZE`] and entries of 64 bits.
-const REGION_BYTES: usize = PAGE_SIZE * (PAGE_SIZE / size_of::<u64>());
+pub const REGION_BYTES: usize = PAGE_SIZE * HUGE_PARTS as usize;
 
 /// The address at which two threads split the rest of a VMA: the boundary of a region near the middle.
 /// `None` if the rest contains no such boundary.
@@ -59,6 +60,8 @@ pub struct Plan {
     pub patience: u8,
     /// Longest interval between two visits, in passes: a power of two, up to [`LONGEST_INTERVAL`].
     pub longest_interval: u8,
+    /// Which large pages are split.
+    pub split: SplitRule,
 }
 
 /// A visit of a region that is due.
@@ -72,6 +75,8 @@ pub struct Visit {
     /// Whether all pages were merged when they were last scanned, and the same pages are still mapped.
     /// The visit then ends at once, whatever its [`VisitOutcome`].
     pub is_settled: bool,
+    /// Whether the last visit found that it pays to split the large pages of the region.
+    pub is_worth_splitting: bool,
 }
 
 /// The result of a visit, in pages.
@@ -83,6 +88,8 @@ pub struct VisitOutcome {
     pub found_merged: u16,
     /// Pages that were merged during the visit.
     pub merged: u16,
+    /// Mergeable pages that were part of large pages.
+    pub mergeable_in_large: u16,
     /// Whether some page has a content that was also seen elsewhere, but not often enough to be merged.
     pub is_promising: bool,
 }
@@ -97,7 +104,7 @@ impl VisitOutcome {
         } else {
             0
         };
-        merged.min(RegionRecord::THRASHING - 1) | all
+        merged.min(RegionRecord::WORTH_SPLITTING - 1) | all
     }
 }
 
@@ -121,6 +128,7 @@ impl Prospect {
             digest: RegionRecord::ANY_PAGES,
             next_within: 1,
             is_settled: false,
+            is_worth_splitting: self.is_worth_splitting(),
         };
         let is_due = record.is_none_or(|record| record.due == due(plan.pass));
         let vain_visits = record.map_or(0, |record| record.vain_visits);
@@ -137,6 +145,12 @@ impl Prospect {
         let is_scanned = plan.pass % LOOK_EVERY == 0;
         visit.is_settled = was_merged && seen == visit.digest && !is_scanned;
         (is_due || seen != visit.digest).then_some(visit)
+    }
+
+    /// Whether the last visit found that it pays to split the large pages of the region.
+    pub fn is_worth_splitting(&self) -> bool {
+        self.record
+            .is_some_and(|record| record.is_worth_splitting())
     }
 }
 
@@ -190,7 +204,7 @@ impl<S: Storage<RegionRecord>> Regions<S> {
         let first = RegionRecord::new(hash);
         let before = self.records.get(hash).copied().unwrap_or(first);
         let after = before.after(visit, plan, outcome);
-        if plan.longest_interval <= 1 && !after.is_merged() {
+        if plan.longest_interval <= 1 && !after.is_merged() && !after.is_worth_splitting() {
             // The region is due in every pass. Its record ends with this pass.
             return Ok(());
         }
@@ -236,7 +250,8 @@ pub struct RegionRecord {
     /// pages make no visit due.
     digest: u32,
     /// Number of merged pages after the last visit that merged pages or found all of them intact.
-    /// [`Self::ALL`] is set if these were all pages, [`Self::THRASHING`] if the region thrashes.
+    /// [`Self::ALL`] is set if these were all pages, [`Self::THRASHING`] if the region thrashes,
+    /// [`Self::WORTH_SPLITTING`] if it pays to split its large pages.
     merged: u16,
     /// Number of successive visits that merged nothing, or nothing that lasted.
     vain_visits: u8,
@@ -253,6 +268,9 @@ impl RegionRecord {
     const ALL: u16 = 1 << 15;
     /// A flag in [`Self::merged`].
     const THRASHING: u16 = 1 << 14;
+    /// A flag in [`Self::merged`].
+    const WORTH_SPLITTING: u16 = 1 << 13;
+    const FLAGS: u16 = RegionRecord::ALL | RegionRecord::THRASHING | RegionRecord::WORTH_SPLITTING;
 
     fn new(hash: u64) -> Self {
         RegionRecord {
@@ -265,7 +283,10 @@ impl RegionRecord {
     fn after(self, visit: Visit, plan: &Plan, outcome: VisitOutcome) -> Self {
         let was_thrashing = self.merged & RegionRecord::THRASHING != 0;
         let broke_again = self.broke_again(outcome);
-        let has_hope = outcome.merged > 0 || outcome.is_promising;
+        let is_worth_splitting = self.is_worth_splitting_after(visit, plan, outcome);
+        // The next visit splits what this one has left whole.
+        let is_next_to_split = is_worth_splitting && !self.is_worth_splitting();
+        let has_hope = outcome.merged > 0 || outcome.is_promising || is_next_to_split;
         let is_intact = visit.is_settled || self.broken(outcome) == 0;
         let is_thrashing = broke_again || was_thrashing && (has_hope || !is_intact);
         let one_more = self.vain_visits.saturating_add(1);
@@ -275,11 +296,9 @@ impl RegionRecord {
             (false, true, false) => 0,
             (false, false, _) => one_more,
         };
-        let flag = if is_thrashing {
-            RegionRecord::THRASHING
-        } else {
-            0
-        };
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let flags = flag(is_thrashing, RegionRecord::THRASHING)
+            | flag(is_worth_splitting, RegionRecord::WORTH_SPLITTING);
         RegionRecord {
             // The pages of a thrashing region change all the time.
             digest: if is_thrashing {
@@ -287,17 +306,17 @@ impl RegionRecord {
             } else {
                 visit.digest
             },
-            merged: self.merged_after(visit, outcome) | flag,
+            merged: self.merged_after(visit, outcome) | flags,
             vain_visits,
             due: due(plan.pass.wrapping_add(plan.until_next(vain_visits).into())),
             ..self
         }
     }
 
-    /// Returns the new value of [`Self::merged`], without [`Self::THRASHING`]. A visit that merges nothing
+    /// Returns the new value of [`Self::merged`], without the other flags than [`Self::ALL`]. A visit that merges nothing
     /// does not forget the broken pages, because a later visit may merge them again.
     fn merged_after(self, visit: Visit, outcome: VisitOutcome) -> u16 {
-        let before = self.merged & !RegionRecord::THRASHING;
+        let before = self.merged & !(RegionRecord::THRASHING | RegionRecord::WORTH_SPLITTING);
         if visit.is_settled {
             before
         } else if outcome.merged == 0 && self.broken(outcome) > 0 {
@@ -307,9 +326,22 @@ impl RegionRecord {
         }
     }
 
+    /// Whether it pays to split the large pages of the region, after this visit.
+    fn is_worth_splitting_after(self, visit: Visit, plan: &Plan, outcome: VisitOutcome) -> bool {
+        if visit.is_settled {
+            return self.is_worth_splitting();
+        }
+        let parts = outcome.mergeable_in_large;
+        plan.split.allows(parts.into(), HUGE_PARTS)
+    }
+
+    fn is_worth_splitting(&self) -> bool {
+        self.merged & RegionRecord::WORTH_SPLITTING != 0
+    }
+
     /// Number of merged pages that were broken since they were merged.
     fn broken(&self, outcome: VisitOutcome) -> u16 {
-        let merged = self.merged & !(RegionRecord::ALL | RegionRecord::THRASHING);
+        let merged = self.merged & !RegionRecord::FLAGS;
         merged.saturating_sub(outcome.found_merged)
     }
 

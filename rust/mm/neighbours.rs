@@ -39,6 +39,7 @@ use crate::mm::verify::Replacement;
 use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::with_table;
 use core::array::from_fn;
+use engine::region::REGION_BYTES;
 use engine::Frame;
 use engine::PAGE_SIZE;
 use kernel::prelude::*;
@@ -50,8 +51,6 @@ pub(crate) const MOST: usize = 32;
 const PATIENCE: usize = 8;
 /// Most bytes between two of the pages: secondary MMUs drop what is in between, too.
 const LONGEST_GAP: usize = 16 * PAGE_SIZE;
-/// Number of bytes that a page table maps, at least.
-const TABLE_SIZE: usize = PAGE_SIZE * PAGE_SIZE / core::mem::size_of::<u64>();
 
 /// The replacement of a page, prepared before the VMA is locked.
 enum Prepared {
@@ -162,7 +161,7 @@ fn with_one_mapping(
 
 /// Whether a page at `addr`, above `last`, can be replaced together with one at `last`.
 pub(crate) fn are_near(last: usize, addr: usize) -> bool {
-    last < addr && addr - last <= LONGEST_GAP && last / TABLE_SIZE == addr / TABLE_SIZE
+    last < addr && addr - last <= LONGEST_GAP && last / REGION_BYTES == addr / REGION_BYTES
 }
 
 /// Replaces neighbours, and returns the result for each of them. They must be in the order of their

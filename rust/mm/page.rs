@@ -15,6 +15,8 @@ use core::ptr::NonNull;
 use engine::Frame;
 use kernel::bindings;
 use kernel::prelude::*;
+use kernel::sync::atomic::Atomic;
+use kernel::sync::atomic::Relaxed;
 
 /// The kind of page that a frame holds, as far as merging is concerned.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,6 +36,12 @@ pub(super) fn node_of(frame: Frame) -> Option<i32> {
     let page = NonNull::new(unsafe { shim::ksm_v_pfn_to_online_page(pfn) })?;
     // SAFETY: The frame is online, so its `struct page` exists.
     Some(unsafe { shim::ksm_v_page_to_nid(page.as_ptr()) })
+}
+
+/// Whether the page on `frame` is part of a large page at this moment.
+pub(crate) fn is_in_large_page(frame: Frame) -> bool {
+    // SAFETY: The function accepts any frame number.
+    usize::try_from(frame.0).is_ok_and(|pfn| unsafe { shim::ksm_v_pfn_is_large(pfn) })
 }
 
 /// A counted reference to a page.
@@ -163,6 +171,18 @@ impl PageRef {
         unsafe { shim::ksm_v_folio_test_large(self.folio()) }
     }
 
+    /// The number of pages in the folio.
+    pub(crate) fn parts(&self) -> u32 {
+        // SAFETY: By the type invariant the folio is referenced.
+        unsafe { shim::ksm_v_folio_nr_pages(self.folio()) }
+    }
+
+    /// Whether some pages of the folio are mapped no more. Racy: the kernel sets the mark when it unmaps them.
+    pub(crate) fn is_partially_mapped(&self) -> bool {
+        // SAFETY: By the type invariant the folio is referenced, so it stays large if it is.
+        self.is_large() && unsafe { shim::ksm_v_folio_test_partially_mapped(self.folio()) }
+    }
+
     /// The number of page table entries that map the folio.
     pub(crate) fn mappings(&self) -> u32 {
         // SAFETY: By the type invariant the folio is referenced.
@@ -205,6 +225,14 @@ impl Drop for PageRef {
         // SAFETY: By the type invariant this owns the reference, which nothing else drops.
         unsafe { shim::ksm_v_folio_put(self.folio()) };
     }
+}
+
+/// Number of large pages that were split since the module was loaded.
+static SPLITS: Atomic<u64> = Atomic::new(0);
+
+/// Number of large pages that were split since the module was loaded, huge pages and smaller ones.
+pub(crate) fn splits() -> u64 {
+    SPLITS.load(Relaxed)
 }
 
 /// The frame number of `page`.
@@ -320,6 +348,7 @@ impl LockedPage<'_> {
         // SAFETY: By the type invariants the folio is referenced and locked. The reference and the lock
         // move to the page's new folio.
         kernel::error::to_result(unsafe { shim::ksm_v_split_huge_page(self.as_ptr()) })?;
+        SPLITS.fetch_add(1, Relaxed);
         // SAFETY: By the type invariant of `PageRef` the page is still referenced.
         let folio = NonNull::new(unsafe { shim::ksm_v_page_folio(self.as_ptr()) });
         // INVARIANT: The reference is now to this folio, and the page belongs to it.

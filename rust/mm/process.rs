@@ -77,6 +77,12 @@ pub(crate) fn find(pid: i32) -> Option<ARef<Mm>> {
     address_space(pid, &rcu)
 }
 
+/// The ID of an address space; `None` while its last owner exits.
+pub(crate) fn address_space_id(mm: &Mm) -> Option<u64> {
+    let rcu = rcu::read_lock();
+    Owner::of(mm, &rcu).map(|owner| owner.address_space_id())
+}
+
 /// Whether mainline KSM knows `mm`: some of its memory is registered, or was registered.
 pub(crate) fn is_registered(mm: &Mm) -> bool {
     // SAFETY: The reference to an `Mm` shows that the mm is referenced.

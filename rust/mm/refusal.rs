@@ -39,6 +39,8 @@ pub(crate) enum Refusal {
     Failed = shim::ksm_v_refusal_KSM_V_REFUSED_FAILED,
     /// The process is changing the VMA. Counted once for each VMA, not for each page.
     Locked = shim::ksm_v_refusal_KSM_V_REFUSED_LOCKED,
+    /// The page or its twin is part of a large page which is not split (`huge_min_parts`).
+    KeptHuge = shim::ksm_v_refusal_KSM_V_REFUSED_KEPT_HUGE,
 }
 
 /// The number of reasons.

@@ -9,6 +9,7 @@ use crate::mm::refusal::Refusal;
 use crate::mm::shared::NewShared;
 use crate::mm::shared::SharedPage;
 use crate::mm::vma::StableVma;
+use engine::huge::SplitRule;
 use engine::Domain;
 use engine::Frame;
 use engine::Space;
@@ -29,6 +30,11 @@ pub(crate) struct Terms<'a> {
     pub(crate) space: Option<Space>,
     /// Most page table entries that this module makes map a shared page.
     pub(crate) max_page_sharing: u32,
+    /// Which large pages are split.
+    pub(crate) split: SplitRule,
+    /// Whether it pays to split the large pages in the region of an address space that begins at an address.
+    /// Takes a mutex.
+    pub(crate) is_worth_splitting: &'a dyn Fn(&Mm, usize) -> bool,
     /// Makes a new shared page for this address space, on this node (`None`: on any).
     pub(crate) make: &'a dyn Fn(&MmWithUser, Option<i32>) -> Result<NewShared>,
 }

@@ -23,6 +23,8 @@ pub(crate) struct Twin {
     pub(crate) mm: ARef<Mm>,
     /// The address at which it is mapped.
     pub(crate) addr: usize,
+    /// The first address of its region: of the part of the VMA that the same page table maps.
+    region: usize,
 }
 
 impl Terms<'_> {
@@ -62,8 +64,29 @@ impl Terms<'_> {
         }
         self.check_few(twin).map_err(Refusal::of_target)?;
         let found = self.find_mapping(twin)?;
+        self.check_split(twin, page, &found)?;
         expect_same(&page.content(), &twin.content())?;
         Ok(found)
+    }
+
+    /// Refuses a twin that is part of a large page which is not split.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::KeptHuge`].
+    fn check_split(
+        &self,
+        twin: &LockedPage<'_>,
+        page: &PageRef,
+        found: &Twin,
+    ) -> Result<(), Refusal> {
+        let parts = twin.parts();
+        let is_split = !twin.is_large()
+            || self.split.allows(1, parts)
+            || self.split.relaxed().allows(1, parts)
+                && (is_split_anyway(twin, page)
+                    || (self.is_worth_splitting)(&found.mm, found.region));
+        is_split.then_some(()).ok_or(Refusal::KeptHuge)
     }
 
     /// Finds a mapping of the folio of `twin` that these terms allow to replace.
@@ -74,7 +97,13 @@ impl Terms<'_> {
                 return ControlFlow::Continue(());
             }
             let (frame, mm) = (twin.frame(), ARef::from(vma.mm()));
-            found = Some(Twin { frame, mm, addr });
+            let region = vma.start_of_part(addr);
+            found = Some(Twin {
+                frame,
+                mm,
+                addr,
+                region,
+            });
             ControlFlow::Break(())
         });
         if walked {
@@ -83,4 +112,15 @@ impl Terms<'_> {
             Err(Refusal::Busy)
         }
     }
+}
+
+/// Whether the large page of `twin` is split if that of `page` is.
+///
+/// It is if both are the same. And it is taken for a copy if the two have the same place in their large pages: then it
+/// has as many mergeable parts.
+fn is_split_anyway(twin: &LockedPage<'_>, page: &PageRef) -> bool {
+    let apart = twin.frame().0 ^ page.frame().0;
+    twin.folio() == page.folio()
+        || twin.is_partially_mapped()
+        || apart.checked_rem(twin.parts().into()) == Some(0)
 }

@@ -15,6 +15,7 @@ use core::mem::MaybeUninit;
 use core::ops::Deref;
 use core::ops::Range;
 use core::ptr::NonNull;
+use engine::region::REGION_BYTES;
 use kernel::bindings;
 use kernel::mm::virt::vm_flags_t;
 use kernel::mm::virt::VmaRef;
@@ -61,6 +62,14 @@ impl<'a> StableVma<'a> {
     pub(crate) fn mm(&self) -> &'a Mm {
         // SAFETY: By the type invariant the VMA is in place for `'a`, and with it the mm.
         unsafe { Mm::from_raw((*self.as_ptr()).vm_mm) }
+    }
+
+    /// The first address of the part of the VMA that the same page table maps as `addr`. Only a hint if the
+    /// anon_vma lock alone is held: the bounds of the VMA may be changing.
+    pub(super) fn start_of_part(&self, addr: usize) -> usize {
+        // SAFETY: By the type invariant the VMA is in place. The address is read once.
+        let start = unsafe { shim::ksm_v_vma_start(self.as_ptr()) };
+        start.max(addr - addr % REGION_BYTES)
     }
 
     /// The `VM_…` flags.

@@ -24,6 +24,7 @@ use crate::mm::vma::NextArea;
 use crate::mm::vma::VmaReadGuard;
 use crate::scan::gather::Candidate;
 use crate::scan::gather::MOST_PAGES;
+use crate::scan::huge::keep_whole;
 use crate::scan::regions::VisitNo;
 use crate::scan::regions::Visits;
 use crate::scan::sets::Claim;
@@ -69,6 +70,11 @@ impl Merger {
         })
     }
 
+    /// Whether some page is queued.
+    pub(crate) fn has_candidates(&self) -> bool {
+        !self.candidates.is_empty()
+    }
+
     /// Queues a page whose address is above all queued ones.
     pub(crate) fn nominate(&mut self, candidate: Candidate) {
         // This does not fail: a batch has no more pages than that, and each has at most one twin.
@@ -82,8 +88,12 @@ impl Merger {
         let _ = self.candidates.insert_within_capacity(place, candidate);
     }
 
-    /// Merges the candidates, then their twins: nearby pages together, the rest one by one.
+    /// Merges the candidates, except parts of large pages that stay whole, then their twins: nearby pages together, the rest one by one.
     pub(crate) fn merge_all(&mut self, commons: &Commons, terms: &Terms<'_>, visits: &mut Visits) {
+        let kept = keep_whole(&mut self.candidates, visits, terms.split);
+        if kept > 0 {
+            commons.sets().lock().refusals.add(Refusal::KeptHuge, kept);
+        }
         self.merge_candidates(commons, terms, visits);
         self.merge_twins(commons, terms, visits);
         if take(&mut self.is_any_new) {
@@ -110,7 +120,13 @@ impl Merger {
     fn merge_twins(&mut self, commons: &Commons, terms: &Terms<'_>, visits: &mut Visits) {
         let mut twins = core::mem::take(&mut self.twins);
         let mut rest = twins.drain_all().peekable();
-        while let Some((Twin { frame, mm, addr }, key)) = rest.next() {
+        while let Some((
+            Twin {
+                frame, mm, addr, ..
+            },
+            key,
+        )) = rest.next()
+        {
             self.nominate(candidate_of_twin(addr, frame, key));
             let is_beside = |(twin, _): &(Twin, Key)| core::ptr::eq(&*twin.mm, &*mm);
             while let Some((Twin { frame, addr, .. }, key)) = rest.next_if(is_beside) {
@@ -353,6 +369,8 @@ impl Attempt {
             Refusal::TargetGone => engine.refuted(key, frame),
             Refusal::Different => self.differed(engine, key),
             Refusal::Full => engine.retire(key, frame),
+            // The twin's. A visit of the twin's region meets this page then.
+            Refusal::KeptHuge => engine.prefer_twin(key, frame),
             _ => (),
         }
     }

@@ -12,11 +12,12 @@
 //!     gather    samples the pages that are mapped there
 //!     regions   the regions that the step visits, and the results
 //!     sets      the engine, behind its lock: decides
-//!     merge     merges the candidates
+//!     merge     merges the candidates; huge: decides which large pages are split for that
 //! ```
 
 mod cache;
 pub(crate) mod gather;
+mod huge;
 pub(crate) mod merge;
 pub(crate) mod places;
 pub(crate) mod profile;

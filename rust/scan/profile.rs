@@ -7,6 +7,8 @@
 //! `threads` belong to neither profile, and apply to both.
 
 use crate::mm::policy::Scope;
+use engine::huge::SplitRule;
+use engine::knobs;
 use engine::mainline::MainlineSettings;
 use engine::pace::Governor;
 use engine::EngineSettings;
@@ -31,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) merge_across_nodes: bool,
     /// Whether zero-filled pages are merged with the kernel's zero page rather than with each other.
     pub(crate) use_zero_pages: bool,
+    /// Which large pages are split.
+    pub(crate) split: SplitRule,
 }
 
 impl Default for Settings {
@@ -42,6 +46,7 @@ impl Default for Settings {
             governor: Governor::default(),
             merge_across_nodes: true,
             use_zero_pages: true,
+            split: SplitRule::at_least(knobs::HUGE_MIN_PARTS.default as u16),
         }
     }
 }
@@ -54,6 +59,7 @@ impl From<&MainlineSettings> for Settings {
             governor: Governor::Manual,
             merge_across_nodes: mainline.merge_across_nodes,
             use_zero_pages: mainline.use_zero_pages,
+            split: SplitRule::FOR_ONE,
         }
     }
 }

@@ -82,8 +82,7 @@ impl Visits {
         population: impl Fn() -> Population,
     ) -> Coming {
         if !self.goes_on(space, range.start) {
-            let id = RegionId(space ^ engine::hash::mix(range.start as u64));
-            let prospect = recall(id);
+            let prospect = recall(region_id(space, range.start));
             let mut pages = None;
             let digest = || {
                 let Population { digest, pages: met } = population();
@@ -151,6 +150,22 @@ impl Visits {
         }
     }
 
+    /// Counts mergeable pages that are parts of large pages. Returns how many the visit has met so far.
+    pub(crate) fn count_mergeable_in_large(&mut self, no: VisitNo, pages: u32) -> u32 {
+        let Some(outcome) = self.outcome(no) else {
+            return pages;
+        };
+        let met = &mut outcome.mergeable_in_large;
+        *met = met.saturating_add(u16::try_from(pages).unwrap_or(u16::MAX));
+        (*met).into()
+    }
+
+    /// Whether the last visit of the region found that it pays to split its large pages.
+    pub(crate) fn is_worth_splitting(&self, no: VisitNo) -> bool {
+        let region = self.regions.get(usize::from(no.0));
+        region.is_some_and(|region| region.visit.is_worth_splitting)
+    }
+
     /// Records that the region has a page that may be merged soon.
     pub(crate) fn promise(&mut self, no: VisitNo) {
         if let Some(outcome) = self.outcome(no) {
@@ -203,4 +218,9 @@ impl Visits {
             last.space == space && last.range.start < addr && addr < last.range.end
         })
     }
+}
+
+/// Identifies the region of the address space `space` that begins at `start`.
+pub(crate) fn region_id(space: u64, start: usize) -> RegionId {
+    RegionId(space ^ engine::hash::mix(start as u64))
 }

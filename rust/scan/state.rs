@@ -18,6 +18,7 @@ use core::mem::take;
 use engine::advisor::Pass;
 use engine::drain::Drains;
 use engine::hash::mix;
+use engine::huge::SplitRule;
 use engine::mainline::Passes;
 use engine::pace::Governor;
 use engine::pace::Pacer;
@@ -57,6 +58,8 @@ pub(crate) struct StepSettings {
     pub(crate) max_page_sharing: u32,
     /// Whether zero-filled pages are merged with the kernel's zero page rather than with each other.
     pub(crate) use_zero_pages: bool,
+    /// Which large pages are split.
+    pub(crate) split: SplitRule,
 }
 
 /// The settings and the progress of the scanner.
@@ -72,6 +75,8 @@ pub(crate) struct ScanState {
     /// Whether this pass has met a process with registered memory.
     is_any_registered: bool,
     pub(super) use_zero_pages: bool,
+    /// Which large pages are split.
+    pub(super) split: SplitRule,
     /// CPU time of all threads, as of the ends of their last steps, in nanoseconds.
     ran_ns: u64,
     pass_began: Option<Instant<Monotonic>>,
@@ -114,6 +119,7 @@ impl ScanState {
             passes: Passes::default(),
             is_any_registered: false,
             use_zero_pages: settings.use_zero_pages,
+            split: settings.split,
             ran_ns: 0,
             pass_began: None,
             start: Instant::now(),
@@ -137,13 +143,15 @@ impl ScanState {
     /// Applies the settings in force after a change. The state must be closed, as for [`Self::choose`].
     pub(crate) fn obey(&mut self, sets: &mut Sets) {
         let settings = self.profiles.in_force();
-        if settings.engine.max_interval() != sets.engine.max_interval() {
+        let is_spaced_anew = settings.engine.max_interval() != sets.engine.max_interval();
+        if is_spaced_anew || settings.split != self.split {
             self.regions.clear();
         }
         sets.engine.configure(settings.engine);
         self.pacer.set_governor(settings.governor);
         self.policy.scope = settings.scope;
         self.use_zero_pages = settings.use_zero_pages;
+        self.split = settings.split;
         if self.policy.merge_across_nodes != settings.merge_across_nodes {
             self.policy.merge_across_nodes = settings.merge_across_nodes;
             // The change gives all contents other keys.
@@ -195,11 +203,12 @@ impl ScanState {
     }
 
     pub(super) fn plan(&self) -> Plan {
-        let settings = self.profiles.in_force().engine;
+        let settings = self.profiles.in_force();
         Plan {
             pass: self.pass,
-            patience: settings.promote_after(),
-            longest_interval: settings.max_interval(),
+            patience: settings.engine.promote_after(),
+            longest_interval: settings.engine.max_interval(),
+            split: settings.split,
         }
     }
 

@@ -8,9 +8,11 @@
 use crate::mm::movers;
 use crate::mm::policy::Policy;
 use crate::mm::policy::Scope;
+use crate::mm::process::address_space_id;
 use crate::mm::process::is_registered;
 use crate::mm::process::Owner;
 use crate::mm::refusal::Refusal;
+use crate::mm::shortage::is_memory_short;
 use crate::mm::terms::space_of;
 use crate::mm::terms::Terms;
 use crate::mm::vma::NextArea;
@@ -33,6 +35,7 @@ use crate::scan::turns::Commons;
 use crate::sys::kthread::boot_time_ns;
 use core::mem::take;
 use core::ops::Range;
+use engine::huge::SplitRule;
 use engine::Domain;
 use engine::Glance;
 use engine::Verdict;
@@ -153,7 +156,7 @@ impl Scanner {
         };
         let (progress, effort) = self.scan(commons, &user, sweep, limit);
         let next = progress.next.map(|addr| (addr, progress.area_end));
-        let going_on = next.and_then(|(addr, _)| Some((space_id(&user)?, addr)));
+        let going_on = next.and_then(|(addr, _)| Some((address_space_id(&user)?, addr)));
         let mut state = commons.lock();
         state.count_merged(self.visits.take_pages_merged());
         if is_registered(&user) {
@@ -218,7 +221,7 @@ impl Scanner {
         let space = ScannedSpace {
             mm,
             id: match pages {
-                Pages::Due => space_id(mm),
+                Pages::Due => address_space_id(mm),
                 Pages::All => None,
             },
             domain,
@@ -247,10 +250,23 @@ impl Scanner {
             mm,
             space: space_of(mm),
             max_page_sharing: settings.max_page_sharing,
+            split: self.split_rule(&settings, pages),
+            is_worth_splitting: &|mm, start| commons.is_worth_splitting(mm, start),
             make: &|mm, node| commons.make_shared(mm, node, began),
         };
         self.merger.merge_all(commons, &terms, &mut self.visits);
         (progress, effort)
+    }
+
+    /// Which large pages this step splits. A page in `merge_now` is worth a split, and so is any page while
+    /// memory is short.
+    fn split_rule(&self, settings: &StepSettings, pages: Pages) -> SplitRule {
+        let is_wanted = pages == Pages::All || self.merger.has_candidates() && is_memory_short();
+        if is_wanted {
+            settings.split.relaxed()
+        } else {
+            settings.split
+        }
     }
 
     /// Samples the pages that may be merged, VMA by VMA, each under its VMA lock. If
@@ -452,12 +468,6 @@ fn promoting(engine: &mut Engine, pages: Pages, decide: impl FnOnce(&mut Engine)
 fn domain_of(mm: &Mm, policy: Policy) -> Option<Domain> {
     let rcu = rcu::read_lock();
     Owner::of(mm, &rcu).map(|owner| policy.domain(&owner))
-}
-
-/// The ID of an address space; `None` while its last owner exits.
-fn space_id(mm: &Mm) -> Option<u64> {
-    let rcu = rcu::read_lock();
-    Owner::of(mm, &rcu).map(|owner| owner.address_space_id())
 }
 
 /// Whether the pages of a VMA may be merged.

@@ -18,9 +18,11 @@
 
 use crate::mm::drain_lru;
 use crate::mm::pool::Pool;
+use crate::mm::process::address_space_id;
 use crate::mm::shared::NewShared;
 use crate::scan::cache::Backlog;
 use crate::scan::places::Place;
+use crate::scan::regions::region_id;
 use crate::scan::sets::LockedSets;
 use crate::scan::sets::Sets;
 use crate::scan::state::RunMode;
@@ -33,6 +35,7 @@ use engine::pace::Clocks;
 use engine::region::Prospect;
 use engine::region::RegionId;
 use engine::Keys;
+use kernel::mm::Mm;
 use kernel::mm::MmWithUser;
 use kernel::new_condvar;
 use kernel::new_mutex;
@@ -144,12 +147,21 @@ impl Commons {
         state.regions.recall(id, &state.plan())
     }
 
+    /// Whether it pays to split the large pages in the region of `mm` that begins at `start`, as its last visit
+    /// found. False while the last owner of `mm` exits.
+    pub(crate) fn is_worth_splitting(&self, mm: &Mm, start: usize) -> bool {
+        let id = address_space_id(mm).map(|space| region_id(space, start));
+        id.is_some_and(|id| self.recall_region(id).is_worth_splitting())
+    }
+
     /// The settings for a step that begins now.
     pub(crate) fn step_settings(&self) -> StepSettings {
         let state = self.lock();
+        let settings = state.profiles.in_force();
         StepSettings {
             policy: state.policy,
-            max_page_sharing: state.profiles.in_force().engine.max_page_sharing(),
+            max_page_sharing: settings.engine.max_page_sharing(),
+            split: settings.split,
             use_zero_pages: state.use_zero_pages,
         }
     }

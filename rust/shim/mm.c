@@ -98,6 +98,11 @@ bool ksm_v_mm_forbids_zeropage(struct mm_struct *mm)
 	return mm_forbids_zeropage(mm);
 }
 
+unsigned long ksm_v_vma_start(const struct vm_area_struct *vma)
+{
+	return READ_ONCE(vma->vm_start);
+}
+
 vm_flags_t ksm_v_vma_flags(const struct vm_area_struct *vma)
 {
 	return READ_ONCE(vma->vm_flags);

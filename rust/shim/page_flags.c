@@ -12,6 +12,16 @@ bool ksm_v_folio_test_large(const struct folio *folio)
 	return folio_test_large(folio);
 }
 
+unsigned int ksm_v_folio_nr_pages(const struct folio *folio)
+{
+	return folio_nr_pages(folio);
+}
+
+bool ksm_v_folio_test_partially_mapped(const struct folio *folio)
+{
+	return folio_test_partially_mapped(folio);
+}
+
 bool ksm_v_folio_test_swapcache(const struct folio *folio)
 {
 	return folio_test_swapcache(folio);
@@ -93,6 +103,13 @@ bool ksm_v_pfn_hwpoison(unsigned long pfn)
 	const struct page *page = pfn_to_online_page(pfn);
 
 	return page && PageHWPoison(page);
+}
+
+bool ksm_v_pfn_is_large(unsigned long pfn)
+{
+	const struct page *page = pfn_to_online_page(pfn);
+
+	return page && PageCompound(page);
 }
 
 bool ksm_v_page_hwpoison(const struct page *page)

@@ -198,6 +198,7 @@ int ksm_v_folio_mapcount(const struct folio *folio);
 bool ksm_v_mm_is_in_use(struct mm_struct *mm);
 void ksm_v_inc_mm_counter(struct mm_struct *mm, int member);
 void ksm_v_dec_mm_counter(struct mm_struct *mm, int member);
+unsigned long ksm_v_vma_start(const struct vm_area_struct *vma);
 vm_flags_t ksm_v_vma_flags(const struct vm_area_struct *vma);
 bool ksm_v_vma_has_anon_vma(const struct vm_area_struct *vma);
 bool ksm_v_folio_is_zone_device(const struct folio *folio);
@@ -239,12 +240,17 @@ bool ksm_v_mm_has_interval_notifiers(struct mm_struct *mm);
 
 /* <linux/page-flags.h>, <linux/pagemap.h> */
 bool ksm_v_folio_test_large(const struct folio *folio);
+unsigned int ksm_v_folio_nr_pages(const struct folio *folio);
+/* @folio must be large. */
+bool ksm_v_folio_test_partially_mapped(const struct folio *folio);
 bool ksm_v_folio_test_swapcache(const struct folio *folio);
 bool ksm_v_folio_test_hugetlb(const struct folio *folio);
 bool ksm_v_page_anon_exclusive(const struct page *page);
 bool ksm_v_page_hwpoison(const struct page *page);
 /* Whether the memory of the frame has failed. Takes no reference. */
 bool ksm_v_pfn_hwpoison(unsigned long pfn);
+/* Whether the frame is part of a large folio. Takes no reference. */
+bool ksm_v_pfn_is_large(unsigned long pfn);
 const void *ksm_v_page_address(const struct page *page);
 bool ksm_v_page_mte_tagged(const struct page *page);
 bool ksm_v_folio_trylock(struct folio *folio);

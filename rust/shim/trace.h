@@ -29,7 +29,8 @@
 	EM(KSM_V_REFUSED_NO_MEMORY, "no_memory")	\
 	EM(KSM_V_REFUSED_TAGGED, "tagged")		\
 	EM(KSM_V_REFUSED_FAILED, "failed")		\
-	LAST(KSM_V_REFUSED_LOCKED, "locked")
+	EM(KSM_V_REFUSED_LOCKED, "locked")		\
+	LAST(KSM_V_REFUSED_KEPT_HUGE, "kept_huge")
 
 /* Why the governor chose a share: the same as `Cause` in rust/engine/pace.rs. */
 #define KSM_V_PACE_CAUSES(EM, LAST)			\

@@ -2,6 +2,7 @@
 
 //! Tests of regions, some of which are visited less often than others.
 
+use engine::huge::SplitRule;
 use engine::region::middle;
 use engine::region::Plan;
 use engine::region::RegionId;
@@ -13,6 +14,8 @@ use model::memory::Plan as MemoryPlan;
 
 const PATIENCE: u8 = 3;
 const PAGES: u16 = 512;
+/// Mergeable parts at which a huge page is split.
+const ENOUGH: u16 = 64;
 /// A digest of mapped pages, for tests in which it does not matter.
 const SAME: u32 = 1;
 
@@ -20,6 +23,7 @@ const IN_VAIN: VisitOutcome = VisitOutcome {
     looked_at: PAGES,
     found_merged: 0,
     merged: 0,
+    mergeable_in_large: 0,
     is_promising: false,
 };
 
@@ -60,6 +64,7 @@ impl Passes {
             pass: self.pass,
             patience: PATIENCE,
             longest_interval: self.longest_interval,
+            split: SplitRule::at_least(ENOUGH),
         }
     }
 
@@ -421,4 +426,79 @@ fn what_is_no_area_is_not_parted() {
     }
     let high = usize::MAX - 4095;
     assert_eq!(middle(&(high..usize::MAX)), None);
+}
+
+/// A visit that left this number of mergeable parts in large pages.
+fn kept(parts: u16) -> VisitOutcome {
+    VisitOutcome {
+        mergeable_in_large: parts,
+        ..IN_VAIN
+    }
+}
+
+#[test]
+fn a_region_is_worth_splitting_once_a_visit_found_enough_parts() {
+    for longest_interval in [1, LONGEST_INTERVAL] {
+        let mut passes = Passes::new(longest_interval);
+        let mut after = |parts| {
+            assert!(passes.comes_to(1, SAME, kept(parts)));
+            let plan = passes.plan();
+            let prospect = passes.regions.recall(RegionId(1), &plan);
+            passes.next();
+            prospect.is_worth_splitting()
+        };
+        assert!(!after(ENOUGH - 1));
+        assert!(after(ENOUGH));
+        assert!(after(PAGES));
+        assert!(!after(0));
+    }
+}
+
+#[test]
+fn a_visit_knows_what_the_last_one_found() {
+    let mut passes = Passes::new(LONGEST_INTERVAL);
+    for (parts, was_worth) in [(ENOUGH, false), (0, true), (0, false)] {
+        let plan = passes.plan();
+        let visit = passes.regions.recall(RegionId(1), &plan).visit(|| SAME);
+        assert_eq!(visit.map(|visit| visit.is_worth_splitting), Some(was_worth));
+        assert!(passes.comes_to(1, SAME, kept(parts)));
+        passes.next();
+    }
+}
+
+/// The next visit is to merge what this one has left. If it can't, there is no further hope.
+#[test]
+fn a_region_that_becomes_worth_splitting_is_visited_in_the_next_pass() {
+    let mut passes = Passes::new(LONGEST_INTERVAL);
+    assert_eq!(passes.visits(16, IN_VAIN), [0, 1, 2, 4, 8]);
+    assert!(passes.comes_to(1, SAME, kept(ENOUGH)));
+    passes.next();
+    assert_eq!(passes.visits(15, kept(ENOUGH)), [17, 18, 19, 20, 24]);
+}
+
+/// The flags share a word with the number of merged pages.
+#[test]
+fn what_is_worth_splitting_can_still_thrash_and_settle() {
+    let mut passes = Passes::new(LONGEST_INTERVAL);
+    let all = VisitOutcome {
+        merged: PAGES,
+        ..kept(PAGES)
+    };
+    let merged = VisitOutcome {
+        mergeable_in_large: PAGES,
+        ..MERGED
+    };
+    for (outcome, found) in [
+        (all, Found::Due),
+        (merged, Found::Due),
+        (all, Found::Settled),
+    ] {
+        assert_eq!(passes.finds(1, SAME, outcome), found);
+        passes.next();
+    }
+    // Other pages: all merges are broken, and made again.
+    for found in [Found::Due, Found::Due, Found::TooEarly] {
+        assert_eq!(passes.finds(1, SAME + 1, all), found);
+        passes.next();
+    }
 }

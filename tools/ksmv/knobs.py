@@ -24,6 +24,7 @@ KNOBS = {
     "max_page_sharing": Knob("1024", "2 to 65536 mappings"),
     "movable": Knob("1", "0 or 1"),
     "max_interval": Knob("8", "1, 2, 4 or 8 passes"),
+    "huge_min_parts": Knob("64", "0 to 512 pages, 0 splits no huge page"),
     "max_cpu": Knob("100", "1 to 100 percent of one CPU"),
     "governor": Knob("manual", "manual, auto"),
     "threads": Knob("1", "1 to 64 threads"),

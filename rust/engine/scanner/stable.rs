@@ -143,6 +143,25 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.sight_anew(key, frame);
     }
 
+    /// Remembers `frame`, on which the content of `key` was just seen, instead of the twin that the index has.
+    /// The twin may still hold the content, but is not merged now.
+    pub fn prefer_twin(&mut self, key: Key, frame: Frame) {
+        let Some(entry) = self.index.get_mut(key.hash()) else {
+            return;
+        };
+        if let EntryState::Unstable {
+            sightings, until, ..
+        } = entry.state()
+        {
+            let state = EntryState::Unstable {
+                sightings,
+                until,
+                met: true,
+            };
+            *entry = IndexEntry::new(key, frame, state);
+        }
+    }
+
     /// Records that the page on `frame`, which has `key`, differs from its target. The target is a
     /// frame of `domain` with this `content`.
     pub fn differed<C: Content + ?Sized>(

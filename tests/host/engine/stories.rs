@@ -32,7 +32,12 @@ fn letter() -> impl Strategy<Value = Letter> {
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
-    prop_oneof![6 => Just(Outcome::Merge), 1 => Just(Outcome::Fail), 1 => Just(Outcome::Fresh)]
+    prop_oneof![
+        6 => Just(Outcome::Merge),
+        1 => Just(Outcome::Fail),
+        1 => Just(Outcome::Fresh),
+        1 => Just(Outcome::KeptHuge),
+    ]
 }
 
 fn op() -> impl Strategy<Value = Op> {

@@ -167,7 +167,13 @@ fn letter(octet: u8) -> Letter {
 }
 
 fn outcome(octet: u8) -> Outcome {
-    pick(&[Outcome::Merge, Outcome::Fail, Outcome::Fresh], octet)
+    let all = [
+        Outcome::Merge,
+        Outcome::Fail,
+        Outcome::Fresh,
+        Outcome::KeptHuge,
+    ];
+    pick(&all, octet)
 }
 
 /// For the lower half of the values all allocations succeed, for a quarter the first ones do, and for

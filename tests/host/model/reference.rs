@@ -307,6 +307,13 @@ impl Reference {
             .insert(what, Unstable::new(frame, self.until()));
     }
 
+    /// See `KsmScanner::prefer_twin`.
+    pub fn prefer_twin(&mut self, what: What, frame: Frame) {
+        if let Some(known) = self.unstable.get_mut(&what) {
+            known.twin = frame;
+        }
+    }
+
     /// See `KsmScanner::retire`.
     pub fn retire(&mut self, what: What, frame: Frame) {
         if let Some(full) = self.stable.remove(&what) {

@@ -41,6 +41,8 @@ pub enum Outcome {
     Fail,
     /// Like `Merge`, but onto a fresh frame even if there is a shared one.
     Fresh,
+    /// Like `Merge`, but a twin is part of a large page that is not split.
+    KeptHuge,
 }
 
 /// A step of a story. Slots are below [`SLOTS`].

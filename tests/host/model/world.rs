@@ -337,6 +337,10 @@ impl<'a> World<'a> {
             (None, _) => self.refute(candidate, target),
             (Some(content), _) if content != candidate.letter => self.differ(candidate, content),
             (_, Target::Shared(shared)) => self.join(candidate, shared, outcome),
+            (_, Target::Twin(_)) if outcome == Outcome::KeptHuge => {
+                self.engine.prefer_twin(key, frame);
+                self.model.prefer_twin(candidate.what, frame);
+            }
             (_, Target::Twin(twin)) => {
                 self.events.borrow_mut().merged_twins += 1;
                 self.merge_onto_fresh_frame(&[frame, twin], candidate);

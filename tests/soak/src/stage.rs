@@ -156,6 +156,7 @@ impl Stage {
         knob::set("promote_after", 1 + rng.below(2))?;
         knob::set("max_interval", 1u64 << rng.below(4))?;
         knob::set("threads", 1 + rng.below(2))?;
+        knob::set("huge_min_parts", 1 + 63 * rng.below(2))?;
         knob::set("scan_rate", SCAN_RATE)?;
         for &(name, value) in suite.knobs {
             knob::set(name, value)?;

@@ -177,6 +177,7 @@ pub fn settle_knobs() -> Result {
     knob::set("scan_rate", 10_000)?;
     knob::set("sleep_ms", 0)?;
     knob::set("max_interval", 1)?;
+    knob::set("huge_min_parts", 1)?;
     knob::set("max_page_sharing", 1024)?;
     // This is refused if merged pages cannot be moved; the knob reads 0 already then.
     let _ = knob::try_write("movable", b"1");

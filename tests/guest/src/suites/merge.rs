@@ -18,6 +18,7 @@ mod now;
 mod regions;
 mod seats;
 mod threads;
+mod threshold;
 
 /// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
@@ -43,6 +44,16 @@ pub fn trials() -> Vec<Trial> {
         &[Feature::HugePages],
         "merge",
         huge::TESTS,
+    ));
+    trials.extend(lab::trials_with(
+        &[Feature::HugePages],
+        "merge",
+        threshold::TESTS,
+    ));
+    trials.extend(lab::trials_unless(
+        threshold::lacking,
+        "merge",
+        threshold::TESTS_OF_SHORTAGE,
     ));
     trials.extend(lab::trials_with(
         &[Feature::FlushCounts],

@@ -7,6 +7,7 @@ use engine::Target;
 use engine::Verdict;
 
 use super::key;
+use super::make;
 use super::merges;
 use super::scanner;
 use super::A;
@@ -99,6 +100,44 @@ fn a_refuted_content_begins_anew() {
     assert_eq!(scanner.get_stats().pages_unshared, 1);
     assert!(!merges(&mut scanner, 2));
     assert!(merges(&mut scanner, 3));
+}
+
+#[test]
+fn another_twin_is_remembered_with_the_same_sightings() {
+    let mut scanner = scanner(2);
+    merges(&mut scanner, 1);
+    let key = key(scanner.scan(Frame(2), D, &A));
+    scanner.prefer_twin(key, Frame(2));
+    assert_eq!(scanner.target(key, D), Some(Target::Twin(Frame(2))));
+    assert!(!merges(&mut scanner, 2), "a page is not its own twin");
+    assert!(merges(&mut scanner, 1));
+    scanner.end_pass(|_| None);
+    assert_eq!(scanner.get_stats().pages_unshared, 1);
+    scanner.end_pass(|_| None);
+    assert_eq!(scanner.get_stats().pages_unshared, 0, "forgotten in time");
+}
+
+/// Another mapping of the remembered frame counts once in a pass.
+#[test]
+fn another_twin_has_been_met() {
+    let mut scanner = scanner(1);
+    merges(&mut scanner, 1);
+    scanner.end_pass(|_| None);
+    let key = key(scanner.scan(Frame(2), D, &A));
+    scanner.set_promote_after(3);
+    scanner.prefer_twin(key, Frame(2));
+    assert!(!merges(&mut scanner, 2));
+    assert!(merges(&mut scanner, 1), "the third sighting");
+}
+
+#[test]
+fn a_shared_frame_stays_the_target() {
+    let mut scanner = scanner(1);
+    merges(&mut scanner, 1);
+    let key = key(scanner.scan(Frame(2), D, &A));
+    assert!(make(&mut scanner, key, D, 9));
+    scanner.prefer_twin(key, Frame(2));
+    assert_eq!(scanner.target(key, D), Some(Target::Shared(Frame(9))));
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub(super) const TESTS: &[Test] = tests![
     promote_after_takes_its_whole_range,
     max_page_sharing_takes_its_whole_range,
     max_interval_takes_its_whole_range,
+    huge_min_parts_takes_its_whole_range,
     max_cpu_takes_its_whole_range,
     threads_takes_its_whole_range,
     scope_takes_its_words,
@@ -41,6 +42,7 @@ pub(super) const TESTS: &[Test] = tests![
     promote_after_refuses_bad_input,
     max_page_sharing_refuses_bad_input,
     max_interval_refuses_bad_input,
+    huge_min_parts_refuses_bad_input,
     max_cpu_refuses_bad_input,
     threads_refuses_bad_input,
     governor_refuses_bad_input,
@@ -103,6 +105,10 @@ fn max_page_sharing_takes_its_whole_range(_: &Lab) -> Result {
 
 fn max_interval_takes_its_whole_range(_: &Lab) -> Result {
     takes_numbers("max_interval", &["1", "2", "4", "8"])
+}
+
+fn huge_min_parts_takes_its_whole_range(_: &Lab) -> Result {
+    takes_numbers("huge_min_parts", &["0", "1", "64", "257", "512"])
 }
 
 fn max_cpu_takes_its_whole_range(_: &Lab) -> Result {
@@ -205,6 +211,14 @@ fn max_interval_refuses_bad_input(_: &Lab) -> Result {
             "257",
             "4294967297",
         ],
+    )
+}
+
+fn huge_min_parts_refuses_bad_input(_: &Lab) -> Result {
+    refuses_numbers(
+        "huge_min_parts",
+        "77",
+        &["513", "1024", "65536", "65537", "4294967297"],
     )
 }
 

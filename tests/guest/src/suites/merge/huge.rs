@@ -10,6 +10,7 @@ use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::memory::content::Ids;
+use guest::memory::pagemap::Frame;
 use guest::memory::pages;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
@@ -31,17 +32,17 @@ pub(super) const TESTS: &[Test] = tests![
 ];
 
 /// The number of 4 KiB pages in a huge page.
-const HUGE: u64 = 512;
+pub(super) const HUGE: u64 = 512;
 
 /// Maps and fills a region that really consists of huge pages.
-fn huge(peer: &Peer, count: u64, ids: Ids) -> Result<Span> {
+pub(super) fn huge(peer: &Peer, count: u64, ids: Ids) -> Result<Span> {
     procfs::write("/sys/kernel/mm/transparent_hugepage/enabled", "always")?;
     let span = peer.anon(count * HUGE, ids)?;
     expect_huge(peer, span, count)?;
     Ok(span)
 }
 
-fn expect_huge(peer: &Peer, span: Span, count: u64) -> Result {
+pub(super) fn expect_huge(peer: &Peer, span: Span, count: u64) -> Result {
     let found = peer.smaps_pages(span, "AnonHugePages")?;
     expect::eq(
         format!("huge pages of {span:?}, in small pages"),
@@ -51,7 +52,7 @@ fn expect_huge(peer: &Peer, span: Span, count: u64) -> Result {
 }
 
 /// Merges, and uses two small equal pages to prove that merging took place.
-fn merge_with_control(lab: &Lab) -> Result {
+pub(super) fn merge_with_control(lab: &Lab) -> Result {
     let (a, b) = lab.pair()?;
     let (in_a, in_b) = (a.anon(1, Ids::same(7))?, b.anon(1, Ids::same(7))?);
     scanner::merge()?;
@@ -200,21 +201,10 @@ fn huge_pages_stay_huge_where_their_twins_are_left_alone(lab: &Lab) -> Result {
 
 /// Merges every third page of 64 KiB folios, whose entries arm64 can combine into one TLB entry.
 fn equal_pages_are_merged_out_of_folios_of_16(lab: &Lab) -> Result {
-    const FOLIO: u64 = 16;
     const PAGES: u64 = 8 * FOLIO;
     let (a, b) = lab.pair()?;
-    let (in_a, in_b) = with_folios(|| {
-        let spans = (
-            a.anon(PAGES, Ids::each(10_000))?,
-            b.anon(PAGES, Ids::each(20_000))?,
-        );
-        let frames = a.frames(spans.0)?;
-        let whole = frames.chunks(FOLIO as usize).all(|frames| {
-            (frames[0].0 % FOLIO == 0) && frames.windows(2).all(|two| two[0].0 + 1 == two[1].0)
-        });
-        expect::that(whole, || format!("expected folios, found {frames:?}"))?;
-        Ok(spans)
-    })?;
+    let in_a = in_folios(&a, PAGES, Ids::each(10_000))?;
+    let in_b = in_folios(&b, PAGES, Ids::each(20_000))?;
     let equal: Vec<u64> = (0..PAGES).step_by(3).collect();
     for &index in &equal {
         b.fill(in_b.page(index), Ids::same(10_000 + index))?;
@@ -232,11 +222,28 @@ fn equal_pages_are_merged_out_of_folios_of_16(lab: &Lab) -> Result {
     Ok(())
 }
 
-/// Runs `act` while the kernel allocates 64 KiB folios for new memory.
-fn with_folios<T>(act: impl FnOnce() -> Result<T>) -> Result<T> {
+/// The number of pages in a folio of 64 KiB.
+pub(super) const FOLIO: u64 = 16;
+
+/// Maps and fills a region that really consists of folios of 64 KiB. Tries several times: where memory is
+/// fragmented, the kernel takes small pages instead.
+pub(super) fn in_folios(peer: &Peer, pages: u64, ids: Ids) -> Result<Span> {
     const ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled";
-    procfs::write(ENABLED, "always")?;
-    let result = act();
-    procfs::write(ENABLED, "never")?;
-    result
+    for _ in 0..10 {
+        procfs::write(ENABLED, "always")?;
+        let span = peer.anon(pages, ids);
+        procfs::write(ENABLED, "never")?;
+        let span = span?;
+        if are_folios(&peer.frames(span)?) {
+            return Ok(span);
+        }
+        peer.unmap(span)?;
+    }
+    Err("expected folios of 64 KiB, found smaller pages each time".into())
+}
+
+fn are_folios(frames: &[Frame]) -> bool {
+    frames.chunks(FOLIO as usize).all(|frames| {
+        (frames[0].0 % FOLIO == 0) && frames.windows(2).all(|two| two[0].0 + 1 == two[1].0)
+    })
 }

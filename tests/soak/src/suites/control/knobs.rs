@@ -24,7 +24,7 @@ struct Knob {
 }
 
 /// Other domains would let users share, which the checker counts as a failure.
-const KNOBS: [Knob; 10] = [
+const KNOBS: [Knob; 11] = [
     Knob {
         name: "run",
         takes: &["1", "1", "1", "1", "1", "1", "0", "2"],
@@ -49,6 +49,11 @@ const KNOBS: [Knob; 10] = [
         name: "max_interval",
         takes: &["1", "8", "8", "2", "4"],
         refuses: &["0", "3", "16", "257"],
+    },
+    Knob {
+        name: "huge_min_parts",
+        takes: &["1", "1", "64", "512", "0"],
+        refuses: &["513", "65536", "65537"],
     },
     Knob {
         name: "max_cpu",

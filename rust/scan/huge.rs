@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Decides which large pages are split. A part of a large page can be merged only after that.
+//!
+//! The mergeable parts of a large page are counted while its region is visited. Once they are enough, the
+//! large page is split, and the rest of its parts is merged as it is met. A step may end within a large page;
+//! the next visit merges the parts that were met before they were enough.
+
+use crate::mm::page::is_in_large_page;
+use crate::mm::page::PageRef;
+use crate::scan::gather::Candidate;
+use crate::scan::regions::Visits;
+use core::ops::Range;
+use engine::huge::SplitRule;
+use engine::huge::HUGE_PARTS;
+use engine::Frame;
+use kernel::prelude::*;
+
+/// A large page.
+struct Large {
+    /// The frames of its parts.
+    frames: Range<u64>,
+    /// Whether some of its parts are mapped no more. The kernel splits such a page under reclaim, and
+    /// splitting it frees these parts.
+    is_partially_mapped: bool,
+}
+
+impl Large {
+    /// The large page that the page on `frame` is part of, if any, as of this moment.
+    fn of(frame: Frame) -> Option<Self> {
+        if !is_in_large_page(frame) {
+            return None;
+        }
+        let page = PageRef::candidate(frame)?;
+        let parts = u64::from(page.parts());
+        // The first frame of a large page is a multiple of the number of its parts.
+        let first = frame.0 - frame.0.checked_rem(parts)?;
+        Some(Large {
+            frames: first..first.saturating_add(parts),
+            is_partially_mapped: page.is_partially_mapped(),
+        })
+    }
+
+    fn parts(&self) -> u32 {
+        (self.frames.end - self.frames.start) as u32
+    }
+
+    fn contains(&self, candidate: &Candidate) -> bool {
+        self.frames.contains(&candidate.frame.0)
+    }
+}
+
+/// Removes from `candidates`, which are sorted by address, the parts of large pages that `rule` does not split
+/// now. Returns the number of candidates removed.
+pub(super) fn keep_whole(
+    candidates: &mut KVVec<Candidate>,
+    visits: &mut Visits,
+    rule: SplitRule,
+) -> u64 {
+    let (mut next, mut left) = (0, 0);
+    while let Some(&first) = candidates.get(next) {
+        let rest = candidates.get(next..).unwrap_or(&[]);
+        let large = Large::of(first.frame);
+        let is_beside = |other: &&Candidate| large.as_ref().is_some_and(|it| it.contains(other));
+        let count = rest.iter().take_while(is_beside).count().max(1);
+        let is_split = large.is_none_or(|large| is_split(&large, &first, count, visits, rule));
+        let end = next + count;
+        if is_split {
+            // No panic: `left` is at most `next`, and there are at least `end` candidates.
+            (next..end).for_each(|no| candidates.swap(left + no - next, no));
+            left += count;
+        }
+        next = end;
+    }
+    candidates.truncate(left);
+    (next - left) as u64
+}
+
+/// Whether `large` is split now. `first` is one of `count` mergeable parts that this step has found.
+fn is_split(
+    large: &Large,
+    first: &Candidate,
+    count: usize,
+    visits: &mut Visits,
+    rule: SplitRule,
+) -> bool {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    let in_region = visits.count_mergeable_in_large(first.visit, count);
+    rule.allows(count, large.parts())
+        || rule.allows(in_region, HUGE_PARTS)
+        || large.is_partially_mapped && rule.relaxed().allows(count, large.parts())
+        || visits.is_worth_splitting(first.visit)
+}
