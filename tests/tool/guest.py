@@ -11,9 +11,13 @@ import json
 import mmap
 import os
 import pty
+import re
+import shutil
 import signal
+import struct
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 from pathlib import Path
@@ -31,7 +35,7 @@ from member import ODD_FILE, ODD_NAME  # noqa: E402
 
 TOOL = HERE.parent / "ksmv" / "ksmv"
 CGROUPS = Path("/sys/fs/cgroup")
-ALICE, BOB = 1000, 1001
+ALICE, BOB, LONER = 1000, 1001, 1002
 QUIET_PASSES = 4
 PATIENCE_SECONDS = 240
 
@@ -114,9 +118,9 @@ def merge_all() -> None:
 class Member:
     """A process that runs member.py; its memory is ready after the constructor."""
 
-    def __init__(self, *areas: str, user: int = ALICE) -> None:
+    def __init__(self, *areas: str, user: int = ALICE, program: str = sys.executable) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(HERE / "member.py"), *areas],
+            [program, "-I", "-S", str(HERE / "member.py"), *areas],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, user=user, group=user, extra_groups=[],
         )  # fmt: skip
         self.pid = self._process.pid
@@ -143,9 +147,9 @@ class Case(unittest.TestCase):
     def setUp(self) -> None:
         load() if self.loaded else unload()
 
-    def start(self, *areas: str, user: int = ALICE) -> Member:
+    def start(self, *areas: str, user: int = ALICE, program: str = sys.executable) -> Member:
         """Starts a process that ends with the test."""
-        member = Member(*areas, user=user)
+        member = Member(*areas, user=user, program=program)
         self.addCleanup(member.end)
         return member
 
@@ -350,6 +354,148 @@ class WithoutModule(Case):
         with mock.patch("fcntl.ioctl", side_effect=OSError(25, "ENOTTY")):
             self.assertEqual(seen(), scanned)
         self.assertGreater(len(scanned), 21)
+
+
+# --- reasons ----------------------------------------------------------------
+
+# A program with this attribute has CAP_NET_BIND_SERVICE.
+CAPABLE = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)
+
+
+def reasons(pid: int) -> dict[str, tuple[int, str]]:
+    """The pages and the cure of each reason why pages of a process are not merged."""
+    return {one["reason"]: (one["pages"], one["cure"]) for one in ksmv_json("why", pid)["reasons"]}
+
+
+class Why(Case):
+    """ksmv why, without the module: what /proc tells."""
+
+    loaded = False
+
+    def program(self, mode: int, attribute: bytes = b"") -> str:
+        """A copy of Python with this mode; with this capability, if any."""
+        place = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, place)
+        os.chmod(place, 0o755)
+        path = shutil.copy(os.path.realpath(sys.executable), place)
+        os.chmod(path, mode)
+        if attribute:
+            os.setxattr(path, "security.capability", attribute)
+        return path
+
+    def assert_reason(self, member: Member, reason: str, least: int, cure: str) -> None:
+        """Expects that so many pages or a few more are left alone, with this cure."""
+        found = reasons(member.pid)
+        self.assertIn(reason, found)
+        self.assertGreaterEqual(found[reason][0], least)
+        self.assertIn(cure, found[reason][1])
+
+    def test_areas_that_are_left_alone(self) -> None:
+        for option, reason in (
+            ("locked", "locked"), ("dontdump", "not_dumped"), ("wipeonfork", "wipe_on_fork"),
+            ("dontfork", "not_forked"),
+        ):  # fmt: skip
+            found = reasons(self.start(f"40*a:{option}").pid)
+            self.assertEqual((reason, found[reason][0]), (reason, 40))
+            self.assertIn("MemoryKSM=yes", found[reason][1])
+
+    def test_who_is_not_dumpable_and_by_what(self) -> None:
+        worker = self.start("40*a", f"user={ALICE}", user=0)
+        self.assert_reason(worker, "not_dumpable_changed_ids", 40, "MemoryKSM=yes")
+        hidden = self.start("40*a", "undumpable")
+        self.assert_reason(hidden, "not_dumpable_made_itself_undumpable", 40, "MemoryKSM=yes")
+        unreadable = self.program(0o711)
+        self.assert_reason(
+            self.start("40*a", program=unreadable),
+            "not_dumpable_unreadable_program", 40, f"chmod o+r {unreadable}",
+        )  # fmt: skip
+
+    def test_who_got_privileges_by_an_exec(self) -> None:
+        for mode, attribute, kind in ((0o4755, b"", "set-ID"), (0o755, CAPABLE, "file-capability")):
+            program = self.program(mode, attribute)
+            member = self.start("40*a", f"user={ALICE}", program=program)
+            self.assert_reason(member, "not_dumpable_secure_exec", 40, "none, by design")
+            self.assertIn(f"({program} is a {kind} program)", ksmv("why", member.pid))
+
+    def test_registration_is_no_cure_for_a_privileged_exec(self) -> None:
+        program = self.program(0o4755)
+        member = self.start("40*a:registered", f"user={ALICE}", program=program)
+        self.assert_reason(member, "not_dumpable_secure_exec", 40, "none, by design")
+
+    def test_who_acts_as_several_users(self) -> None:
+        program = self.program(0o4755)
+        member = self.start("40*a", program=program)
+        self.assert_reason(member, "several_ids", 40, "User=")
+
+    def test_shared_memory(self) -> None:
+        member = self.start("100*zero,60*a,40*own:memfd")
+        self.assert_reason(member, "shared", 200, "MAP_PRIVATE")
+        found = ksmv_json("why", member.pid)
+        self.assertEqual(found["shared_memory"], [{"name": "memfd:member", "pages": 200}])
+        self.assertEqual((found["shared_zero_pages"], found["shared_equal_pages"]), (100, 59))
+        self.assertIn("shared memory: 100 pages of zeroes, 59 equal", ksmv("why", member.pid))
+        guess = ksmv_json("estimate", member.pid)
+        self.assertEqual(guess["shared_memory"], [{"name": "memfd:member", "pages": 200}])
+        self.assertEqual(guess["left_alone_pages"]["shared"], 200)
+
+    def test_a_process_alone_and_with_others(self) -> None:
+        lonely = self.start("40*own", user=LONER)
+        self.assert_reason(lonely, "alone", 40, "ksmv set domain global")
+        self.start("40*own", user=LONER)
+        found = reasons(lonely.pid)
+        self.assertNotIn("alone", found)
+        self.assertGreaterEqual(found["different"][0], 40)
+
+    def test_equal_pages(self) -> None:
+        one = self.start("40*a,20*zero,500*own", user=LONER)
+        waiting = reasons(one.pid)["waiting"]
+        self.assertGreaterEqual(waiting[0], 60)
+        self.assertIn("modprobe ksm_v", waiting[1])
+        self.start("300*own,1*b", user=LONER)
+        other = self.start("1*b", user=LONER)
+        self.assertGreater(reasons(other.pid)["waiting"][0], 0)
+
+    def start_huge(self, area: str) -> Member:
+        """Starts a process that has a huge page, as soon as one is free."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            member = self.start(area, user=LONER)
+            rollup = Path(f"/proc/{member.pid}/smaps_rollup").read_text()
+            if re.search(r"AnonHugePages: +[1-9]", rollup):
+                return member
+            member.end()
+        raise AssertionError("there is no huge page")
+
+    def test_huge_pages_below_the_threshold(self) -> None:
+        self.start("60*a", user=LONER)
+        member = self.start_huge("60*a,452*own:huge")
+        files = {name: knob.default for name, knob in knobs.KNOBS.items()} | {"profile": "own"}
+        for least, reason in ((0, "huge"), (61, "huge"), (60, "waiting"), (1, "waiting")):
+            files["huge_min_parts"] = str(least)
+            with (
+                mock.patch("ksmv.module.is_loaded", return_value=True),
+                mock.patch("ksmv.module.read_all", return_value=files),
+            ):
+                found = reasons(member.pid)
+            self.assertGreaterEqual((least, found[reason][0]), (least, 60))
+            self.assertLess(sum(found.get(one, (0,))[0] for one in ("huge", "waiting")), 400)
+            self.assertEqual((least, "huge" in found), (least, reason == "huge"))
+
+    def test_volatile_pages(self) -> None:
+        member = self.start("900*a:volatile", user=LONER)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while reasons(member.pid).get("volatile", (0,))[0] < 800:
+            self.assertLess(time.monotonic(), deadline)
+
+    def test_names_what_cannot_be_asked(self) -> None:
+        self.assert_fails(1, "there is no process 999999", "why", 999999)
+        self.assert_fails(1, "process 2 has no memory", "why", 2)
+        without_ptrace = ("setpriv", "--bounding-set", "-sys_ptrace")
+        member = self.start("1*a")
+        for command, pid in (("why", member.pid), ("why", 1), ("who", 1)):
+            said = run_ksmv(command, pid, status=1, wrapper=without_ptrace)
+            self.assertIn(f"process {pid}: denied", said)
+            self.assertIn("CAP_SYS_PTRACE", said)
 
 
 # --- knobs ------------------------------------------------------------------

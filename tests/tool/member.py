@@ -3,10 +3,11 @@
 
 Each argument is an area: CONTENTS[:OPTION]..., where CONTENTS are words N*TEXT
 separated by commas. TEXT names a content, "zero" is zeroes, "own" is a content
-that no other page has. Options: registered, locked, dontdump. Further arguments:
-undumpable, fork (a child keeps the areas, too), clone (a child shares the address
-space), leaderless (the first thread exits), odd (its name is ODD_NAME, and it has written to
-a private mapping of the file ODD_FILE).
+that no other page has. Options: registered, locked, dontdump, wipeonfork, dontfork, memfd (shared
+memory), huge (a huge page), volatile (all pages change again and again). Further arguments:
+undumpable, user=ID (it becomes that user, and so a worker of the user that it was), fork (a child
+keeps the areas, too), clone (a child shares the address space), leaderless (the first thread
+exits), odd (its name is ODD_NAME, and it has written to a private mapping of the file ODD_FILE).
 
 Prints a line once all is in place, and ends with its standard input.
 """
@@ -16,6 +17,7 @@ import mmap
 import os
 import signal
 import sys
+import time
 
 # Bytes that control a terminal, that end lines elsewhere, and that are not UTF-8.
 ODD_NAME = b"\x1b[2Ja)\r1\x0b\n\\\x9b\xff"
@@ -28,6 +30,14 @@ _PR_SET_NAME = 15
 _PR_SET_DUMPABLE = 4
 _SYS_EXIT = 60
 _STACK = 1 << 16
+_MADV_WIPEONFORK = 18
+_HUGE = 2 << 20
+_ADVICE = {
+    "registered": mmap.MADV_MERGEABLE,
+    "dontdump": mmap.MADV_DONTDUMP,
+    "dontfork": mmap.MADV_DONTFORK,
+    "wipeonfork": _MADV_WIPEONFORK,
+}
 
 
 def libc():
@@ -54,13 +64,10 @@ def area(spec: str, first: int) -> mmap.mmap:
         for times, _, text in [word.partition("*")]
         for _ in range(int(times))
     ]
-    memory = mmap.mmap(-1, len(texts) * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    # The contents must be on small pages, with no other pages around them.
-    memory.madvise(mmap.MADV_NOHUGEPAGE)
-    if "registered" in options:
-        memory.madvise(mmap.MADV_MERGEABLE)
-    if "dontdump" in options:
-        memory.madvise(mmap.MADV_DONTDUMP)
+    memory = mapping(len(texts) * mmap.PAGESIZE, options)
+    for option, advice in _ADVICE.items():
+        if option in options:
+            memory.madvise(advice)
     if "locked" in options:
         c, ctypes = libc()
         start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
@@ -69,6 +76,36 @@ def area(spec: str, first: int) -> mmap.mmap:
     for number, text in enumerate(texts):
         memory[number * mmap.PAGESIZE : (number + 1) * mmap.PAGESIZE] = page(text, first + number)
     return memory
+
+
+def mapping(size: int, options: list[str]) -> mmap.mmap:
+    """Maps memory; huge memory holds one huge page, which is aligned."""
+    if "memfd" in options:
+        file = os.memfd_create("member")
+        os.truncate(file, size)
+        return mmap.mmap(file, size, mmap.MAP_SHARED)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    if "huge" not in options:
+        memory = mmap.mmap(-1, size, flags)
+        # The contents must be on small pages, with no other pages around them.
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+        return memory
+    memory = mmap.mmap(-1, size + _HUGE, flags)
+    _, ctypes = libc()
+    before = -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % _HUGE
+    memory.madvise(mmap.MADV_HUGEPAGE, before, size)
+    memory.madvise(mmap.MADV_NOHUGEPAGE, before + size, _HUGE - before)
+    return memoryview(memory)[before : before + size]
+
+
+def keep_changing(memories: list[mmap.mmap]) -> None:
+    """Fills all pages with one content after the other."""
+    number = 0
+    while True:
+        number += 1
+        for memory in memories:
+            memory[:] = page(f"now {number}", 0) * (len(memory) // mmap.PAGESIZE)
+        time.sleep(0.1)
 
 
 def wait() -> None:
@@ -101,8 +138,15 @@ def be_odd() -> mmap.mmap:
 def main(arguments: list[str]) -> None:
     """Sets up the memory that the arguments describe."""
     flags = {"undumpable", "fork", "clone", "leaderless", "odd"}.intersection(arguments)
-    specs = [one for one in arguments if one not in flags]
+    users = [int(one.removeprefix("user=")) for one in arguments if one.startswith("user=")]
+    specs = [one for one in arguments if one not in flags and not one.startswith("user=")]
     kept = [area(spec, number << 20) for number, spec in enumerate(specs)]
+    volatile = [memory for memory, spec in zip(kept, specs) if "volatile" in spec]
+    if volatile:
+        _thread.start_new_thread(keep_changing, (volatile,))
+    for user in users:
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
     child = 0
     if "odd" in flags:
         kept.append(be_odd())

@@ -23,8 +23,10 @@ PROJECT = Path(__file__).resolve().parents[2]
 TOOL = PROJECT / "tools" / "ksmv"
 sys.path.insert(0, str(TOOL.parent))
 
-from ksmv import cli, estimate, layout, lines, module, pages, processes, records, text  # noqa: E402
+from ksmv import cli, estimate, frames, layout, lines, module, pages, policy  # noqa: E402
+from ksmv import processes, reasons, records, shared, text, why  # noqa: E402
 from ksmv.arguments import parser  # noqa: E402
+from ksmv.credentials import Cause, Standing  # noqa: E402
 from ksmv.errors import Failure  # noqa: E402
 from ksmv.knobs import KNOBS  # noqa: E402
 from ksmv.policy import Policy  # noqa: E402
@@ -35,6 +37,7 @@ from ksmv.status import Counts, Status  # noqa: E402
 
 COMMANDS = next(one for one in parser()._actions if one.dest == "command").choices
 PROCESS = Process(7, "name", 1000, 100, False, "/a", "/proc/7")
+ORDINARY, UNDUMPABLE = Standing(), Standing(dumpable=False)
 
 # Names that a user may choose, and how ksmv shows them.
 NAMES = {
@@ -61,7 +64,7 @@ class Rules(unittest.TestCase):
     """Memory that the module leaves alone."""
 
     def test_plain_memory_is_taken(self) -> None:
-        self.assertIsNone(Policy().objection(area("rd wr mr mw me ac"), True))
+        self.assertIsNone(Policy().objection(area("rd wr mr mw me ac"), ORDINARY))
 
     def test_what_is_kept_private(self) -> None:
         for flag, reason in (
@@ -69,23 +72,58 @@ class Rules(unittest.TestCase):
             ("dc", "not_forked"),
             ("um", "userfaultfd"), ("uw", "userfaultfd"), ("ui", "userfaultfd"),
         ):  # fmt: skip
-            self.assertEqual(Policy().objection(area(f"rd {flag}"), True), reason)
-            self.assertIsNone(Policy().objection(area(f"mg {flag}"), False))
+            self.assertEqual(Policy().objection(area(f"rd {flag}"), ORDINARY), reason)
+            self.assertIsNone(Policy().objection(area(f"mg {flag}"), UNDUMPABLE))
 
     def test_what_is_impossible(self) -> None:
         for flag, reason in (
             ("sh", "shared"), ("ht", "hugetlb"), ("dp", "droppable"), ("pf", "special"),
             ("io", "special"), ("mm", "special"), ("de", "special"),
         ):  # fmt: skip
-            self.assertEqual(Policy().objection(area(f"mg {flag}"), True), reason)
-        self.assertEqual(Policy().objection(area("mg", private=False), True), "shared")
+            self.assertEqual(Policy().objection(area(f"mg {flag}"), ORDINARY), reason)
+        self.assertEqual(Policy().objection(area("mg", private=False), ORDINARY), "shared")
 
     def test_who_is_not_dumpable(self) -> None:
-        self.assertEqual(Policy().objection(area("rd"), False), "not_dumpable")
+        self.assertEqual(Policy().objection(area("rd"), UNDUMPABLE), "not_dumpable")
+
+    def test_who_may_register(self) -> None:
+        self.assertIsNone(Policy().objection(area("mg"), replace(UNDUMPABLE, changed_ids=True)))
+        for fact in ({"secure_exec": True}, {"readable": False}, {"capable": True}):
+            standing = replace(UNDUMPABLE, **fact)
+            self.assertEqual(Policy().objection(area("mg"), standing), "not_dumpable")
+            self.assertIsNone(Policy().objection(area("mg"), replace(standing, dumpable=True)))
+
+    def test_workers_are_merged_among_siblings(self) -> None:
+        policy = Policy(undumpable="siblings")
+        worker = replace(UNDUMPABLE, changed_ids=True, execution="1")
+        self.assertIsNone(policy.objection(area("rd"), worker))
+        self.assertEqual(policy.objection(area("rd lo"), worker), "locked")
+        self.assertEqual(Policy().objection(area("rd"), worker), "not_dumpable")
+        for fact in ({"secure_exec": True}, {"capable": True}, {"changed_ids": False}):
+            standing = replace(worker, **fact)
+            self.assertEqual(policy.objection(area("rd"), standing), "not_dumpable")
+        self.assertEqual(policy.domain_of(PROCESS, worker), policy.domain_of(PROCESS, worker))
+        for other in (ORDINARY, replace(worker, execution="2")):
+            self.assertNotEqual(policy.domain_of(PROCESS, worker), policy.domain_of(PROCESS, other))
+
+    def test_causes(self) -> None:
+        for fact, cause in (
+            ({"secure_exec": True, "changed_ids": True}, Cause.SECURE_EXEC),
+            ({"readable": False, "changed_ids": True}, Cause.UNREADABLE),
+            ({"changed_ids": True}, Cause.CHANGED_IDS), ({}, Cause.ITSELF),
+        ):  # fmt: skip
+            self.assertIs(replace(UNDUMPABLE, **fact).cause, cause)
 
     def test_who_has_several_ids(self) -> None:
         for flags in ("rd", "mg"):
-            self.assertEqual(Policy().objection(area(flags), True, True), "several_ids")
+            standing = Standing(several_ids=True)
+            self.assertEqual(Policy().objection(area(flags), standing), "several_ids")
+
+    def test_capabilities_are_a_domain(self) -> None:
+        capable = replace(PROCESS, capabilities="400@1")
+        self.assertNotEqual(Policy().domain_of(PROCESS), Policy().domain_of(capable))
+        policy = Policy(domain="global")
+        self.assertEqual(policy.domain_of(PROCESS), policy.domain_of(capable))
 
     def test_users_are_told_apart_by_group_too(self) -> None:
         other = replace(PROCESS, pid=8, gid=101)
@@ -94,8 +132,8 @@ class Rules(unittest.TestCase):
         self.assertEqual(Policy().domain_of(PROCESS), Policy().domain_of(same))
 
     def test_scope(self) -> None:
-        self.assertEqual(Policy("registered").objection(area("rd"), True), "not_registered")
-        self.assertIsNone(Policy("registered").objection(area("rd mg"), False))
+        self.assertEqual(Policy("registered").objection(area("rd"), ORDINARY), "not_registered")
+        self.assertIsNone(Policy("registered").objection(area("rd mg"), UNDUMPABLE))
 
 
 class Sums(unittest.TestCase):
@@ -103,8 +141,8 @@ class Sums(unittest.TestCase):
 
     @staticmethod
     def content(frames: int, mappings: int, shared: int = 0, shared_mappings: int = 0):
-        content = estimate._Content()
-        content.frames, content.mappings = frames, mappings
+        content = estimate.Content()
+        content.own, content.mappings = frames, mappings
         content.shared, content.shared_mappings = shared, shared_mappings
         return content
 
@@ -140,6 +178,191 @@ class Sums(unittest.TestCase):
         self.assertEqual(report.by_cgroup(), [("/a", 2, Saving(6, 1, 3))])
 
 
+class Sampling(unittest.TestCase):
+    """Estimates from a part of the contents."""
+
+    @staticmethod
+    def estimated(
+        sample: int, contents: list[bytes], times: int = 3, exclusive: bool = True, same: bool = False
+    ) -> estimate.Estimate:
+        """The estimate for processes that each have these contents, in the same frames or in
+        frames of their own, exclusive or not."""
+        estimator = estimate.Estimator(Policy(), sample=sample)
+        for number in range(times):
+            met = [
+                (pages.Page(0, frame + (not same) * number * len(contents), exclusive), content)
+                for frame, content in enumerate(contents)
+            ]
+            meet = lambda process, standing, row, met=met: (  # noqa: E731
+                one for one in (estimator._met(*page, False, row) for page in met) if one
+            )
+            with (
+                mock.patch.object(estimator, "_meet", side_effect=meet),
+                mock.patch("ksmv.credentials.of", return_value=ORDINARY),
+            ):
+                kept = estimator.add(replace(PROCESS, pid=number + 1))
+            if sample and len(kept) > sample:
+                raise AssertionError(f"{len(kept)} pages were kept")
+        return estimator.result()
+
+    def test_is_exact_while_all_is_remembered(self) -> None:
+        contents = [bytes([number]) * pages.PAGE for number in range(100)]
+        found = self.estimated(1000, contents)
+        self.assertEqual(found.totals, estimate.Totals(300, 99, 3, 201))
+        self.assertEqual((found.part, found.error), (1, 0))
+        for row in found.rows:
+            self.assertAlmostEqual(row.savable_pages, 67)
+
+    def test_a_part_stands_for_all(self) -> None:
+        contents = [number.to_bytes(8, "big") * 512 for number in range(8192)]
+        outside = 0
+        for _ in range(20):
+            found = self.estimated(512, contents)
+            self.assertLessEqual(found.part, 512 * 3 / len(contents))
+            self.assertEqual(found.totals.frames, 3 * 8192)
+            self.assertEqual(found.totals.zero_frames, 3)
+            self.assertGreater(found.error, 0)
+            outside += abs(found.totals.savable_pages - 2 * 8192 - 1) > found.error
+            parts = sum(row.savable_pages for row in found.rows)
+            self.assertAlmostEqual(parts, found.totals.savable_pages, delta=1)
+        # One run in 20 is outside on average; that 8 are has a probability below 1 in 10,000.
+        self.assertLess(outside, 8)
+
+    def test_frames_of_forks_count_once(self) -> None:
+        contents = [number.to_bytes(8, "big") * 512 for number in range(4096)]
+        found = self.estimated(0, contents, exclusive=False, same=True)
+        self.assertEqual(found.totals, estimate.Totals(4096, 4095, 1, 1))
+        found = self.estimated(512, contents, exclusive=False, same=True)
+        self.assertLess(found.part, 1)
+        self.assertTrue(2048 < found.totals.frames < 8192, found.totals)
+        self.assertLess(found.totals.savable_pages, 4096 / 8)
+        found = self.estimated(256, [bytes(pages.PAGE)] * 200, times=20, exclusive=False)
+        self.assertTrue(2000 < found.totals.zero_frames < 8000, found.totals)
+
+    def test_memory_is_bounded(self) -> None:
+        contents = [number.to_bytes(8, "big") * 512 for number in range(4096)]
+        found = self.estimated(100, contents, times=2)
+        self.assertLessEqual(sum(len(row.contents) for row in found.rows), 100)
+        self.assertEqual(sum(len(row.contents) for row in self.estimated(0, contents).rows), 3 * 4095)
+
+    def test_likeness(self) -> None:
+        contents = [number.to_bytes(8, "big") * 512 for number in range(1, 1001)]
+        zeroes = [bytes(pages.PAGE)] * 7
+        self.assertEqual(shared.likeness(contents + contents + zeroes), shared.Likeness(2007, 7, 1000))
+        self.assertEqual(shared.likeness([]), shared.Likeness())
+        found = shared.likeness((contents + contents) * 8, sample=400)
+        self.assertTrue(0.5 * 15000 < found.equal < 1.5 * 15000, found)
+
+
+class Reasons(unittest.TestCase):
+    """The reasons why pages are not merged, and their cures."""
+
+    @staticmethod
+    def facts(left_alone: str = "", **more) -> why.Facts:
+        """The facts of a process with a page left alone for one reason."""
+        given = {
+            "process": PROCESS, "standing": ORDINARY, "policy": Policy(), "files": {},
+            "row": estimate.Row(PROCESS, 9, 2, Counter([left_alone] if left_alone else []), 0),
+            "zero_pages": 1, "partners": 1, "fate": why.Fate(), "segments": [],
+            "likeness": shared.Likeness(),
+        }  # fmt: skip
+        return why.Facts(**given | more)
+
+    def only(self, *arguments, **more) -> reasons.Finding:
+        """The only reason that holds."""
+        [found] = reasons.findings(self.facts(*arguments, **more))
+        return found
+
+    def test_each_objection_of_the_policy_has_a_reason(self) -> None:
+        objections = {*policy._IMPOSSIBLE.values(), *policy._PRIVATE.values()}
+        for objection in objections | {"several_ids", "not_registered", "not_dumpable"}:
+            found = self.only(objection)
+            self.assertTrue(found.name.startswith(objection), found)
+            self.assertTrue(found.cure and found.told)
+            self.assertNotIn("\n", found.cure)
+
+    def test_names_differ(self) -> None:
+        names = [one.name for one in reasons.REASONS]
+        self.assertEqual(len(names), len(set(names)))
+
+    def test_nothing_holds(self) -> None:
+        self.assertEqual(reasons.findings(self.facts()), [])
+
+    def test_most_pages_first(self) -> None:
+        fate = why.Fate(different=3, volatile=5, huge=4, crowded=2, waiting=1)
+        found = [(one.name, one.pages) for one in reasons.findings(self.facts(fate=fate))]
+        wanted = [("volatile", 5), ("huge", 4), ("different", 3), ("crowded", 2), ("waiting", 1)]
+        self.assertEqual(found, wanted)
+
+    def test_cures_of_workers(self) -> None:
+        worker = replace(UNDUMPABLE, changed_ids=True)
+        for files, cure in (
+            ({}, "MemoryKSM=yes"), ({"undumpable": "leave"}, "ksmv set undumpable siblings"),
+            ({"undumpable": "siblings"}, "MemoryKSM=yes"),
+        ):  # fmt: skip
+            self.assertIn(cure, self.only("not_dumpable", standing=worker, files=files).cure)
+        capable = replace(worker, capable=True)
+        self.assertIn("none, by design", self.only("not_dumpable", standing=capable).cure)
+
+    def test_who_is_alone(self) -> None:
+        fate = why.Fate(different=3)
+        for domain, cure in (
+            ("user", "ksmv set domain global"), ("cgroup", "ksmv set domain user"),
+            ("process", "ksmv set domain user"), ("global", "none is needed"),
+        ):  # fmt: skip
+            found = self.only(fate=fate, partners=0, policy=Policy(domain=domain))
+            self.assertEqual((found.name, cure in found.cure), ("alone", True))
+        worker = replace(UNDUMPABLE, changed_ids=True)
+        rules = Policy(undumpable="siblings")
+        found = self.only(fate=fate, partners=0, policy=rules, standing=worker)
+        self.assertIn("forked from its master", found.told)
+
+    def test_who_waits(self) -> None:
+        fate = why.Fate(waiting=3)
+        files = {"run": "1", "full_scans": "1", "promote_after": "3", "governor": "manual"}
+        for change, told, cure in (
+            ({"run": "0"}, "the scanner is stopped", "ksmv set run 1, or at once: ksmv set merge_now 7"),
+            ({"run": "2"}, "the scanner is stopped", "ksmv set run 1"),
+            ({}, "pass 2 of 3", "ksmv set governor auto, or at once: ksmv set merge_now 7"),
+            ({"full_scans": "3", "governor": "auto"}, "ksm_v/refusals", "at once: ksmv set merge_now 7"),
+        ):  # fmt: skip
+            found = self.only(fate=fate, files=files | change)
+            self.assertIn(told, found.told)
+            self.assertEqual(found.cure, cure)
+        self.assertIn("modprobe", self.only(fate=fate).cure)
+
+    def test_shared_memory(self) -> None:
+        guest = replace(PROCESS, name="qemu-system-x86")
+        for process, cure in ((guest, "memory-backend-ram,share=off"), (PROCESS, "MAP_PRIVATE")):
+            found = self.only("shared", process=process, likeness=shared.Likeness(9, 4, 2))
+            self.assertIn(cure, found.cure)
+            self.assertIn("4 pages of zeroes, 2 equal", found.told)
+
+    def test_huge_pages_worth_splitting(self) -> None:
+        head, tail = 1 << 15, 1 << 16
+        words = {512: head} | dict.fromkeys(range(513, 1024), tail) | {1024: head, 1028: head}
+        words |= dict.fromkeys((1025, 1026, 1027), tail)
+        flags = mock.Mock(of=lambda frame: words.get(frame, 0))
+        self.assertEqual([frames.folio_of(flags, one) for one in (600, 1026, 7)],
+                         [(512, 512), (1024, 4), (7, 1)])  # fmt: skip
+        met = [estimate.Met(b"a", 0, pages.Page(0, frame, True), False)
+               for frame in (*range(520, 580), 1025, 7)]  # fmt: skip
+        huge = frozenset(range(520, 580))
+        for scale, least, kept in (
+            (1, 1, frozenset()), (1, 60, frozenset()), (1, 61, huge), (2, 61, frozenset()),
+            (1, 129, huge | {1025}), (1, 0, huge | {1025}),
+        ):  # fmt: skip
+            self.assertEqual((least, why.kept_huge(met, flags, scale, least)), (least, kept))
+
+    def test_lines(self) -> None:
+        shown = lines.why(self.facts("locked", segments=[shared.Segment("0:1 2", "memfd:x", 256)]))
+        self.assertEqual(shown[0], "name (PID 7, uid 1000), domain user, scope all: 3 of its pages are"
+                         " merged (0.0 MiB); not merged are")  # fmt: skip
+        self.assertEqual(shown[2].split()[:2], ["1", "0.0"])
+        self.assertIn("  cure: MemoryKSM=yes", shown[3])
+        self.assertEqual(shown[4], "  shared memory, never merged: 1.0 MiB: 1.0 MiB of memfd:x")
+
+
 class Words(unittest.TestCase):
     """The output."""
 
@@ -173,12 +396,15 @@ class Words(unittest.TestCase):
         domain = estimate.Domain((process.cgroup,), 1, estimate.Totals(1))
         guess = estimate.Estimate([row], skipped, [domain], 0)
         sharing = Sharing(process, 1, 1, 0, 0, 1, [Sharer(process, 1, 1)], skipped)
+        segments = [shared.Segment("0:1 2", NASTY, 1)]
+        facts = Reasons.facts(process=process, segments=segments, skipped=skipped)
         refusal = Failure(NASTY, NASTY)
         with mock.patch("ksmv.savings.report", return_value=report), contextlib.ExitStack() as stack:
             for one in ("module.check_loaded", "module._check_name", "access.check"):
                 stack.enter_context(mock.patch(f"ksmv.{one}"))
             for one, answer in (
-                ("estimate.estimate", guess), ("sharers.of", sharing), ("module.get", NASTY),
+                ("estimate.estimate", guess), ("module.get", NASTY), ("why.of", facts),
+                ("processes.read", sharing),
                 ("module.read_all", {NASTY: NASTY}), ("status.Counts.read", counts),
             ):  # fmt: skip
                 stack.enter_context(mock.patch(f"ksmv.{one}", return_value=answer))
@@ -186,7 +412,7 @@ class Words(unittest.TestCase):
             stack.enter_context(mock.patch("ksmv.module.set_value", side_effect=refusal))
             for arguments in (
                 ["report"], ["report", "--by", "cgroup"], ["estimate", "--domain", "cgroup"],
-                ["who", "7"], ["get", "run"], ["get"], ["status"], ["top", "--count", "1"],
+                ["who", "7"], ["why", "7"], ["get", "run"], ["get"], ["status"], ["top", "--count", "1"],
                 ["set", "run", "1"],
             ):  # fmt: skip
                 _, out, err = self.said(*arguments)
@@ -322,7 +548,7 @@ class Completion(unittest.TestCase):
         self.assert_offered("set --json domain p", "process")
 
     def test_processes(self) -> None:
-        for command in ("who ", "who --rows 3 ", "estimate ", "estimate 1 ", "estimate --all "):
+        for command in ("who ", "who --rows 3 ", "why ", "estimate ", "estimate 1 ", "estimate --exact "):
             self.assert_offered(command, "1 23")
         self.assert_offered("who 1 ", "")
         self.assert_offered("estimate --domain user 2", "23")
@@ -330,6 +556,9 @@ class Completion(unittest.TestCase):
 
 class Manual(unittest.TestCase):
     """ksmv(8) documents everything."""
+
+    # Thousands of characters, of no use in a message.
+    longMessage = False
 
     manual = (PROJECT / "Documentation" / "ksmv.8").read_text(encoding="utf-8").replace("\\-", "-")
 
@@ -351,16 +580,18 @@ class Manual(unittest.TestCase):
             records.report(report),
             records.estimate(estimate.Estimate([row], skipped, [domain], 0), Policy()),
             records.failure(Failure("this", "that")),
+            records.why(Reasons.facts("locked", segments=[shared.Segment("0:1 2", "memfd:x", 1)])),
             records.sharing(Sharing(PROCESS, 1, 1, 0, 0, 1, [Sharer(PROCESS, 1, 1)], skipped)),
         ]
-        for name in self.fields(answers):
-            self.assertRegex(self.manual, rf"\b{name}\b")
+        names = self.fields(answers) | {one.name for one in reasons.REASONS}
+        missing = [one for one in names if not re.search(rf"\b{one}\b", self.manual)]
+        self.assertEqual(missing, [], missing)
 
     def test_has_all_commands_and_options(self) -> None:
         for name, command in COMMANDS.items():
-            self.assertRegex(self.manual, rf"ksmv {name}\b")
+            self.assertRegex(self.manual, rf"ksmv {name}\b", name)
             for option in options_of(command):
-                self.assertIn(option, self.manual)
+                self.assertIn(option, self.manual, option)
 
 
 class Installation(unittest.TestCase):

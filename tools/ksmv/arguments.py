@@ -7,7 +7,7 @@ from typing import NoReturn, TypeAlias
 
 from ksmv import commands
 from ksmv.errors import USAGE, Failure
-from ksmv.estimate import DEFAULT_MAX_SHARING
+from ksmv.estimate import DEFAULT_MAX_SHARING, DEFAULT_SAMPLE
 from ksmv.policy import DOMAINS, SCOPES, Policy
 
 _Group: TypeAlias = "argparse._SubParsersAction[_Parser]"
@@ -70,6 +70,12 @@ def _add_estimate(group: _Group) -> None:
         "--max-page-sharing", type=_positive, default=DEFAULT_MAX_SHARING, metavar="N",
         help="as the knob max_page_sharing (default %(default)s)",
     )  # fmt: skip
+    size = guess.add_mutually_exclusive_group()
+    size.add_argument(
+        "--sample", type=_positive, default=DEFAULT_SAMPLE, metavar="N",
+        help="contents to remember (default %(default)s); with more, the estimate is a sample's",
+    )  # fmt: skip
+    size.add_argument("--exact", action="store_true", help="remember all contents")
     _add_rows(guess)
 
 
@@ -104,6 +110,9 @@ def parser() -> _Parser:
     _add_rows(report)
 
     _add_estimate(group)
+
+    why = _command(group, "why", commands.show_why, "why pages of a process are not merged")
+    why.add_argument("pid", type=_positive, metavar="PID")
 
     who = _command(group, "who", commands.show_sharers, "with whom a process shares pages")
     who.add_argument("pid", type=_positive, metavar="PID")

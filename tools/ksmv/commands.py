@@ -20,6 +20,7 @@ from ksmv import (
     sharers,
     status,
     text,
+    why,
 )
 from ksmv.errors import Failure
 from ksmv.policy import Policy
@@ -88,7 +89,8 @@ def show_estimate(options: Namespace) -> None:
     access.check()
     rules = Policy(options.scope, options.domain)
     progress = Progress()
-    estimator = estimate.Estimator(rules, options.max_page_sharing, progress.tell)
+    sample = 0 if options.exact else options.sample
+    estimator = estimate.Estimator(rules, options.max_page_sharing, sample, progress.tell)
     result = estimate.estimate(_wanted(options), estimator)
     progress.end()
     if options.pid and not result.rows:
@@ -106,8 +108,17 @@ def _wanted(options: Namespace) -> list[processes.Process]:
     return processes.every()
 
 
+def show_why(options: Namespace) -> None:
+    """Shows why pages of a process are not merged."""
+    access.check()
+    progress = Progress()
+    facts = why.of(options.pid, progress.tell)
+    progress.end()
+    _answer(options, facts, records.why, lines.why)
+
+
 def show_sharers(options: Namespace) -> None:
     """Shows with whom a process shares pages."""
     access.check()
     shown = partial(lines.sharing, limit=options.rows)
-    _answer(options, sharers.of(options.pid), records.sharing, shown)
+    _answer(options, processes.read(options.pid, sharers.of), records.sharing, shown)

@@ -5,11 +5,11 @@
 
 _ksmv_options() {
 	case $1 in
-	status | get | set) echo --json ;;
+	status | get | set | why) echo --json ;;
 	top) echo --interval --count --json ;;
 	report) echo --by --rows --json ;;
 	who) echo --rows --json ;;
-	estimate) echo --cgroup --all --domain --scope --max-page-sharing --rows --json ;;
+	estimate) echo --cgroup --all --domain --scope --max-page-sharing --sample --exact --rows --json ;;
 	esac
 }
 
@@ -18,7 +18,7 @@ _ksmv_options() {
 _ksmv_arguments() {
 	case "$1 $#" in
 	"status "* | "top "* | "report "*) _ksmv_options "$1" ;;
-	"who 1" | "estimate "*) _ksmv_pids ;;
+	"who 1" | "why 1" | "estimate "*) _ksmv_pids ;;
 	"get 1") _ksmv_knobs -400 ;;
 	"set 1") _ksmv_knobs -200 ;;
 	"set 2") _ksmv_values "$2" ;;
@@ -49,7 +49,7 @@ _ksmv() {
 	local word=$2 command=${COMP_WORDS[1]} one option='' arguments=() words
 	for one in "${COMP_WORDS[@]:2:COMP_CWORD-2}"; do
 		case $option,$one in
-		,--json | ,--all) ;;
+		,--json | ,--all | ,--exact) ;;
 		,-*) option=$one ;;
 		,*) arguments+=("$one") ;;
 		# The option's value.
@@ -57,7 +57,7 @@ _ksmv() {
 		esac
 	done
 	if [ "$COMP_CWORD" = 1 ]; then
-		words="status top report who estimate get set"
+		words="status top report why who estimate get set"
 	elif [ "$option" = --cgroup ]; then
 		mapfile -t COMPREPLY < <(compgen -d -- "${word:-/sys/fs/cgroup/}")
 		return

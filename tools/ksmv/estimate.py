@@ -2,9 +2,15 @@
 """Estimates what merging would save, by comparing pages, without merging any.
 
 A page's content is identified by a keyed 128-bit hash; each run draws its own key.
+
+All pages are read. If there are more contents than shall be remembered, a random part of the
+contents stands for all, chosen by a second hash: pages of one content are either all in the part or
+all outside. Contents are dropped from the part as it grows, so memory is bounded for any number of
+pages. Pages of zeroes are always counted, all of them.
 """
 
 import hashlib
+import math
 import os
 import secrets
 import time
@@ -13,39 +19,49 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ksmv import pages, processes
+from ksmv import credentials, pages, processes, shared
+from ksmv.credentials import Standing
 from ksmv.frames import KPF_ANON, KPF_HUGE, KPF_HWPOISON, KPF_KSM, FrameTable, frame_flags
 from ksmv.pages import Page
 from ksmv.policy import Policy
 from ksmv.processes import Process, Skipped
+from ksmv.shared import Segment
 
 DEFAULT_MAX_SHARING = 1024
+# Contents to remember, and pages of one process: some 60 MB.
+DEFAULT_SAMPLE = 30_000
 # Most entries of one process that map one frame: PER_SPACE in rust/engine/seats.rs.
 _MAX_OF_PROCESS = 256
 _DIGEST_BYTES = 16
 _PROGRESS_PAGES = 1024
+# Standard errors on each side of an estimate, for 95% of all runs.
+_ERRORS = 2
 
 # The digest of pages full of zeroes.
-_FULL_OF_ZEROES = b""
+FULL_OF_ZEROES = b""
 
 
-class _Met(NamedTuple):
+class Met(NamedTuple):
     """A page that is merged, or would be if another page had the same content."""
 
     digest: bytes
-    frame: int
-    exclusive: bool
+    lot: int
+    """Decides whether it is in the part that stands for all: equal for equal contents."""
+    page: Page
     merged: bool
 
 
-class _Content:
+class Content:
     """A content of pages of one domain."""
 
-    __slots__ = ("frames", "mappings", "most_of_process", "shared", "shared_mappings")
+    __slots__ = ("forked", "lot", "mappings", "most_of_process", "own", "shared", "shared_mappings")
 
-    def __init__(self) -> None:
-        self.frames = 0
-        """Unmerged frames with this content."""
+    def __init__(self, lot: int = 0) -> None:
+        self.lot = lot
+        self.own = 0
+        """Unmerged frames with this content that nothing else maps."""
+        self.forked = 0
+        """Unmerged frames with this content that several processes map."""
         self.mappings = 0
         """Page table entries that map these frames."""
         self.most_of_process = 0
@@ -53,6 +69,15 @@ class _Content:
         self.shared = 0
         """Merged frames with this content."""
         self.shared_mappings = 0
+
+    @property
+    def frames(self) -> int:
+        """Unmerged frames with this content."""
+        return self.own + self.forked
+
+    def crowded(self, max_sharing: int) -> int:
+        """Frames that only the sharing limits keep from being freed."""
+        return max(0, self.frames - (not self.shared)) - self.savable(max_sharing)
 
     def savable(self, max_sharing: int) -> int:
         """Frames that merging would free: all but the minimum that the sharing limits need."""
@@ -71,14 +96,23 @@ class Row:
     merged_pages: int
     """Page table entries that map a merged page."""
     left_alone: Counter[str]
-    """Anonymous pages that the module leaves alone, by reason."""
+    """Anonymous pages that the module leaves alone, and shared memory, by reason."""
     unread_pages: int
     """Candidates that could not be read, because they were gone."""
     savable_pages: float = 0
     """Its part of the frames that merging would free."""
-    contents: list[_Content] = field(default_factory=list, repr=False)
-    """The content of each candidate; zero pages are counted in `zeroes`."""
-    zeroes: list[_Content] = field(default_factory=list, repr=False)
+    zero_pages: int = 0
+    """Candidates that are full of zeroes."""
+    own_pages: int = 0
+    """Candidates that nothing else maps, without zeroes."""
+    own_zero_pages: int = 0
+    """Candidates full of zeroes that nothing else maps."""
+    segments: list[Segment] = field(default_factory=list, repr=False)
+    """The shared memory that it maps."""
+    domain: "Contents | None" = field(default=None, repr=False)
+    """What was met in all processes of its domain."""
+    contents: Counter[Content] = field(default_factory=Counter, repr=False)
+    """How many candidates have each content of the part that stands for all, without zeroes."""
 
 
 class Totals(NamedTuple):
@@ -102,6 +136,8 @@ class Domain:
     """The result of Policy.domain_of()."""
     processes: int
     totals: Totals
+    variance: float = 0
+    """Of the number of savable pages."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +148,8 @@ class Estimate:
     skipped: list[Skipped]
     domains: list[Domain]
     seconds: float
+    part: float = 1
+    """The part of the contents that stands for all; 1: the estimate is exact."""
 
     @property
     def totals(self) -> Totals:
@@ -119,9 +157,81 @@ class Estimate:
         return Totals(*map(sum, zip(Totals(), *(domain.totals for domain in self.domains))))
 
     @property
+    def error(self) -> int:
+        """The number of savable pages is within this distance, in 95% of all runs."""
+        return round(_ERRORS * math.sqrt(sum(domain.variance for domain in self.domains)))
+
+    @property
     def left_alone(self) -> Counter[str]:
-        """Anonymous pages that the module leaves alone, by reason."""
+        """Pages that the module leaves alone, by reason."""
         return sum((row.left_alone for row in self.rows), Counter())
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The shared memory that the processes map, each once, the largest first."""
+        return shared.merged(segment for row in self.rows for segment in row.segments)
+
+
+class _Part:
+    """The part of all contents that stands for all."""
+
+    def __init__(self, limit: int) -> None:
+        """Remembers up to `limit` contents; any number if that is 0."""
+        self._limit = limit
+        self._mask = 0
+
+    @property
+    def scale(self) -> int:
+        """For how many contents one of the part stands."""
+        return self._mask + 1
+
+    def has(self, lot: int) -> bool:
+        """Whether a content is in the part."""
+        return not lot & self._mask
+
+    def is_exceeded(self, count: int) -> bool:
+        """Whether this number is too large."""
+        return bool(self._limit) and count > self._limit
+
+    def halve(self) -> None:
+        """Drops about half of the contents."""
+        self._mask = self._mask << 1 | 1
+
+
+class Contents:
+    """What was met in the processes of one domain."""
+
+    def __init__(self) -> None:
+        self.processes = 0
+        self.own_pages = 0
+        self.zeroes = Content()
+        self.by_digest: dict[bytes, Content] = {}
+
+    def of(self, met: Met) -> Content | None:
+        """The content of a page; None if it is not in the part that stands for all."""
+        return self.by_digest.get(met.digest) if met.digest else self.zeroes
+
+    def drop(self, part: _Part) -> None:
+        """Drops the contents that are no longer in the part."""
+        kept = {one: content for one, content in self.by_digest.items() if part.has(content.lot)}
+        self.by_digest = kept
+
+    def totals(self, scale: int, max_sharing: int) -> Totals:
+        """The totals; frames that nothing else maps are counted, the others estimated."""
+        found = [content for content in self.by_digest.values() if content.frames]
+        zeroes = self.zeroes.own + scale * self.zeroes.forked
+        return Totals(
+            zeroes + self.own_pages + scale * sum(content.forked for content in found),
+            scale * len(found),
+            zeroes,
+            zeroes + scale * sum(content.savable(max_sharing) for content in found),
+        )
+
+    def variance(self, scale: int, max_sharing: int) -> float:
+        """The variance of the number of savable pages: each content is in the part with the
+        probability 1 / scale, whatever others are."""
+        squares = sum(content.savable(max_sharing) ** 2 for content in self.by_digest.values())
+        return scale * (scale - 1) * (squares + self.zeroes.forked)
 
 
 class Estimator:
@@ -131,112 +241,179 @@ class Estimator:
         self,
         policy: Policy,
         max_sharing: int = DEFAULT_MAX_SHARING,
+        sample: int = DEFAULT_SAMPLE,
         progress: Callable[[int], None] = lambda compared: None,
     ) -> None:
-        """Calls `progress` from time to time with the number of compared pages."""
+        """Remembers up to `sample` contents; all if that is 0. Calls `progress` from time to time
+        with the number of compared pages."""
         self._policy = policy
         self._progress = progress
         self._compared = 0
         self._max_sharing = max_sharing
+        self._part = _Part(sample)
         self._key = secrets.token_bytes(hashlib.blake2b.MAX_KEY_SIZE)
-        self._contents: dict[tuple[int | str, ...], dict[bytes, _Content]] = {}
-        # Frames that other processes may also map, once for each state they were found in.
-        self._known: set[tuple[int, bool]] = set()
+        self._domains: dict[tuple[int | str, ...], Contents] = {}
+        # Frames that other processes may also map, once for each state they were found in, with the
+        # lot and the content.
+        self._known: dict[tuple[int, bool], tuple[int, Content]] = {}
         self._rows: list[Row] = []
 
-    def add(self, process: Process) -> None:
-        """Adds the pages of a process; adds nothing if it exits meanwhile (OSError)."""
+    def add(self, process: Process, all_zeroes: bool = False) -> list[Met]:
+        """Adds the pages of a process; adds nothing if it exits meanwhile (OSError). Returns the
+        pages in the part that stands for all; of pages of zeroes, only if asked all of these."""
         row = Row(process, 0, 0, Counter(), 0)
-        met = list(self._meet(process, row))
-        domain = self._contents.setdefault(self._policy.domain_of(process), {})
-        for one in met:
-            self._note(one, domain.setdefault(one.digest, _Content()), row)
-        for content, times in Counter(row.contents).items():
-            content.most_of_process = max(content.most_of_process, times)
+        met: list[Met] = []
+        standing = credentials.of(process)
+        for one in self._meet(process, standing, row):
+            if self._part.has(one.lot) and (one.digest or all_zeroes or not one.page.exclusive):
+                met.append(one)
+                if self._part.is_exceeded(len(met)):
+                    self._part.halve()
+                    met = [one for one in met if self._part.has(one.lot)]
         self._rows.append(row)
+        owner = self._policy.domain_of(process, standing)
+        row.domain = domain = self._domains.setdefault(owner, Contents())
+        domain.processes += 1
+        domain.own_pages += row.own_pages
+        domain.zeroes.own += row.own_zero_pages
+        domain.zeroes.mappings += row.zero_pages
+        for one in met:
+            self._note(one, domain, row)
+        for content, times in row.contents.items():
+            content.most_of_process = max(content.most_of_process, times)
+        self._drop()
+        return met
+
+    def _drop(self) -> None:
+        """Makes the part smaller until it is small enough."""
+        while True:
+            for domain in self._domains.values():
+                domain.drop(self._part)
+            for row in self._rows:
+                row.contents = Counter(
+                    {one: times for one, times in row.contents.items() if self._part.has(one.lot)}
+                )
+            for frame, (lot, content) in list(self._known.items()):
+                if not self._part.has(lot):
+                    del self._known[frame]
+                    content.forked -= not frame[1]
+            remembered = sum(len(row.contents) for row in self._rows) + len(self._known)
+            if not self._part.is_exceeded(remembered):
+                return
+            self._part.halve()
+
+    @property
+    def scale(self) -> int:
+        """For how many contents one that is remembered stands."""
+        return self._part.scale
+
+    def is_remembered(self, met: Met) -> bool:
+        """Whether a page is still in the part that stands for all."""
+        return self._part.has(met.lot)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The processes that were added."""
+        return self._rows
+
+    def crowded(self, row: Row) -> float:
+        """A process's part of the frames that only the sharing limits keep from being freed."""
+        parts = (
+            times * content.crowded(self._max_sharing) / content.mappings
+            for content, times in row.contents.items()
+        )
+        return self.scale * sum(parts)
 
     def result(self, skipped: Iterable[Skipped] = (), seconds: float = 0) -> Estimate:
         """Returns the estimate."""
         for row in self._rows:
-            row.savable_pages = sum(map(self._part, row.contents)) + sum(map(_part, row.zeroes))
-        sizes = Counter(self._policy.domain_of(row.process) for row in self._rows)
+            row.savable_pages = self._savable(row)
+        scale, limit = self._part.scale, self._max_sharing
         domains = [
-            Domain(owner, sizes[owner], self._totals(contents))
-            for owner, contents in self._contents.items()
+            Domain(owner, one.processes, one.totals(scale, limit), one.variance(scale, limit))
+            for owner, one in self._domains.items()
         ]
-        return Estimate(self._rows, list(skipped), domains, seconds)
+        return Estimate(self._rows, list(skipped), domains, seconds, 1 / scale)
 
-    def _totals(self, domain: dict[bytes, _Content]) -> Totals:
-        zeroes = domain.get(_FULL_OF_ZEROES, _Content()).frames
-        contents = [
-            content
-            for digest, content in domain.items()
-            if digest != _FULL_OF_ZEROES and content.frames
-        ]
-        return Totals(
-            zeroes + sum(content.frames for content in contents),
-            len(contents),
-            zeroes,
-            zeroes + sum(content.savable(self._max_sharing) for content in contents),
+    def _savable(self, row: Row) -> float:
+        """A process's part of what merging its contents would save; of zeroes, no frame stays."""
+        parts = (
+            times * content.savable(self._max_sharing) / content.mappings
+            for content, times in row.contents.items()
         )
+        zeroes = row.domain.zeroes if row.domain else Content()
+        frames = zeroes.own + self._part.scale * zeroes.forked
+        of_zeroes = row.zero_pages * frames / zeroes.mappings if zeroes.mappings else 0
+        return self._part.scale * sum(parts) + of_zeroes
 
-    def _meet(self, process: Process, row: Row) -> Iterator[_Met]:
-        """The pages that may be merged, or are merged."""
+    def _meet(self, process: Process, standing: Standing, row: Row) -> Iterator[Met]:
+        """The pages that may be merged, or are merged; counts them."""
         flags = frame_flags()
         space = pages.AddressSpace(process.path)
-        dumpable = processes.is_dumpable(process)
         for area in space.areas_with_flags():
-            objection = self._policy.objection(area, dumpable, process.several_ids)
+            objection = self._policy.objection(area, standing)
             mapped = _anonymous(space.pages(area), flags)
             if objection:
-                row.left_alone[objection] += sum(1 for _ in mapped)
-                continue
-            for page, content in space.contents(mapped):
-                self._tell_progress()
-                if content is None:
-                    row.unread_pages += 1
-                    continue
-                merged = bool(flags.of(page.frame) & KPF_KSM)
-                yield _Met(self._digest(content), page.frame, page.exclusive, merged)
+                row.left_alone[objection] += area.hugetlb + sum(1 for _ in mapped)
+            else:
+                for page, content in space.contents(mapped):
+                    met = self._met(page, content, bool(flags.of(page.frame) & KPF_KSM), row)
+                    if met:
+                        yield met
+            segment = shared.segment(space, area, flags)
+            if segment:
+                row.left_alone["shared"] += segment.pages
+                row.segments.append(segment)
 
-    def _tell_progress(self) -> None:
+    def _met(self, page: Page, content: bytes | None, merged: bool, row: Row) -> Met | None:
+        """Counts a page in the row of its process."""
         self._compared += 1
         if self._compared % _PROGRESS_PAGES == 0:
             self._progress(self._compared)
+        if content is None:
+            row.unread_pages += 1
+            return None
+        is_zero = content == pages.ZEROES
+        row.merged_pages += merged
+        if not merged:
+            row.candidate_pages += 1
+            row.zero_pages += is_zero
+            row.own_pages += page.exclusive and not is_zero
+            row.own_zero_pages += page.exclusive and is_zero
+        # Python's own hash of bytes is keyed anew in each process.
+        lot = hash((self._key, page.frame)) if is_zero else hash(content)
+        if not self._part.has(lot):
+            return None
+        return Met(self.digest(content), lot, page, merged)
 
-    def _note(self, met: _Met, content: _Content, row: Row) -> None:
-        is_new = self._is_new(met)
+    def _note(self, met: Met, domain: Contents, row: Row) -> None:
+        """Counts a page of the part that stands for all."""
+        if not met.digest and not met.merged:
+            if not met.page.exclusive and self._is_new(met, domain.zeroes):
+                domain.zeroes.forked += 1
+            return
+        content = domain.by_digest.setdefault(met.digest, Content(met.lot))
+        is_new = met.page.exclusive or self._is_new(met, content)
         if met.merged:
             content.shared += is_new
             content.shared_mappings += 1
-            row.merged_pages += 1
             return
-        content.frames += is_new
+        content.own += met.page.exclusive
+        content.forked += is_new and not met.page.exclusive
         content.mappings += 1
-        row.candidate_pages += 1
-        (row.contents if met.digest else row.zeroes).append(content)
+        row.contents[content] += 1
 
-    def _is_new(self, met: _Met) -> bool:
-        """Returns whether the frame is new; exclusive frames always are."""
-        if met.exclusive:
-            return True
+    def _is_new(self, met: Met, content: Content) -> bool:
+        """Returns whether a frame that several processes may map is new."""
         before = len(self._known)
-        self._known.add((met.frame, met.merged))
+        self._known.setdefault((met.page.frame, met.merged), (met.lot, content))
         return len(self._known) > before
 
-    def _digest(self, content: bytes) -> bytes:
+    def digest(self, content: bytes) -> bytes:
+        """Identifies a content."""
         if content == pages.ZEROES:
-            return _FULL_OF_ZEROES
+            return FULL_OF_ZEROES
         return hashlib.blake2b(content, digest_size=_DIGEST_BYTES, key=self._key).digest()
-
-    def _part(self, content: _Content) -> float:
-        """One mapping's part of what merging its content would save."""
-        return content.savable(self._max_sharing) / content.mappings
-
-
-def _part(zeroes: _Content) -> float:
-    """Like Estimator._part(), for zeroes: no frame stays."""
-    return zeroes.frames / zeroes.mappings
 
 
 def _anonymous(mapped: Iterable[Page], flags: FrameTable) -> Iterator[Page]:

@@ -11,11 +11,15 @@ from ksmv.layout import in_mib, mib, plural, table
 from ksmv.pages import PAGE
 from ksmv.policy import OWNERS, Policy
 from ksmv.processes import Process, Skipped
+from ksmv.reasons import findings
 from ksmv.savings import Report, Saving
+from ksmv.shared import Segment
 from ksmv.sharers import Sharer, Sharing
 from ksmv.status import Status, memory_bytes
+from ksmv.why import Facts
 
 _TOP = 10
+_SEGMENTS = 4
 _DOING = {0: "stopped", 1: "merging", 2: "stopped, unmerged"}
 _PROCESS = ("uid", "PID", "process")
 
@@ -155,10 +159,31 @@ def _estimate_head(result: Estimate, policy: Policy) -> list[str]:
         f"merging {within}, scope {policy.scope}:",
         f"  {totals.frames} pages ({mib(totals.frames)}) may be merged:"
         f" {totals.distinct_contents} different contents, {totals.zero_frames} pages of zeroes",
-        f"  would save {totals.savable_pages} pages, {mib(totals.savable_pages)}",
+        f"  would save {totals.savable_pages} pages, {mib(totals.savable_pages)}{_error(result)}",
         *([f"  left alone: {told}"] if told else []),
+        *_segments(result.segments),
         *_skipped(result.skipped),
     ]
+
+
+def _error(result: Estimate) -> str:
+    """How far off the estimate may be."""
+    if result.part == 1:
+        return ""
+    return (
+        f", give or take {mib(result.error)}"
+        f" (from 1 of {1 / result.part:.0f} contents; --exact: from all)"
+    )
+
+
+def _segments(segments: Sequence[Segment]) -> list[str]:
+    """A note on shared memory, if any."""
+    if not segments:
+        return []
+    told = [f"{mib(one.pages)} of {one.name}" for one in segments[:_SEGMENTS]]
+    more = [f"{len(segments) - _SEGMENTS} more"] if len(segments) > _SEGMENTS else []
+    total = sum(one.pages for one in segments)
+    return [f"  shared memory, never merged: {mib(total)}: {', '.join(told + more)}"]
 
 
 def _row(row: Row) -> tuple[str, ...]:
@@ -188,6 +213,37 @@ def _domain(domain: Domain) -> tuple[str, ...]:
         str(domain.processes),
         ":".join(map(str, domain.owner)),
     )
+
+
+# --- reasons ----------------------------------------------------------------
+
+
+def why(facts: Facts) -> list[str]:
+    """Why pages of a process are not merged, with a line below each reason that tells the cure."""
+    process, row = facts.process, facts.row
+    merged = row.merged_pages + facts.zero_pages
+    head = (
+        f"{process.name} (PID {process.pid}, uid {process.uid}), domain {facts.policy.domain},"
+        f" scope {facts.policy.scope}: {merged} of its pages are merged ({mib(merged)});"
+        f" not merged are{_of_part(facts.part)}"
+    )
+    rows = (
+        line
+        for one in findings(facts)
+        for line in (
+            (str(one.pages), in_mib(one.pages), one.told), ("", "", f"  cure: {one.cure}")
+        )
+    )  # fmt: skip
+    return [
+        head,
+        *table(("pages", "MiB", "because"), rows),
+        *_segments(facts.segments),
+        *_skipped(facts.skipped),
+    ]
+
+
+def _of_part(part: float) -> str:
+    return "" if part == 1 else f" (from 1 of {1 / part:.0f} contents)"
 
 
 # --- sharing ----------------------------------------------------------------

@@ -31,9 +31,14 @@ class Settings:
         }
 
 
+def is_loaded() -> bool:
+    """Whether the module is loaded."""
+    return DIRECTORY.is_dir()
+
+
 def check_loaded() -> None:
     """Fails unless the module is loaded."""
-    if not DIRECTORY.is_dir():
+    if not is_loaded():
         raise Failure(
             f"the module ksm_v is not loaded: there is no {DIRECTORY}",
             "load it: modprobe ksm_v",

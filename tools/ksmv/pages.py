@@ -38,7 +38,8 @@ _WALK_END = 4
 _REGION_WORDS = 3
 _REGIONS = 1024
 
-_AREA = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ...([ps]) ")
+_AREA = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ...([ps]) [0-9a-f]+ (\S+ \d+) *([^\n]*)")
+_HUGETLB = re.compile(r"(?:Shared|Private)_Hugetlb: +(\d+) kB")
 _USER_END = 1 << 63
 
 
@@ -50,10 +51,16 @@ class Area(NamedTuple):
     private: bool
     flags: frozenset[str]
     """The two-letter VmFlags of smaps; empty if only maps was read."""
+    file: str = ""
+    """Device and inode of its file."""
+    name: str = ""
+    """The path of its file, or a name in brackets, as maps shows it."""
+    hugetlb: int = 0
+    """Pages of hugetlbfs that it maps; 0 if only maps was read."""
 
 
 class Page(NamedTuple):
-    """A page table entry that maps a page that is not a file page."""
+    """A page table entry that maps a page."""
 
     address: int
     frame: int
@@ -80,20 +87,31 @@ class AddressSpace:
 
     def areas_with_flags(self) -> Iterator[Area]:
         """The areas with their flags. The kernel walks the page tables for this."""
-        area = None
+        area, hugetlb = None, 0
         with _open_lines(f"{self._path}/smaps") as smaps:
             for line in smaps:
                 if line.startswith("VmFlags:") and area:
-                    yield area._replace(flags=frozenset(line.split()[1:]))
+                    flags = frozenset(line.split()[1:])
+                    yield area._replace(flags=flags, hugetlb=hugetlb)
+                    hugetlb = 0
+                elif found := _HUGETLB.match(line):
+                    hugetlb += (int(found[1]) << 10) // PAGE
                 else:
                     area = _area(line) or area
 
     def pages(self, area: Area) -> Iterator[Page]:
         """The present pages of an area, without file pages: anonymous, merged, or the zero page."""
+        return self._pages(area, 0)
+
+    def file_pages(self, area: Area) -> Iterator[Page]:
+        """The present pages of an area that are a file's, or shared memory."""
+        return self._pages(area, _FILE)
+
+    def _pages(self, area: Area, kind: int) -> Iterator[Page]:
         pagemap = os.open(f"{self._path}/pagemap", os.O_RDONLY)
         try:
-            for start, end in _populated(pagemap, area.start, area.end):
-                yield from _read_pagemap(pagemap, start, end)
+            for start, end in _populated(pagemap, area.start, area.end, kind):
+                yield from _read_pagemap(pagemap, start, end, kind)
         finally:
             os.close(pagemap)
 
@@ -120,18 +138,21 @@ def _area(line: str) -> Area | None:
     match = _AREA.match(line)
     if not match or int(match[1], 16) >= _USER_END:
         return None
-    return Area(int(match[1], 16), int(match[2], 16), match[3] == "p", frozenset())
+    start, end = int(match[1], 16), int(match[2], 16)
+    return Area(start, end, match[3] == "p", frozenset(), match[4], match[5])
 
 
-def _populated(pagemap: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The ranges with present pages, without file pages; before Linux 6.7, the whole area."""
+def _populated(pagemap: int, start: int, end: int, kind: int) -> Iterator[tuple[int, int]]:
+    """The ranges with present pages of a kind: _FILE, or 0 for all others; before Linux 6.7, the
+    whole area."""
+    inverted = 0 if kind else _PAGE_IS_FILE
     regions = array("Q", bytes(_REGION_WORDS * _ENTRY * _REGIONS))
     while start < end:
         scan = bytearray(
             struct.pack(
                 f"{_SCAN_WORDS}Q",
                 _SCAN_WORDS * _ENTRY, 0, start, end, 0, regions.buffer_info()[0], _REGIONS, 0,
-                _PAGE_IS_FILE, _PAGE_IS_PRESENT | _PAGE_IS_FILE, 0, _PAGE_IS_PRESENT,
+                inverted, _PAGE_IS_PRESENT | _PAGE_IS_FILE, 0, _PAGE_IS_PRESENT,
             )  # fmt: skip
         )
         try:
@@ -146,14 +167,14 @@ def _populated(pagemap: int, start: int, end: int) -> Iterator[tuple[int, int]]:
         start = struct.unpack_from("Q", scan, _WALK_END * _ENTRY)[0]
 
 
-def _read_pagemap(pagemap: int, start: int, end: int) -> Iterator[Page]:
+def _read_pagemap(pagemap: int, start: int, end: int, kind: int) -> Iterator[Page]:
     while start < end:
         count = min((end - start) // PAGE, _CHUNK)
         data = os.pread(pagemap, count * _ENTRY, start // PAGE * _ENTRY)
         if not data:
             raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
         for entry in array("Q", data):
-            if entry & (_PRESENT | _FILE) == _PRESENT:
+            if entry & (_PRESENT | _FILE) == _PRESENT | kind:
                 yield Page(start, entry & _FRAME, bool(entry & _EXCLUSIVE))
             start += PAGE
 

@@ -7,6 +7,7 @@ not show (pages that a device or another part of the kernel refers to, DAX) see 
 
 from dataclasses import dataclass
 
+from ksmv.credentials import Standing
 from ksmv.pages import Area
 from ksmv.processes import Process
 
@@ -48,26 +49,39 @@ class Policy:
 
     scope: str = "all"
     domain: str = "user"
+    undumpable: str = "leave"
+    """The knob of that name; `leave` if the module has none."""
 
-    def objection(self, area: Area, dumpable: bool, several_ids: bool = False) -> str | None:
+    def objection(self, area: Area, standing: Standing) -> str | None:
         """Why the module leaves an area of a process alone; None if it does not."""
-        if several_ids:
+        if standing.several_ids:
             return "several_ids"
         impossible = _first(_IMPOSSIBLE, area.flags)
         if impossible or not area.private:
             return impossible or "shared"
         if _REGISTERED in area.flags:
-            return None
+            return None if standing.may_register else "not_dumpable"
         if self.scope == "registered":
             return "not_registered"
         private = _first(_PRIVATE, area.flags)
-        if private or dumpable:
+        if private or standing.dumpable or self.is_sibling(standing):
             return private
         return "not_dumpable"
 
-    def domain_of(self, process: Process) -> tuple[int | str, ...]:
+    def is_sibling(self, standing: Standing) -> bool:
+        """Whether a process shares only with those forked from the same master."""
+        return self.undumpable == "siblings" and standing.is_worker
+
+    def domain_of(
+        self, process: Process, standing: Standing = Standing()
+    ) -> tuple[int | str, ...]:
         """The key of a domain: equal for processes that may share."""
-        return tuple(getattr(process, part) for part in OWNERS[self.domain])
+        owner = tuple(getattr(process, part) for part in OWNERS[self.domain])
+        if self.domain == "user" and process.capabilities:
+            owner += (process.capabilities,)
+        if self.is_sibling(standing):
+            owner += (standing.execution,)
+        return owner
 
 
 def _first(reasons: dict[str, str], flags: frozenset[str]) -> str | None:

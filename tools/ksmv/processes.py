@@ -23,6 +23,9 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _KCMP = {"x86_64": 312, "aarch64": 272, "riscv64": 272, "ppc64le": 354, "s390x": 343}
 _KCMP_VM = 1
 
+# Of <linux/nsfs.h>: the user who created a user namespace.
+_NS_GET_OWNER_UID = 0xB704
+
 # PIDFD_GET_INFO of <linux/pidfd.h> with its second struct, of 72 bytes.
 _PIDFD_GET_INFO = 0xC048FF0B
 _PIDFD_INFO_SIZE = 72
@@ -47,6 +50,8 @@ class Process:
     """Its cgroup in the unified hierarchy."""
     path: str
     """Its directory in /proc, or the directory of a thread if the main thread has exited."""
+    capabilities: str = ""
+    """Capabilities that its user's other processes may lack, and its user namespace; or nothing."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,21 @@ def visit(
     return results, skipped
 
 
+def read(pid: int, look: Callable[[Process], _Result]) -> _Result:
+    """The result of `look` for one process; fails if it exits or may not be read."""
+    try:
+        return look(one(pid))
+    except OSError as error:
+        raise Failure(f"process {pid}: {_reason_of(error)}", *_advice(error)) from None
+
+
+def _advice(error: OSError) -> list[str]:
+    """What helps if a process could not be read."""
+    if error.errno not in (errno.EACCES, errno.EPERM):
+        return []
+    return ["its memory is protected even from this user: CAP_SYS_PTRACE is needed"]
+
+
 def _reason_of(error: OSError) -> str:
     """Why a process could not be read, in a word or two."""
     if error.errno in (errno.ENOENT, errno.ESRCH):
@@ -155,7 +175,8 @@ def _look(pid: int) -> Process | None:
                 uids, gids = status["Uid"].split(), status["Gid"].split()
                 several = len(set(uids)) > 1 or len(set(gids)) > 1
                 name, cgroup = _name(path), _cgroup(path)
-                return Process(pid, name, int(uids[0]), int(gids[0]), several, cgroup, path)
+                more = _capabilities(path, int(uids[0]), status.get("CapPrm", "0"))
+                return Process(pid, name, int(uids[0]), int(gids[0]), several, cgroup, path, more)
     except OSError:
         pass
     return None
@@ -176,6 +197,23 @@ def _status(path: str) -> dict[str, str]:
 def _name(path: str) -> str:
     """The exact name: status escapes some of its characters."""
     return text.decode(Path(path, "comm").read_bytes().removesuffix(b"\n"))
+
+
+def _capabilities(path: str, uid: int, permitted: str) -> str:
+    """Like exceed_the_users() in rust/mm/credentials.rs: nothing if the user is root of the user
+    namespace, or has created it."""
+    if uid == 0 or not int(permitted, 16):
+        return ""
+    namespace = os.open(f"{path}/ns/user", os.O_RDONLY)
+    try:
+        creator = bytearray(4)
+        fcntl.ioctl(namespace, _NS_GET_OWNER_UID, creator)
+        number = os.fstat(namespace).st_ino
+    finally:
+        os.close(namespace)
+    maps = (line.split() for line in text.lines_of(f"{path}/uid_map"))
+    roots = [int(one[1]) for one in maps if one and one[0] == "0"]
+    return "" if uid in (*roots, *struct.unpack("I", creator)) else f"{permitted}@{number}"
 
 
 def _cgroup(path: str) -> str:

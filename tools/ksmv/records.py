@@ -11,9 +11,12 @@ from ksmv.estimate import Domain, Estimate, Row, Totals
 from ksmv.pages import PAGE
 from ksmv.policy import OWNERS, Policy
 from ksmv.processes import Process, Skipped
+from ksmv.reasons import findings
 from ksmv.savings import Report, Saving
+from ksmv.shared import Segment
 from ksmv.sharers import Sharing
 from ksmv.status import Status, memory_bytes
+from ksmv.why import Facts
 
 Record = dict[str, Any]
 
@@ -115,6 +118,9 @@ def estimate(result: Estimate, policy: Policy) -> Record:
         "domain": policy.domain,
         "scope": policy.scope,
         **_totals(result.totals),
+        "savable_error_pages": result.error,
+        "sampled_percent": round(100 * result.part, 6),
+        "shared_memory": _segments(result.segments),
         "left_alone_pages": dict(result.left_alone),
         "domains": [_domain(domain, policy) for domain in result.domains],
         "processes": list(map(_row, result.rows)),
@@ -147,6 +153,35 @@ def _row(row: Row) -> Record:
         "left_alone_pages": dict(row.left_alone),
         "unread_pages": row.unread_pages,
     }
+
+
+# --- reasons ----------------------------------------------------------------
+
+
+def why(facts: Facts) -> Record:
+    """Why pages of a process are not merged."""
+    return {
+        "page_bytes": PAGE,
+        **_process(facts.process),
+        "domain": facts.policy.domain,
+        "scope": facts.policy.scope,
+        "merged_pages": facts.row.merged_pages,
+        "zero_pages": facts.zero_pages,
+        "partners": facts.partners,
+        "sampled_percent": round(100 * facts.part, 6),
+        "reasons": [
+            {"reason": one.name, "pages": one.pages, "told": one.told, "cure": one.cure}
+            for one in findings(facts)
+        ],
+        "shared_memory": _segments(facts.segments),
+        "shared_zero_pages": facts.likeness.zero,
+        "shared_equal_pages": facts.likeness.equal,
+        "skipped": _skipped(facts.skipped),
+    }
+
+
+def _segments(found: Sequence[Segment]) -> list[Record]:
+    return [{"name": one.name, "pages": one.pages} for one in found]
 
 
 # --- sharing ----------------------------------------------------------------

@@ -40,13 +40,12 @@ class Sharing:
     skipped: list[Skipped]
 
 
-def of(pid: int) -> Sharing:
+def of(process: Process) -> Sharing:
     """Looks for the merged frames of a process in all other processes."""
     flags, counts = frame_flags(), mapping_counts()
-    process = processes.one(pid)
     mine = merged_frames(process, flags)
     mappings = {frame: counts.of(frame) for frame in mine}
-    others = [other for other in processes.every() if other.pid not in (pid, os.getpid())]
+    others = [other for other in processes.every() if other.pid not in (process.pid, os.getpid())]
     theirs, skipped = processes.visit(
         others, lambda other: (other, _common(merged_frames(other, flags), mine))
     )
