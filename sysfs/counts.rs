@@ -42,6 +42,16 @@ pub(super) const PAGES_SKIPPED: Attribute<Scand> =
         text.line(scand.daemon.counts().pages_skipped)
     });
 
+pub(super) const PASS_PAGES: Attribute<Scand> =
+    Attribute::read_only(c"pass_pages", |scand, text| {
+        text.line(scand.daemon.counts().pass_pages)
+    });
+
+pub(super) const LAST_PASS_PAGES: Attribute<Scand> =
+    Attribute::read_only(c"last_pass_pages", |scand, text| {
+        text.line(scand.daemon.counts().passes.last_seen())
+    });
+
 pub(super) const MERGE_RATIO_X100: Attribute<Scand> =
     Attribute::read_only(c"merge_ratio_x100", |scand, text| {
         text.line(

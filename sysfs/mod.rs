@@ -58,7 +58,7 @@ impl Files {
     }
 }
 
-static ATTRIBUTES: [Attribute<Scand>; 27] = [
+static ATTRIBUTES: [Attribute<Scand>; 29] = [
     control::RUN,
     control::PROFILE,
     control::SCAN_RATE,
@@ -80,6 +80,8 @@ static ATTRIBUTES: [Attribute<Scand>; 27] = [
     counts::PAGES_UNSHARED,
     counts::PAGES_SCANNED,
     counts::PAGES_SKIPPED,
+    counts::PASS_PAGES,
+    counts::LAST_PASS_PAGES,
     counts::MERGE_RATIO_X100,
     counts::ZERO_PAGES,
     counts::HUGE_PAGES_SPLIT,

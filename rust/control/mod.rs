@@ -57,6 +57,8 @@ pub(crate) struct Counts {
     pub(crate) full_scans: u64,
     /// Pages skipped because their regions were not due.
     pub(crate) pages_skipped: u64,
+    /// Pages scanned or skipped in the present pass.
+    pub(crate) pass_pages: u64,
     /// Memory of the tables, in bytes.
     pub(crate) index_bytes: u64,
     /// Entries that were not remembered because an allocation failed.
@@ -77,6 +79,7 @@ impl Counts {
             ksm,
             passes,
             at_rest,
+            pass_pages: passes.seen(sets.pages_met()),
             pages_volatile: passes.pages_volatile(sets.pages_met(), at_rest, &ksm),
             full_scans: state.pass(),
             pages_skipped: engine.pages_skipped(),

@@ -147,11 +147,21 @@ impl Passes {
         };
     }
 
+    /// Number of pages seen in the present pass so far; `met` is the total number of pages seen.
+    pub fn seen(&self, met: u64) -> u64 {
+        met.saturating_sub(self.met_before)
+    }
+
+    /// Number of pages seen in the last completed pass; 0 if there is none.
+    pub fn last_seen(&self) -> u64 {
+        self.last_met
+    }
+
     /// Number of pages that change too fast to be merged, or were not seen often enough. `met` is the
     /// total number of pages seen, and `unshared` the number of unshared contents.
     pub fn pages_volatile(&self, met: u64, unshared: u64, stats: &KsmStats) -> u64 {
         // In the first pass, the pages it has seen so far.
-        let known = self.last_met.max(met.saturating_sub(self.met_before));
+        let known = self.last_met.max(self.seen(met));
         known
             .saturating_sub(stats.pages_shared)
             .saturating_sub(stats.pages_sharing)

@@ -184,7 +184,9 @@ fn volatile_is_what_was_met_and_is_nothing_else() {
     assert_eq!(passes.pages_volatile(0, 0, &stats(0, 0)), 0);
     // The first pass has seen 30 pages so far.
     assert_eq!(passes.pages_volatile(30, 0, &stats(1, 4)), 25);
+    assert_eq!((passes.seen(30), passes.last_seen()), (30, 0));
     passes.end_pass(100, true);
+    assert_eq!((passes.seen(130), passes.last_seen()), (30, 100));
     assert_eq!(passes.pages_volatile(100, 20, &stats(1, 9)), 70);
     // The second pass has seen fewer so far.
     assert_eq!(passes.pages_volatile(130, 20, &stats(1, 9)), 70);

@@ -5,8 +5,8 @@ Each argument is an area: CONTENTS[:OPTION]..., where CONTENTS are words N*TEXT
 separated by commas. TEXT names a content, "zero" is zeroes, "own" is a content
 that no other page has. Options: registered, locked, dontdump, wipeonfork, dontfork, memfd (shared
 memory), huge (a huge page), volatile (all pages change again and again). Further arguments:
-undumpable, user=ID (it becomes that user, and so a worker of the user that it was), fork (a child
-keeps the areas, too), clone (a child shares the address space), leaderless (the first thread
+undumpable, user=ID (it becomes that user), fork (a child keeps the areas, too), fork=ID (the same,
+and the child becomes that user and writes to the areas), clone (a child shares the address space), leaderless (the first thread
 exits), odd (its name is ODD_NAME, and it has written to a private mapping of the file ODD_FILE).
 
 Prints a line once all is in place, and ends with its standard input.
@@ -135,18 +135,40 @@ def be_odd() -> mmap.mmap:
     return memory
 
 
+def become(user: int) -> None:
+    """Changes all ids to those of a user."""
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
+def work(user: int, memories: list[mmap.mmap]) -> int:
+    """Forks a worker, whose pages are its own; returns its id once it is in place."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child:
+        os.read(reader, 1)
+        return child
+    become(user)
+    for memory in memories:
+        memory[:] = bytes(memory)
+    os.write(writer, b".")
+    signal.pause()
+    os._exit(0)
+
+
 def main(arguments: list[str]) -> None:
     """Sets up the memory that the arguments describe."""
     flags = {"undumpable", "fork", "clone", "leaderless", "odd"}.intersection(arguments)
     users = [int(one.removeprefix("user=")) for one in arguments if one.startswith("user=")]
-    specs = [one for one in arguments if one not in flags and not one.startswith("user=")]
+    workers = [int(one.removeprefix("fork=")) for one in arguments if one.startswith("fork=")]
+    specs = [one for one in arguments if one not in flags and "=" not in one]
     kept = [area(spec, number << 20) for number, spec in enumerate(specs)]
     volatile = [memory for memory, spec in zip(kept, specs) if "volatile" in spec]
     if volatile:
         _thread.start_new_thread(keep_changing, (volatile,))
     for user in users:
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
+        become(user)
+    children = [work(user, kept) for user in workers]
     child = 0
     if "odd" in flags:
         kept.append(be_odd())
@@ -163,7 +185,7 @@ def main(arguments: list[str]) -> None:
         _thread.start_new_thread(lambda: (wait(), os._exit(0)), ())
         c.syscall(_SYS_EXIT, 0)
     wait()
-    if child:
+    for child in filter(None, (child, *children)):
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     del kept

@@ -24,7 +24,7 @@ TOOL = PROJECT / "tools" / "ksmv"
 sys.path.insert(0, str(TOOL.parent))
 
 from ksmv import cli, estimate, frames, layout, lines, module, pages, policy  # noqa: E402
-from ksmv import processes, reasons, records, shared, text, why  # noqa: E402
+from ksmv import processes, reasons, records, shared, status, text, why  # noqa: E402
 from ksmv.arguments import parser  # noqa: E402
 from ksmv.credentials import Cause, Standing  # noqa: E402
 from ksmv.errors import Failure  # noqa: E402
@@ -95,15 +95,17 @@ class Rules(unittest.TestCase):
 
     def test_workers_are_merged_among_siblings(self) -> None:
         policy = Policy(undumpable="siblings")
-        worker = replace(UNDUMPABLE, changed_ids=True, execution="1")
+        worker = replace(UNDUMPABLE, changed_ids=True, family="1")
         self.assertIsNone(policy.objection(area("rd"), worker))
         self.assertEqual(policy.objection(area("rd lo"), worker), "locked")
         self.assertEqual(Policy().objection(area("rd"), worker), "not_dumpable")
-        for fact in ({"secure_exec": True}, {"capable": True}, {"changed_ids": False}):
+        for fact in (
+            {"secure_exec": True}, {"capable": True}, {"changed_ids": False}, {"family": ""},
+        ):  # fmt: skip
             standing = replace(worker, **fact)
             self.assertEqual(policy.objection(area("rd"), standing), "not_dumpable")
         self.assertEqual(policy.domain_of(PROCESS, worker), policy.domain_of(PROCESS, worker))
-        for other in (ORDINARY, replace(worker, execution="2")):
+        for other in (ORDINARY, replace(worker, family="2")):
             self.assertNotEqual(policy.domain_of(PROCESS, worker), policy.domain_of(PROCESS, other))
 
     def test_causes(self) -> None:
@@ -300,7 +302,9 @@ class Reasons(unittest.TestCase):
             ({}, "MemoryKSM=yes"), ({"undumpable": "leave"}, "ksmv set undumpable siblings"),
             ({"undumpable": "siblings"}, "MemoryKSM=yes"),
         ):  # fmt: skip
-            self.assertIn(cure, self.only("not_dumpable", standing=worker, files=files).cure)
+            found = self.only("not_dumpable", standing=worker, files=files)
+            self.assertIn(cure, found.cure)
+            self.assertEqual("its master has exited" in found.told, "siblings" in files.values())
         capable = replace(worker, capable=True)
         self.assertIn("none, by design", self.only("not_dumpable", standing=capable).cure)
 
@@ -312,7 +316,7 @@ class Reasons(unittest.TestCase):
         ):  # fmt: skip
             found = self.only(fate=fate, partners=0, policy=Policy(domain=domain))
             self.assertEqual((found.name, cure in found.cure), ("alone", True))
-        worker = replace(UNDUMPABLE, changed_ids=True)
+        worker = replace(UNDUMPABLE, changed_ids=True, family="1")
         rules = Policy(undumpable="siblings")
         found = self.only(fate=fate, partners=0, policy=rules, standing=worker)
         self.assertIn("forked from its master", found.told)
@@ -363,6 +367,93 @@ class Reasons(unittest.TestCase):
         self.assertEqual(shown[4], "  shared memory, never merged: 1.0 MiB: 1.0 MiB of memfd:x")
 
 
+def counted(at: float = 1, **changes: object) -> Counts:
+    """The module's counts at some moment: all 1 but these, with some settings."""
+    names = (
+        "pages_sharing", "zero_pages", "cpu_ns", "pages_scanned", "pages_skipped", "full_scans",
+        "pass_pages", "last_pass_pages", "run", "pages_shared", "index_bytes",
+    )  # fmt: skip
+    values = dict.fromkeys(names, "1") | {"profile": "own"}
+    values |= {name: str(value) for name, value in changes.items()}
+    settings = {"promote_after": "3", "governor": "manual", "domain": "user", "scope": "all"}
+    settings = {name: values.get(name, value) for name, value in settings.items()}
+    return Counts(at, values, module.Settings(settings, settings))
+
+
+class Progress(unittest.TestCase):
+    """Where the scanner is, and when the saving is there."""
+
+    @staticmethod
+    def status(**changes: object) -> Status:
+        """The status after 10 s in which 900 pages were scanned and 100 skipped."""
+        before = counted(5, pages_scanned=100, pages_skipped=50, cpu_ns=0)
+        wanted = {"pages_scanned": 1000, "pages_skipped": 150, "cpu_ns": 10**9, "full_scans": 1,
+                  "pass_pages": 2000, "last_pass_pages": 8000}  # fmt: skip
+        return Status(before, counted(15, **wanted | changes))
+
+    def line(self, **changes: object) -> str:
+        """The line on the pass."""
+        shown = lines.status(self.status(**changes))
+        return next(line for line in shown if line.startswith("  pass "))
+
+    def test_rate_and_times(self) -> None:
+        found = self.status().progress
+        self.assertEqual((found.rate, found.percent), (100, 25))
+        self.assertEqual((found.pass_seconds, found.left_seconds), (80, (2 * 8000 - 2000) / 100))
+        self.assertEqual(self.status().cpu_percent, 10)
+
+    def test_it_never_exceeds_a_pass(self) -> None:
+        found = self.status(pass_pages=9000, full_scans=2).progress
+        self.assertEqual((found.percent, found.left_seconds), (100, 0))
+
+    def test_before_the_first_pass_ends(self) -> None:
+        with mock.patch("ksmv.status.anonymous_pages", return_value=4000):
+            found = self.status(last_pass_pages=0, full_scans=0)
+            self.assertEqual((found.progress.length, found.progress.is_guess), (4000, True))
+            self.assertIn("50% of about 15.6 MiB done", self.line(last_pass_pages=0, full_scans=0))
+
+    def test_line(self) -> None:
+        for changes, told in (
+            ({}, "25% of 31.2 MiB done, 80 s a pass at this rate; most of the saving is there after"
+                 " 3 passes, in 2 min"),
+            ({"full_scans": 3}, "80 s a pass at this rate; what was there 3 passes ago is merged"),
+            ({"run": 0}, "25% of 31.2 MiB done; the scanner is stopped: ksmv set run 1"),
+            ({"pages_scanned": 100, "pages_skipped": 50}, "no progress in 10.0 s"),
+        ):  # fmt: skip
+            self.assertEqual(self.line(**changes).endswith(told), True, self.line(**changes))
+
+    def test_hint_at_the_governor(self) -> None:
+        for changes, hinted in (
+            ({}, False), ({"last_pass_pages": 800_000}, True),
+            ({"last_pass_pages": 800_000, "governor": "auto"}, False),
+            ({"last_pass_pages": 800_000, "run": 0}, False),
+            ({"last_pass_pages": 800_000, "full_scans": 3}, False),
+            ({"pages_scanned": 100, "pages_skipped": 50}, True),
+        ):  # fmt: skip
+            shown = "\n".join(lines.status(self.status(**changes)))
+            self.assertEqual((changes, "ksmv set governor auto" in shown), (changes, hinted))
+
+    def test_durations(self) -> None:
+        found = [layout.duration(one) for one in (0.4, 119, 120, 7199, 7200, 172799, 172800)]
+        self.assertEqual(found, ["0 s", "119 s", "2 min", "120 min", "2 h", "48 h", "2 d"])
+
+    def test_processes_only_on_demand(self) -> None:
+        with mock.patch("ksmv.savings.report", side_effect=AssertionError), \
+                mock.patch("ksmv.status.Counts.read", side_effect=[counted(1), counted(2)]), \
+                mock.patch("time.sleep"):  # fmt: skip
+            found = status.once()
+        self.assertNotIn("report", records.status(found))
+        self.assertIn("--rows N", lines.status(found)[-1])
+
+    def test_namespaces(self) -> None:
+        for number, seen in ((0xEFFFFFFC, True), (4026532000, False)):
+            with mock.patch("os.stat", return_value=mock.Mock(st_ino=number)):
+                self.assertEqual(processes.sees_all(), seen)
+                self.assertEqual(records.report(Report([], [], 0))["sees_all_processes"], seen)
+                told = "\n".join(lines.report(Report([], [], 0), "process", None))
+                self.assertEqual("only processes of this PID namespace" in told, not seen)
+
+
 class Words(unittest.TestCase):
     """The output."""
 
@@ -379,8 +470,8 @@ class Words(unittest.TestCase):
         """The exit status, the standard output and the standard error of a command."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = cli.main(arguments)
-        return status, out.getvalue(), err.getvalue()
+            code = cli.main(arguments)
+        return code, out.getvalue(), err.getvalue()
 
     def test_names_are_escaped(self) -> None:
         for name, shown in NAMES.items():
@@ -389,8 +480,7 @@ class Words(unittest.TestCase):
     def test_nothing_that_is_said_is_obeyed(self) -> None:
         process = Process(7, NASTY, 1000, 100, False, f"/{NASTY}", "/proc/7")
         skipped = [Skipped(8, NASTY)]
-        values = dict.fromkeys(("pages_sharing", "zero_pages", "cpu_ns"), "1")
-        counts = Counts(1, values, module.Settings({}, {"run": NASTY}))
+        counts = counted()
         report = Report([(process, Saving(1, 1, 1))], skipped, 0)
         row = estimate.Row(process, 1, 1, Counter({NASTY: 1}), 0)
         domain = estimate.Domain((process.cgroup,), 1, estimate.Totals(1))
@@ -412,7 +502,8 @@ class Words(unittest.TestCase):
             stack.enter_context(mock.patch("ksmv.module.set_value", side_effect=refusal))
             for arguments in (
                 ["report"], ["report", "--by", "cgroup"], ["estimate", "--domain", "cgroup"],
-                ["who", "7"], ["why", "7"], ["get", "run"], ["get"], ["status"], ["top", "--count", "1"],
+                ["who", "7"], ["why", "7"], ["get", "run"], ["get"], ["status", "--rows", "1"],
+                ["top", "--rows", "1", "--count", "1"],
                 ["set", "run", "1"],
             ):  # fmt: skip
                 _, out, err = self.said(*arguments)
@@ -434,11 +525,11 @@ class Words(unittest.TestCase):
 
     def test_errors(self) -> None:
         for arguments in (["who", "x"], ["who"], ["get", "a", "b"], ["set", "run"], ["sit"], []):
-            status, out, err = self.said(*arguments)
-            self.assertEqual((status, out), (2, ""))
+            code, out, err = self.said(*arguments)
+            self.assertEqual((code, out), (2, ""))
             self.assertRegex(err, r"^ksmv: .+\n  usage: ksmv ")
-            status, out, err = self.said(*arguments, "--json")
-            self.assertEqual((status, err), (2, ""))
+            code, out, err = self.said(*arguments, "--json")
+            self.assertEqual((code, err), (2, ""))
             told = json.loads(out)
             self.assertEqual(told["exit_status"], 2)
             self.assertIn("usage: ksmv", told["advice"][0])
@@ -572,11 +663,10 @@ class Manual(unittest.TestCase):
         skipped = [Skipped(1, "exited")]
         row = estimate.Row(PROCESS, 1, 1, Counter(locked=1), 0)
         domain = estimate.Domain((1000, 100), 1, estimate.Totals())
-        values = dict.fromkeys(("pages_sharing", "zero_pages", "cpu_ns"), "1")
-        counts = Counts(1, values, module.Settings({}, {}))
+        counts = counted()
         report = Report([(PROCESS, Saving(1, 1, 1))], skipped, 0)
         answers = [
-            {name: None for name in records.status(Status(counts, counts, report))},
+            {**records.status(Status(counts, counts, report)), "module": None, "settings": None},
             records.report(report),
             records.estimate(estimate.Estimate([row], skipped, [domain], 0), Policy()),
             records.failure(Failure("this", "that")),

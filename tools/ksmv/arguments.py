@@ -56,6 +56,13 @@ def _add_rows(command: _Parser) -> None:
     )
 
 
+def _add_savers(command: _Parser) -> None:
+    command.add_argument(
+        "--rows", type=_positive, metavar="N",
+        help="also the N processes and cgroups that save most (reads all page tables)",
+    )  # fmt: skip
+
+
 def _add_estimate(group: _Group) -> None:
     guess = _command(
         group, "estimate", commands.show_estimate, "what merging would save, without merging"
@@ -88,13 +95,18 @@ def parser() -> _Parser:
     )
     group = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    _command(group, "status", commands.show_status, "what is saved, by whom, at what cost")
+    state = _command(
+        group, "status", commands.show_status, "what is saved, at what cost, and how far it is"
+    )
+    _add_savers(state)
 
     top = _command(group, "top", commands.show_top, "the same, again and again")
     top.add_argument("--interval", type=_seconds, default=2, metavar="SECONDS", help="default 2")
     top.add_argument(
         "--count", type=_positive, metavar="N", help="number of times (default: without end)"
     )
+
+    _add_savers(top)
 
     get = _command(group, "get", commands.show_values, "show a knob or count, or all")
     get.add_argument("knob", nargs="?", metavar="KNOB")

@@ -60,21 +60,28 @@ def set_value(options: Namespace) -> None:
 
 
 def show_status(options: Namespace) -> None:
-    """Shows what is saved, by whom, at what cost."""
+    """Shows what is saved, at what cost, and how far it is; by whom, if asked."""
+    _check_status(options)
+    shown = partial(lines.status, limit=options.rows)
+    _answer(options, status.once(bool(options.rows)), records.status, shown)
+
+
+def _check_status(options: Namespace) -> None:
+    """Fails if the status can't be read."""
     module.check_loaded()
-    access.check()
-    _answer(options, status.once(), records.status, lines.status)
+    if options.rows:
+        access.check()
 
 
 def show_top(options: Namespace) -> None:
     """Shows the same, again and again."""
-    module.check_loaded()
-    access.check()
-    for found in islice(status.again(options.interval), options.count):
+    _check_status(options)
+    found_each = status.again(options.interval, bool(options.rows))
+    for found in islice(found_each, options.count):
         if options.json:
             print(records.to_json(records.status(found)), flush=True)
         else:
-            screen.show(found)
+            screen.show(found, options.rows)
 
 
 def show_report(options: Namespace) -> None:

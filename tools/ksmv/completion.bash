@@ -5,8 +5,9 @@
 
 _ksmv_options() {
 	case $1 in
-	status | get | set | why) echo --json ;;
-	top) echo --interval --count --json ;;
+	get | set | why) echo --json ;;
+	status) echo --rows --json ;;
+	top) echo --interval --count --rows --json ;;
 	report) echo --by --rows --json ;;
 	who) echo --rows --json ;;
 	estimate) echo --cgroup --all --domain --scope --max-page-sharing --sample --exact --rows --json ;;

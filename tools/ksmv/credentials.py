@@ -13,11 +13,15 @@ from enum import Enum
 from pathlib import Path
 
 from ksmv import text
-from ksmv.processes import Process, is_dumpable
+from ksmv.errors import Failure
+from ksmv.processes import Process, is_dumpable, one, parent
 
 # Keys of the auxiliary vector, from <linux/auxvec.h>. The vector is as the last exec left it, also
 # in the children that were forked since.
 _AT_UID, _AT_GID, _AT_SECURE = 11, 13, 23
+
+# How far above a worker its master may be.
+_GENERATIONS = 8
 
 
 class Cause(Enum):
@@ -48,8 +52,9 @@ class Standing:
     """Whether it has capabilities that its user's other processes may lack."""
     changed_ids: bool = False
     """Whether its ids are others than at its last exec."""
-    execution: str = ""
-    """Equal for processes that were forked from each other without an exec since."""
+    family: str = ""
+    """Equal for the workers that one master forked without an exec since, and that changed their ids
+    to the same ones; empty if there is no master any more."""
 
     @property
     def cause(self) -> Cause:
@@ -68,8 +73,9 @@ class Standing:
 
     @property
     def is_worker(self) -> bool:
-        """Whether it is undumpable only because it changed its ids since its last exec."""
-        return not self.dumpable and self.may_register and self.cause is Cause.CHANGED_IDS
+        """Whether it is undumpable only because it changed its ids since its master forked it."""
+        may = not self.dumpable and self.may_register and self.cause is Cause.CHANGED_IDS
+        return may and bool(self.family)
 
 
 def of(process: Process) -> Standing:
@@ -85,9 +91,24 @@ def of(process: Process) -> Standing:
         readable=bool(_mode(process) & stat.S_IROTH),
         capable=capable,
         changed_ids=_were(process, auxv) != (process.uid, process.gid),
-        # The vector contains addresses that are drawn at each exec.
-        execution=format(hash(frozenset(auxv.items())), "x"),
+        family=_family(process, auxv),
     )
+
+
+def _family(process: Process, auxv: dict[int, int]) -> str:
+    """The family of a worker: its master is the nearest ancestor that is dumpable, if that is not
+    too far above, and if there was no exec since it forked."""
+    ancestor = process
+    for _ in range(_GENERATIONS):
+        try:
+            ancestor = one(parent(ancestor))
+            if is_dumpable(ancestor):
+                # The vector contains addresses that are drawn at each exec.
+                same = _auxiliary_vector(ancestor.path) == auxv
+                return f"{ancestor.pid}:{process.uid}:{process.gid}" if same else ""
+        except (OSError, Failure):
+            return ""
+    return ""
 
 
 def has_set_id(process: Process) -> bool:

@@ -53,6 +53,9 @@ MAINLINE = {
 COMMON = ("run", "max_cpu", "threads", "domain")
 MAINLINES_SCOPE = {"scope": "registered"}
 
+# What promote_after is in mainline's profile.
+MAINLINES_PASSES = "2"
+
 # Explanations of errors that mean more for this knob than the error's name says.
 REFUSALS = {
     ("run", errno.ENOMEM): "there is not as much free memory as merging has saved",

@@ -18,6 +18,14 @@ def mib(pages: float) -> str:
     return f"{in_mib(pages)} MiB"
 
 
+def duration(seconds: float) -> str:
+    """A time, in the largest unit of which it has two or more."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def plural(number: int, what: str) -> str:
     """1 page, 2 pages, 2 processes."""
     if number == 1:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 
 from ksmv.estimate import Domain, Estimate, Row
 from ksmv.knobs import KNOBS
-from ksmv.layout import in_mib, mib, plural, table
+from ksmv.layout import duration, in_mib, mib, plural, table
 from ksmv.pages import PAGE
 from ksmv.policy import OWNERS, Policy
-from ksmv.processes import Process, Skipped
+from ksmv.processes import Process, Skipped, sees_all
 from ksmv.reasons import findings
 from ksmv.savings import Report, Saving
 from ksmv.shared import Segment
@@ -18,8 +18,12 @@ from ksmv.sharers import Sharer, Sharing
 from ksmv.status import Status, memory_bytes
 from ksmv.why import Facts
 
-_TOP = 10
 _SEGMENTS = 4
+# Savings that take longer than this are worth a hint.
+_LONG_SECONDS = 600
+_OUT_OF_SIGHT = (
+    "  only processes of this PID namespace are seen; run ksmv on the host to see all"
+)
 _DOING = {0: "stopped", 1: "merging", 2: "stopped, unmerged"}
 _PROCESS = ("uid", "PID", "process")
 
@@ -30,10 +34,13 @@ def _process(process: Process) -> tuple[str, str, str]:
 
 
 def _skipped(skipped: Sequence[Skipped]) -> list[str]:
-    """A note on the processes that could not be read, if any."""
+    """A note on the processes that could not be read, if any, and on those out of sight."""
     reasons = Counter(one.reason for one in skipped)
     told = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
-    return [f"  not looked at: {plural(len(skipped), 'process')} ({told})"] if skipped else []
+    notes = [] if sees_all() else [_OUT_OF_SIGHT]
+    if skipped:
+        notes += [f"  not looked at: {plural(len(skipped), 'process')} ({told})"]
+    return notes
 
 
 # --- knobs and counts -------------------------------------------------------
@@ -96,18 +103,20 @@ def _saving(saving: Saving) -> tuple[str, ...]:
 # --- status -----------------------------------------------------------------
 
 
-def status(found: Status) -> list[str]:
-    """The whole status, on one screen."""
+def status(found: Status, limit: int | None = None) -> list[str]:
+    """The whole status; with the largest savers if these were looked for."""
     savings = found.report
+    if not savings:
+        return status_head(found)
     return [
         *status_head(found),
         f"  found    {savings.total.saved_pages:.0f} of the saved pages in"
         f" {plural(len(savings.by_process), 'process')}, in {savings.seconds:.1f} s",
         *_skipped(savings.skipped),
         "",
-        *processes(savings, _TOP),
+        *processes(savings, limit),
         "",
-        *_cgroups(savings, _TOP),
+        *_cgroups(savings, limit),
     ]
 
 
@@ -131,8 +140,40 @@ def status_head(found: Status) -> list[str]:
         f"  cost     {counts.number('cpu_ns') / 1e9:.1f} s of CPU since loaded,"
         f" {found.cpu_percent:.1f}% of one CPU now; tables {mib(tables / PAGE)}"
         f" ({100 * tables / memory_bytes():.2f}% of memory)",
+        f"  pass     {_pass(found)}",
+        *_hints(found),
         f"  changed  {changed or 'no knob'}{whose}",
+        "  who      --rows N shows who saves most; ksmv why PID, why a process saves nothing",
     ]
+
+
+def _pass(found: Status) -> str:
+    """Where the pass is, how long it takes, and when the saving is there."""
+    progress = found.progress
+    about = "about " if progress.is_guess else ""
+    place = f"{progress.percent:.0f}% of {about}{mib(progress.length)} done"
+    if found.now.number("run") != 1:
+        return f"{place}; the scanner is stopped: ksmv set run 1"
+    if progress.pass_seconds is None:
+        return f"{place}; no progress in {found.seconds:.1f} s"
+    place += f", {duration(progress.pass_seconds)} a pass at this rate"
+    if not progress.left_seconds:
+        return f"{place}; what was there {plural(progress.needed, 'pass')} ago is merged"
+    left = duration(progress.left_seconds)
+    return f"{place}; most of the saving is there after {plural(progress.needed, 'pass')}, in {left}"
+
+
+def _hints(found: Status) -> list[str]:
+    """What may help, if anything."""
+    left = found.progress.left_seconds
+    is_slow = left is None or left > _LONG_SECONDS
+    if found.now.number("run") == 1 and is_slow and _is_manual(found):
+        return ["  hint     ksmv set governor auto: faster while it merges much, up to max_cpu"]
+    return []
+
+
+def _is_manual(found: Status) -> bool:
+    return found.now.settings.values.get("governor") == "manual"
 
 
 # --- estimates --------------------------------------------------------------
@@ -261,6 +302,7 @@ def sharing(found: Sharing, limit: int | None) -> list[str]:
         *table(
             ("shared frames", "MiB", "mappings", *_PROCESS), map(_sharer, found.sharers[:limit])
         ),
+        f"  its other pages: ksmv why {process.pid}",
     ]
 
 

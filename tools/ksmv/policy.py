@@ -80,7 +80,7 @@ class Policy:
         if self.domain == "user" and process.capabilities:
             owner += (process.capabilities,)
         if self.is_sibling(standing):
-            owner += (standing.execution,)
+            owner += (standing.family,)
         return owner
 
 

@@ -26,6 +26,9 @@ _KCMP_VM = 1
 # Of <linux/nsfs.h>: the user who created a user namespace.
 _NS_GET_OWNER_UID = 0xB704
 
+# PROC_PID_INIT_INO of <linux/proc_ns.h>.
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC
+
 # PIDFD_GET_INFO of <linux/pidfd.h> with its second struct, of 72 bytes.
 _PIDFD_GET_INFO = 0xC048FF0B
 _PIDFD_INFO_SIZE = 72
@@ -62,6 +65,11 @@ class Skipped:
     reason: str
 
 
+def sees_all() -> bool:
+    """Whether /proc shows the processes of all PID namespaces."""
+    return os.stat("/proc/self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE
+
+
 def every() -> list[Process]:
     """All processes, each address space once: after vfork(), only the parent."""
     pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
@@ -87,6 +95,11 @@ def one(pid: int) -> Process:
     if os.path.exists(f"/proc/{pid}"):
         raise Failure(f"process {pid} has no memory: a kernel thread, or it is exiting")
     raise Failure(f"there is no process {pid}")
+
+
+def parent(process: Process) -> int:
+    """The id of the parent of a process."""
+    return int(_status(process.path)["PPid"])
 
 
 def in_cgroup(cgroup: str) -> list[Process]:

@@ -97,9 +97,16 @@ def _undumpable(cause: Cause) -> Reason:
 
     def told(facts: Facts) -> str:
         by = _secure_exec(facts) if cause is Cause.SECURE_EXEC else _CAUSES[cause]
-        return f"not dumpable: {by}"
+        return f"not dumpable: {by}{_orphan(facts)}"
 
     return Reason(f"not_dumpable_{cause.value}", pages, told, _undumpable_cure)
+
+
+def _orphan(facts: Facts) -> str:
+    """Why a worker is not merged with its siblings, where the module merges such."""
+    is_worker = facts.standing.cause is Cause.CHANGED_IDS
+    is_orphan = is_worker and facts.files.get("undumpable") == "siblings"
+    return "; its master has exited, or runs another program" if is_orphan else ""
 
 
 def _secure_exec(facts: Facts) -> str:

@@ -10,7 +10,7 @@ from ksmv.errors import Failure
 from ksmv.estimate import Domain, Estimate, Row, Totals
 from ksmv.pages import PAGE
 from ksmv.policy import OWNERS, Policy
-from ksmv.processes import Process, Skipped
+from ksmv.processes import Process, Skipped, sees_all
 from ksmv.reasons import findings
 from ksmv.savings import Report, Saving
 from ksmv.shared import Segment
@@ -73,6 +73,7 @@ def report(found: Report) -> Record:
             {"cgroup": cgroup, "processes": number} | _saving(saving)
             for cgroup, number, saving in found.top_cgroups()
         ],
+        "sees_all_processes": sees_all(),
         "skipped": _skipped(found.skipped),
         "seconds": round(found.seconds, 3),
     }
@@ -92,8 +93,8 @@ def _saving(saving: Saving) -> Record:
 
 def status(found: Status) -> Record:
     """The whole status."""
-    counts = found.now
-    return {
+    counts, progress = found.now, found.progress
+    answer = {
         "page_bytes": PAGE,
         "memory_bytes": memory_bytes(),
         "saved_pages": counts.saved,
@@ -104,8 +105,20 @@ def status(found: Status) -> Record:
         "module": values(counts.values),
         "settings": values(counts.settings.values),
         "changed": values(counts.settings.changed),
-        "report": report(found.report),
+        "pass": {
+            "done_pages": progress.done,
+            "pages": progress.length,
+            "done_percent": round(progress.percent, 3),
+            "pages_per_second": round(progress.rate, 3),
+            "pass_seconds": _seconds(progress.pass_seconds),
+            "saving_seconds": _seconds(progress.left_seconds),
+        },
     }
+    return answer | {"report": report(found.report)} if found.report else answer
+
+
+def _seconds(number: float | None) -> float | None:
+    return None if number is None else round(number, 3)
 
 
 # --- estimates --------------------------------------------------------------
@@ -124,6 +137,7 @@ def estimate(result: Estimate, policy: Policy) -> Record:
         "left_alone_pages": dict(result.left_alone),
         "domains": [_domain(domain, policy) for domain in result.domains],
         "processes": list(map(_row, result.rows)),
+        "sees_all_processes": sees_all(),
         "skipped": _skipped(result.skipped),
         "seconds": round(result.seconds, 3),
     }
@@ -176,6 +190,7 @@ def why(facts: Facts) -> Record:
         "shared_memory": _segments(facts.segments),
         "shared_zero_pages": facts.likeness.zero,
         "shared_equal_pages": facts.likeness.equal,
+        "sees_all_processes": sees_all(),
         "skipped": _skipped(facts.skipped),
     }
 
@@ -201,5 +216,6 @@ def sharing(found: Sharing) -> Record:
             _process(one.process) | {"shared_frames": one.frames, "mappings": one.mappings}
             for one in found.sharers
         ],
+        "sees_all_processes": sees_all(),
         "skipped": _skipped(found.skipped),
     }

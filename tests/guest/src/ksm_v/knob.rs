@@ -38,7 +38,7 @@ pub const WRITE_ONLY: &str = "merge_now";
 pub const PROFILE: &str = "profile";
 
 /// Files that can only be read; each but [`PROFILE`] holds one number.
-pub const READ_ONLY: [&str; 12] = [
+pub const READ_ONLY: [&str; 14] = [
     PROFILE,
     "full_scans",
     "pages_shared",
@@ -46,6 +46,8 @@ pub const READ_ONLY: [&str; 12] = [
     "pages_unshared",
     "pages_scanned",
     "pages_skipped",
+    "pass_pages",
+    "last_pass_pages",
     "merge_ratio_x100",
     "zero_pages",
     "index_bytes",
