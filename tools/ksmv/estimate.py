@@ -380,8 +380,8 @@ class Estimator:
             row.zero_pages += is_zero
             row.own_pages += page.exclusive and not is_zero
             row.own_zero_pages += page.exclusive and is_zero
-        # Python's own hash of bytes is keyed anew in each process.
-        lot = hash((self._key, page.frame)) if is_zero else hash(content)
+        # Python's own hash of bytes is keyed, too: nobody can choose contents by their lots.
+        lot = hash((self._key, page.frame if is_zero else content))
         if not self._part.has(lot):
             return None
         return Met(self.digest(content), lot, page, merged)
