@@ -51,7 +51,8 @@ install-service:
 	install -D -m 755 scripts/settings $(PLACE)/libexec/ksm-veridian/settings
 	[ -e $(SETTINGS) ] || install -D -m 644 package/ksm-veridian.conf $(SETTINGS)
 	install -D -m 644 package/ksm-veridian.service $(PLACE)/lib/systemd/system/ksm-veridian.service
-	sed -i 's,/usr/libexec,$(PREFIX)/libexec,' $(PLACE)/lib/systemd/system/ksm-veridian.service
+	install -m 644 package/ksm-veridian-metrics.service package/ksm-veridian-metrics.timer $(PLACE)/lib/systemd/system/
+	sed -i 's,/usr/\(libexec\|sbin\),$(PREFIX)/\1,' $(PLACE)/lib/systemd/system/ksm-veridian*.service
 
 install-tools: install-service ## install ksmv, and the service with its settings (PREFIX=/usr/local DESTDIR=)
 	@# No module of an earlier version stays.

@@ -51,7 +51,7 @@ def main() -> None:
     play(session, "ksmv set governor auto")
     play(session, f"echo 1 > {proc.KNOBS}/run")
     os.write(session, f"{PROMPT}sleep {wait_until_merged()}\n".encode())
-    play(session, "ksmv status")
+    play(session, "ksmv status --rows 6")
     play(session, f"ksmv who {job.servers[0].pid} --rows 4")
     job.end()
 

@@ -770,6 +770,52 @@ class Merged(Case):
         self.assertIn(": merging, domain user, scope all,", ksmv("status"))
 
 
+class Metrics(Case):
+    """ksmv metrics, against the module's counts."""
+
+    def values(self, *arguments: object) -> dict[str, float]:
+        """The value of each sample."""
+        samples = (line.rpartition(" ") for line in ksmv("metrics", *arguments).split("\n"))
+        return {name: float(value) for name, _, value in samples if name and name[0] != "#"}
+
+    def test_equal_the_counts(self) -> None:
+        self.start("300*a,100*zero")
+        merge_all()
+        found = self.values()
+        for name, file in (
+            ("scanned_pages_total", "pages_scanned"), ("passes_total", "full_scans"),
+            ("shared_pages", "pages_shared"), ("zero_pages", "zero_pages"),
+            ("pass_pages", "last_pass_pages"), ("index_bytes", "index_bytes"),
+        ):  # fmt: skip
+            self.assertEqual((name, found[f"ksm_v_{name}"]), (name, proc.knob(file)))
+        saved = sum(found[f'ksm_v_saved_bytes{{by="{by}"}}'] for by in ("sharing", "zeroes"))
+        self.assertEqual(saved, proc.saved_pages() * pages.PAGE)
+        self.assertGreater(proc.saved_pages(), 390)
+        self.assertAlmostEqual(found["ksm_v_cpu_seconds_total"], proc.knob("cpu_ns") / 1e9)
+        self.assertNotIn("ksm_v_pass_seconds", found)
+
+    def test_refusals_by_reason(self) -> None:
+        told = Path("/sys/kernel/debug/ksm_v/refusals").read_text().split("\n")
+        reasons = [line.split()[0] for line in told if line and line[0] != "#"]
+        found = self.values()
+        names = [f'ksm_v_refusals_total{{reason="{one}"}}' for one in reasons]
+        self.assertGreater(len(names), 10)
+        self.assertLessEqual(set(names), found.keys())
+
+    def test_for_users_and_without_the_module(self) -> None:
+        shown = run_ksmv("metrics", user=ALICE)
+        self.assertIn("ksm_v_loaded 1\n", shown)
+        self.assertNotIn("ksm_v_refusals", shown)
+        unload()
+        self.assertEqual(self.values(), {"ksm_v_loaded": 0})
+
+    def test_into_a_file(self) -> None:
+        path = Path("/tmp/ksm_v.prom")
+        self.assertEqual(ksmv("metrics", "--output", path), "")
+        self.assertTrue(path.read_text().endswith("# EOF\n"))
+        self.assert_fails(1, "No such file", "metrics", "--output", "/tmp/none/ksm_v.prom")
+
+
 class Top(Case):
     """ksmv top, in a pipe and on a terminal."""
 

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -23,8 +24,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 TOOL = PROJECT / "tools" / "ksmv"
 sys.path.insert(0, str(TOOL.parent))
 
-from ksmv import cli, estimate, frames, layout, lines, module, pages, policy  # noqa: E402
-from ksmv import processes, reasons, records, shared, status, text, why  # noqa: E402
+from ksmv import cli, estimate, frames, layout, lines, metrics, module, pages  # noqa: E402
+from ksmv import policy, processes, reasons, records, shared, status, text, why  # noqa: E402
 from ksmv.arguments import parser  # noqa: E402
 from ksmv.credentials import Cause, Standing  # noqa: E402
 from ksmv.errors import Failure  # noqa: E402
@@ -454,6 +455,152 @@ class Progress(unittest.TestCase):
                 self.assertEqual("only processes of this PID namespace" in told, not seen)
 
 
+# The rules of OpenMetrics 1.0 that hold for counters and gauges.
+_METADATA = re.compile(r"# (HELP|TYPE|UNIT) ([a-zA-Z_:][a-zA-Z0-9_:]*) (.+)")
+_LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"(?:,(?!$)|$)')
+_SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)")
+
+
+class MetricFamily:
+    """A metric family of an OpenMetrics text."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.about: dict[str, str] = {}
+        self.samples: dict[tuple[tuple[str, str], ...], float] = {}
+
+    def add_about(self, what: str, told: str) -> None:
+        """Adds metadata, which precede samples."""
+        expect(what not in self.about and not self.samples, f"{what} of {self.name}")
+        if what == "TYPE":
+            expect(told in ("counter", "gauge"), f"{told}: a type unknown to node_exporter")
+        if what == "UNIT":
+            expect(self.name.endswith(f"_{told}"), f"{self.name} does not end with {told}")
+        if what == "HELP":
+            expect(re.fullmatch(r'(?:[^\\"]|\\[\\"n])*', told), f"bad escapes in {told}")
+        self.about[what] = told
+
+    def add_sample(self, name: str, labels: str, value: str) -> None:
+        """Adds a sample."""
+        expect(name == self.name + "_total" * (self.about["TYPE"] == "counter"), name)
+        found = _LABEL.findall(labels)
+        expect(_LABEL.sub("", labels) == "", f"labels {labels}")
+        expect(len(dict(found)) == len(found), f"a label twice: {labels}")
+        number = float(value)
+        expect(self.about["TYPE"] == "gauge" or number >= 0, f"{name} is {value}")
+        expect(tuple(sorted(found)) not in self.samples, f"{name} {labels} twice")
+        self.samples[tuple(sorted(found))] = number
+
+
+def expect(holds: object, told: str) -> None:
+    """Fails if a rule of the format does not hold."""
+    if not holds:
+        raise ValueError(told)
+
+
+def parse_metrics(shown: str) -> dict[str, MetricFamily]:
+    """The families of an OpenMetrics text, by their names."""
+    *told, end, nothing = shown.split("\n")
+    expect((end, nothing) == ("# EOF", ""), f"ends with {end} {nothing}")
+    families: dict[str, MetricFamily] = {}
+    last = ""
+    for line in told:
+        if about := _METADATA.fullmatch(line):
+            what, last, value = about.groups()
+            is_new = last not in families
+            expect(not is_new or not families or list(families.values())[-1].samples, line)
+            expect(is_new or last == list(families)[-1], f"{last} in two places")
+            families.setdefault(last, MetricFamily(last)).add_about(what, value)
+        else:
+            sample = _SAMPLE.fullmatch(line)
+            expect(sample and last, f"no sample: {line}")
+            families[last].add_sample(sample[1], sample[2] or "", sample[3])
+    for name, family in families.items():
+        expect(set(family.about) >= {"HELP", "TYPE"} and family.samples, name)
+        expect(f"{name}_total" not in families, f"{name}_total is a sample of another, too")
+    return families
+
+
+class Metrics(unittest.TestCase):
+    """ksmv metrics."""
+
+    def facts(self) -> metrics.Facts:
+        """The facts of a module with all counts."""
+        files = {"pages_unshared": 7, "index_failures": 0, "cpu_ns": 1_500_000_000,
+                 "pages_sharing": 3, "zero_pages": 2}  # fmt: skip
+        return metrics.Facts(Progress.status(**files), {"pinned": 5, "busy": 0}, 9)
+
+    def test_keep_the_rules_of_the_format(self) -> None:
+        found = parse_metrics("\n".join(metrics.lines(self.facts())) + "\n")
+        wanted = {one.name for one in (*metrics.FAMILIES, metrics.LOADED)}
+        self.assertEqual(found.keys(), wanted)
+
+    def test_values(self) -> None:
+        found = parse_metrics("\n".join(metrics.lines(self.facts())) + "\n")
+        for name, labels, value in (
+            ("loaded", (), 1), ("run", (), 1), ("cpu_seconds", (), 1.5),
+            ("saved_bytes", (("by", "sharing"),), 3 * pages.PAGE),
+            ("saved_bytes", (("by", "zeroes"),), 2 * pages.PAGE),
+            ("refusals", (("reason", "pinned"),), 5), ("scanned_pages", (), 1000),
+            ("pass_done_pages", (), 2000), ("pass_pages", (), 8000), ("pass_seconds", (), 80),
+            ("host_huge_page_splits", (), 9), ("passes", (), 1),
+        ):  # fmt: skip
+            self.assertEqual((name, found[f"ksm_v_{name}"].samples[labels]), (name, value))
+        [labels] = found["ksm_v_settings"].samples
+        self.assertEqual(dict(labels)["scope"], "all")
+
+    def test_without_the_module(self) -> None:
+        found = parse_metrics("\n".join(metrics.lines(None)) + "\n")
+        self.assertEqual({name: one.samples for name, one in found.items()}, {"ksm_v_loaded": {(): 0}})
+
+    def test_odd_labels(self) -> None:
+        family = metrics.Family("a", "gauge", "", "b", lambda facts: [({"c": '"\\\n,d="'}, 1)])
+        shown = "\n".join([*metrics._family(family, self.facts()), "# EOF", ""])
+        self.assertEqual(parse_metrics(shown)["a"].samples, {(("c", '\\"\\\\\\n,d=\\"'),): 1})
+
+    def test_the_checks_find_faults(self) -> None:
+        about = "# HELP a_x b\n# TYPE a_x counter\n"
+        self.assertEqual(parse_metrics(about + "a_x_total 1\n# EOF\n")["a_x"].samples, {(): 1})
+        for wrong in (
+            about + "a_x_total 1\n", about + "a_x_total 1\n# EOF\n\n", about + "a_x 1\n# EOF\n",
+            about + "a_x_total -1\n# EOF\n", about + "# UNIT a_x y\na_x_total 1\n# EOF\n",
+            about + "a_x_total 1\na_x_total 1\n# EOF\n", about + "# EOF\n", "a 1\n# EOF\n",
+            about + 'a_x_total{b="1",b="2"} 1\n# EOF\n', about + "a_x_total one\n# EOF\n",
+            about + "a_x_total{b=1} 1\n# EOF\n", "# HELP a b\n# TYPE a info\na 1\n# EOF\n",
+            about + 'a_x_total{b="1",} 1\n# EOF\n', "# HELP a b\na 1\n# EOF\n",
+            "# TYPE a gauge\na 1\n# EOF\n", about + "\na_x_total 1\n# EOF\n",
+        ):  # fmt: skip
+            with self.assertRaises((ValueError, KeyError), msg=wrong):
+                parse_metrics(wrong)
+
+    def test_a_file_is_replaced_at_once(self) -> None:
+        with tempfile.TemporaryDirectory() as place:
+            path = Path(place, "ksm_v.prom")
+            path.write_text("before")
+            with open(path, encoding="utf-8") as before:
+                metrics.write(str(path), ["a", "# EOF"])
+                self.assertEqual(before.read(), "before")
+            self.assertEqual((path.read_text(), path.stat().st_mode & 0o777), ("a\n# EOF\n", 0o644))
+            with mock.patch("os.replace", side_effect=OSError), self.assertRaises(OSError):
+                metrics.write(str(path), ["b"])
+            self.assertEqual([one.name for one in Path(place).iterdir()], ["ksm_v.prom"])
+
+    def test_dashboard_shows_metrics_that_exist(self) -> None:
+        dashboard = json.loads((PROJECT / "Documentation/ksm_v-dashboard.json").read_text())
+        exprs = [one["expr"] for panel in dashboard["panels"] for one in panel["targets"]]
+        hosts = [one["query"]["query"] for one in dashboard["templating"]["list"] if one["name"] == "instance"]
+        shown = set(re.findall(r"\bksm_v_\w+", " ".join(exprs + hosts)))
+        families = (*metrics.FAMILIES, metrics.LOADED)
+        samples = {one.name + "_total" * (one.kind == "counter") for one in families}
+        self.assertLessEqual(shown, samples)
+        self.assertGreater(len(shown), 15)
+        for expr in exprs:
+            counters = re.findall(r"(\w*\(?)(ksm_v_\w+_total)", expr)
+            self.assertEqual([one for one in counters if one[0] != "rate("], [], expr)
+        ids = [panel["id"] for panel in dashboard["panels"]]
+        self.assertEqual(len(ids), len(set(ids)))
+
+
 class Words(unittest.TestCase):
     """The output."""
 
@@ -612,9 +759,10 @@ class Completion(unittest.TestCase):
     def test_values_of_options(self) -> None:
         for name, command in COMMANDS.items():
             for option, action in options_of(command).items():
-                if action.nargs != 0 and option != "--cgroup":
+                if action.nargs != 0 and option not in ("--cgroup", "--output"):
                     self.assert_offered(f"{name} {option} ", " ".join(action.choices or ()))
         self.assertIn("/proc", self.offered("estimate", "--cgroup", "/"))
+        self.assertIn("/proc", self.offered("metrics", "--output", "/"))
 
     def test_knobs(self) -> None:
         for command, files in (("get", "run domain cpu_ns"), ("set", "run domain")):
@@ -705,6 +853,17 @@ class Installation(unittest.TestCase):
         settings.write_text("max_cpu = 50\n", encoding="utf-8")
         self.install()
         self.assertEqual(settings.read_text(encoding="utf-8"), "max_cpu = 50\n")
+
+    def test_services_run_what_is_installed(self) -> None:
+        self.install()
+        units = self.place / "usr/local/lib/systemd/system"
+        names = {"ksm-veridian.service", "ksm-veridian-metrics.service", "ksm-veridian-metrics.timer"}
+        self.assertEqual({unit.name for unit in units.iterdir()}, names)
+        for unit in units.glob("*.service"):
+            commands = re.findall(r"^Exec\w+=(\S+)", unit.read_text(encoding="utf-8"), re.MULTILINE)
+            self.assertTrue(commands)
+            for command in commands:
+                self.assertTrue(os.access(f"{self.place}{command}", os.X_OK), command)
 
     def test_replaces_an_earlier_version(self) -> None:
         modules = self.place / "usr/local/lib/ksmv"

@@ -121,6 +121,13 @@ def parser() -> _Parser:
     report.add_argument("--by", choices=("process", "cgroup"), default="process")
     _add_rows(report)
 
+    export = group.add_parser(
+        "metrics", help="the counts as metrics, in OpenMetrics' format",
+        description="The counts as metrics, in OpenMetrics' format.",
+    )  # fmt: skip
+    export.set_defaults(run=commands.show_metrics)
+    export.add_argument("--output", metavar="FILE", help="replaces this file, at once")
+
     _add_estimate(group)
 
     why = _command(group, "why", commands.show_why, "why pages of a process are not merged")

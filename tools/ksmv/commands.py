@@ -12,6 +12,7 @@ from ksmv import (
     access,
     estimate,
     lines,
+    metrics,
     module,
     processes,
     records,
@@ -82,6 +83,15 @@ def show_top(options: Namespace) -> None:
             print(records.to_json(records.status(found)), flush=True)
         else:
             screen.show(found, options.rows)
+
+
+def show_metrics(options: Namespace) -> None:
+    """Prints the metrics, or writes them into a file."""
+    found = metrics.current(status.once)
+    if options.output:
+        metrics.write(options.output, found)
+    else:
+        print("\n".join(found))
 
 
 def show_report(options: Namespace) -> None:

@@ -10,6 +10,7 @@ _ksmv_options() {
 	top) echo --interval --count --rows --json ;;
 	report) echo --by --rows --json ;;
 	who) echo --rows --json ;;
+	metrics) echo --output ;;
 	estimate) echo --cgroup --all --domain --scope --max-page-sharing --sample --exact --rows --json ;;
 	esac
 }
@@ -18,7 +19,7 @@ _ksmv_options() {
 # arguments, its options.
 _ksmv_arguments() {
 	case "$1 $#" in
-	"status "* | "top "* | "report "*) _ksmv_options "$1" ;;
+	"status "* | "top "* | "report "* | "metrics "*) _ksmv_options "$1" ;;
 	"who 1" | "why 1" | "estimate "*) _ksmv_pids ;;
 	"get 1") _ksmv_knobs -400 ;;
 	"set 1") _ksmv_knobs -200 ;;
@@ -58,9 +59,12 @@ _ksmv() {
 		esac
 	done
 	if [ "$COMP_CWORD" = 1 ]; then
-		words="status top report why who estimate get set"
+		words="status top report metrics why who estimate get set"
 	elif [ "$option" = --cgroup ]; then
 		mapfile -t COMPREPLY < <(compgen -d -- "${word:-/sys/fs/cgroup/}")
+		return
+	elif [ "$option" = --output ]; then
+		mapfile -t COMPREPLY < <(compgen -f -- "$word")
 		return
 	elif [ -n "$option" ]; then
 		words=$(_ksmv_values "$option")
