@@ -112,5 +112,10 @@ pub(super) const MERGE_NOW: Attribute<Scand> =
     Attribute::write_only(c"merge_now", |scand, text| {
         let part = engine::parse::process_part(text).ok_or(EINVAL)?;
         let mm = process::find(part.pid).ok_or(ESRCH)?;
-        scand.daemon.merge_now(&mm, part.range)
+        let result = scand.daemon.merge_now(&mm, part.range);
+        if result == Err(EPERM) {
+            let (pid, objection) = (part.pid, scand.daemon.objection(&mm));
+            pr_info!("merge_now: process {pid} may not be merged: {objection}\n");
+        }
+        result
     });

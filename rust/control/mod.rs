@@ -191,6 +191,12 @@ impl Daemon {
         }
     }
 
+    /// Why [`Self::merge_now`] of `mm` failed with `EPERM`, in words for the kernel log.
+    pub(crate) fn objection(&self, mm: &Mm) -> &'static str {
+        let policy = self.read(|state| state.policy);
+        policy.objection(mm)
+    }
+
     /// Merges a batch of pages, while no step is in progress: if a step and this function saw the same
     /// pages, each would leave some of them for later.
     fn merge_some(&self, mm: &Mm, range: Range<usize>) -> Result<Progress> {

@@ -11,6 +11,7 @@
 //! C headers: [`include/linux/cred.h`](srctree/include/linux/cred.h),
 //! [`include/linux/user_namespace.h`](srctree/include/linux/user_namespace.h)
 
+use crate::mm::process::is_registered;
 use crate::mm::process::Owner;
 use crate::shim;
 use core::marker::PhantomData;
@@ -120,6 +121,16 @@ pub(super) fn admit(owner: &Owner<'_>, is_registered: bool) -> bool {
         return true;
     }
     is_registered && !credentials.exceed_the_users() && is_registered_by_its_own(owner.mm())
+}
+
+/// Why no memory of `owner` may be merged, by its credentials and its dumpability; `None` if some may. In words for
+/// the kernel log: they may change at any time, and nothing depends on them.
+pub(super) fn objection(owner: &Owner<'_>) -> Option<&'static str> {
+    if Credentials::of(owner).are_mixed() {
+        return Some("its user or group ids are not all the same");
+    }
+    let is_admitted = admit(owner, is_registered(owner.mm()));
+    (!is_admitted).then_some("it is not dumpable")
 }
 
 /// Whether the program that `mm` executes may have registered its memory itself, or was started by a user

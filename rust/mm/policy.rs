@@ -6,15 +6,19 @@
 //! after a fork a page may be mapped in processes of several domains.
 
 use crate::mm::credentials::admit;
+use crate::mm::credentials::objection;
 use crate::mm::credentials::Credentials;
 use crate::mm::movers;
 use crate::mm::page::node_of;
+use crate::mm::process::is_registered;
 use crate::mm::process::Owner;
 use crate::mm::vma::StableVma;
 use crate::shim;
 use engine::Domain;
 use engine::Frame;
 use kernel::mm::virt::vm_flags_t;
+use kernel::mm::Mm;
+use kernel::sync::rcu;
 
 /// Which VMAs are scanned.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -125,6 +129,21 @@ impl Policy {
             return false;
         }
         admit(owner, is_registered)
+    }
+
+    /// Why no memory of `mm` was admitted, in words for the kernel log.
+    pub(crate) fn objection(&self, mm: &Mm) -> &'static str {
+        let rcu = rcu::read_lock();
+        let Some(owner) = Owner::of(mm, &rcu) else {
+            return "its last owner is exiting";
+        };
+        if let Some(objection) = objection(&owner) {
+            objection
+        } else if self.scope == Scope::Registered && !is_registered(mm) {
+            "it has registered no memory, and scope is registered"
+        } else {
+            "it has no memory there, or only such as is left alone (see scope)"
+        }
     }
 }
 

@@ -64,7 +64,7 @@ REFUSALS = {
     ("domain", errno.EBUSY): "pages are shared; unmerge them first: ksmv set run 2",
     ("threads", errno.ENOMEM): "no memory for more threads; there are as many as before",
     ("merge_now", errno.ESRCH): "there is no such process, or it has no memory of its own",
-    ("merge_now", errno.EPERM): "none of that memory may be merged; ksmv estimate PID says why",
+    ("merge_now", errno.EPERM): "none of that memory may be merged; ksmv why PID says why",
     ("merge_now", errno.EBUSY): "run is 2: everything is to be unmerged",
     ("merge_now", errno.EINTR): "interrupted; what was merged stays so",
     ("merge_now", errno.EAGAIN): "the process is changing its mappings; try again",

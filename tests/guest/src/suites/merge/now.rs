@@ -5,6 +5,7 @@
 use std::fs;
 
 use guest::expect;
+use guest::kernel::kmsg::Kmsg;
 use guest::ksm_v::knob;
 use guest::ksm_v::refused::no_numbers;
 use guest::ksm_v::scanner;
@@ -28,6 +29,7 @@ pub(super) const TESTS: &[Test] = tests![
     merge_now_keeps_to_its_range,
     merge_now_respects_domains,
     merge_now_respects_what_is_left_alone,
+    merge_now_tells_why_a_process_is_left_alone,
     merge_now_of_nobody_fails,
     merge_now_refuses_bad_input,
     merge_now_does_not_undo_an_unmerge,
@@ -133,12 +135,41 @@ fn merge_now_respects_what_is_left_alone(lab: &Lab) -> Result {
     secret.set_dumpable(false)?;
     scanner::merge_now(&open)?;
     let text = secret.pid().to_string();
-    expect_refused("an undumpable process", libc::EPERM, text.as_bytes())?;
+    expect_left_alone(&secret, &text, "it is not dumpable")?;
     pages::expect_not_merged((&secret, in_secret))?;
     pages::expect_not_merged((&open, in_open))?;
     let free = open.free_place(8);
     let text = format!("{} {:x} {:x}", open.pid(), free.addr, free.addr + PAGE_SIZE);
-    expect_refused("a range with nothing in it", libc::EPERM, text.as_bytes())
+    expect_left_alone(&open, &text, "it has no memory there")
+}
+
+/// The kernel log tells why a process is left alone: once for each write.
+fn merge_now_tells_why_a_process_is_left_alone(lab: &Lab) -> Result {
+    let (one, other) = (lab.peer(User::Root)?, lab.alice()?);
+    one.anon(8, Ids::same(1))?;
+    let locked = other.anon(8, Ids::same(1))?;
+    other.lock(locked)?;
+    let (first, end) = (locked.addr, locked.addr + locked.pages * PAGE_SIZE);
+    let text = format!("{} {first:x} {end:x}", other.pid());
+    expect_left_alone(&other, &text, "it has no memory there, or only such as")?;
+    knob::set("scope", "registered")?;
+    let text = other.pid().to_string();
+    expect_left_alone(&other, &text, "it has registered no memory")?;
+    knob::set("scope", "all")?;
+    one.set_user_ids([None, Some(User::Alice), None])?;
+    expect_left_alone(&one, &one.pid().to_string(), "its user or group ids")
+}
+
+/// Expects that `text` is refused for `peer`, and that the kernel log says why, in one message.
+fn expect_left_alone(peer: &Peer, text: &str, why: &str) -> Result {
+    let mut kmsg = Kmsg::open()?;
+    expect_refused(why, libc::EPERM, text.as_bytes())?;
+    let about = format!("merge_now: process {} may not be merged: {why}", peer.pid());
+    let messages = kmsg.messages();
+    let said = messages.iter().filter(|one| one.contains(&about)).count();
+    expect::eq(format!("messages {about:?} in {messages:?}"), 1, said)?;
+    let all = messages.iter().filter(|one| one.contains("merge_now: "));
+    expect::eq("messages on merge_now", 1, all.count())
 }
 
 fn merge_now_of_nobody_fails(lab: &Lab) -> Result {
