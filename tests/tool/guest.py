@@ -444,6 +444,15 @@ class Why(Case):
         self.assertEqual(guess["shared_memory"], [{"name": "memfd:member", "pages": 200}])
         self.assertEqual(guess["left_alone_pages"]["shared"], 200)
 
+    def test_report_tells_what_is_left_alone(self) -> None:
+        locked, memfd = self.start("400*a:locked"), self.start("500*a:memfd")
+        found = {row["pid"]: row for row in ksmv_json("report", "--why")["processes"]}
+        self.assertEqual(found[locked.pid]["left_alone_pages"]["locked"], 400)
+        self.assertEqual(found[memfd.pid]["left_alone_pages"]["shared"], 500)
+        self.assertRegex(ksmv("report", "--why"), rf" 50\d +2\.0 +shared +{ALICE} +{memfd.pid} ")
+        without = {row["pid"] for row in ksmv_json("report")["processes"]}
+        self.assertNotIn(memfd.pid, without)
+
     def test_a_process_alone_and_with_others(self) -> None:
         lonely = self.start("40*own", user=LONER)
         self.assert_reason(lonely, "alone", 40, "ksmv set domain global")

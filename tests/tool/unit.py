@@ -175,6 +175,22 @@ class Sums(unittest.TestCase):
         text = "\n".join(lines.estimate(result, Policy(), 1))
         self.assertRegex(text, r"\n  +would save +MiB +of pages +processes +uid:gid\n +5 +0\.0 +9 +2 +1000:100$")
 
+    def test_what_is_left_alone_adds_up(self) -> None:
+        other = replace(PROCESS, pid=8)
+        rows = [(PROCESS, Saving(3, 1, 1.5, Counter(locked=5))),
+                (other, Saving(0, 0, 0, Counter(locked=1, shared=300)))]  # fmt: skip
+        report = Report(rows, [], 0)
+        self.assertEqual(report.total.left_alone, {"locked": 6, "shared": 300})
+        self.assertEqual([row[0].pid for row in report.top_processes()], [8, 7])
+        [heads, first, second] = lines.processes(report, None)
+        self.assertEqual(heads.split()[5:8], ["left", "alone", "MiB"])
+        self.assertEqual(first.split(), "0.0 0.0 0 0 301 1.2 shared 1000 8 name".split())
+        self.assertEqual(second.split(), "2.5 0.0 3 1 5 0.0 locked 1000 7 name".split())
+        self.assertEqual(records.report(report)["cgroups"][0]["left_alone_pages"]["shared"], 300)
+        plain = Report([(PROCESS, Saving(3, 1, 1.5)), (other, Saving())], [], 0)
+        self.assertEqual(len(lines.processes(plain, None)), 2)
+        self.assertNotIn("left alone", lines.processes(plain, None)[0])
+
     def test_savings_add_up(self) -> None:
         report = Report([(PROCESS, Saving(3, 1, 1.5)), (PROCESS, Saving(3, 0, 1.5))], [], 0)
         self.assertEqual(report.total.saved_pages, 4)
@@ -217,15 +233,15 @@ class Sampling(unittest.TestCase):
             self.assertAlmostEqual(row.savable_pages, 67)
 
     def test_a_part_stands_for_all(self) -> None:
-        contents = [number.to_bytes(8, "big") * 512 for number in range(8192)]
+        contents = [number.to_bytes(8, "big") * 512 for number in range(2048)]
         outside = 0
         for _ in range(20):
-            found = self.estimated(512, contents)
-            self.assertLessEqual(found.part, 512 * 3 / len(contents))
-            self.assertEqual(found.totals.frames, 3 * 8192)
+            found = self.estimated(256, contents)
+            self.assertLessEqual(found.part, 256 * 3 / len(contents))
+            self.assertEqual(found.totals.frames, 3 * 2048)
             self.assertEqual(found.totals.zero_frames, 3)
             self.assertGreater(found.error, 0)
-            outside += abs(found.totals.savable_pages - 2 * 8192 - 1) > found.error
+            outside += abs(found.totals.savable_pages - 2 * 2048 - 1) > found.error
             parts = sum(row.savable_pages for row in found.rows)
             self.assertAlmostEqual(parts, found.totals.savable_pages, delta=1)
         # One run in 20 is outside on average; that 8 are has a probability below 1 in 10,000.
@@ -787,7 +803,7 @@ class Completion(unittest.TestCase):
         self.assert_offered("set --json domain p", "process")
 
     def test_processes(self) -> None:
-        for command in ("who ", "who --rows 3 ", "why ", "estimate ", "estimate 1 ", "estimate --exact "):
+        for command in ("who ", "who --rows 3 ", "why ", "estimate --json ", "estimate ", "estimate 1 ", "estimate --exact "):
             self.assert_offered(command, "1 23")
         self.assert_offered("who 1 ", "")
         self.assert_offered("estimate --domain user 2", "23")

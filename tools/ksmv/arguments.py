@@ -119,6 +119,9 @@ def parser() -> _Parser:
         group, "report", commands.show_report, "how much each process or cgroup saves"
     )
     report.add_argument("--by", choices=("process", "cgroup"), default="process")
+    report.add_argument(
+        "--why", action="store_true", help="also how much is left alone, and mostly for what reason"
+    )
     _add_rows(report)
 
     export = group.add_parser(

@@ -98,7 +98,8 @@ def show_report(options: Namespace) -> None:
     """Shows how much each process or cgroup saves."""
     access.check()
     shown = partial(lines.report, by=options.by, limit=options.rows)
-    _answer(options, savings.report(), records.report, shown)
+    rules = why.rules(module.read_if_loaded())[0] if options.why else None
+    _answer(options, savings.report(rules), records.report, shown)
 
 
 def show_estimate(options: Namespace) -> None:

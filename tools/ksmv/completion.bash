@@ -8,7 +8,7 @@ _ksmv_options() {
 	get | set | why) echo --json ;;
 	status) echo --rows --json ;;
 	top) echo --interval --count --rows --json ;;
-	report) echo --by --rows --json ;;
+	report) echo --by --why --rows --json ;;
 	who) echo --rows --json ;;
 	metrics) echo --output ;;
 	estimate) echo --cgroup --all --domain --scope --max-page-sharing --sample --exact --rows --json ;;
@@ -51,7 +51,7 @@ _ksmv() {
 	local word=$2 command=${COMP_WORDS[1]} one option='' arguments=() words
 	for one in "${COMP_WORDS[@]:2:COMP_CWORD-2}"; do
 		case $option,$one in
-		,--json | ,--all | ,--exact) ;;
+		,--json | ,--all | ,--exact | ,--why) ;;
 		,-*) option=$one ;;
 		,*) arguments+=("$one") ;;
 		# The option's value.

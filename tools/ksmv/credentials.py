@@ -53,8 +53,8 @@ class Standing:
     changed_ids: bool = False
     """Whether its ids are others than at its last exec."""
     family: str = ""
-    """Equal for the workers that one master forked without an exec since, and that changed their ids
-    to the same ones; empty if there is no master any more."""
+    """Equal for the workers that one master forked without an exec since, and that changed their
+    ids to the same ones; empty if there is no master any more."""
 
     @property
     def cause(self) -> Cause:

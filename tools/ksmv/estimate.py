@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ksmv import credentials, pages, processes, shared
+from ksmv import credentials, left_alone, pages, processes, shared
 from ksmv.credentials import Standing
-from ksmv.frames import KPF_ANON, KPF_HUGE, KPF_HWPOISON, KPF_KSM, FrameTable, frame_flags
+from ksmv.frames import KPF_KSM, frame_flags
+from ksmv.left_alone import anonymous
 from ksmv.pages import Page
 from ksmv.policy import Policy
 from ksmv.processes import Process, Skipped
@@ -352,18 +353,15 @@ class Estimator:
         space = pages.AddressSpace(process.path)
         for area in space.areas_with_flags():
             objection = self._policy.objection(area, standing)
-            mapped = _anonymous(space.pages(area), flags)
+            left = left_alone.of_area(space, area, objection, flags)
+            row.left_alone += left.pages
+            row.segments += [left.segment] if left.segment else []
             if objection:
-                row.left_alone[objection] += area.hugetlb + sum(1 for _ in mapped)
-            else:
-                for page, content in space.contents(mapped):
-                    met = self._met(page, content, bool(flags.of(page.frame) & KPF_KSM), row)
-                    if met:
-                        yield met
-            segment = shared.segment(space, area, flags)
-            if segment:
-                row.left_alone["shared"] += segment.pages
-                row.segments.append(segment)
+                continue
+            for page, content in space.contents(anonymous(space.pages(area), flags)):
+                met = self._met(page, content, bool(flags.of(page.frame) & KPF_KSM), row)
+                if met:
+                    yield met
 
     def _met(self, page: Page, content: bytes | None, merged: bool, row: Row) -> Met | None:
         """Counts a page in the row of its process."""
@@ -414,14 +412,6 @@ class Estimator:
         if content == pages.ZEROES:
             return FULL_OF_ZEROES
         return hashlib.blake2b(content, digest_size=_DIGEST_BYTES, key=self._key).digest()
-
-
-def _anonymous(mapped: Iterable[Page], flags: FrameTable) -> Iterator[Page]:
-    """The anonymous pages among these, merged or not, that can be read."""
-    for page in mapped:
-        kind = flags.of(page.frame)
-        if kind & KPF_ANON and not kind & (KPF_HUGE | KPF_HWPOISON):
-            yield page
 
 
 def estimate(wanted: list[Process], estimator: Estimator) -> Estimate:

@@ -72,26 +72,43 @@ def report(found: Report, by: str, limit: int | None) -> list[str]:
 
 def processes(found: Report, limit: int | None) -> list[str]:
     """The table of what processes save."""
+    why = bool(found.total.left_alone)
     return table(
-        ("saved pages", "MiB", "merged", "zero", *_PROCESS),
+        (*_saving_heads(why), *_PROCESS),
         (
-            (*_saving(saving), *_process(process))
+            (*_saving(saving, why), *_process(process))
             for process, saving in found.top_processes(limit)
         ),
     )
 
 
 def _cgroups(found: Report, limit: int | None) -> list[str]:
+    why = bool(found.total.left_alone)
     return table(
-        ("saved pages", "MiB", "merged", "zero", "processes", "cgroup"),
+        (*_saving_heads(why), "processes", "cgroup"),
         (
-            (*_saving(saving), str(number), cgroup)
+            (*_saving(saving, why), str(number), cgroup)
             for cgroup, number, saving in found.top_cgroups(limit)
         ),
     )
 
 
-def _saving(saving: Saving) -> tuple[str, ...]:
+def _saving_heads(why: bool) -> tuple[str, ...]:
+    heads = ("saved pages", "MiB", "merged", "zero")
+    return (*heads, "left alone", "MiB", "mostly") if why else heads
+
+
+def _saving(saving: Saving, why: bool) -> tuple[str, ...]:
+    return (*_saved(saving), *(_left_alone(saving) if why else ()))
+
+
+def _left_alone(saving: Saving) -> tuple[str, ...]:
+    pages = saving.left_alone.total()
+    reasons = [reason for reason, _ in saving.left_alone.most_common(1)]
+    return str(pages), in_mib(pages), *(reasons or ["-"])
+
+
+def _saved(saving: Saving) -> tuple[str, ...]:
     return (
         f"{saving.saved_pages:.1f}",
         in_mib(saving.saved_pages),
@@ -159,8 +176,8 @@ def _pass(found: Status) -> str:
     place += f", {duration(progress.pass_seconds)} a pass at this rate"
     if not progress.left_seconds:
         return f"{place}; what was there {plural(progress.needed, 'pass')} ago is merged"
-    left = duration(progress.left_seconds)
-    return f"{place}; most of the saving is there after {plural(progress.needed, 'pass')}, in {left}"
+    needed, left = plural(progress.needed, "pass"), duration(progress.left_seconds)
+    return f"{place}; most of the saving is there after {needed}, in {left}"
 
 
 def _hints(found: Status) -> list[str]:

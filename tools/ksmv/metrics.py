@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """The module's counts as metrics: OpenMetrics text.
 
-node_exporter's textfile collector reads the older Prometheus format, which differs: it knows no type
-`info`, and takes UNIT and EOF for comments. So all metrics here are counters and gauges.
+node_exporter's textfile collector reads the older Prometheus format, which differs: it knows no
+type `info`, and takes UNIT and EOF for comments. So all metrics here are counters and gauges.
 """
 
 import os

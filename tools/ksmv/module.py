@@ -87,6 +87,11 @@ def read_all() -> dict[str, str]:
     return {name: get(name) for name in _readable()}
 
 
+def read_if_loaded() -> dict[str, str]:
+    """The values of all readable files; none if the module is not loaded."""
+    return read_all() if is_loaded() else {}
+
+
 def in_force(values: dict[str, str]) -> Settings:
     """The settings in force, out of all values: the module's own, or mainline's (compat)."""
     own = {name: knob.default for name, knob in KNOBS.items() if knob.default}

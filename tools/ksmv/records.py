@@ -85,6 +85,7 @@ def _saving(saving: Saving) -> Record:
         "saved_bytes": round(saving.saved_pages * PAGE),
         "merged_pages": saving.merged_pages,
         "zero_pages": saving.zero_pages,
+        **({"left_alone_pages": dict(saving.left_alone)} if saving.left_alone else {}),
     }
 
 

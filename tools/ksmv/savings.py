@@ -9,10 +9,11 @@ The sum over all processes therefore equals the module's pages_sharing + zero_pa
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from ksmv import pages, processes
+from ksmv import left_alone, pages, processes
 from ksmv.frames import KPF_KSM, FrameTable, frame_flags, mapping_counts
+from ksmv.policy import Policy
 from ksmv.processes import Process, Skipped
 
 
@@ -26,6 +27,8 @@ class Saving:
     """Page table entries that map the zero page in place of a merged page."""
     shared_pages_saved: float = 0
     """Its part of the frames that merging saves, without zero pages."""
+    left_alone: Counter[str] = field(default_factory=Counter)
+    """The pages that the module leaves alone, by reason, if these were asked for."""
 
     @property
     def saved_pages(self) -> float:
@@ -33,15 +36,16 @@ class Saving:
         return self.shared_pages_saved + self.zero_pages
 
     @property
-    def has_merged(self) -> bool:
-        """Whether any page is merged."""
-        return bool(self.merged_pages or self.zero_pages)
+    def is_worth_a_row(self) -> bool:
+        """Whether any page is merged, or left alone as far as was asked for."""
+        return bool(self.merged_pages or self.zero_pages or self.left_alone)
 
     def __add__(self, other: "Saving") -> "Saving":
         return Saving(
             self.merged_pages + other.merged_pages,
             self.zero_pages + other.zero_pages,
             self.shared_pages_saved + other.shared_pages_saved,
+            self.left_alone + other.left_alone,
         )
 
 
@@ -67,27 +71,37 @@ class Report:
         return [(cgroup, len(savings), _sum(savings)) for cgroup, savings in members.items()]
 
     def top_processes(self, limit: int | None = None) -> list[tuple[Process, Saving]]:
-        """The processes with merged pages, largest savings first."""
-        rows = [row for row in self.by_process if row[1].has_merged]
-        return sorted(rows, key=lambda row: (-row[1].saved_pages, row[0].pid))[:limit]
+        """The processes with merged pages, largest savings first; if asked for, also those with
+        pages that are left alone, most of these first."""
+        rows = [row for row in self.by_process if row[1].is_worth_a_row]
+        return sorted(rows, key=lambda row: (*_order(row[1]), row[0].pid))[:limit]
 
     def top_cgroups(self, limit: int | None = None) -> list[tuple[str, int, Saving]]:
-        """The cgroups with merged pages, largest savings first."""
-        rows = [row for row in self.by_cgroup() if row[2].has_merged]
-        return sorted(rows, key=lambda row: (-row[2].saved_pages, row[0]))[:limit]
+        """Like the processes."""
+        rows = [row for row in self.by_cgroup() if row[2].is_worth_a_row]
+        return sorted(rows, key=lambda row: (*_order(row[2]), row[0]))[:limit]
+
+
+def _order(saving: Saving) -> tuple[float, float]:
+    return -saving.left_alone.total(), -saving.saved_pages
 
 
 def _sum(savings: Iterable[Saving]) -> Saving:
     return sum(savings, Saving())
 
 
-def report() -> Report:
-    """Reads the page tables of all processes. Processes that save nothing are included."""
+def report(policy: Policy | None = None) -> Report:
+    """Reads the page tables of all processes. Processes that save nothing are included. With a
+    policy, tells also what that leaves alone."""
     start = time.monotonic()
     flags, counts = frame_flags(), mapping_counts()
-    measured, skipped = processes.visit(
-        processes.every(), lambda process: (process, _saving_of(process, flags, counts))
-    )
+
+    def look(process: Process) -> tuple[Process, Saving]:
+        saving = _saving_of(process, flags, counts)
+        left = left_alone.of(process, policy, flags) if policy else Counter()
+        return process, replace(saving, left_alone=left)
+
+    measured, skipped = processes.visit(processes.every(), look)
     return Report(measured, skipped, time.monotonic() - start)
 
 

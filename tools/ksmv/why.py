@@ -68,13 +68,13 @@ class Facts:
 
 def of(pid: int, progress: Callable[[int], None] = lambda compared: None) -> Facts:
     """Collects the facts; compares the process with the others of its domain."""
-    files = module.read_all() if module.is_loaded() else {}
-    policy, max_sharing = _rules(files)
+    files = module.read_if_loaded()
+    policy, max_sharing = rules(files)
     estimator = Estimator(policy, max_sharing, progress=progress)
     return processes.read(pid, lambda process: _facts(process, files, policy, estimator))
 
 
-def _rules(files: dict[str, str]) -> tuple[Policy, int]:
+def rules(files: dict[str, str]) -> tuple[Policy, int]:
     """The rules in force, and the largest number of mappings of a shared page; without the module,
     its defaults."""
     if not files:
