@@ -109,6 +109,17 @@ class Rules(unittest.TestCase):
         for other in (ORDINARY, replace(worker, family="2")):
             self.assertNotEqual(policy.domain_of(PROCESS, worker), policy.domain_of(PROCESS, other))
 
+    def test_rules_in_force(self) -> None:
+        files = {name: knob.default for name, knob in KNOBS.items()} | {"profile": "own"}
+        files |= {"scope": "registered", "domain": "cgroup", "max_page_sharing": "7"}
+        for undumpable in ("leave", "siblings"):
+            found = why.rules(files | {"undumpable": undumpable})
+            self.assertEqual(found, (Policy("registered", "cgroup", undumpable), 7))
+        files.pop("undumpable", None)
+        self.assertEqual(why.rules(files)[0].undumpable, "leave")
+        self.assertEqual(why.rules({}), (Policy(), 1024))
+        self.assertEqual(why._least_parts(files | {"huge_min_parts": "64"}), 64)
+
     def test_causes(self) -> None:
         for fact, cause in (
             ({"secure_exec": True, "changed_ids": True}, Cause.SECURE_EXEC),
@@ -658,7 +669,7 @@ class Words(unittest.TestCase):
             for one, answer in (
                 ("estimate.estimate", guess), ("module.get", NASTY), ("why.of", facts),
                 ("processes.read", sharing),
-                ("module.read_all", {NASTY: NASTY}), ("status.Counts.read", counts),
+                ("module.read_all", {NASTY: NASTY}), ("module.read_if_loaded", {}), ("status.Counts.read", counts),
             ):  # fmt: skip
                 stack.enter_context(mock.patch(f"ksmv.{one}", return_value=answer))
             stack.enter_context(mock.patch("ksmv.lines.status_head", return_value=[NASTY]))

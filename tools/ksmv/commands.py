@@ -4,6 +4,7 @@
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -24,7 +25,6 @@ from ksmv import (
     why,
 )
 from ksmv.errors import Failure
-from ksmv.policy import Policy
 from ksmv.progress import Progress
 from ksmv.records import Record
 
@@ -105,7 +105,9 @@ def show_report(options: Namespace) -> None:
 def show_estimate(options: Namespace) -> None:
     """Shows what merging would save."""
     access.check()
-    rules = Policy(options.scope, options.domain)
+    rules = replace(
+        why.rules(module.read_if_loaded())[0], scope=options.scope, domain=options.domain
+    )
     progress = Progress()
     sample = 0 if options.exact else options.sample
     estimator = estimate.Estimator(rules, options.max_page_sharing, sample, progress.tell)

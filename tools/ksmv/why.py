@@ -14,7 +14,8 @@ from ksmv import credentials, module, pages, processes, shared
 from ksmv.credentials import Standing
 from ksmv.estimate import DEFAULT_MAX_SHARING, Estimator, Met, Row
 from ksmv.frames import HUGE, FrameTable, folio_of, frame_flags
-from ksmv.policy import OWNERS, Policy
+from ksmv.knobs import default
+from ksmv.policy import LEAVE, OWNERS, Policy
 from ksmv.processes import Process, Skipped
 from ksmv.shared import Likeness, Segment
 
@@ -80,8 +81,7 @@ def rules(files: dict[str, str]) -> tuple[Policy, int]:
     if not files:
         return Policy(), DEFAULT_MAX_SHARING
     values = module.in_force(files).values
-    undumpable = files.get("undumpable", Policy.undumpable)
-    policy = Policy(values["scope"], values["domain"], undumpable)
+    policy = Policy(values["scope"], values["domain"], files.get("undumpable", LEAVE))
     return policy, int(values["max_page_sharing"])
 
 
@@ -94,13 +94,18 @@ def _facts(
     row = estimator.rows[0]
     skipped = _add_partners(process, policy.domain_of(process, standing), policy, estimator)
     partners = [one for one in estimator.rows[1:] if one.candidate_pages + one.merged_pages]
-    # Without the module's file, every huge page is split for one part.
-    fate = _fate(row, met, estimator, since, int(files.get("huge_min_parts", 1)))
+    fate = _fate(row, met, estimator, since, _least_parts(files))
     return Facts(
         process, standing, policy, files, row, processes.merged_zero_pages(process),
         len(partners), fate, shared.merged(row.segments), _likeness(process), skipped,
         1 / estimator.scale,
     )  # fmt: skip
+
+
+def _least_parts(files: dict[str, str]) -> int:
+    """For how many parts that may be merged a huge page is split; without the knob, for one."""
+    without = "1" if files else default("huge_min_parts", "1")
+    return int(files.get("huge_min_parts", without))
 
 
 def _add_partners(
