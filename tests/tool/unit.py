@@ -275,6 +275,22 @@ class Sampling(unittest.TestCase):
         self.assertLessEqual(sum(len(row.contents) for row in found.rows), 100)
         self.assertEqual(sum(len(row.contents) for row in self.estimated(0, contents).rows), 3 * 4095)
 
+    def test_which_areas_are_shared_memory(self) -> None:
+        swapbacked, of_file = 1 << 14, 1 << 11
+        for name, private, word, found in (
+            ("/memfd:ram (deleted)", False, swapbacked, "memfd:ram"),
+            ("/memfd:ram (deleted)", True, swapbacked, "memfd:ram"),
+            ("/dev/zero (deleted)", False, swapbacked, "MAP_SHARED"),
+            ("/dev/shm/a", False, swapbacked, "/dev/shm/a"), ("/tmp/lib.so", True, swapbacked, None),
+            ("/var/db", False, of_file, None), ("/memfd:ram (deleted)", False, 1 << 12, None),
+        ):  # fmt: skip
+            mapped = pages.Area(0, pages.PAGE, private, frozenset(), "00:01 7", name)
+            space = mock.Mock(file_pages=lambda area: iter([pages.Page(0, 1, False)] * 3))
+            segment = shared.segment(space, mapped, mock.Mock(of=lambda frame: word))
+            self.assertEqual(segment, found and shared.Segment("00:01 7", found, 3))
+            hugetlb = mapped._replace(flags=frozenset(["ht"]))
+            self.assertIsNone(shared.segment(space, hugetlb, mock.Mock(of=lambda frame: word)))
+
     def test_likeness(self) -> None:
         contents = [number.to_bytes(8, "big") * 512 for number in range(1, 1001)]
         zeroes = [bytes(pages.PAGE)] * 7

@@ -13,6 +13,7 @@ from ksmv.frames import KPF_ANON, KPF_SWAPBACKED, FrameTable
 from ksmv.pages import ZEROES, AddressSpace, Area
 
 _DELETED = " (deleted)"
+_MEMFD = "/memfd:"
 _UNNAMED = {"/dev/zero": "MAP_SHARED"}
 # Contents to remember when pages are compared.
 _SAMPLE = 20_000
@@ -41,8 +42,10 @@ class Likeness:
 
 
 def segment(space: AddressSpace, area: Area, flags: FrameTable) -> Segment | None:
-    """The shared memory that an area maps; None if it maps a file's page cache, or nothing."""
-    if "ht" in area.flags or area.file.startswith("00:00 0"):
+    """The shared memory that an area maps; None if it maps none. Programs and libraries on tmpfs,
+    which are mapped privately, are none."""
+    is_private = area.private and not area.name.startswith(_MEMFD)
+    if is_private or "ht" in area.flags or area.file.startswith("00:00 0"):
         return None
     mapped = space.file_pages(area)
     first = next(mapped, None)
@@ -53,7 +56,7 @@ def segment(space: AddressSpace, area: Area, flags: FrameTable) -> Segment | Non
 
 def _name(path: str) -> str:
     name = path.removesuffix(_DELETED)
-    return _UNNAMED.get(name, name.removeprefix("/") if name.startswith("/memfd:") else name)
+    return _UNNAMED.get(name, name.removeprefix("/") if name.startswith(_MEMFD) else name)
 
 
 def merged(segments: Iterable[Segment]) -> list[Segment]:
