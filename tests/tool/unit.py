@@ -269,6 +269,28 @@ class Sampling(unittest.TestCase):
         found = self.estimated(256, [bytes(pages.PAGE)] * 200, times=20, exclusive=False)
         self.assertTrue(2000 < found.totals.zero_frames < 8000, found.totals)
 
+    def test_a_process_that_exits_changes_nothing(self) -> None:
+        def meet(process, standing, row):
+            lots = range(256) if process.pid == 1 else range(256, 8000)
+            for lot in lots:
+                page = pages.Page(0, lot, True)
+                yield estimate.Met(lot.to_bytes(8, "big"), lot, page, False)
+            if process.pid == 2:
+                raise ProcessLookupError
+
+        estimator = estimate.Estimator(Policy(), sample=512)
+        with (
+            mock.patch.object(estimator, "_meet", side_effect=meet),
+            mock.patch("ksmv.credentials.of", return_value=ORDINARY),
+        ):
+            estimator.add(replace(PROCESS, pid=1))
+            with self.assertRaises(ProcessLookupError):
+                estimator.add(replace(PROCESS, pid=2))
+        found = estimator.result()
+        self.assertEqual(len(found.rows), 1)
+        self.assertLess(found.part, 1 / 8)
+        self.assertEqual(found.totals.distinct_contents, 256)
+
     def test_memory_is_bounded(self) -> None:
         contents = [number.to_bytes(8, "big") * 512 for number in range(4096)]
         found = self.estimated(100, contents, times=2)

@@ -208,6 +208,13 @@ class Contents:
         self.zeroes = Content()
         self.by_digest: dict[bytes, Content] = {}
 
+    def add(self, row: Row) -> None:
+        """Adds the counts of a process."""
+        self.processes += 1
+        self.own_pages += row.own_pages
+        self.zeroes.own += row.own_zero_pages
+        self.zeroes.mappings += row.zero_pages
+
     def of(self, met: Met) -> Content | None:
         """The content of a page; None if it is not in the part that stands for all."""
         return self.by_digest.get(met.digest) if met.digest else self.zeroes
@@ -258,50 +265,67 @@ class Estimator:
         # lot and the content.
         self._known: dict[tuple[int, bool], tuple[int, Content]] = {}
         self._rows: list[Row] = []
+        # How many contents all rows remember together.
+        self._of_rows = 0
+        # The scale of the part when contents were last dropped.
+        self._shrunk_to = 1
 
     def add(self, process: Process, all_zeroes: bool = False) -> list[Met]:
         """Adds the pages of a process; adds nothing if it exits meanwhile (OSError). Returns the
         pages in the part that stands for all; of pages of zeroes, only if asked all of these."""
         row = Row(process, 0, 0, Counter(), 0)
-        met: list[Met] = []
         standing = credentials.of(process)
+        try:
+            met = self._chosen(process, standing, row, all_zeroes)
+        finally:
+            # The part may have become smaller, even if the process exited meanwhile.
+            self._shrink()
+        self._rows.append(row)
+        owner = self._policy.domain_of(process, standing)
+        row.domain = domain = self._domains.setdefault(owner, Contents())
+        domain.add(row)
+        for one in met:
+            self._note(one, domain, row)
+        for content, times in row.contents.items():
+            content.most_of_process = max(content.most_of_process, times)
+        self._of_rows += len(row.contents)
+        self._shrink()
+        return met
+
+    def _chosen(
+        self, process: Process, standing: Standing, row: Row, all_zeroes: bool
+    ) -> list[Met]:
+        """The pages in the part that stands for all, which becomes smaller if they are too many."""
+        met: list[Met] = []
         for one in self._meet(process, standing, row):
             if self._part.has(one.lot) and (one.digest or all_zeroes or not one.page.exclusive):
                 met.append(one)
                 if self._part.is_exceeded(len(met)):
                     self._part.halve()
                     met = [one for one in met if self._part.has(one.lot)]
-        self._rows.append(row)
-        owner = self._policy.domain_of(process, standing)
-        row.domain = domain = self._domains.setdefault(owner, Contents())
-        domain.processes += 1
-        domain.own_pages += row.own_pages
-        domain.zeroes.own += row.own_zero_pages
-        domain.zeroes.mappings += row.zero_pages
-        for one in met:
-            self._note(one, domain, row)
-        for content, times in row.contents.items():
-            content.most_of_process = max(content.most_of_process, times)
-        self._drop()
         return met
 
-    def _drop(self) -> None:
-        """Makes the part smaller until it is small enough."""
+    def _shrink(self) -> None:
+        """Drops what is no longer in the part, which becomes smaller until it is small enough."""
         while True:
-            for domain in self._domains.values():
-                domain.drop(self._part)
-            for row in self._rows:
-                row.contents = Counter(
-                    {one: times for one, times in row.contents.items() if self._part.has(one.lot)}
-                )
-            for frame, (lot, content) in list(self._known.items()):
-                if not self._part.has(lot):
-                    del self._known[frame]
-                    content.forked -= not frame[1]
-            remembered = sum(len(row.contents) for row in self._rows) + len(self._known)
-            if not self._part.is_exceeded(remembered):
+            if self._part.is_exceeded(self._of_rows + len(self._known)):
+                self._part.halve()
+            elif self._shrunk_to == self._part.scale:
                 return
-            self._part.halve()
+            self._shrunk_to = self._part.scale
+            self._drop()
+
+    def _drop(self) -> None:
+        for domain in self._domains.values():
+            domain.drop(self._part)
+        for row in self._rows:
+            kept = {one: times for one, times in row.contents.items() if self._part.has(one.lot)}
+            row.contents = Counter(kept)
+        self._of_rows = sum(len(row.contents) for row in self._rows)
+        for frame, (lot, content) in list(self._known.items()):
+            if not self._part.has(lot):
+                del self._known[frame]
+                content.forked -= not frame[1]
 
     @property
     def scale(self) -> int:
