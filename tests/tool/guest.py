@@ -530,10 +530,9 @@ class Why(Case):
         self.assert_fails(1, "process 2 has no memory", "why", 2)
         without_ptrace = ("setpriv", "--bounding-set", "-sys_ptrace")
         member = self.start("1*a")
-        for command, pid in (("why", member.pid), ("why", 1), ("who", 1)):
-            said = run_ksmv(command, pid, status=1, wrapper=without_ptrace)
-            self.assertIn(f"process {pid}: denied", said)
-            self.assertIn("CAP_SYS_PTRACE", said)
+        said = run_ksmv("why", member.pid, status=1, wrapper=without_ptrace)
+        self.assertIn(f"process {member.pid}: denied", said)
+        self.assertIn("CAP_SYS_PTRACE", said)
 
 
 # --- knobs ------------------------------------------------------------------
@@ -753,9 +752,10 @@ class Merged(Case):
         self.assertEqual(writable, knobs.MAINLINE.keys() | {"run"})
 
     def test_status_tells_where_the_pass_is(self) -> None:
-        (KNOBS / "scan_rate").write_text("2000")
-        (KNOBS / "sleep_ms").write_text("10")
+        self.start("3000*own")
         for _ in range(PATIENCE_SECONDS):
+            (KNOBS / "scan_rate").write_text("2000")
+            (KNOBS / "sleep_ms").write_text("10")
             (KNOBS / "run").write_text("1")
             while not proc.knob("full_scans"):
                 time.sleep(0.01)

@@ -897,6 +897,35 @@ class Manual(unittest.TestCase):
                 self.assertIn(option, self.manual, option)
 
 
+class Reading(unittest.TestCase):
+    """Processes that can't be read."""
+
+    def failure(self, error: OSError) -> Failure:
+        """The failure of a command on one process that ends with this error."""
+        with mock.patch("ksmv.processes.one", return_value=PROCESS):
+            with self.assertRaises(Failure) as raised:
+                processes.read(7, mock.Mock(side_effect=error))
+        return raised.exception
+
+    def test_says_what_is_wrong(self) -> None:
+        denied = self.failure(PermissionError(13, "Permission denied", "/proc/1/pagemap"))
+        self.assertEqual(str(denied), "process 7: denied")
+        self.assertIn("CAP_SYS_PTRACE", denied.advice[0])
+        gone = self.failure(ProcessLookupError(3, "No such process"))
+        self.assertEqual((str(gone), gone.advice), ("process 7: exited", ()))
+
+    def test_commands_read_processes_so(self) -> None:
+        error = PermissionError(13, "Permission denied", "/proc/1/pagemap")
+        for command, failing in (("who", "ksmv.sharers.of"), ("why", "ksmv.why._facts")):
+            with (
+                mock.patch(failing, side_effect=error),
+                mock.patch("ksmv.processes.one", return_value=PROCESS),
+                mock.patch("ksmv.access.check"),
+            ):
+                code, _, err = Words.said(command, "7")
+            self.assertEqual((code, err.split("\n")[0]), (1, "ksmv: process 7: denied"))
+
+
 class Installation(unittest.TestCase):
     """make install-tools, which `make install` also runs."""
 
