@@ -13,6 +13,7 @@
 
 use crate::mm::process::is_registered;
 use crate::mm::process::Owner;
+use crate::mm::task::Task;
 use crate::shim;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -37,14 +38,14 @@ pub(super) struct Credentials<'a> {
 }
 
 impl<'a> Credentials<'a> {
-    /// The credentials of `owner`.
-    pub(super) fn of(owner: &Owner<'a>) -> Self {
-        // SAFETY: By the invariant of `Owner` the RCU read lock keeps the task from being freed. Every task has
+    /// The credentials of `task`.
+    pub(super) fn of(task: Task<'a>) -> Self {
+        // SAFETY: By the invariant of `Task` the RCU read lock keeps the task from being freed. Every task has
         // credentials.
-        let cred = unsafe { shim::ksm_v_task_cred(owner.task().as_ptr()) };
+        let cred = unsafe { shim::ksm_v_task_cred(task.as_ptr()) };
         Credentials {
             // INVARIANT: The credentials were read from a task under the RCU read lock, which is held for `'a`
-            // by the invariant of `Owner`.
+            // by the invariant of `Task`.
             // SAFETY: The credentials of a task are never null.
             cred: unsafe { NonNull::new_unchecked(cred.cast_mut()) },
             _rcu: PhantomData,
@@ -109,7 +110,7 @@ impl<'a> Credentials<'a> {
 
 /// Whether memory of `owner` may be merged, by its credentials and its dumpability.
 pub(super) fn admit(owner: &Owner<'_>, is_registered: bool) -> bool {
-    let credentials = Credentials::of(owner);
+    let credentials = Credentials::of(owner.task());
     if credentials.are_mixed() {
         return false;
     }
@@ -117,7 +118,7 @@ pub(super) fn admit(owner: &Owner<'_>, is_registered: bool) -> bool {
     // This barrier pairs with the one there, as the barrier in __ptrace_may_access() does.
     // SAFETY: This is only a barrier, which may be issued at any time.
     unsafe { shim::ksm_v_smp_rmb() };
-    if owner.is_dumpable() {
+    if owner.task().is_dumpable() {
         return true;
     }
     is_registered && !credentials.exceed_the_users() && is_registered_by_its_own(owner.mm())
@@ -126,7 +127,7 @@ pub(super) fn admit(owner: &Owner<'_>, is_registered: bool) -> bool {
 /// Why no memory of `owner` may be merged, by its credentials and its dumpability; `None` if some may. In words for
 /// the kernel log: they may change at any time, and nothing depends on them.
 pub(super) fn objection(owner: &Owner<'_>) -> Option<&'static str> {
-    if Credentials::of(owner).are_mixed() {
+    if Credentials::of(owner.task()).are_mixed() {
         return Some("its user or group ids are not all the same");
     }
     let is_admitted = admit(owner, is_registered(owner.mm()));

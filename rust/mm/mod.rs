@@ -77,6 +77,7 @@ pub(crate) mod shared;
 pub(crate) mod sharers;
 pub(crate) mod shortage;
 pub(crate) mod storage;
+mod task;
 pub(crate) mod terms;
 pub(crate) mod twin;
 pub(crate) mod unmerge;

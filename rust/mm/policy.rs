@@ -77,7 +77,7 @@ impl Policy {
     /// The domain of the memory of `owner`.
     pub(crate) fn domain(&self, owner: &Owner<'_>) -> Domain {
         Domain(match self.division {
-            Division::User => return Credentials::of(owner).domain(),
+            Division::User => return Credentials::of(owner.task()).domain(),
             Division::Process => owner.address_space_id(),
             Division::Cgroup => owner.cgroup_id(),
             Division::Global => 0,

@@ -5,11 +5,10 @@
 //! C headers: [`include/linux/pid.h`](srctree/include/linux/pid.h),
 //! [`include/linux/sched/signal.h`](srctree/include/linux/sched/signal.h)
 
+use crate::mm::task::Task;
 use crate::shim;
-use core::marker::PhantomData;
 use core::ptr::NonNull;
 use engine::hash::mix;
-use engine::hash::mix_all;
 use engine::Space;
 use kernel::bindings;
 use kernel::mm::Mm;
@@ -95,13 +94,11 @@ fn address_space(pid: NonNull<bindings::pid>, _rcu: &rcu::Guard) -> Option<ARef<
     // SAFETY: The RCU read lock is held, as `_rcu` shows, and `pid` was found under it.
     let leader = unsafe { shim::pid_task(pid.as_ptr(), bindings::pid_type_PIDTYPE_TGID) };
     let mut thread = NonNull::new(leader)?;
-    // SAFETY: The task was found under the RCU read lock, which is still held, so it is not freed.
-    if unsafe { shim::ksm_v_task_is_kthread(thread.as_ptr()) } {
-        return None;
-    }
     loop {
+        // SAFETY: The task was found under the RCU read lock, which is still held.
+        let task = unsafe { Task::from_raw(thread) };
         // A leader that has exited may have threads that still use the address space.
-        if let Some(mm) = address_space_of_task(thread) {
+        if let Some(mm) = task.address_space() {
             return Some(mm);
         }
         // SAFETY: The task was found under the RCU read lock, which is still held, so it is not freed.
@@ -109,30 +106,10 @@ fn address_space(pid: NonNull<bindings::pid>, _rcu: &rcu::Guard) -> Option<ARef<
     }
 }
 
-/// The address space of a task that was found under the RCU read lock, which the caller still holds.
-fn address_space_of_task(task: NonNull<bindings::task_struct>) -> Option<ARef<Mm>> {
-    let task = task.as_ptr();
-    // SAFETY: The callers found the task under the RCU read lock and still hold it, so the task is not
-    // freed. The task lock keeps `mm` in place until it is referenced.
-    unsafe {
-        shim::ksm_v_task_lock(task);
-        let mm = NonNull::new(shim::ksm_v_task_mm(task));
-        // `ARef::from` takes a reference for the result.
-        let mm = mm.map(|mm| ARef::from(Mm::from_raw(mm.as_ptr())));
-        shim::ksm_v_task_unlock(task);
-        mm
-    }
-}
-
 /// The task that owns an address space, as long as an RCU read lock is held.
-///
-/// # Invariants
-///
-/// `task` was found under the RCU read lock, which is held for `'a`.
 pub(crate) struct Owner<'a> {
-    task: NonNull<bindings::task_struct>,
+    task: Task<'a>,
     mm: &'a Mm,
-    _rcu: PhantomData<&'a rcu::Guard>,
 }
 
 impl<'a> Owner<'a> {
@@ -148,18 +125,20 @@ impl<'a> Owner<'a> {
     fn even_in_fork(mm: &'a Mm, _rcu: &'a rcu::Guard) -> Option<Self> {
         // SAFETY: The mm is referenced, and the RCU read lock is held, as `_rcu` shows.
         let task = NonNull::new(unsafe { shim::ksm_v_mm_owner(mm.as_raw()) })?;
-        // INVARIANT: The task was found under the RCU read lock, which is held for `'a`.
-        Some(Owner {
-            task,
-            mm,
-            _rcu: PhantomData,
-        })
+        // SAFETY: The task was found under the RCU read lock, which is held for `'a`.
+        let task = unsafe { Task::from_raw(task) };
+        Some(Owner { task, mm })
     }
 
     /// Whether fork is still making the task.
     fn is_new(&self) -> bool {
-        // SAFETY: By the type invariant the RCU read lock keeps the task from being freed.
+        // SAFETY: By the invariant of `Task` the RCU read lock keeps the task from being freed.
         unsafe { shim::ksm_v_task_is_new(self.task.as_ptr()) }
+    }
+
+    /// The task itself.
+    pub(super) fn task(&self) -> Task<'a> {
+        self.task
     }
 
     /// The address space that the task owns.
@@ -167,25 +146,16 @@ impl<'a> Owner<'a> {
         self.mm
     }
 
-    /// The task itself. It is not freed during `'a`.
-    pub(super) fn task(&self) -> NonNull<bindings::task_struct> {
-        self.task
-    }
-
     /// The id of the task's cgroup in the unified hierarchy.
     pub(crate) fn cgroup_id(&self) -> u64 {
-        // SAFETY: By the type invariant the RCU read lock keeps the task from being freed. It also protects
-        // the cgroup.
+        // SAFETY: By the invariant of `Task` the RCU read lock keeps the task from being freed. It also
+        // protects the cgroup.
         unsafe { shim::ksm_v_task_cgroup_id(self.task.as_ptr()) }
     }
 
     /// An identifier that no other address space has, or had before.
-    ///
-    /// An `mm_struct` has no id, and its memory is reused. Its address, together with its owner's id and
-    /// start time, is unique in practice.
     pub(crate) fn address_space_id(&self) -> u64 {
-        let id = self.tgid().unsigned_abs();
-        mix_all([self.mm.as_raw() as u64, id.into(), self.start_time()])
+        self.task.id_of(self.mm)
     }
 
     /// The identity of the address space in the seats of shared frames.
@@ -198,9 +168,9 @@ impl<'a> Owner<'a> {
     /// their address alone.
     pub(crate) fn space(&self) -> Space {
         let task = self.task.as_ptr();
-        // SAFETY: By the type invariant the RCU read lock keeps the task from being freed. An exec replaces
-        // `mm` under the task lock, then clears the flag, and soon is no longer the owner of the old
-        // address space.
+        // SAFETY: By the invariant of `Task` the RCU read lock keeps the task from being freed. An exec
+        // replaces `mm` under the task lock, then clears the flag, and soon is no longer the owner of the
+        // old address space.
         let is_forked = unsafe {
             shim::ksm_v_task_lock(task);
             let is_forked =
@@ -211,7 +181,7 @@ impl<'a> Owner<'a> {
         if is_forked {
             Space {
                 id: mix(self.mm.as_raw() as u64),
-                forked_at: Some(self.start_time()),
+                forked_at: Some(self.task.start_time()),
             }
         } else {
             Space {
@@ -221,17 +191,11 @@ impl<'a> Owner<'a> {
         }
     }
 
-    /// The time when the owner was forked, in nanoseconds since boot.
-    fn start_time(&self) -> u64 {
-        // SAFETY: By the type invariant the RCU read lock keeps the task from being freed.
-        unsafe { shim::ksm_v_task_start_time(self.task.as_ptr()) }
-    }
-
     /// The name of the task for the kernel log, in which unprintable characters are replaced.
     pub(crate) fn comm(&self) -> [u8; COMM_LEN] {
         let mut comm = [0; COMM_LEN];
-        // SAFETY: By the type invariant the RCU read lock keeps the task from being freed. The buffer is as
-        // long as a name.
+        // SAFETY: By the invariant of `Task` the RCU read lock keeps the task from being freed. The buffer
+        // is as long as a name.
         unsafe { shim::ksm_v_get_task_comm(comm.as_mut_ptr().cast(), self.task.as_ptr()) };
         comm.map(|byte| match byte {
             0 | b' '..=b'~' => byte,
@@ -241,14 +205,6 @@ impl<'a> Owner<'a> {
 
     /// The process id in the initial namespace.
     pub(crate) fn tgid(&self) -> i32 {
-        // SAFETY: By the type invariant the RCU read lock keeps the task from being freed.
-        unsafe { shim::ksm_v_task_tgid(self.task.as_ptr()) }
-    }
-
-    /// Whether users may inspect the process. They may not if it holds secrets of others (set-uid programs,
-    /// ssh-agent).
-    pub(crate) fn is_dumpable(&self) -> bool {
-        // SAFETY: By the type invariant the RCU read lock keeps the task from being freed.
-        unsafe { shim::ksm_v_task_is_dumpable(self.task.as_ptr()) }
+        self.task.tgid()
     }
 }
