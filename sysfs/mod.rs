@@ -58,7 +58,7 @@ impl Files {
     }
 }
 
-static ATTRIBUTES: [Attribute<Scand>; 29] = [
+static ATTRIBUTES: [Attribute<Scand>; 30] = [
     control::RUN,
     control::PROFILE,
     control::SCAN_RATE,
@@ -74,6 +74,7 @@ static ATTRIBUTES: [Attribute<Scand>; 29] = [
     control::MERGE_NOW,
     policy::SCOPE,
     policy::DOMAIN,
+    policy::UNDUMPABLE,
     counts::FULL_SCANS,
     counts::PAGES_SHARED,
     counts::PAGES_SHARING,

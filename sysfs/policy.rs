@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files that control what the scanner may merge: `scope` and `domain`.
+//! Files that control what the scanner may merge: `scope`, `domain` and `undumpable`.
 
 use crate::mm::policy::Division;
 use crate::mm::policy::Scope;
+use crate::mm::policy::Undumpable;
 use crate::sys::sysfs::Attribute;
 use crate::sysfs::file::Scand;
 use engine::knobs;
@@ -26,4 +27,11 @@ pub(super) const DOMAIN: Attribute<Scand> = choice!(
     ],
     |scand| scand.daemon.read(|state| state.policy.division),
     |scand, division| scand.daemon.set_division(division),
+);
+
+pub(super) const UNDUMPABLE: Attribute<Scand> = choice!(
+    knobs::UNDUMPABLE,
+    [Undumpable::Siblings, Undumpable::Leave],
+    |scand| scand.daemon.read(|state| state.policy.undumpable),
+    |scand, undumpable| scand.daemon.set_undumpable(undumpable),
 );

@@ -8,6 +8,7 @@ use crate::mm::drain_lru;
 use crate::mm::movable;
 use crate::mm::policy::Division;
 use crate::mm::policy::Scope;
+use crate::mm::policy::Undumpable;
 use crate::mm::pool::Pool;
 use crate::mm::refusal::Refusals;
 use crate::mm::shared;
@@ -373,6 +374,18 @@ impl Daemon {
         let mut state = self.commons.lock();
         state.forget_all(&mut self.commons.sets().lock());
         state.policy.division = division;
+        Ok(())
+    }
+
+    /// Sets what is done with processes that are not dumpable, while no step is in progress. Pages that are
+    /// shared stay so: no family has the domain of other processes.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Commons::close`].
+    pub(crate) fn set_undumpable(&self, undumpable: Undumpable) -> Result {
+        let _closed = self.commons.close()?;
+        self.commons.lock().policy.undumpable = undumpable;
         Ok(())
     }
 

@@ -214,8 +214,15 @@ pub const DOMAIN: Knob = Knob {
     default: 0,
 };
 
+/// What is done with processes that are not dumpable.
+pub const UNDUMPABLE: Knob = Knob {
+    name: c"undumpable",
+    values: Values::Words(&["siblings", "leave"]),
+    default: 0,
+};
+
 /// All knobs.
-pub const ALL: [Knob; 13] = [
+pub const ALL: [Knob; 14] = [
     RUN,
     SCAN_RATE,
     SLEEP_MS,
@@ -229,4 +236,5 @@ pub const ALL: [Knob; 13] = [
     THREADS,
     SCOPE,
     DOMAIN,
+    UNDUMPABLE,
 ];

@@ -11,6 +11,8 @@
 //! C headers: [`include/linux/cred.h`](srctree/include/linux/cred.h),
 //! [`include/linux/user_namespace.h`](srctree/include/linux/user_namespace.h)
 
+use crate::mm::family::Family;
+use crate::mm::policy::Undumpable;
 use crate::mm::process::is_registered;
 use crate::mm::process::Owner;
 use crate::mm::task::Task;
@@ -93,51 +95,98 @@ impl<'a> Credentials<'a> {
     }
 
     /// The domain of the user: user, group, and capabilities that exceed those of the user.
+    pub(super) fn domain(&self) -> Domain {
+        Domain(if self.exceed_the_users() {
+            self.identity()
+        } else {
+            self.user_and_group()
+        })
+    }
+
+    /// Identifies user, group and capabilities.
     ///
     /// The address of the user namespace is included, so that no user can create a namespace with a chosen
-    /// domain. The address may be reused, but only after all tasks of the old namespace are gone.
-    pub(super) fn domain(&self) -> Domain {
-        let user_and_group = self.user_and_group();
-        Domain(if self.exceed_the_users() {
-            let cred = self.get();
-            let namespace = cred.user_ns as u64;
-            mix_all([user_and_group, cred.cap_permitted.val, namespace])
-        } else {
-            user_and_group
-        })
+    /// identity. The address may be reused, but only after all tasks of the old namespace are gone.
+    pub(super) fn identity(&self) -> u64 {
+        let cred = self.get();
+        let namespace = cred.user_ns as u64;
+        mix_all([self.user_and_group(), cred.cap_permitted.val, namespace])
+    }
+
+    /// Whether a task with these ids, which are not mixed, has changed them since it was forked by a task with
+    /// the ids of `parent`, so that it became undumpable: `commit_creds()` compares effective ids.
+    pub(super) fn have_changed_from(&self, parent: &Self) -> bool {
+        let (own, others) = (self.get(), parent.get());
+        own.euid.val != others.euid.val || own.egid.val != others.egid.val
     }
 }
 
-/// Whether memory of `owner` may be merged, by its credentials and its dumpability.
-pub(super) fn admit(owner: &Owner<'_>, is_registered: bool) -> bool {
-    let credentials = Credentials::of(owner.task());
-    if credentials.are_mixed() {
-        return false;
+/// Which memory of a process may be merged, by its credentials and its dumpability at one moment.
+#[derive(Clone, Copy)]
+pub(super) enum Standing {
+    /// All of it, in this domain of its user.
+    Open(Domain),
+    /// Registered memory, in this domain of its user.
+    Registered(Domain),
+    /// All of it, with that of its family.
+    Sibling(Family),
+    /// None.
+    Closed,
+}
+
+impl Standing {
+    /// The standing of `owner`.
+    pub(super) fn of(owner: &Owner<'_>, undumpable: Undumpable) -> Self {
+        let credentials = Credentials::of(owner.task());
+        if credentials.are_mixed() {
+            return Standing::Closed;
+        }
+        // A task that gives up privileges becomes undumpable before its credentials change, in
+        // commit_creds(). This barrier pairs with the one there, as the barrier in __ptrace_may_access()
+        // does.
+        // SAFETY: This is only a barrier, which may be issued at any time.
+        unsafe { shim::ksm_v_smp_rmb() };
+        if owner.task().is_dumpable() {
+            return Standing::Open(credentials.domain());
+        }
+        Self::of_undumpable(owner, &credentials, undumpable)
     }
-    // A task that gives up privileges becomes undumpable before its credentials change, in commit_creds().
-    // This barrier pairs with the one there, as the barrier in __ptrace_may_access() does.
-    // SAFETY: This is only a barrier, which may be issued at any time.
-    unsafe { shim::ksm_v_smp_rmb() };
-    if owner.task().is_dumpable() {
-        return true;
+
+    /// The standing of `owner`, which is not dumpable.
+    #[cold]
+    fn of_undumpable(
+        owner: &Owner<'_>,
+        credentials: &Credentials<'_>,
+        undumpable: Undumpable,
+    ) -> Self {
+        if is_registered(owner.mm()) {
+            let is_own = !credentials.exceed_the_users() && is_started_by_its_own(owner.mm());
+            return if is_own {
+                Standing::Registered(credentials.domain())
+            } else {
+                Standing::Closed
+            };
+        }
+        if undumpable == Undumpable::Leave || !is_started_by_its_own(owner.mm()) {
+            return Standing::Closed;
+        }
+        Family::of(owner, credentials).map_or(Standing::Closed, Standing::Sibling)
     }
-    is_registered && !credentials.exceed_the_users() && is_registered_by_its_own(owner.mm())
 }
 
 /// Why no memory of `owner` may be merged, by its credentials and its dumpability; `None` if some may. In words for
 /// the kernel log: they may change at any time, and nothing depends on them.
-pub(super) fn objection(owner: &Owner<'_>) -> Option<&'static str> {
+pub(super) fn objection(owner: &Owner<'_>, undumpable: Undumpable) -> Option<&'static str> {
     if Credentials::of(owner.task()).are_mixed() {
         return Some("its user or group ids are not all the same");
     }
-    let is_admitted = admit(owner, is_registered(owner.mm()));
-    (!is_admitted).then_some("it is not dumpable")
+    let is_closed = matches!(Standing::of(owner, undumpable), Standing::Closed);
+    is_closed.then_some("it is not dumpable")
 }
 
-/// Whether the program that `mm` executes may have registered its memory itself, or was started by a user
-/// with a right to all of its memory. False if the exec gave privileges, or if some users may not read the
-/// program's file.
-fn is_registered_by_its_own(mm: &Mm) -> bool {
+/// Whether the program that `mm` executes was started by a user with a right to all of its memory. False if the
+/// exec gave privileges, or if some users may not read the program's file.
+fn is_started_by_its_own(mm: &Mm) -> bool {
     !gained_privileges_by_exec(mm) && is_program_readable_by_all(mm)
 }
 

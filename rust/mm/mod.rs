@@ -6,7 +6,7 @@
 //!
 //! - Finding: [`process`] finds address spaces, [`vma`] their VMAs, and [`walk`] the pages that are mapped there.
 //!   [`page`] is a page identified by its frame number, [`content`] its bytes. [`policy`] decides what may be merged
-//!   with what.
+//!   with what, by [`credentials`] and [`family`].
 //! - Merging, on some [`terms`]: [`merge`] replaces all mappings of a page, which it finds through the kernel's
 //!   [`rmap`], by mappings of a [`shared`] page. [`neighbours`] replaces many pages at once that have one mapping
 //!   each: those of one [`page_table`]. Both clear each [`entry`] after an invalidation of secondary MMUs
@@ -27,6 +27,8 @@
 //!     KNOWN                               (anon_vmas; allocates without reclaim)
 //!     anon_vma lock, for reading          (trylock; merge, neighbours), or taken by the kernel for
 //!                                         writing (when it splits a large page)
+//!       task lock                         (family, process; a spinlock)
+//!       VMA lock, mmap lock, for reading  (trylock; family)
 //!       KNOWN
 //!       mmu notifiers                     (non-blocking; blocking when the kernel splits)
 //!         page table lock
@@ -56,6 +58,7 @@ pub(crate) mod content;
 mod copy;
 mod credentials;
 mod entry;
+mod family;
 mod lru;
 mod merge;
 mod mmu_notifier;

@@ -5,9 +5,8 @@
 //! Both are checked twice: when a VMA is scanned, and for every single mapping when a page is replaced, because
 //! after a fork a page may be mapped in processes of several domains.
 
-use crate::mm::credentials::admit;
 use crate::mm::credentials::objection;
-use crate::mm::credentials::Credentials;
+use crate::mm::credentials::Standing;
 use crate::mm::movers;
 use crate::mm::page::node_of;
 use crate::mm::process::is_registered;
@@ -44,6 +43,16 @@ pub(crate) enum Division {
     Global,
 }
 
+/// What is done with processes that are not dumpable, and have registered nothing.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Undumpable {
+    /// The workers of one server that changed their ids share pages with each other: [`crate::mm::family`].
+    #[default]
+    Siblings,
+    /// They are left alone.
+    Leave,
+}
+
 /// VMAs with one of these flags hold secrets, must keep their pages, or are no ordinary memory. A process that
 /// excludes memory from `fork()` (`MADV_DONTFORK`) wants exclusive pages: it pins them, or moves them by userfaultfd.
 const PRIVATE_FLAGS: vm_flags_t = shim::KSM_V_VM_LOCKED
@@ -62,6 +71,15 @@ const IMPOSSIBLE_FLAGS: vm_flags_t =
 /// merged pages.
 const TEMPORARY_STACK: vm_flags_t = shim::KSM_V_VM_STACK_INCOMPLETE_SETUP;
 
+/// What may be merged of the memory of a process, by its credentials and its dumpability at one moment.
+#[derive(Clone, Copy)]
+pub(crate) struct Grant {
+    /// The domain of all its memory.
+    pub(crate) domain: Domain,
+    /// Whether only registered memory may be merged.
+    only_registered: bool,
+}
+
 /// The rules in force.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Policy {
@@ -69,18 +87,31 @@ pub(crate) struct Policy {
     pub(crate) scope: Scope,
     /// Which processes may share pages with each other.
     pub(crate) division: Division,
+    /// Whether the workers of a server may share pages with each other.
+    pub(crate) undumpable: Undumpable,
     /// Whether pages of different NUMA nodes may be merged.
     pub(crate) merge_across_nodes: bool,
 }
 
 impl Policy {
-    /// The domain of the memory of `owner`.
-    pub(crate) fn domain(&self, owner: &Owner<'_>) -> Domain {
-        Domain(match self.division {
-            Division::User => return Credentials::of(owner.task()).domain(),
-            Division::Process => owner.address_space_id(),
-            Division::Cgroup => owner.cgroup_id(),
-            Division::Global => 0,
+    /// What may be merged of the memory of `owner`; `None` if nothing. A family is a domain of its own, which may
+    /// be divided further, but is never joined with others.
+    pub(crate) fn grant(&self, owner: &Owner<'_>) -> Option<Grant> {
+        let (user, family, only_registered) = match Standing::of(owner, self.undumpable) {
+            Standing::Open(user) => (user, None, false),
+            Standing::Registered(user) => (user, None, true),
+            Standing::Sibling(family) => (Domain(0), Some(family), false),
+            Standing::Closed => return None,
+        };
+        let whole = match self.division {
+            Division::User => user,
+            Division::Process => Domain(owner.address_space_id()),
+            Division::Cgroup => Domain(owner.cgroup_id()),
+            Division::Global => Domain(0),
+        };
+        Some(Grant {
+            domain: family.map_or(whole, |family| family.part_of(whole)),
+            only_registered,
         })
     }
 
@@ -106,9 +137,9 @@ impl Policy {
         self.merge_across_nodes || node_of(frame) == node_of(shared)
     }
 
-    /// Whether pages of `vma`, which belongs to `owner`, may be merged at all. Like `vma_ksm_compatible()` in
+    /// Whether pages of `vma` may be merged, if its owner has this grant. Like `vma_ksm_compatible()` in
     /// `mm/ksm.c`, and more.
-    pub(crate) fn admits(&self, vma: &StableVma<'_>, owner: &Owner<'_>) -> bool {
+    pub(crate) fn admits(&self, vma: &StableVma<'_>, grant: Grant) -> bool {
         let flags = vma.flags();
         if flags & TEMPORARY_STACK == TEMPORARY_STACK {
             return false;
@@ -119,16 +150,14 @@ impl Policy {
         if movers::is_device_in(vma.mm()) {
             return false;
         }
-        let is_registered = flags & shim::KSM_V_VM_MERGEABLE != 0;
-        if !is_registered
-            && (self.scope != Scope::All
-                || flags & PRIVATE_FLAGS != 0
-                || vma.has_userfaultfd()
-                || movers::includes(vma.mm()))
-        {
-            return false;
+        if flags & shim::KSM_V_VM_MERGEABLE != 0 {
+            return true;
         }
-        admit(owner, is_registered)
+        !grant.only_registered
+            && self.scope == Scope::All
+            && flags & PRIVATE_FLAGS == 0
+            && !vma.has_userfaultfd()
+            && !movers::includes(vma.mm())
     }
 
     /// Why no memory of `mm` was admitted, in words for the kernel log.
@@ -137,7 +166,7 @@ impl Policy {
         let Some(owner) = Owner::of(mm, &rcu) else {
             return "its last owner is exiting";
         };
-        if let Some(objection) = objection(&owner) {
+        if let Some(objection) = objection(&owner, self.undumpable) {
             objection
         } else if self.scope == Scope::Registered && !is_registered(mm) {
             "it has registered no memory, and scope is registered"

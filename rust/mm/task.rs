@@ -62,6 +62,20 @@ impl<'a> Task<'a> {
         unsafe { shim::ksm_v_task_start_time(self.as_ptr()) }
     }
 
+    /// The first thread of the parent: of the process that created this one, or that adopted it. A tracer is no
+    /// parent. `None` if the task has been reaped.
+    pub(super) fn parent(&self) -> Option<Self> {
+        // SAFETY: By the type invariant the RCU read lock keeps the task from being freed. A task that has
+        // not been reaped has a parent that has not been reaped, which is freed no sooner than RCU allows.
+        let parent = NonNull::new(unsafe { shim::ksm_v_task_real_parent(self.as_ptr()) })?;
+        // SAFETY: As above. A leader is reaped after its threads, or after another thread took its place
+        // (`de_thread()`), and also freed no sooner than RCU allows.
+        let leader = unsafe { shim::ksm_v_task_group_leader(parent.as_ptr()) };
+        // SAFETY: The leader, which every task has, was found under the RCU read lock, which is held for
+        // `'a`.
+        Some(unsafe { Self::from_raw(NonNull::new(leader)?) })
+    }
+
     /// The address space of the task; `None` for a kernel thread, and after the task has exited.
     pub(super) fn address_space(&self) -> Option<ARef<Mm>> {
         let task = self.as_ptr();

@@ -68,9 +68,9 @@ impl Terms<'_> {
     /// False while the process is a child in the middle of fork (see [`crate::mm::merge`]).
     pub(crate) fn allows(&self, vma: &StableVma<'_>) -> bool {
         let rcu = rcu::read_lock();
-        Owner::of(vma.mm(), &rcu).is_some_and(|owner| {
-            self.policy.domain(&owner) == self.domain && self.policy.admits(vma, &owner)
-        })
+        Owner::of(vma.mm(), &rcu)
+            .and_then(|owner| self.policy.grant(&owner))
+            .is_some_and(|grant| grant.domain == self.domain && self.policy.admits(vma, grant))
     }
 
     /// Refuses pages that many processes share since a fork: two such pages would have too many mappings

@@ -93,6 +93,13 @@ impl<'a> StableVma<'a> {
         unsafe { shim::ksm_v_vma_has_anon_vma(self.as_ptr()) }
     }
 
+    /// The root of the tree of anon_vmas that the VMA's is in, as a name: one for all VMAs that come from one by
+    /// forks. `None` if the VMA has never mapped an anonymous page.
+    pub(super) fn anon_vma_root(&self) -> Option<NonNull<bindings::anon_vma>> {
+        // SAFETY: By the type invariant the VMA is in place. It keeps its anon_vma, which keeps its root.
+        NonNull::new(unsafe { shim::ksm_v_vma_anon_vma_root(self.as_ptr()) })
+    }
+
     /// Whether user space handles faults in the VMA.
     pub(crate) fn has_userfaultfd(&self) -> bool {
         // SAFETY: By the type invariant the VMA is in place.

@@ -3,8 +3,8 @@
 //! Two profiles of settings, the module's own and mainline's. The profile whose `run` file was written
 //! last is in force.
 //!
-//! Values written to the other profile are kept until it is put in force. `domain`, `max_cpu` and
-//! `threads` belong to neither profile, and apply to both.
+//! Values written to the other profile are kept until it is put in force. `domain`, `undumpable`, `max_cpu`
+//! and `threads` belong to neither profile, and apply to both.
 
 use crate::mm::policy::Scope;
 use engine::huge::SplitRule;

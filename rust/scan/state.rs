@@ -5,6 +5,7 @@
 use crate::mm::policy::Division;
 use crate::mm::policy::Policy;
 use crate::mm::policy::Scope;
+use crate::mm::policy::Undumpable;
 use crate::mm::shared;
 use crate::mm::shortage::is_memory_short;
 use crate::mm::storage::KernelStorage;
@@ -110,6 +111,7 @@ impl ScanState {
             policy: Policy {
                 scope: settings.scope,
                 division: Division::default(),
+                undumpable: Undumpable::default(),
                 merge_across_nodes: settings.merge_across_nodes,
             },
             pacer: Pacer::new(),

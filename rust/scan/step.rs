@@ -6,6 +6,7 @@
 //! Each thread has a [`Scanner`] of its own; shared state is in [`crate::scan::turns`].
 
 use crate::mm::movers;
+use crate::mm::policy::Grant;
 use crate::mm::policy::Policy;
 use crate::mm::policy::Scope;
 use crate::mm::process::address_space_id;
@@ -104,8 +105,8 @@ struct ScannedSpace<'a> {
     mm: &'a MmWithUser,
     /// Address-space ID; `None` for `merge_now`.
     id: Option<u64>,
-    /// The domain of its owner.
-    domain: Domain,
+    /// What may be merged of it, as of the beginning of the step.
+    grant: Grant,
     /// Whether a locked VMA is put off rather than skipped.
     is_patient: bool,
 }
@@ -214,8 +215,8 @@ impl Scanner {
         } = sweep;
         let settings = commons.step_settings();
         let is_in_scope = settings.policy.scope == Scope::All || is_registered(mm);
-        let domain = domain_of(mm, settings.policy).filter(|_| is_in_scope);
-        let Some(domain) = domain else {
+        let grant = is_in_scope.then(|| grant_of(mm, settings.policy)).flatten();
+        let Some(grant) = grant else {
             return (Progress::NOTHING, 0);
         };
         let space = ScannedSpace {
@@ -224,7 +225,7 @@ impl Scanner {
                 Pages::Due => address_space_id(mm),
                 Pages::All => None,
             },
-            domain,
+            grant,
             is_patient,
         };
         movers::meet(mm);
@@ -239,14 +240,14 @@ impl Scanner {
             progress = self.gather_on(commons, &settings, &space, progress, range.end, &mut budget);
         }
         let effort = self.batch.effort();
-        self.decide(commons, &settings, domain, pages, sets);
+        self.decide(commons, &settings, grant.domain, pages, sets);
         if progress.busy > 0 {
             let mut sets = commons.sets().lock();
             sets.refusals.add(Refusal::Locked, progress.busy);
         }
         let terms = Terms {
             policy: settings.policy,
-            domain,
+            domain: grant.domain,
             mm,
             space: space_of(mm),
             max_page_sharing: settings.max_page_sharing,
@@ -282,7 +283,7 @@ impl Scanner {
         let mut gatherer = Gatherer::new(
             commons,
             settings,
-            space.domain,
+            space.grant.domain,
             &mut self.batch,
             &mut self.visits,
             budget,
@@ -431,7 +432,7 @@ fn gather_area(
             let area_end = part.end;
             gatherer.enter_area();
             movers::meet_area(space.mm, &vma);
-            let next = if may_merge(space.mm, &vma, settings.policy) {
+            let next = if settings.policy.admits(&vma, space.grant) {
                 progress.is_admitted = true;
                 let next = walk(&vma, part, gatherer);
                 gatherer.leave_area();
@@ -464,14 +465,8 @@ fn promoting(engine: &mut Engine, pages: Pages, decide: impl FnOnce(&mut Engine)
     engine.set_promote_after(sightings);
 }
 
-/// The domain of an address space; `None` while its last owner exits.
-fn domain_of(mm: &Mm, policy: Policy) -> Option<Domain> {
+/// What may be merged of an address space; `None` if nothing, and while its last owner exits.
+fn grant_of(mm: &Mm, policy: Policy) -> Option<Grant> {
     let rcu = rcu::read_lock();
-    Owner::of(mm, &rcu).map(|owner| policy.domain(&owner))
-}
-
-/// Whether the pages of a VMA may be merged.
-fn may_merge(mm: &Mm, vma: &VmaReadGuard<'_>, policy: Policy) -> bool {
-    let rcu = rcu::read_lock();
-    Owner::of(mm, &rcu).is_some_and(|owner| policy.admits(vma, &owner))
+    policy.grant(&Owner::of(mm, &rcu)?)
 }

@@ -9,6 +9,13 @@ struct anon_vma *ksm_v_vma_anon_vma(const struct vm_area_struct *vma)
 	return READ_ONCE(vma->anon_vma);
 }
 
+struct anon_vma *ksm_v_vma_anon_vma_root(const struct vm_area_struct *vma)
+{
+	const struct anon_vma *anon_vma = READ_ONCE(vma->anon_vma);
+
+	return anon_vma ? anon_vma->root : NULL;
+}
+
 void ksm_v_get_anon_vma(struct anon_vma *anon_vma)
 {
 	/* The body of get_anon_vma(), which modules can't call. */

@@ -93,6 +93,11 @@ const unsigned long *ksm_v_mm_saved_auxv(const struct mm_struct *mm)
 	return mm->saved_auxv;
 }
 
+unsigned long ksm_v_mm_start_stack(const struct mm_struct *mm)
+{
+	return READ_ONCE(mm->start_stack);
+}
+
 bool ksm_v_mm_forbids_zeropage(struct mm_struct *mm)
 {
 	return mm_forbids_zeropage(mm);

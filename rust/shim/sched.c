@@ -33,6 +33,16 @@ struct task_struct *ksm_v_next_thread(struct task_struct *task)
 	return __next_thread(task);
 }
 
+struct task_struct *ksm_v_task_group_leader(const struct task_struct *task)
+{
+	return READ_ONCE(task->group_leader);
+}
+
+struct task_struct *ksm_v_task_real_parent(const struct task_struct *task)
+{
+	return pid_alive(task) ? rcu_dereference(task->real_parent) : NULL;
+}
+
 u64 ksm_v_task_start_time(const struct task_struct *task)
 {
 	return task->start_boottime;

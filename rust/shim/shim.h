@@ -203,6 +203,7 @@ vm_flags_t ksm_v_vma_flags(const struct vm_area_struct *vma);
 bool ksm_v_vma_has_anon_vma(const struct vm_area_struct *vma);
 bool ksm_v_folio_is_zone_device(const struct folio *folio);
 const unsigned long *ksm_v_mm_saved_auxv(const struct mm_struct *mm);
+unsigned long ksm_v_mm_start_stack(const struct mm_struct *mm);
 bool ksm_v_mm_forbids_zeropage(struct mm_struct *mm);
 bool ksm_v_vma_is_dax(const struct vm_area_struct *vma);
 bool ksm_v_vma_is_special(const struct vm_area_struct *vma);
@@ -316,6 +317,8 @@ int ksm_v_folio_try_share_anon_rmap_pte(struct folio *folio, struct page *page);
 
 /* <linux/rmap.h>, mm/internal.h */
 struct anon_vma *ksm_v_vma_anon_vma(const struct vm_area_struct *vma);
+/* NULL if the VMA has no anon_vma. */
+struct anon_vma *ksm_v_vma_anon_vma_root(const struct vm_area_struct *vma);
 void ksm_v_get_anon_vma(struct anon_vma *anon_vma);
 /* May sleep. */
 void ksm_v_put_anon_vma(struct anon_vma *anon_vma);
@@ -359,6 +362,9 @@ u64 ksm_v_task_sum_exec_runtime(const struct task_struct *task);
 void ksm_v_task_lock(struct task_struct *task);
 void ksm_v_task_unlock(struct task_struct *task);
 struct mm_struct *ksm_v_task_mm(struct task_struct *task);
+struct task_struct *ksm_v_task_group_leader(const struct task_struct *task);
+/* NULL if the task has been reaped. */
+struct task_struct *ksm_v_task_real_parent(const struct task_struct *task);
 struct task_struct *ksm_v_next_thread(struct task_struct *task);
 u64 ksm_v_task_start_time(const struct task_struct *task);
 bool ksm_v_task_is_forked(const struct task_struct *task);

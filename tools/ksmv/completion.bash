@@ -37,6 +37,7 @@ _ksmv_values() {
 	max_interval) echo 1 2 4 8 ;;
 	movable) echo 0 1 ;;
 	run) echo 0 1 2 ;;
+	undumpable) echo siblings leave ;;
 	esac
 }
 

@@ -31,6 +31,7 @@ KNOBS = {
     "merge_now": Knob("", "PID, or 'PID START END' with addresses as in /proc/PID/maps"),
     "scope": Knob("all", "all, registered"),
     "domain": Knob("user", "user, process, cgroup, global"),
+    "undumpable": Knob("siblings", "siblings, leave"),
 }
 
 
@@ -56,7 +57,7 @@ MAINLINE = {
 }
 
 # Knobs that also apply in mainline's profile; the scope is fixed there.
-COMMON = ("run", "max_cpu", "threads", "domain")
+COMMON = ("run", "max_cpu", "threads", "domain", "undumpable")
 MAINLINES_SCOPE = {"scope": "registered"}
 
 # What promote_after is in mainline's profile.

@@ -522,6 +522,11 @@ impl Peer {
         self.ask("writer", &[first.addr, second.addr]).map(drop)
     }
 
+    /// Becomes the parent of all its descendants whose parent ends (`PR_SET_CHILD_SUBREAPER`).
+    pub fn adopt_orphans(&self) -> Result {
+        self.ask("subreaper", &[]).map(drop)
+    }
+
     /// Executes the same program again (`execve`): its memory is new, the process stays.
     pub fn exec(&self) -> Result {
         self.begin("exec", &[])?;

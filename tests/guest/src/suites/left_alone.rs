@@ -12,6 +12,7 @@ mod forked;
 mod movers;
 mod ranges;
 mod registered;
+mod siblings;
 mod tags;
 
 /// The tests of this suite.
@@ -23,6 +24,7 @@ pub fn trials() -> Vec<Trial> {
         movers::TESTS,
         registered::TESTS,
         credentials::TESTS,
+        siblings::TESTS,
     ];
     let mut trials: Vec<Trial> = tests
         .iter()

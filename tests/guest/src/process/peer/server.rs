@@ -164,9 +164,8 @@ impl Peer {
                 let to = Span::new(arguments[2], arguments[1]);
                 Ok(watched.refused_moves(span(arguments), to))
             }
-            "dumpable" | "register_all" | "user" | "user_namespace" | "fork" | "exec" | "exit" => {
-                self.process(verb, arguments)
-            }
+            "dumpable" | "register_all" | "subreaper" | "user" | "user_namespace" | "fork"
+            | "exec" | "exit" => self.process(verb, arguments),
             "user_ids" | "group_ids" | "fsuid" | "fsgid" | "keep_capabilities"
             | "drop_capabilities" => done(change_credentials(verb, arguments)),
             "machine" => {
@@ -228,6 +227,7 @@ impl Peer {
         match verb {
             "dumpable" => done(set_process(libc::PR_SET_DUMPABLE, arguments[0])),
             "register_all" => done(set_process(PR_SET_MEMORY_MERGE, arguments[0])),
+            "subreaper" => done(set_process(libc::PR_SET_CHILD_SUBREAPER, 1)),
             "user" => done(spawn::become_user(arguments[0] as u32)),
             "user_namespace" => done(enter_user_namespace(arguments[0])),
             "fork" => self.fork(),

@@ -35,6 +35,7 @@ pub(super) const TESTS: &[Test] = tests![
     threads_takes_its_whole_range,
     scope_takes_its_words,
     domain_takes_its_words,
+    undumpable_takes_its_words,
     governor_takes_its_words,
     run_refuses_bad_input,
     scan_rate_refuses_bad_input,
@@ -48,6 +49,7 @@ pub(super) const TESTS: &[Test] = tests![
     governor_refuses_bad_input,
     scope_refuses_bad_input,
     domain_refuses_bad_input,
+    undumpable_refuses_bad_input,
     an_empty_write_changes_nothing,
     counts_cannot_be_written,
     users_can_read_and_not_write,
@@ -134,6 +136,11 @@ fn domain_takes_its_words(_: &Lab) -> Result {
     takes("domain", "cgroup", "user process [cgroup] global")?;
     takes("domain", "global", "user process cgroup [global]")?;
     takes("domain", "user", "[user] process cgroup global")
+}
+
+fn undumpable_takes_its_words(_: &Lab) -> Result {
+    takes("undumpable", "leave", "siblings [leave]")?;
+    takes("undumpable", "siblings", "[siblings] leave")
 }
 
 fn refuses(name: &str, kept: &str, texts: &[Vec<u8>]) -> Result {
@@ -248,6 +255,10 @@ fn domain_refuses_bad_input(_: &Lab) -> Result {
         "cgroup",
         &no_words(&["user", "process", "cgroup", "global"]),
     )
+}
+
+fn undumpable_refuses_bad_input(_: &Lab) -> Result {
+    refuses("undumpable", "leave", &no_words(&["siblings", "leave"]))
 }
 
 /// The kernel does not pass an empty write to the module.

@@ -91,6 +91,7 @@ fn defaults_are_the_documented_ones(_: &Lab) -> Result {
         ("threads", "1\n"),
         ("scope", "[all] registered\n"),
         ("domain", "[user] process cgroup global\n"),
+        ("undumpable", "[siblings] leave\n"),
         (knob::PROFILE, "own\n"),
     ];
     for (name, text) in expected {

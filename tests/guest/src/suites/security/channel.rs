@@ -31,6 +31,8 @@ pub(super) const TESTS: &[Test] = tests![
     writes_to_doubles_tell_nothing_of_other_users,
     writes_to_zeros_tell_nothing_of_other_users,
     writes_tell_nothing_of_other_processes_with_domain_process,
+    writes_tell_workers_what_their_siblings_have,
+    writes_tell_nothing_of_the_workers_of_a_server,
 ];
 
 /// The number of the attacker's guesses; the victim has half of them.
@@ -184,6 +186,39 @@ fn writes_tell_nothing_of_other_processes_with_domain_process(lab: &Lab) -> Resu
     knob::set("domain", "process")?;
     let notes = attack(&lab.alice()?, &lab.alice()?, 1)?;
     expect_hidden(&notes, "domain=process")
+}
+
+/// A worker of a server that runs as Alice.
+fn worker(master: &Peer) -> Result<Peer> {
+    let worker = master.fork()?;
+    worker.become_user(User::Alice)?;
+    Ok(worker)
+}
+
+/// The counterpart of the next test: the attack sees a worker's pages from within the family.
+fn writes_tell_workers_what_their_siblings_have(lab: &Lab) -> Result {
+    let master = lab.peer(User::Root)?;
+    let notes = attack(&worker(&master)?, &worker(&master)?, 1)?;
+    let (times, faults) = notes.distances("a sibling");
+    expect::within("distance of the fault counts", 0.99..=1.0, faults)?;
+    expect::within("distance of the times", notes.critical()..=1.0, times)
+}
+
+/// The attacker has the worker's ids. It is dumpable, or as undumpable as the worker.
+fn writes_tell_nothing_of_the_workers_of_a_server(lab: &Lab) -> Result {
+    for (division, dumpable) in [("user", true), ("user", false), ("global", true)] {
+        scanner::settle_knobs()?;
+        knob::set("domain", division)?;
+        let master = lab.peer(User::Root)?;
+        let attacker = lab.alice()?;
+        attacker.set_dumpable(dumpable)?;
+        let notes = attack(&attacker, &worker(&master)?, 1)?;
+        let what = format!("domain={division}, a worker and an outsider, dumpable: {dumpable}");
+        expect_hidden(&notes, &what)?;
+        let faults = total_faults(&notes.right) + total_faults(&notes.wrong);
+        expect::within("faults at first writes", 0..=GUESSES / 100, faults)?;
+    }
+    Ok(())
 }
 
 /// Pages of zeros are merged into the kernel's shared zero page, whether or not other processes have

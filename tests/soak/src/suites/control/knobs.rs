@@ -24,7 +24,7 @@ struct Knob {
 }
 
 /// Other domains would let users share, which the checker counts as a failure.
-const KNOBS: [Knob; 11] = [
+const KNOBS: [Knob; 12] = [
     Knob {
         name: "run",
         takes: &["1", "1", "1", "1", "1", "1", "0", "2"],
@@ -79,6 +79,11 @@ const KNOBS: [Knob; 11] = [
         name: "domain",
         takes: &["user", "user", "process"],
         refuses: &["users", "[global]", "user process"],
+    },
+    Knob {
+        name: "undumpable",
+        takes: &["siblings", "siblings", "leave"],
+        refuses: &["sibling", "[leave]", "siblings leave"],
     },
 ];
 
