@@ -48,7 +48,7 @@ ZRAM = library("zram_options")
 POISON = library("modules_of", "hwpoison-inject")
 
 DEVICE = provoking("device", "slow_device")
-HOLD = provoking("hold_fork")
+HOLD = provoking("hold_fork", "hold_exec")
 LIVEPATCH = provoking("livepatch")
 INJECT = provoking("fail_copy", "fail_frame", "contend")
 

@@ -41,7 +41,7 @@ use crate::Span;
 pub mod attack;
 pub mod bus;
 pub mod churn;
-mod held;
+pub mod held;
 #[cfg(target_arch = "x86_64")]
 pub mod machine;
 #[cfg(not(target_arch = "x86_64"))]
@@ -530,6 +530,17 @@ impl Peer {
     /// Executes the same program again (`execve`): its memory is new, the process stays.
     pub fn exec(&self) -> Result {
         self.begin("exec", &[])?;
+        self.finish_exec()
+    }
+
+    /// Starts an exec with an environment in which [`held::EQUAL_PAGES`] pages are equal; the caller must
+    /// call [`Self::finish_exec`] later.
+    pub fn begin_exec(&self) -> Result {
+        self.begin("long_exec", &[])
+    }
+
+    /// Waits for the program of a started exec.
+    pub fn finish_exec(&self) -> Result {
         let stream = self.nursery.accept(self.pid)?;
         self.stream.replace(stream);
         Ok(())

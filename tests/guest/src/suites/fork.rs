@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Merging while a process is in the middle of a fork.
+//! Merging while a process is in the middle of a fork or an exec.
 //!
 //! The kernel finds the child's VMAs through the anon_vmas of its parent's pages as soon as they are
-//! copied: before the child is in a cgroup, and before the parent's TLB is flushed.
+//! copied: before the child is in a cgroup, and before the parent's TLB is flushed. Exec moves the stack
+//! of the new program without the locks of the rmap.
 
 use guest::expect;
 use guest::kernel::cgroup::Cgroup;
@@ -14,13 +15,20 @@ use guest::lab;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::memory::content::Ids;
+use guest::memory::content::PAGE_SIZE;
+use guest::memory::pagemap;
 use guest::memory::pages;
+use guest::process::peer::held::EQUAL_PAGES;
+use guest::process::peer::held::VARIABLE;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
+use guest::process::task;
 use guest::process::userfaultfd;
+use guest::provoke::held_exec;
 use guest::provoke::held_fork::Holder;
 use guest::provoke::held_fork::WRITTEN;
 use guest::tests;
+use guest::Context;
 use guest::Result;
 use guest::Span;
 use libtest_mimic::Trial;
@@ -28,6 +36,7 @@ use libtest_mimic::Trial;
 const TESTS: &[Test] = tests![
     a_child_in_the_middle_of_fork_is_in_no_cgroup,
     a_child_in_the_middle_of_fork_keeps_what_its_parent_writes,
+    the_stack_of_an_exec_in_progress_is_left_alone,
 ];
 
 /// The tests of this suite.
@@ -104,4 +113,36 @@ fn a_child_in_the_middle_of_fork_keeps_what_its_parent_writes(lab: &Lab) -> Resu
     pages::expect_frames("pages of the child", (&child, first), &before)?;
     drop(others_child);
     Ok(())
+}
+
+/// The field of `/proc/PID/stat` with the start of the environment.
+const ENV_START: usize = 50;
+
+/// The equal pages of the environment of a program that [`Peer::begin_exec`] has started.
+fn equal_pages(peer: &Peer) -> Result<Span> {
+    let start: u64 = task::stat(peer.pid(), ENV_START)?
+        .parse()
+        .context(|| "the start of the environment")?;
+    let equal = start + VARIABLE.len() as u64;
+    Ok(Span::new(equal.next_multiple_of(PAGE_SIZE), EQUAL_PAGES))
+}
+
+/// Most pages of the stack are equal. They are merged once exec has moved the stack to its place.
+fn the_stack_of_an_exec_in_progress_is_left_alone(lab: &Lab) -> Result {
+    let peer = root(lab)?;
+    let holder = held_exec::Holder::new(&peer)?;
+    peer.begin_exec()?;
+    let stack = holder.wait()?;
+    expect::that(stack.pages > EQUAL_PAGES, || {
+        format!("the stack: expected more than {EQUAL_PAGES} pages, found {stack:?}")
+    })?;
+    let before = pagemap::entries(peer.pid(), stack)?;
+    scanner::scan(6)?;
+    let after = pagemap::entries(peer.pid(), stack)?;
+    expect::eq("page table entries of the stack", before, after)?;
+    holder.release();
+    peer.finish_exec()?;
+    scanner::merge()?;
+    let frames = pages::expect_merged(&[(&peer, equal_pages(&peer)?)])?;
+    pages::expect_mappings(&frames, EQUAL_PAGES)
 }

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The operations of a peer whose fork is held halfway: see [`crate::provoke::held_fork`].
+//! The operations of a peer whose fork or exec is held halfway: see [`crate::provoke::held_fork`] and
+//! [`crate::provoke::held_exec`].
 
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -68,4 +71,20 @@ pub(super) fn start_writer(first: u64, second: u64) -> io::Result<()> {
         done.store(1, Ordering::SeqCst);
     });
     begins.recv().map_err(io::Error::other)
+}
+
+/// The only variable in the environment of a program that [`exec`] starts. Its value, and the byte before,
+/// are equal characters ...
+pub const VARIABLE: &str = "EQUAL";
+/// ... that fill this number of pages: nearly as many as the kernel allows for a variable (128 KiB).
+pub const EQUAL_PAGES: u64 = 30;
+
+/// Replaces the program by `program`, with equal pages in its environment, which exec copies to the stack.
+/// Returns only on failure.
+pub(super) fn exec(mut program: Command) -> io::Error {
+    let bytes = (EQUAL_PAGES + 1) * PAGE_SIZE;
+    program
+        .env_clear()
+        .env(VARIABLE, "=".repeat(bytes as usize))
+        .exec()
 }

@@ -165,7 +165,7 @@ impl Peer {
                 Ok(watched.refused_moves(span(arguments), to))
             }
             "dumpable" | "register_all" | "subreaper" | "user" | "user_namespace" | "fork"
-            | "exec" | "exit" => self.process(verb, arguments),
+            | "exec" | "long_exec" | "exit" => self.process(verb, arguments),
             "user_ids" | "group_ids" | "fsuid" | "fsgid" | "keep_capabilities"
             | "drop_capabilities" => done(change_credentials(verb, arguments)),
             "machine" => {
@@ -231,7 +231,8 @@ impl Peer {
             "user" => done(spawn::become_user(arguments[0] as u32)),
             "user_namespace" => done(enter_user_namespace(arguments[0])),
             "fork" => self.fork(),
-            "exec" => Err(exec(&self.socket).to_string()),
+            "exec" => Err(program(&self.socket).exec().to_string()),
+            "long_exec" => Err(held::exec(program(&self.socket)).to_string()),
             _ => std::process::exit(0),
         }
     }
@@ -373,7 +374,9 @@ fn enter_user_namespace(inside: u64) -> io::Result<()> {
     std::fs::write("/proc/self/uid_map", format!("{inside} {outside} 1"))
 }
 
-/// Replaces the program; returns only on failure.
-fn exec(socket: &str) -> io::Error {
-    Command::new(spawn::SELF).args([ARGUMENT, socket]).exec()
+/// This program as a peer of the same test.
+fn program(socket: &str) -> Command {
+    let mut program = Command::new(spawn::SELF);
+    program.args([ARGUMENT, socket]);
+    program
 }
