@@ -99,7 +99,8 @@ class Rules(unittest.TestCase):
         worker = replace(UNDUMPABLE, changed_ids=True, family="1")
         self.assertIsNone(policy.objection(area("rd"), worker))
         self.assertEqual(policy.objection(area("rd lo"), worker), "locked")
-        self.assertEqual(Policy().objection(area("rd"), worker), "not_dumpable")
+        leave = Policy(undumpable="leave")
+        self.assertEqual(leave.objection(area("rd"), worker), "not_dumpable")
         for fact in (
             {"secure_exec": True}, {"capable": True}, {"changed_ids": False}, {"family": ""},
         ):  # fmt: skip
@@ -115,10 +116,14 @@ class Rules(unittest.TestCase):
         for undumpable in ("leave", "siblings"):
             found = why.rules(files | {"undumpable": undumpable})
             self.assertEqual(found, (Policy("registered", "cgroup", undumpable), 7))
-        files.pop("undumpable", None)
-        self.assertEqual(why.rules(files)[0].undumpable, "leave")
         self.assertEqual(why.rules({}), (Policy(), 1024))
-        self.assertEqual(why._least_parts(files | {"huge_min_parts": "64"}), 64)
+        for known, least in (
+            (files | {"huge_min_parts": "9"}, 9), (files | {"profile": "compat"}, 1),
+            ({}, int(KNOBS["huge_min_parts"].default)),
+        ):  # fmt: skip
+            self.assertEqual(why.least_parts(known), least)
+            told = Reasons().only(fate=why.Fate(huge=2), files=known).told
+            self.assertIn(f"less than {least} of 512 parts", told)
 
     def test_causes(self) -> None:
         for fact, cause in (

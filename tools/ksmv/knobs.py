@@ -34,12 +34,6 @@ KNOBS = {
     "undumpable": Knob("siblings", "siblings, leave"),
 }
 
-
-def default(name: str, without: str) -> str:
-    """The default of a knob; `without` is what holds where the module has no such knob."""
-    return KNOBS[name].default if name in KNOBS else without
-
-
 # Mainline's settings, files of compat/, with their defaults.
 MAINLINE = {
     "pages_to_scan": "100",

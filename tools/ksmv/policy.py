@@ -8,7 +8,7 @@ not show (pages that a device or another part of the kernel refers to, DAX) see 
 from dataclasses import dataclass
 
 from ksmv.credentials import Standing
-from ksmv.knobs import default
+from ksmv.knobs import KNOBS
 from ksmv.pages import Area
 from ksmv.processes import Process
 
@@ -16,9 +16,6 @@ SCOPES = ("all", "registered")
 # What processes of one domain have in common, by the kind of domain.
 OWNERS = {"user": ("uid", "gid"), "process": ("pid",), "cgroup": ("cgroup",), "global": ()}
 DOMAINS = tuple(OWNERS)
-
-# What a module without the knob `undumpable` does with processes that are not dumpable.
-LEAVE = "leave"
 
 _REGISTERED = "mg"
 
@@ -53,7 +50,7 @@ class Policy:
 
     scope: str = "all"
     domain: str = "user"
-    undumpable: str = default("undumpable", LEAVE)
+    undumpable: str = KNOBS["undumpable"].default
     """The knob of that name."""
 
     def objection(self, area: Area, standing: Standing) -> str | None:

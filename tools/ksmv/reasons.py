@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ksmv import credentials
 from ksmv.credentials import Cause
 from ksmv.frames import HUGE
-from ksmv.why import Facts
+from ksmv.why import Facts, least_parts
 
 _Words = Callable[[Facts], str]
 
@@ -172,10 +172,14 @@ def _alone_cure(facts: Facts) -> str:
 
 
 def _huge_told(facts: Facts) -> str:
-    least = facts.number("huge_min_parts")
+    least = least_parts(facts.files)
     if not least:
         return "equal, in huge pages: none is split"
     return f"equal, in huge pages with less than {least} of {HUGE} parts to merge"
+
+
+def _huge_cure(facts: Facts) -> str:
+    return f"ksmv set huge_min_parts 1, or at once: ksmv set merge_now {facts.process.pid}"
 
 
 def _crowded_told(facts: Facts) -> str:
@@ -230,7 +234,7 @@ REASONS = (
            _words("none is needed; ksmv estimate --domain tells what a wider domain would save")),
     Reason("volatile", _fate("volatile"), _words("equal, but they change between visits"),
            _words("none: merging them would cost more copies than it saves")),
-    Reason("huge", _fate("huge"), _huge_told, _words("ksmv set huge_min_parts 1")),
+    Reason("huge", _fate("huge"), _huge_told, _huge_cure),
     Reason("crowded", _fate("crowded"), _crowded_told, _words("ksmv set max_page_sharing 65536")),
     Reason("waiting", _fate("waiting"), _waiting_told, _waiting_cure),
 )  # fmt: skip

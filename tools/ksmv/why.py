@@ -14,8 +14,8 @@ from ksmv import credentials, module, pages, processes, shared
 from ksmv.credentials import Standing
 from ksmv.estimate import DEFAULT_MAX_SHARING, Estimator, Met, Row
 from ksmv.frames import HUGE, FrameTable, folio_of, frame_flags
-from ksmv.knobs import default
-from ksmv.policy import LEAVE, OWNERS, Policy
+from ksmv.knobs import KNOBS
+from ksmv.policy import OWNERS, Policy
 from ksmv.processes import Process, Skipped
 from ksmv.shared import Likeness, Segment
 
@@ -81,7 +81,7 @@ def rules(files: dict[str, str]) -> tuple[Policy, int]:
     if not files:
         return Policy(), DEFAULT_MAX_SHARING
     values = module.in_force(files).values
-    policy = Policy(values["scope"], values["domain"], files.get("undumpable", LEAVE))
+    policy = Policy(values["scope"], values["domain"], files["undumpable"])
     return policy, int(values["max_page_sharing"])
 
 
@@ -94,7 +94,7 @@ def _facts(
     row = estimator.rows[0]
     skipped = _add_partners(process, policy.domain_of(process, standing), policy, estimator)
     partners = [one for one in estimator.rows[1:] if one.candidate_pages + one.merged_pages]
-    fate = _fate(row, met, estimator, since, _least_parts(files))
+    fate = _fate(row, met, estimator, since, least_parts(files))
     return Facts(
         process, standing, policy, files, row, processes.merged_zero_pages(process),
         len(partners), fate, shared.merged(row.segments), _likeness(process), skipped,
@@ -102,10 +102,12 @@ def _facts(
     )  # fmt: skip
 
 
-def _least_parts(files: dict[str, str]) -> int:
-    """For how many parts that may be merged a huge page is split; without the knob, for one."""
-    without = "1" if files else default("huge_min_parts", "1")
-    return int(files.get("huge_min_parts", without))
+def least_parts(files: dict[str, str]) -> int:
+    """For how many parts that may be merged a huge page is split; as in mainline, for one, if
+    mainline's settings are in force."""
+    if files and files["profile"] != "own":
+        return 1
+    return int(files.get("huge_min_parts", KNOBS["huge_min_parts"].default))
 
 
 def _add_partners(
