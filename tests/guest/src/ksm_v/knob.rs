@@ -38,7 +38,7 @@ pub const WRITE_ONLY: &str = "merge_now";
 pub const PROFILE: &str = "profile";
 
 /// Files that can only be read; each but [`PROFILE`] holds one number.
-pub const READ_ONLY: [&str; 14] = [
+pub const READ_ONLY: [&str; 15] = [
     PROFILE,
     "full_scans",
     "pages_shared",
@@ -50,6 +50,7 @@ pub const READ_ONLY: [&str; 14] = [
     "last_pass_pages",
     "merge_ratio_x100",
     "zero_pages",
+    "huge_pages_split",
     "index_bytes",
     "index_failures",
     "cpu_ns",
