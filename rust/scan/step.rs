@@ -208,17 +208,11 @@ impl Scanner {
         sweep: Sweep,
         limit: u32,
     ) -> (Progress, u64) {
-        let Sweep {
-            pages,
-            range,
-            is_patient,
-        } = sweep;
         let settings = commons.step_settings();
-        let is_in_scope = settings.policy.scope == Scope::All || is_registered(mm);
-        let grant = is_in_scope.then(|| grant_of(mm, settings.policy)).flatten();
-        let Some(grant) = grant else {
+        let Some(grant) = grant_of(mm, settings.policy) else {
             return (Progress::NOTHING, 0);
         };
+        let Sweep { pages, range, .. } = sweep;
         let space = ScannedSpace {
             mm,
             id: match pages {
@@ -226,7 +220,7 @@ impl Scanner {
                 Pages::All => None,
             },
             grant,
-            is_patient,
+            is_patient: sweep.is_patient,
         };
         movers::meet(mm);
         let began = boot_time_ns();
@@ -465,8 +459,11 @@ fn promoting(engine: &mut Engine, pages: Pages, decide: impl FnOnce(&mut Engine)
     engine.set_promote_after(sightings);
 }
 
-/// What may be merged of an address space; `None` if nothing, and while its last owner exits.
+/// What may be merged of an address space; `None` if nothing, if it is not in scope, and while its last owner exits.
 fn grant_of(mm: &Mm, policy: Policy) -> Option<Grant> {
+    if policy.scope != Scope::All && !is_registered(mm) {
+        return None;
+    }
     let rcu = rcu::read_lock();
     policy.grant(&Owner::of(mm, &rcu)?)
 }
