@@ -797,6 +797,7 @@ class Metrics(Case):
             ("scanned_pages_total", "pages_scanned"), ("passes_total", "full_scans"),
             ("shared_pages", "pages_shared"), ("zero_pages", "zero_pages"),
             ("pass_pages", "last_pass_pages"), ("index_bytes", "index_bytes"),
+            ("huge_pages_split_total", "huge_pages_split"),
         ):  # fmt: skip
             self.assertEqual((name, found[f"ksm_v_{name}"]), (name, proc.knob(file)))
         saved = sum(found[f'ksm_v_saved_bytes{{by="{by}"}}'] for by in ("sharing", "zeroes"))

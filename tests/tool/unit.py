@@ -597,8 +597,8 @@ class Metrics(unittest.TestCase):
     def facts(self) -> metrics.Facts:
         """The facts of a module with all counts."""
         files = {"pages_unshared": 7, "index_failures": 0, "cpu_ns": 1_500_000_000,
-                 "pages_sharing": 3, "zero_pages": 2}  # fmt: skip
-        return metrics.Facts(Progress.status(**files), {"pinned": 5, "busy": 0}, 9)
+                 "pages_sharing": 3, "zero_pages": 2, "huge_pages_split": 9}  # fmt: skip
+        return metrics.Facts(Progress.status(**files), {"pinned": 5, "busy": 0})
 
     def test_keep_the_rules_of_the_format(self) -> None:
         found = parse_metrics("\n".join(metrics.lines(self.facts())) + "\n")
@@ -613,7 +613,7 @@ class Metrics(unittest.TestCase):
             ("saved_bytes", (("by", "zeroes"),), 2 * pages.PAGE),
             ("refusals", (("reason", "pinned"),), 5), ("scanned_pages", (), 1000),
             ("pass_done_pages", (), 2000), ("pass_pages", (), 8000), ("pass_seconds", (), 80),
-            ("host_huge_page_splits", (), 9), ("passes", (), 1),
+            ("huge_pages_split", (), 9), ("passes", (), 1),
         ):  # fmt: skip
             self.assertEqual((name, found[f"ksm_v_{name}"].samples[labels]), (name, value))
         [labels] = found["ksm_v_settings"].samples

@@ -19,7 +19,6 @@ Labels = Mapping[str, str]
 Sample = tuple[Labels, float]
 
 _REFUSALS = Path("/sys/kernel/debug/ksm_v/refusals")
-_VMSTAT = Path("/proc/vmstat")
 _NS = 1e9
 
 
@@ -30,8 +29,6 @@ class Facts:
     status: Status
     refusals: dict[str, int] = field(default_factory=dict)
     """How often pages were refused, by reason; empty if only root may know."""
-    splits: int | None = None
-    """Huge pages split since boot, by whomever; None if the kernel does not count them."""
 
     def number(self, name: str) -> int:
         """A count of the module."""
@@ -55,7 +52,7 @@ class Family:
 
 def read(status: Status) -> Facts:
     """Reads what the status lacks."""
-    return Facts(status, _refusals(), _vmstat("thp_split_page"))
+    return Facts(status, _refusals())
 
 
 def lines(facts: Facts | None) -> list[str]:
@@ -109,11 +106,6 @@ def _refusals() -> dict[str, int]:
     except OSError:
         return {}
     return {reason: int(count) for reason, count in found}
-
-
-def _vmstat(name: str) -> int | None:
-    fields = dict(line.split() for line in text.lines_of(_VMSTAT))
-    return int(fields[name]) if name in fields else None
 
 
 def _count(name: str, scale: float = 1) -> Callable[[Facts], Iterator[Sample]]:
@@ -182,9 +174,9 @@ FAMILIES = (
     Family("ksm_v_refusals", "counter", "",
            "Pages that were to be merged and were not, by reason; locked counts areas.",
            lambda facts: [({"reason": one}, count) for one, count in facts.refusals.items()]),
-    Family("ksm_v_host_huge_page_splits", "counter", "",
-           "Huge pages split by the kernel for any cause, merging among them, since boot.",
-           lambda facts: [] if facts.splits is None else [({}, facts.splits)]),
+    Family("ksm_v_huge_pages_split", "counter", "",
+           "Large pages split to merge their parts; refusals of kept_huge count parts that stayed.",
+           _count("huge_pages_split")),
 )  # fmt: skip
 
 
