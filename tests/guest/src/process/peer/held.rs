@@ -73,7 +73,7 @@ pub(super) fn start_writer(first: u64, second: u64) -> io::Result<()> {
     begins.recv().map_err(io::Error::other)
 }
 
-/// The only variable in the environment of a program that [`exec`] starts. Its value, and the byte before,
+/// The only variable in the environment of a program that `exec` starts. Its value, and the byte before,
 /// are equal characters ...
 pub const VARIABLE: &str = "EQUAL";
 /// ... that fill this number of pages: nearly as many as the kernel allows for a variable (128 KiB).
