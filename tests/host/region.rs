@@ -445,7 +445,10 @@ fn a_region_is_worth_splitting_once_a_visit_found_enough_parts() {
             // Without intervals, a record that is not renewed ends with the pass.
             passes.next();
             let plan = passes.plan();
-            passes.regions.recall(RegionId(1), &plan).is_worth_splitting()
+            passes
+                .regions
+                .recall(RegionId(1), &plan)
+                .is_worth_splitting()
         };
         assert!(!after(ENOUGH - 1));
         assert!(after(ENOUGH));
