@@ -33,7 +33,9 @@ impl Holder {
         let held = task::wait_until(task::PATIENCE, is_held);
         expect::that(held, || "expected an exec to be held, found none")?;
         let maps = procfs::read(&format!("/proc/{}/maps", self.pid))?;
-        let mut ranges = maps.lines().filter_map(procfs::mapping);
+        // Some kernels show a page of their own in each process.
+        let own = maps.lines().filter(|line| !line.ends_with("[vsyscall]"));
+        let mut ranges = own.filter_map(procfs::mapping);
         match (ranges.next(), ranges.next()) {
             (Some(stack), None) => Ok(Span::new(
                 stack.start,

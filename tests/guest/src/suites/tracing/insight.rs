@@ -115,6 +115,7 @@ fn refusals_have_the_documented_names(_: &Lab) -> Result {
         "tagged",
         "failed",
         "locked",
+        "kept_huge",
     ];
     expected.sort_unstable();
     let refusals = debugfs::refusals()?;
