@@ -256,11 +256,13 @@ impl Scanner {
     /// Which large pages this step splits. A page in `merge_now` is worth a split, and so is any page while
     /// memory is short.
     fn split_rule(&self, settings: &StepSettings, pages: Pages) -> SplitRule {
-        let is_wanted = pages == Pages::All || self.merger.has_candidates() && is_memory_short();
-        if is_wanted {
-            settings.split.relaxed()
+        let (split, relaxed) = (settings.split, settings.split.relaxed());
+        // Whether memory is short is asked only if the answer matters.
+        let may_matter = split != relaxed && self.merger.has_candidates();
+        if pages == Pages::All || may_matter && is_memory_short() {
+            relaxed
         } else {
-            settings.split
+            split
         }
     }
 
