@@ -102,10 +102,14 @@ class Rules(unittest.TestCase):
         leave = Policy(undumpable="leave")
         self.assertEqual(leave.objection(area("rd"), worker), "not_dumpable")
         for fact in (
-            {"secure_exec": True}, {"capable": True}, {"changed_ids": False}, {"family": ""},
+            {"secure_exec": True}, {"readable": False}, {"changed_ids": False}, {"family": ""},
         ):  # fmt: skip
             standing = replace(worker, **fact)
             self.assertEqual(policy.objection(area("rd"), standing), "not_dumpable")
+        # As credentials.rs: its capabilities are a part of its family, and bar registering only.
+        capable = replace(worker, capable=True)
+        self.assertIsNone(policy.objection(area("rd"), capable))
+        self.assertEqual(policy.objection(area("mg"), capable), "not_dumpable")
         self.assertEqual(policy.domain_of(PROCESS, worker), policy.domain_of(PROCESS, worker))
         for other in (ORDINARY, replace(worker, family="2")):
             self.assertNotEqual(policy.domain_of(PROCESS, worker), policy.domain_of(PROCESS, other))

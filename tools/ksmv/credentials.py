@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ksmv import text
 from ksmv.errors import Failure
-from ksmv.processes import Process, is_dumpable, one, parent
+from ksmv.processes import Process, has_registered, is_dumpable, one, parent
 
 # Keys of the auxiliary vector, from <linux/auxvec.h>. The vector is as the last exec left it, also
 # in the children that were forked since.
@@ -53,8 +53,9 @@ class Standing:
     changed_ids: bool = False
     """Whether its ids are others than at its last exec."""
     family: str = ""
-    """Equal for the workers that one master forked without an exec since, and that changed their
-    ids to the same ones; empty if there is no master any more."""
+    """Equal for the workers that one master forked without an exec since, that changed their ids to
+    the same ones and have the same capabilities; empty if it has no master any more, or has
+    registered memory."""
 
     @property
     def cause(self) -> Cause:
@@ -74,7 +75,7 @@ class Standing:
     @property
     def is_worker(self) -> bool:
         """Whether it is undumpable only because it changed its ids since its master forked it."""
-        may = not self.dumpable and self.may_register and self.cause is Cause.CHANGED_IDS
+        may = not self.dumpable and not self.several_ids and self.cause is Cause.CHANGED_IDS
         return may and bool(self.family)
 
 
@@ -91,7 +92,7 @@ def of(process: Process) -> Standing:
         readable=bool(_mode(process) & stat.S_IROTH),
         capable=capable,
         changed_ids=_were(process, auxv) != (process.uid, process.gid),
-        family=_family(process, auxv),
+        family="" if has_registered(process) else _family(process, auxv),
     )
 
 
@@ -105,7 +106,8 @@ def _family(process: Process, auxv: dict[int, int]) -> str:
             if is_dumpable(ancestor):
                 # The vector contains addresses that are drawn at each exec.
                 same = _auxiliary_vector(ancestor.path) == auxv
-                return f"{ancestor.pid}:{process.uid}:{process.gid}" if same else ""
+                ids = f"{process.uid}:{process.gid}:{process.capabilities}"
+                return f"{ancestor.pid}:{ids}" if same else ""
         except (OSError, Failure):
             return ""
     return ""

@@ -172,12 +172,20 @@ def is_dumpable(process: Process) -> bool:
 
 def merged_zero_pages(process: Process) -> int:
     """Entries that map the zero page in place of a merged one; 0 if the kernel does not tell."""
+    return max(0, int(_ksm_stat(process).get("ksm_zero_pages", 0)))
+
+
+def has_registered(process: Process) -> bool:
+    """Whether it has registered memory for merging; False if the kernel does not tell."""
+    return _ksm_stat(process).get("ksm_mergeable") == "yes"
+
+
+def _ksm_stat(process: Process) -> dict[str, str]:
     try:
         lines = text.lines_of(f"{process.path}/ksm_stat")
     except FileNotFoundError:
-        return 0
-    fields = dict(line.replace(":", "").split(maxsplit=1) for line in lines)
-    return max(0, int(fields.get("ksm_zero_pages", 0)))
+        return {}
+    return dict(line.replace(":", "").split(maxsplit=1) for line in lines)
 
 
 def _look(pid: int) -> Process | None:
