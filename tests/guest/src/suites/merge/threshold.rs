@@ -35,6 +35,7 @@ pub(super) const TESTS: &[Test] = tests![
     steps_that_end_within_a_huge_page_add_up,
     copies_of_a_huge_page_are_merged_at_first_sight,
     a_twin_in_a_sparse_huge_page_is_left,
+    a_huge_page_that_is_mapped_in_part_is_split_for_one_part,
     merge_now_splits_for_one_part,
     no_huge_page_is_split_if_the_threshold_is_zero,
     smaller_folios_are_split_in_proportion,
@@ -184,6 +185,20 @@ fn a_twin_in_a_sparse_huge_page_is_left(lab: &Lab) -> Result {
     scanner::merge()?;
     pages::expect_merged(&[(&b, dense.part(0, SPARSE)), (&others, small)])?;
     expect_huge(&a, sparse, SPARSE)
+}
+
+/// The kernel itself splits such a page when it reclaims memory.
+fn a_huge_page_that_is_mapped_in_part_is_split_for_one_part(lab: &Lab) -> Result {
+    knob::set("huge_min_parts", THRESHOLD)?;
+    let two = Two::new(lab, 1)?;
+    two.a.unmap(two.in_a.part(100, 50))?;
+    merge_with_control(lab)?;
+    // The twin is whole.
+    pages::expect_not_merged((&two.a, two.equal_in_a()))?;
+    expect_huge(&two.b, two.in_b, 1)?;
+    two.b.unmap(two.in_b.part(100, 50))?;
+    scanner::merge()?;
+    pages::expect_merged(&[(&two.a, two.equal_in_a()), (&two.b, two.equal_in_b())]).map(drop)
 }
 
 fn merge_now_splits_for_one_part(lab: &Lab) -> Result {
