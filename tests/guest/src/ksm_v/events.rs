@@ -115,10 +115,10 @@ impl Recorder {
     }
 
     /// The numbers that follow the text `before` in each line, in order.
-    pub fn numbers(&self, before: &str) -> Result<Vec<u64>> {
-        let number = |line: &str| -> Option<u64> {
+    pub fn numbers(&self, before: &str) -> Result<Vec<i64>> {
+        let number = |line: &str| -> Option<i64> {
             let rest = &line[line.find(before)? + before.len()..];
-            let end = rest.find(|c: char| !c.is_ascii_digit())?;
+            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '-')?;
             rest[..end].parse().ok()
         };
         event_lines(&self.complete()?)

@@ -36,14 +36,19 @@ pub const UNTIL_TOLD_MS: u64 = 3_600_000;
 /// [`PATIENCE`], so that a test fails before it counts as hung.
 const SETTLED_WITHIN: Duration = Duration::from_secs(PATIENCE.as_secs() / 10);
 
-/// The text before the number of ticks in the events of [`record_pauses`].
-pub const TICKS: &str = "[timeout=";
-
 /// Records every sleep of the module's thread with its timeout.
 pub fn record_pauses() -> Result<Recorder> {
     let pid = task::scanner()?;
     let filter = format!("common_pid == {pid} && function.function == process_timeout");
     Recorder::of_kernel("timer/timer_start", &filter)
+}
+
+/// The pauses that [`record_pauses`] has recorded, in ticks. The kernel counts the ticks that are left when it starts
+/// the timer: there are fewer than asked for, and fewer than none, if the CPU was taken away before that.
+pub fn ticks(pauses: &Recorder) -> Result<Vec<u64>> {
+    let ticks = pauses.numbers("[timeout=")?;
+    let not_negative = |ticks: i64| u64::try_from(ticks).unwrap_or(0);
+    Ok(ticks.into_iter().map(not_negative).collect())
 }
 
 /// Waits until all threads of the module sleep. A thread that was told to sleep may not sleep yet.

@@ -294,7 +294,7 @@ impl Paused {
         scanner::stop()?;
         let passed = start.elapsed();
         let pages = knob::number("pages_scanned")? - before;
-        let pauses = recorder.numbers(scanner::TICKS)?;
+        let pauses = scanner::ticks(&recorder)?;
         expect::that(done, || format!("expected more pauses, found {pauses:?}"))?;
         Ok(Paused {
             pages,

@@ -72,7 +72,7 @@ fn a_locked_area_is_waited_for_seven_times_a_pass(_lab: &Lab) -> Result {
         let (before, sharing) = (left_out()?, knob::number("pages_sharing")?);
         let pauses = scanner::record_pauses()?;
         scanner::passes(1)?;
-        let waits = pauses.numbers(scanner::TICKS)?;
+        let waits = scanner::ticks(&pauses)?;
         // The longest pause is the one at the end of the pass; later pauses belong to the stopped
         // scanner.
         let longest = waits.iter().max();
