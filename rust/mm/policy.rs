@@ -59,7 +59,14 @@ const PRIVATE_FLAGS: vm_flags_t = shim::KSM_V_VM_LOCKED
     | shim::KSM_V_VM_WIPEONFORK
     | shim::KSM_V_VM_DONTDUMP
     | shim::KSM_V_VM_DONTCOPY
-    | shim::KSM_V_VM_SHADOW_STACK;
+    | shim::KSM_V_VM_SHADOW_STACK
+    | WATCHED_FLAGS;
+
+/// In VMAs with one of these flags, a userfaultfd watches accesses to pages that are there. A userfaultfd that waits
+/// for missing pages only (the restore of a snapshot) is not among them: a merge leaves no page missing, and what
+/// resolves missing pages (`UFFDIO_COPY`, `UFFDIO_ZEROPAGE`) fails for merged pages as for any others.
+const WATCHED_FLAGS: vm_flags_t =
+    shim::KSM_V_VM_UFFD_WP | shim::KSM_V_VM_UFFD_MINOR | shim::KSM_V_VM_UFFD_RWP;
 
 /// VMAs with one of these flags can't be merged, even if they are registered: as `ksm_compatible()` in `mm/ksm.c`
 /// says.
@@ -156,7 +163,6 @@ impl Policy {
         !grant.only_registered
             && self.scope == Scope::All
             && flags & PRIVATE_FLAGS == 0
-            && !vma.has_userfaultfd()
             && !movers::includes(vma.mm())
     }
 

@@ -100,12 +100,6 @@ impl<'a> StableVma<'a> {
         NonNull::new(unsafe { shim::ksm_v_vma_anon_vma_root(self.as_ptr()) })
     }
 
-    /// Whether user space handles faults in the VMA.
-    pub(crate) fn has_userfaultfd(&self) -> bool {
-        // SAFETY: By the type invariant the VMA is in place.
-        unsafe { shim::ksm_v_userfaultfd_armed(self.as_ptr()) }
-    }
-
     /// Whether the kernel forbids to map the zero page in this address space.
     pub(super) fn forbids_zero_page(&self) -> bool {
         // SAFETY: By the type invariant the VMA is in place, and with it the mm.

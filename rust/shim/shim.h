@@ -85,6 +85,13 @@ const vm_flags_t KSM_V_VM_SHADOW_STACK = VM_SHADOW_STACK;
 const vm_flags_t KSM_V_VM_LOCKED = VM_LOCKED;
 const vm_flags_t KSM_V_VM_WIPEONFORK = VM_WIPEONFORK;
 const vm_flags_t KSM_V_VM_DONTDUMP = VM_DONTDUMP;
+const vm_flags_t KSM_V_VM_UFFD_WP = VM_UFFD_WP;
+const vm_flags_t KSM_V_VM_UFFD_MINOR = VM_UFFD_MINOR;
+#ifdef VM_UFFD_RWP
+const vm_flags_t KSM_V_VM_UFFD_RWP = VM_UFFD_RWP;
+#else /* before 7.3 */
+const vm_flags_t KSM_V_VM_UFFD_RWP = VM_NONE;
+#endif
 const vm_flags_t KSM_V_VM_DONTCOPY = VM_DONTCOPY;
 const vm_flags_t KSM_V_VM_MERGEABLE = VM_MERGEABLE;
 const vm_flags_t KSM_V_VM_STACK_INCOMPLETE_SETUP = VM_STACK_INCOMPLETE_SETUP;
@@ -400,7 +407,6 @@ bool ksm_v_spin_is_contended(spinlock_t *lock);
 void ksm_v_flush_tlb_ptes(struct vm_area_struct *vma, unsigned long start, unsigned long end);
 
 /* <linux/userfaultfd_k.h> */
-bool ksm_v_userfaultfd_armed(struct vm_area_struct *vma);
 /* The address space in which this userfaultfd may move pages (UFFDIO_MOVE); NULL if it may not. */
 struct mm_struct *ksm_v_userfaultfd_mover(const struct file *file);
 /* The VMA lock or the mmap lock must be held. */

@@ -3,11 +3,6 @@
 /* <linux/userfaultfd_k.h> */
 #include "shim.h"
 
-bool ksm_v_userfaultfd_armed(struct vm_area_struct *vma)
-{
-	return userfaultfd_armed(vma);
-}
-
 #ifdef CONFIG_USERFAULTFD
 static bool moves_pages(const struct userfaultfd_ctx *ctx)
 {

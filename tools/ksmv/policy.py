@@ -37,7 +37,6 @@ _PRIVATE = {
     "dd": "not_dumped",
     "dc": "not_forked",
     "ss": "shadow_stack",
-    "um": "userfaultfd",
     "uw": "userfaultfd",
     "ui": "userfaultfd",
     "ur": "userfaultfd",

@@ -228,7 +228,7 @@ REASONS = (
     _area("wipe_on_fork", "wiped on fork (MADV_WIPEONFORK)"),
     _area("not_forked", "kept from forks (MADV_DONTFORK)"),
     _area("shadow_stack", "shadow stacks", _NO_CURE),
-    _area("userfaultfd", "registered with userfaultfd"),
+    _area("userfaultfd", "watched by userfaultfd for writes or accesses"),
     Reason("alone", _alone, _alone_told, _alone_cure),
     Reason("different", _different, _words("no other page of its domain is equal"),
            _words("none is needed; ksmv estimate --domain tells what a wider domain would save")),

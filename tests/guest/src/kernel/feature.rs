@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::kernel::probe;
 use crate::kernel::procfs;
 use crate::process::peer::tags;
+use crate::process::userfaultfd::Userfaultfd;
 
 /// A feature that a kernel may have been built without.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +20,8 @@ pub enum Feature {
     MemoryTags,
     /// Soft-dirty bits of page table entries (Documentation/admin-guide/mm/soft-dirty.rst).
     SoftDirty,
+    /// Page faults that user space resolves.
+    Userfaultfd,
 }
 
 impl Feature {
@@ -43,6 +46,9 @@ impl Feature {
                 // Every new VMA has the flag.
                 let maps = procfs::read("/proc/self/smaps").unwrap_or_default();
                 (!maps.contains(" sd")).then_some("the kernel has no soft-dirty bits")
+            }
+            Feature::Userfaultfd => {
+                (Userfaultfd::open(0).is_err()).then_some("the kernel has no userfaultfd")
             }
         }
     }

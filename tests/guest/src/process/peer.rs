@@ -427,6 +427,27 @@ impl Peer {
         self.on("watch", span, &[mode]).map(drop)
     }
 
+    /// The number of pages of a watched span that are there, for the userfaultfd.
+    pub fn present(&self, span: Span) -> Result<u64> {
+        self.on("present", span, &[])
+    }
+
+    /// Registers an empty span with a userfaultfd. A thread fills missing pages with these contents, as a virtual
+    /// machine monitor restores a snapshot.
+    pub fn restore(&self, span: Span, ids: Ids) -> Result {
+        self.on("restore", span, &[ids.first, ids.stride]).map(drop)
+    }
+
+    /// The number of pages that were restored.
+    pub fn restored(&self) -> Result<u64> {
+        self.ask("restored", &[])
+    }
+
+    /// Ends the thread and its userfaultfd.
+    pub fn end_restore(&self) -> Result {
+        self.ask("end_restore", &[]).map(drop)
+    }
+
     /// Registers an empty span with a userfaultfd as a destination for moved pages.
     pub fn watch_moves(&self, span: Span) -> Result {
         self.on("watch_moves", span, &[]).map(drop)

@@ -68,7 +68,8 @@ pub struct Fault {
 impl Userfaultfd {
     /// Opens a userfaultfd with these features, for faults in user mode.
     pub fn open(features: u64) -> io::Result<Self> {
-        let flags = libc::O_CLOEXEC | UFFD_USER_MODE_ONLY;
+        // A blocking userfaultfd can't be polled: poll(2) returns at once, with an error.
+        let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | UFFD_USER_MODE_ONLY;
         // SAFETY: The call takes flags only.
         let fd = check(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })? as i32;
         // SAFETY: The call just created the descriptor, which has no other owner.
@@ -115,7 +116,7 @@ impl Userfaultfd {
         )
     }
 
-    /// Waits for the next fault; returns `None` after `timeout`.
+    /// Waits for the next fault; returns `None` after `timeout`, or if the fault is resolved already.
     pub fn next(&mut self, timeout: Duration) -> io::Result<Option<Fault>> {
         let mut waiting = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
@@ -124,7 +125,11 @@ impl Userfaultfd {
         }
         // struct uffd_msg: the event is in the first byte, flags and address follow after 8 bytes.
         let mut message = [0; 32];
-        self.0.read_exact(&mut message)?;
+        match self.0.read_exact(&mut message) {
+            // The task that waited was resumed meanwhile.
+            Err(why) if why.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            read => read?,
+        }
         if message[0] != UFFD_EVENT_PAGEFAULT {
             return Err(io::Error::other(format!("not a fault: {message:?}")));
         }

@@ -19,6 +19,7 @@ mod regions;
 mod seats;
 mod threads;
 mod threshold;
+mod userfaultfd;
 
 /// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
@@ -49,6 +50,11 @@ pub fn trials() -> Vec<Trial> {
         &[Feature::HugePages],
         "merge",
         threshold::TESTS,
+    ));
+    trials.extend(lab::trials_with(
+        &[Feature::Userfaultfd],
+        "merge",
+        userfaultfd::TESTS,
     ));
     trials.extend(lab::trials_unless(
         threshold::lacking,

@@ -8,6 +8,13 @@ use std::io::Read;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+use std::thread;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use io_uring::opcode;
 use io_uring::types;
@@ -130,6 +137,60 @@ impl Pinned {
     }
 }
 
+/// A thread that fills missing pages of a span, as a virtual machine monitor restores a snapshot. [`Self::end`] ends
+/// the watch.
+pub(super) struct Restoring {
+    ends: Arc<AtomicBool>,
+    /// Number of pages filled.
+    filled: Arc<AtomicU64>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Restoring {
+    /// How long the thread waits for a fault before it asks whether to end.
+    const PATIENCE: Duration = Duration::from_millis(100);
+
+    /// Watches a span, whose pages get these contents when they are first accessed.
+    pub(super) fn new(span: Span, ids: Ids) -> io::Result<Self> {
+        let mut faults = Userfaultfd::open(0)?;
+        faults.register(span, MISSING)?;
+        let (ends, filled) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
+        let (is_over, count) = (ends.clone(), filled.clone());
+        let thread = thread::spawn(move || {
+            while !is_over.load(Relaxed) {
+                let Some(fault) = faults.next(Self::PATIENCE)? else {
+                    continue;
+                };
+                let page = (fault.page - span.addr) / PAGE_SIZE;
+                let bytes = content::bytes(|index| content::word(ids.of(page), index));
+                faults.copy(span.page(page), &bytes)?;
+                count.fetch_add(1, Relaxed);
+            }
+            faults.unregister(span)
+        });
+        Ok(Restoring {
+            ends,
+            filled,
+            thread: Some(thread),
+        })
+    }
+
+    /// The number of pages filled so far.
+    pub(super) fn filled(&self) -> u64 {
+        self.filled.load(Relaxed)
+    }
+
+    /// Ends the watch; pages that are missing then are pages of zeros.
+    pub(super) fn end(mut self) -> io::Result<()> {
+        self.ends.store(true, Relaxed);
+        let thread = self.thread.take().expect("taken once, here");
+        thread.join().expect("the thread does not panic")
+    }
+}
+
 /// A userfaultfd that watches a span. Dropping it ends the watch.
 pub(super) struct Watched {
     faults: Userfaultfd,
@@ -150,6 +211,16 @@ impl Watched {
         let faults = Userfaultfd::open(features)?;
         faults.register(span, mode)?;
         Ok(Watched { faults })
+    }
+
+    /// The number of pages of the span that are not missing: nothing can be copied to their place.
+    pub(super) fn present(&self, span: Span) -> u64 {
+        let bytes = content::bytes(|_| 1);
+        let is_present = |&page: &u64| {
+            let copied = self.faults.copy(span.page(page), &bytes);
+            copied.is_err_and(|why| why.raw_os_error() == Some(libc::EEXIST))
+        };
+        (0..span.pages).filter(is_present).count() as u64
     }
 
     /// Moves pages into the span, one by one; returns how many pages the kernel refused to move.

@@ -23,6 +23,7 @@ use super::machine::Machine;
 use super::memory;
 use super::memory::Kind;
 use super::pins::Pinned;
+use super::pins::Restoring;
 use super::pins::Spliced;
 use super::pins::Watched;
 use super::spawn;
@@ -55,6 +56,7 @@ struct Peer {
     spliced: Option<Spliced>,
     pinned: Option<Pinned>,
     watched: Option<Watched>,
+    restoring: Option<Restoring>,
     machine: Option<Machine>,
 }
 
@@ -67,6 +69,7 @@ pub fn run(socket: &str) -> io::Result<()> {
         spliced: None,
         pinned: None,
         watched: None,
+        restoring: None,
         machine: None,
     }
     .serve()
@@ -140,6 +143,7 @@ impl Peer {
             spliced: self.spliced.take(),
             pinned: self.pinned.take(),
             watched: self.watched.take(),
+            restoring: self.restoring.take(),
             machine: self.machine.take(),
         })
     }
@@ -158,7 +162,15 @@ impl Peer {
     fn answer(&mut self, verb: &str, arguments: &[u64]) -> Answer {
         match verb {
             "splice" | "check_pipe" | "pin" | "unpin" | "pinned_write" | "watch"
-            | "watch_moves" | "unwatch" => self.hold(verb, arguments),
+            | "watch_moves" | "unwatch" | "restore" | "end_restore" => self.hold(verb, arguments),
+            "restored" => {
+                let restoring = self.restoring.as_ref().ok_or("nothing is restored")?;
+                Ok(restoring.filled())
+            }
+            "present" => {
+                let watched = self.watched.as_ref().ok_or("nothing is watched")?;
+                Ok(watched.present(span(arguments)))
+            }
             "move_pages" => {
                 let watched = self.watched.as_ref().ok_or("nothing is watched")?;
                 let to = Span::new(arguments[2], arguments[1]);
@@ -207,6 +219,14 @@ impl Peer {
             }
             "watch_moves" => {
                 self.watched = Some(Watched::to_move(span(arguments)).map_err(text)?);
+            }
+            "restore" => {
+                let restoring = Restoring::new(span(arguments), ids(&arguments[2..]));
+                self.restoring = Some(restoring.map_err(text)?);
+            }
+            "end_restore" => {
+                let restoring = self.restoring.take().ok_or("nothing is restored")?;
+                restoring.end().map_err(text)?;
             }
             _ => self.watched = None,
         }

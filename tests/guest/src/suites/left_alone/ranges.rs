@@ -21,6 +21,7 @@ use guest::process::peer::Kind;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
 use guest::process::trace;
+use guest::process::userfaultfd::WRITE_PROTECT;
 use guest::tests;
 use guest::Result;
 use guest::Span;
@@ -34,7 +35,6 @@ pub(super) const TESTS: &[Test] = tests![
     memory_not_dumped,
     memory_not_copied_by_forks,
     droppable_memory,
-    memory_watched_for_missing_pages,
     memory_watched_for_writes,
     shared_anonymous_memory,
     shared_files,
@@ -150,25 +150,13 @@ fn droppable_memory(lab: &Lab) -> Result {
     alice(lab, |peer| peer.filled(Kind::Droppable, PAGES, IDS), None)
 }
 
-/// `UFFDIO_REGISTER_MODE_MISSING` and `UFFDIO_REGISTER_MODE_WP`.
-const MISSING: u64 = 1;
-const WRITES: u64 = 2;
-
-fn watched(lab: &Lab, mode: u64) -> Result {
+fn memory_watched_for_writes(lab: &Lab) -> Result {
     let make = |peer: &Peer| {
         let span = peer.anon(PAGES, IDS)?;
-        peer.watch(span, mode)?;
+        peer.watch(span, WRITE_PROTECT)?;
         Ok(span)
     };
     alice(lab, make, Some(|peer, _| peer.unwatch()))
-}
-
-fn memory_watched_for_missing_pages(lab: &Lab) -> Result {
-    watched(lab, MISSING)
-}
-
-fn memory_watched_for_writes(lab: &Lab) -> Result {
-    watched(lab, WRITES)
 }
 
 fn shared_anonymous_memory(lab: &Lab) -> Result {
@@ -298,7 +286,7 @@ fn pages_left_alone_are_no_partners(lab: &Lab) -> Result {
     let reasons: [fn(&Peer, Span) -> Result; 4] = [
         |peer, span| peer.lock(span),
         |peer, span| peer.advise(span, libc::MADV_DONTDUMP),
-        |peer, span| peer.watch(span, MISSING),
+        |peer, span| peer.watch(span, WRITE_PROTECT),
         |peer, _| peer.set_dumpable(false),
     ];
     for index in 0..2 * reasons.len() {
