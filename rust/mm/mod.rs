@@ -84,7 +84,7 @@ mod task;
 pub(crate) mod terms;
 pub(crate) mod twin;
 pub(crate) mod unmerge;
-mod verify;
+pub(crate) mod verify;
 pub(crate) mod vma;
 pub(crate) mod walk;
 pub(crate) mod zero;

@@ -11,7 +11,9 @@ use crate::shim;
 use core::cell::Cell;
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
+use core::ops::Range;
 use core::ptr::NonNull;
+use engine::content::PAGE_SIZE;
 use engine::Frame;
 use kernel::bindings;
 use kernel::prelude::*;
@@ -175,6 +177,19 @@ impl PageRef {
     pub(crate) fn parts(&self) -> u32 {
         // SAFETY: By the type invariant the folio is referenced.
         unsafe { shim::ksm_v_folio_nr_pages(self.folio()) }
+    }
+
+    /// The addresses at which the large page is mapped that this page, mapped at `addr`, is part of. `None` if it is
+    /// not large, or if some of its parts are mapped no more.
+    pub(crate) fn large_at(&self, addr: usize) -> Option<Range<usize>> {
+        if !self.is_large() || self.is_partially_mapped() {
+            return None;
+        }
+        let parts = self.parts() as usize;
+        // The first frame of a large page is a multiple of the number of its parts.
+        let part = (self.frame().0 as usize).checked_rem(parts)?;
+        let start = addr.checked_sub(part.checked_mul(PAGE_SIZE)?)?;
+        Some(start..start.checked_add(parts.checked_mul(PAGE_SIZE)?)?)
     }
 
     /// Whether some pages of the folio are mapped no more. Racy: the kernel sets the mark when it unmaps them.

@@ -11,6 +11,7 @@ use crate::mm::rmap::Mapping;
 use crate::mm::terms::Terms;
 use crate::mm::verify::expect_same;
 use core::ops::ControlFlow;
+use core::ops::Range;
 use engine::Frame;
 use kernel::mm::Mm;
 use kernel::sync::aref::ARef;
@@ -25,6 +26,8 @@ pub(crate) struct Twin {
     pub(crate) addr: usize,
     /// The first address of its region: of the part of the VMA that the same page table maps.
     region: usize,
+    /// The addresses of the large page that it was split out of.
+    pub(crate) opened: Option<Range<usize>>,
 }
 
 impl Terms<'_> {
@@ -38,9 +41,11 @@ impl Terms<'_> {
         let twin = twin.try_lock().ok_or(Refusal::Busy)?;
         let mut found = self.check_twin(&twin, page)?;
         if twin.is_large() {
+            let opened = twin.large_at(found.addr);
             twin.split().map_err(|_| Refusal::Busy)?;
             // The split may have unmapped the page where it was found.
             found = self.find_mapping(&twin)?;
+            found.opened = opened;
         }
         if twin.is_pinned() {
             return Err(Refusal::TargetGone);
@@ -103,6 +108,7 @@ impl Terms<'_> {
                 mm,
                 addr,
                 region,
+                opened: None,
             });
             ControlFlow::Break(())
         });

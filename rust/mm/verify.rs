@@ -34,10 +34,9 @@ pub(super) enum Replacement<'a> {
 }
 
 impl Replacement<'_> {
-    /// Whether this replacement must not be mapped in `vma`: the zero page, if the kernel forbids it there, or if it
-    /// would move such a mapping without the mark (`move_zeropage_pte()`).
+    /// Whether this replacement must not be mapped in `vma`, as [`forbids_zero`] says of the zero page.
     pub(super) fn is_forbidden_in(&self, vma: &StableVma<'_>) -> bool {
-        matches!(self, Replacement::Zero) && (vma.forbids_zero_page() || movers::includes(vma.mm()))
+        matches!(self, Replacement::Zero) && forbids_zero(vma)
     }
 
     /// Compares `content`, the content of `page`, with this replacement, byte for byte, as `pages_identical()`
@@ -61,6 +60,12 @@ impl Replacement<'_> {
             Replacement::Zero => expect_zero(content),
         }
     }
+}
+
+/// Whether marked mappings of the zero page must not be made in `vma`: the kernel forbids the zero page there, or
+/// would move such a mapping without its mark (`move_zeropage_pte()`).
+pub(crate) fn forbids_zero(vma: &StableVma<'_>) -> bool {
+    vma.forbids_zero_page() || movers::includes(vma.mm())
 }
 
 /// Replaces a mapping whose entry was cleared, or restores the entry if the page must not be merged.

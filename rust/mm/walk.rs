@@ -140,6 +140,32 @@ impl MergedZero<'_> {
     }
 }
 
+/// A page table entry that maps the zero page, without the mark of a merged page.
+///
+/// # Invariants
+///
+/// As those of [`MergedZero`].
+pub(crate) struct PlainZero<'a>(MergedZero<'a>);
+
+impl PlainZero<'_> {
+    /// Makes the entry one of a merged page, which the kernel counts.
+    pub(crate) fn mark(self) {
+        let MergedZero {
+            entry,
+            pte,
+            mm,
+            addr,
+            ..
+        } = self.0;
+        // SAFETY: By the type invariant the page table lock is held, so the entry is still `pte`, and its VMA keeps
+        // the mm in place. The entry is read-only before and after, so that no TLB has to be flushed.
+        unsafe {
+            shim::ksm_v_ksm_map_zero_page(mm);
+            shim::ksm_v_set_pte_at(mm, addr, entry, shim::ksm_v_pte_mark_zero(pte));
+        }
+    }
+}
+
 /// Counts of page table entries that were not shown.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Others {
@@ -153,6 +179,9 @@ pub(crate) struct Others {
 ///
 /// Unless a method says otherwise, it is called with a page table lock held, and must not sleep.
 pub(crate) trait Visitor {
+    /// Whether mappings of the zero page without a mark are shown.
+    const SHOWS_PLAIN_ZEROS: bool = false;
+
     /// Begins a part of a page table, `range`; returns false to skip it. Called again if a walk resumes
     /// within the part. Called with no page table lock held.
     fn part(&mut self, _range: &Range<usize>, _population: impl Fn() -> Population) -> bool {
@@ -167,6 +196,9 @@ pub(crate) trait Visitor {
     fn merged_zero(&mut self, _zero: MergedZero<'_>) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
+
+    /// An entry maps the zero page, without the mark of a merged page.
+    fn plain_zero(&mut self, _zero: PlainZero<'_>) {}
 
     /// Counts entries that were read but not shown. Called after some entries of a page table were shown.
     /// `Break` ends the walk.
@@ -488,19 +520,25 @@ impl<V: Visitor> Walk<'_, V> {
         // SAFETY: The caller promises that `entry` is an entry of `vma`, whose page table is locked. So
         // `vma` is in place.
         let (pte, mm) = unsafe { (shim::ksm_v_ptep_get(entry), (*vma).vm_mm) };
-        // SAFETY: The function only looks at the value, and accesses no memory.
-        if !unsafe { shim::ksm_v_is_ksm_zero_pte(pte) } {
-            return ControlFlow::Continue(());
-        }
         // INVARIANT: The caller promises that `entry` is the entry for `addr`, and holds its page table lock
-        // while the visitor is called. `pte` was just read from it.
-        self.visitor.merged_zero(MergedZero {
+        // while the visitor is called. `pte` was just read from it. Which of the two types it is, is checked before
+        // it is shown.
+        let zero = MergedZero {
             entry,
             pte,
             mm,
             addr,
             _lock: PhantomData,
-        })
+        };
+        // SAFETY: The function only looks at the value, and accesses no memory.
+        if unsafe { shim::ksm_v_is_ksm_zero_pte(pte) } {
+            return self.visitor.merged_zero(zero);
+        }
+        // SAFETY: This function only looks at the value, too.
+        if V::SHOWS_PLAIN_ZEROS && unsafe { shim::ksm_v_is_plain_zero_pte(pte) } {
+            self.visitor.plain_zero(PlainZero(zero));
+        }
+        ControlFlow::Continue(())
     }
 
     /// Shows the page that an entry or a huge page maps at `addr`, if it is anonymous.

@@ -18,10 +18,12 @@ use crate::mm::vma::VmaReadGuard;
 use crate::mm::walk::walk;
 use crate::mm::walk::Mapped;
 use crate::mm::walk::MergedZero;
+use crate::mm::walk::PlainZero;
 use crate::mm::walk::Visitor;
 use crate::shim;
 use crate::sys::kthread::cond_resched;
 use core::ops::ControlFlow;
+use core::ops::Range;
 use kernel::mm::Mm;
 use kernel::mm::MmWithUser;
 
@@ -119,6 +121,18 @@ pub(super) fn settle(mm: &MmWithUser) -> bool {
     true
 }
 
+/// Marks the mappings of the zero page in `range` of `vma`, so that the kernel counts them. The range was a large
+/// page before it was split, and `vma` allows such marks.
+///
+/// The kernel maps the zero page in place of those parts that are full of zeroes
+/// (`try_to_map_unused_to_zeropage()` in `mm/migrate.c`), and counts none of them.
+pub(crate) fn mark(vma: &VmaReadGuard<'_>, range: Range<usize>) {
+    let range = range.start.max(vma.start())..range.end.min(vma.end());
+    if !range.is_empty() {
+        walk(vma, range, &mut Marker);
+    }
+}
+
 /// The number of marks in all address spaces.
 fn sum() -> isize {
     let mut cursor = Cursor::default();
@@ -133,6 +147,21 @@ fn sum() -> isize {
 fn marks_of(mm: &Mm) -> isize {
     // SAFETY: The reference to an `Mm` shows that the mm is referenced.
     unsafe { shim::ksm_v_mm_ksm_zero_pages(mm.as_raw()) }
+}
+
+/// Marks the mappings of the zero page that a walk meets.
+struct Marker;
+
+impl Visitor for Marker {
+    const SHOWS_PLAIN_ZEROS: bool = true;
+
+    fn page(&mut self, _addr: usize, _mapped: Mapped<'_>) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    fn plain_zero(&mut self, zero: PlainZero<'_>) {
+        zero.mark();
+    }
 }
 
 /// Removes the marks that a walk meets.

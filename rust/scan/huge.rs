@@ -16,6 +16,29 @@ use engine::huge::HUGE_PARTS;
 use engine::Frame;
 use kernel::prelude::*;
 
+/// A large page that a step wants to split, mapped as a whole.
+pub(super) struct Opened {
+    /// The frame of one of its parts.
+    pub(super) frame: Frame,
+    /// The address of that part.
+    pub(super) addr: usize,
+    /// The addresses of all its parts.
+    pub(super) range: Range<usize>,
+}
+
+impl Opened {
+    /// The large page that the page on `frame`, which is mapped at `addr`, is part of.
+    fn at(frame: Frame, addr: usize) -> Option<Self> {
+        let range = PageRef::candidate(frame)?.large_at(addr)?;
+        Some(Opened { frame, addr, range })
+    }
+
+    /// Whether it was split.
+    pub(super) fn is_split(&self) -> bool {
+        !PageRef::get(self.frame).is_some_and(|page| page.is_large())
+    }
+}
+
 /// A large page.
 struct Large {
     /// The frames of its parts.
@@ -51,9 +74,10 @@ impl Large {
 }
 
 /// Removes from `candidates`, which are sorted by address, the parts of large pages that `rule` does not split
-/// now. Returns the number of candidates removed.
+/// now. Returns the number of candidates removed. Adds the other large pages to `opened`, as long as it has room.
 pub(super) fn keep_whole(
     candidates: &mut KVVec<Candidate>,
+    opened: &mut KVVec<Opened>,
     visits: &mut Visits,
     rule: SplitRule,
 ) -> u64 {
@@ -63,9 +87,16 @@ pub(super) fn keep_whole(
         let large = Large::of(first.frame);
         let is_beside = |other: &&Candidate| large.as_ref().is_some_and(|it| it.contains(other));
         let count = rest.iter().take_while(is_beside).count().max(1);
+        let is_large = large.is_some();
         let is_split = large.is_none_or(|large| is_split(&large, &first, count, visits, rule));
         let end = next + count;
         if is_split {
+            if let Some(large) = is_large
+                .then(|| Opened::at(first.frame, first.addr))
+                .flatten()
+            {
+                let _ = opened.push_within_capacity(large);
+            }
             // No panic: `left` is at most `next`, and there are at least `end` candidates.
             (next..end).for_each(|no| candidates.swap(left + no - next, no));
             left += count;

@@ -20,11 +20,14 @@ use crate::mm::shared::NewShared;
 use crate::mm::shared::SharedPage;
 use crate::mm::terms::Terms;
 use crate::mm::twin::Twin;
+use crate::mm::verify::forbids_zero;
 use crate::mm::vma::NextArea;
 use crate::mm::vma::VmaReadGuard;
+use crate::mm::zero;
 use crate::scan::gather::Candidate;
 use crate::scan::gather::MOST_PAGES;
 use crate::scan::huge::keep_whole;
+use crate::scan::huge::Opened;
 use crate::scan::regions::VisitNo;
 use crate::scan::regions::Visits;
 use crate::scan::sets::Claim;
@@ -33,6 +36,7 @@ use crate::scan::sets::Sets;
 use crate::scan::turns::Commons;
 use crate::trace;
 use core::mem::take;
+use core::ops::Range;
 use engine::Domain;
 use engine::Frame;
 use engine::Key;
@@ -52,6 +56,8 @@ pub(crate) struct Merger {
     /// Whether a shared page was made in this step.
     is_any_new: bool,
     cluster: Cluster,
+    /// Large pages of the address space whose candidates are merged, which may be split by that.
+    opened: KVVec<Opened>,
 }
 
 impl Merger {
@@ -67,6 +73,7 @@ impl Merger {
             involved: KVVec::with_capacity(MOST_PAGES, GFP_KERNEL)?,
             is_any_new: false,
             cluster: Cluster::new()?,
+            opened: KVVec::with_capacity(MOST_PAGES, GFP_KERNEL)?,
         })
     }
 
@@ -90,7 +97,7 @@ impl Merger {
 
     /// Merges the candidates, except parts of large pages that stay whole, then their twins: nearby pages together, the rest one by one.
     pub(crate) fn merge_all(&mut self, commons: &Commons, terms: &Terms<'_>, visits: &mut Visits) {
-        let kept = keep_whole(&mut self.candidates, visits, terms.split);
+        let kept = keep_whole(&mut self.candidates, &mut self.opened, visits, terms.split);
         if kept > 0 {
             commons.sets().lock().refusals.add(Refusal::KeptHuge, kept);
         }
@@ -113,6 +120,9 @@ impl Merger {
         while let Some(candidate) = self.involved.pop() {
             self.is_any_new |= merge(commons, terms, candidate, visits);
         }
+        for large in self.opened.drain_all() {
+            count_zeroes(terms, large);
+        }
     }
 
     /// Merges the twins into the shared pages that were made for them. Twins of one address space are
@@ -122,26 +132,43 @@ impl Merger {
         let mut rest = twins.drain_all().peekable();
         while let Some((
             Twin {
-                frame, mm, addr, ..
+                frame,
+                mm,
+                addr,
+                opened,
+                ..
             },
             key,
         )) = rest.next()
         {
-            self.nominate(candidate_of_twin(addr, frame, key));
+            self.nominate_twin(frame, addr, opened, key);
             let is_beside = |(twin, _): &(Twin, Key)| core::ptr::eq(&*twin.mm, &*mm);
-            while let Some((Twin { frame, addr, .. }, key)) = rest.next_if(is_beside) {
-                self.nominate(candidate_of_twin(addr, frame, key));
+            while let Some((twin, key)) = rest.next_if(is_beside) {
+                self.nominate_twin(twin.frame, twin.addr, twin.opened, key);
             }
             match mm.mmget_not_zero() {
                 Some(mm) => {
                     let mm = &MmWithUser::into_mmput_async(mm);
                     self.merge_candidates(commons, &terms.in_space(mm), visits);
                 }
-                None => self.candidates.clear(),
+                None => {
+                    self.candidates.clear();
+                    self.opened.clear();
+                }
             }
         }
         drop(rest);
         self.twins = twins;
+    }
+
+    /// Queues a twin, which was split out of the large page at `opened`.
+    fn nominate_twin(&mut self, frame: Frame, addr: usize, opened: Option<Range<usize>>, key: Key) {
+        self.nominate(candidate_of_twin(addr, frame, key));
+        if let Some(range) = opened {
+            let _ = self
+                .opened
+                .push_within_capacity(Opened { frame, addr, range });
+        }
     }
 
     /// Merges the cluster of candidates that begins at index `next`. Returns the index after the cluster.
@@ -504,6 +531,18 @@ fn area_of<'a>(terms: &Terms<'a>, addr: usize) -> Result<VmaReadGuard<'a>, Refus
         NextArea::Locked(_) => Err(Refusal::LeftAlone),
         NextArea::Busy { .. } => Err(Refusal::Locked),
         NextArea::None => Err(Refusal::Gone),
+    }
+}
+
+/// Lets the kernel count the parts of `large` that were full of zeroes, if it was split: the kernel has mapped the
+/// zero page in their place. Without `use_zero_pages` they are nothing that was merged.
+fn count_zeroes(terms: &Terms<'_>, large: Opened) {
+    if !terms.use_zero_pages || !large.is_split() {
+        return;
+    }
+    match area_of(terms, large.addr) {
+        Ok(vma) if !forbids_zero(&vma) => zero::mark(&vma, large.range),
+        _ => (),
     }
 }
 

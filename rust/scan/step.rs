@@ -246,6 +246,7 @@ impl Scanner {
             space: space_of(mm),
             max_page_sharing: settings.max_page_sharing,
             split: self.split_rule(&settings, pages),
+            use_zero_pages: settings.use_zero_pages,
             is_worth_splitting: &|mm, start| commons.is_worth_splitting(mm, start),
             make: &|mm, node| commons.make_shared(mm, node, began),
         };

@@ -8,6 +8,20 @@ bool ksm_v_is_ksm_zero_pte(pte_t pte)
 	return is_ksm_zero_pte(pte);
 }
 
+bool ksm_v_is_plain_zero_pte(pte_t pte)
+{
+	return pte_present(pte) && is_zero_pfn(pte_pfn(pte)) && !pte_dirty(pte) &&
+	       !pte_write(pte) && !ksm_v_pte_uffd(pte);
+}
+
+pte_t ksm_v_pte_mark_zero(pte_t pte)
+{
+	/* As ksm_v_mk_ksm_zero_pte(): pte_mkdirty() also sets the soft-dirty bit. */
+	pte_t marked = pte_mkdirty(pte);
+
+	return pte_soft_dirty(pte) ? marked : pte_clear_soft_dirty(marked);
+}
+
 void ksm_v_ksm_map_zero_page(struct mm_struct *mm)
 {
 	/* The body of ksm_map_zero_page(), whose counter is not exported. */

@@ -173,6 +173,10 @@ void ksm_v_unregister_kprobe(struct kprobe *probe);
 
 /* <linux/ksm.h> */
 bool ksm_v_is_ksm_zero_pte(pte_t pte);
+/* Whether a mapping of the zero page has no mark. */
+bool ksm_v_is_plain_zero_pte(pte_t pte);
+/* A mapping of the zero page with the mark that is_ksm_zero_pte() recognises. */
+pte_t ksm_v_pte_mark_zero(pte_t pte);
 void ksm_v_ksm_map_zero_page(struct mm_struct *mm);
 void ksm_v_ksm_might_unmap_zero_page(struct mm_struct *mm, pte_t pte);
 long ksm_v_mm_ksm_zero_pages(struct mm_struct *mm);

@@ -3,6 +3,7 @@
 //! The counts for real processes, in the meaning of mainline's counts.
 
 use guest::expect;
+use guest::kernel::feature::Feature;
 use guest::kernel::procfs;
 use guest::ksm_v::compat;
 use guest::ksm_v::compat::expect_numbers;
@@ -34,6 +35,7 @@ pub(super) const TESTS: &[Test] = tests![
     one_page_too_many_stays_unshared,
     pages_of_zeroes_are_merged_like_others,
     use_zero_pages_takes_the_zero_page,
+    zeroes_of_a_split_huge_page_count_for_use_zero_pages_only,
     general_profit_is_what_was_saved_less_the_tables,
     full_scans_counts_where_there_is_registered_memory,
     processes_are_not_told_of_merging,
@@ -284,6 +286,28 @@ fn use_zero_pages_takes_the_zero_page(lab: &Lab) -> Result {
     expect::eq(&stat, 30, procfs::number_in(&stat, "ksm_zero_pages")?)?;
     peer.fill(Span::new(span.addr, 10), Ids::each(100))?;
     expect_numbers("after 10 were written to", &[("ksm_zero_pages", 20)])
+}
+
+/// The kernel maps the zero page in place of these parts in either case.
+fn zeroes_of_a_split_huge_page_count_for_use_zero_pages_only(lab: &Lab) -> Result {
+    if Feature::HugePages.missing().is_some() {
+        return Ok(());
+    }
+    procfs::write("/sys/kernel/mm/transparent_hugepage/enabled", "always")?;
+    for (use_zero_pages, counted) in [(0, 0), (1, 100)] {
+        compat::settle()?;
+        compat::set("use_zero_pages", use_zero_pages)?;
+        let peer = lab.alice()?;
+        let span = peer.anon(512, Ids::each(10_000))?;
+        peer.fill(span.part(100, 100), Ids::ZERO)?;
+        expect::eq("huge page", 512, peer.smaps_pages(span, "AnonHugePages")?)?;
+        peer.register(span)?;
+        let (_other, _) = registered(lab, 10, Ids::each(10_000))?;
+        compat::merge()?;
+        expect::eq("huge page", 0, peer.smaps_pages(span, "AnonHugePages")?)?;
+        expect_numbers("of 100 pages of zeroes", &[("ksm_zero_pages", counted)])?;
+    }
+    Ok(())
 }
 
 fn general_profit_is_what_was_saved_less_the_tables(lab: &Lab) -> Result {

@@ -12,6 +12,7 @@ use guest::lab::Test;
 use guest::memory::content::Ids;
 use guest::memory::pagemap::Frame;
 use guest::memory::pages;
+use guest::process::peer::Kind;
 use guest::process::peer::Peer;
 use guest::process::peer::User;
 use guest::tests;
@@ -24,6 +25,8 @@ pub(super) const TESTS: &[Test] = tests![
     equal_huge_pages_are_merged,
     equal_parts_of_one_huge_page_are_merged,
     zeros_are_merged_out_of_huge_pages,
+    zeros_that_a_split_frees_are_counted,
+    zeros_that_the_split_of_a_twin_frees_are_counted,
     huge_pages_shared_by_fork_stay_correct,
     huge_pages_are_not_split_for_what_they_held,
     huge_pages_of_other_domains_stay_huge,
@@ -138,6 +141,48 @@ fn zeros_are_merged_out_of_huge_pages(lab: &Lab) -> Result {
     peer.check(span.part(300, 212), Ids::each(10_300))?;
     peer.check(zeros, Ids::ZERO)?;
     scanner::expect_exact_counts("with zeros of a huge page").map(drop)
+}
+
+/// The kernel maps the zero page in place of the parts of zeros of a huge page that it splits. Expects that it counts
+/// them as merged.
+fn expect_zeros(peer: &Peer, pages: u64, when: &str) -> Result {
+    let path = format!("/proc/{}/ksm_stat", peer.pid());
+    let found = procfs::number_in(&path, "ksm_zero_pages")?;
+    expect::eq(format!("merged zeros {when}"), pages, found)
+}
+
+fn zeros_that_a_split_frees_are_counted(lab: &Lab) -> Result {
+    let peer = lab.alice()?;
+    let span = huge(&peer, 1, Ids::each(10_000))?;
+    let zeros = span.part(100, 200);
+    peer.fill(zeros, Ids::ZERO)?;
+    // These entries were never part of the huge page.
+    let around = peer.map(Kind::Anon, 100)?;
+    peer.read_touch(around)?;
+    expect_huge(&peer, span, 1)?;
+    scanner::merge()?;
+    expect_zeros(&peer, 200, "after a huge page was split")?;
+    scanner::expect_exact_counts("with the zeros of a split huge page")?;
+    peer.fill(zeros.part(0, 50), Ids::each(500))?;
+    expect_zeros(&peer, 150, "after 50 of them were written")?;
+    scanner::unmerge()?;
+    expect_zeros(&peer, 0, "after they were unmerged")?;
+    peer.check(zeros.part(50, 150), Ids::ZERO)
+}
+
+/// A twin is split out of its huge page before its own region is visited again.
+fn zeros_that_the_split_of_a_twin_frees_are_counted(lab: &Lab) -> Result {
+    let (a, b) = lab.pair()?;
+    let in_b = huge(&b, 1, Ids::each(20_000))?;
+    scanner::merge_now(&b)?;
+    b.fill(in_b.part(100, 40), Ids::ZERO)?;
+    expect_huge(&b, in_b, 1)?;
+    let in_a = a.anon(10, Ids::each(20_000))?;
+    scanner::merge_now(&a)?;
+    pages::expect_merged(&[(&a, in_a), (&b, in_b.part(0, 10))])?;
+    expect_zeros(&b, 40, "after the huge page of a twin was split")?;
+    b.check(in_b.part(100, 40), Ids::ZERO)?;
+    scanner::expect_exact_counts("with the zeros of a twin's huge page").map(drop)
 }
 
 fn huge_pages_shared_by_fork_stay_correct(lab: &Lab) -> Result {
