@@ -58,7 +58,7 @@ impl Files {
     }
 }
 
-static ATTRIBUTES: [Attribute<Scand>; 30] = [
+static ATTRIBUTES: [Attribute<Scand>; 31] = [
     control::RUN,
     control::PROFILE,
     control::SCAN_RATE,
@@ -75,6 +75,7 @@ static ATTRIBUTES: [Attribute<Scand>; 30] = [
     policy::SCOPE,
     policy::DOMAIN,
     policy::UNDUMPABLE,
+    policy::CONTENT,
     counts::FULL_SCANS,
     counts::PAGES_SHARED,
     counts::PAGES_SHARING,

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files that control what the scanner may merge: `scope`, `domain` and `undumpable`.
+//! Files that control what the scanner may merge: `scope`, `domain`, `undumpable` and `content`.
 
 use crate::mm::policy::Division;
 use crate::mm::policy::Scope;
 use crate::mm::policy::Undumpable;
+use crate::scan::profile::Contents;
 use crate::sys::sysfs::Attribute;
 use crate::sysfs::file::Scand;
 use engine::knobs;
@@ -34,4 +35,11 @@ pub(super) const UNDUMPABLE: Attribute<Scand> = choice!(
     [Undumpable::Siblings, Undumpable::Leave],
     |scand| scand.daemon.read(|state| state.policy.undumpable),
     |scand, undumpable| scand.daemon.set_undumpable(undumpable),
+);
+
+pub(super) const CONTENT: Attribute<Scand> = choice!(
+    knobs::CONTENT,
+    [Contents::All, Contents::Zero],
+    |scand| scand.own().contents,
+    |scand, contents| scand.change(|own| own.contents = contents),
 );

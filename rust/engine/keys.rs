@@ -116,6 +116,13 @@ impl Keys {
         Glimpse((hash & !Glimpse::BLANK) | u64::from(sample.is_blank))
     }
 
+    /// Samples a page only as far as it takes to tell that it is not zero-filled, mostly one cache line: the
+    /// argument of [`crate::KsmScanner::glance_zero`].
+    #[inline]
+    pub fn glimpse_zero<C: Content + ?Sized>(&self, content: &C) -> Glimpse {
+        Glimpse(u64::from(self.sampler.is_blank(content)))
+    }
+
     /// Reads a whole content in `domain`; `None` if it is zero-filled.
     pub fn inspect<C: Content + ?Sized>(&self, domain: Domain, content: &C) -> Option<Inspected> {
         let sample = self.sampler.of(content);

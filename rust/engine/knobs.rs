@@ -221,8 +221,15 @@ pub const UNDUMPABLE: Knob = Knob {
     default: 0,
 };
 
+/// Which contents are merged.
+pub const CONTENT: Knob = Knob {
+    name: c"content",
+    values: Values::Words(&["all", "zero"]),
+    default: 0,
+};
+
 /// All knobs.
-pub const ALL: [Knob; 14] = [
+pub const ALL: [Knob; 15] = [
     RUN,
     SCAN_RATE,
     SLEEP_MS,
@@ -237,4 +244,5 @@ pub const ALL: [Knob; 14] = [
     SCOPE,
     DOMAIN,
     UNDUMPABLE,
+    CONTENT,
 ];

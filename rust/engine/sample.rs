@@ -58,6 +58,16 @@ impl Sampler {
             is_blank: bits == 0,
         }
     }
+
+    /// Whether all words of the sample are zero. Stops at the first pair that is not.
+    #[inline]
+    pub fn is_blank<C: Content + ?Sized>(&self, content: &C) -> bool {
+        let is_blank = |pair| {
+            let first = 2 * usize::from(pair);
+            content.word(first) | content.word(first + 1) == 0
+        };
+        self.pairs.into_iter().all(is_blank)
+    }
 }
 
 /// Index of a pair of words in this part of the page. Both words are in one cache line.
@@ -99,8 +109,11 @@ mod tests {
     fn only_zeroes_are_blank() {
         let sampler = Sampler::new(5);
         let mut page = [0; crate::PAGE_SIZE];
-        assert!(sampler.of(&page).is_blank);
-        page[usize::from(sampler.pairs[2]) * 16 + 15] = 1;
-        assert!(!sampler.of(&page).is_blank);
+        assert!(sampler.of(&page).is_blank && sampler.is_blank(&page));
+        for pair in sampler.pairs {
+            page[usize::from(pair) * 16 + 15] = 1;
+            assert!(!sampler.of(&page).is_blank && !sampler.is_blank(&page));
+            page[usize::from(pair) * 16 + 15] = 0;
+        }
     }
 }

@@ -36,7 +36,7 @@ pub(crate) struct Terms<'a> {
     /// Takes a mutex.
     pub(crate) is_worth_splitting: &'a dyn Fn(&Mm, usize) -> bool,
     /// Whether pages of zeroes are merged with the zero page.
-    pub(crate) use_zero_pages: bool,
+    pub(crate) use_zero_page: bool,
     /// Makes a new shared page for this address space, on this node (`None`: on any).
     pub(crate) make: &'a dyn Fn(&MmWithUser, Option<i32>) -> Result<NewShared>,
 }

@@ -98,13 +98,24 @@ impl Mapped<'_> {
     /// lock.
     #[inline]
     pub(crate) fn glimpse(&self, keys: &Keys, salt: Salt) -> Option<Glimpse> {
+        Some(keys.glimpse(salt, &self.content()?.sample()))
+    }
+
+    /// As [`Self::glimpse`], if only pages of zeroes matter.
+    #[inline]
+    pub(crate) fn glimpse_zero(&self, keys: &Keys) -> Option<Glimpse> {
+        Some(keys.glimpse_zero(&self.content()?.sample()))
+    }
+
+    /// The content of the page; `None` if its memory has failed.
+    #[inline]
+    fn content(&self) -> Option<MappedPage<'_>> {
         if self.what.poisoned {
             return None;
         }
         // SAFETY: By the type invariant `what` describes an entry that maps a page, so `words` points to the page
         // in the linear mapping; and the page table lock is held, so the page stays.
-        let content = unsafe { MappedPage::at(self.what.words.cast()) };
-        Some(keys.glimpse(salt, &content.sample()))
+        Some(unsafe { MappedPage::at(self.what.words.cast()) })
     }
 }
 

@@ -9,6 +9,7 @@ use crate::mm::walk::Mapped;
 use crate::mm::walk::MergedZero;
 use crate::mm::walk::Others;
 use crate::mm::walk::Visitor;
+use crate::scan::profile::Contents;
 use crate::scan::regions::Coming;
 use crate::scan::regions::VisitNo;
 use crate::scan::regions::Visits;
@@ -16,6 +17,7 @@ use crate::scan::state::StepSettings;
 use crate::scan::turns::Commons;
 use core::ops::ControlFlow;
 use core::ops::Range;
+use engine::Content;
 use engine::Domain;
 use engine::Frame;
 use engine::Glimpse;
@@ -129,7 +131,7 @@ impl Batch {
     }
 
     /// Reads the unclear pages, whose owner is in `domain`, as a whole. Calls `zero` for zero-filled
-    /// pages if these are merged with the zero page; inspects all others.
+    /// pages if these are merged with the zero page; inspects all others if they are merged.
     ///
     /// No reference was held since the sample was taken, so the frame may hold another page by now,
     /// even of another domain. That does no harm. The engine then records a content that no page has,
@@ -150,10 +152,11 @@ impl Batch {
             if !content.is_readable() {
                 continue;
             }
-            let inspected = if settings.use_zero_pages {
-                keys.inspect(domain, &content)
-            } else {
-                Some(keys.inspect_any(domain, &content))
+            let inspected = match settings.contents {
+                Contents::All => keys.inspect(domain, &content),
+                Contents::AllAlike => Some(keys.inspect_any(domain, &content)),
+                Contents::Zero if content.is_zero() => None,
+                Contents::Zero => continue,
             };
             match inspected {
                 // This does not fail: a batch has no more pages than that.
@@ -282,8 +285,13 @@ impl<'a> Gatherer<'a> {
             self.batch.tagged = self.batch.tagged.saturating_add(1);
             return;
         }
-        let frame = mapped.frame();
-        if let Some(glimpse) = mapped.glimpse(self.commons.keys(), self.salt_of(frame)) {
+        let (keys, frame) = (self.commons.keys(), mapped.frame());
+        let glimpse = if self.settings.contents == Contents::Zero {
+            mapped.glimpse_zero(keys)
+        } else {
+            mapped.glimpse(keys, self.salt_of(frame))
+        };
+        if let Some(glimpse) = glimpse {
             let seen = Seen {
                 addr,
                 frame,

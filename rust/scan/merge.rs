@@ -535,9 +535,9 @@ fn area_of<'a>(terms: &Terms<'a>, addr: usize) -> Result<VmaReadGuard<'a>, Refus
 }
 
 /// Lets the kernel count the parts of `large` that were full of zeroes, if it was split: the kernel has mapped the
-/// zero page in their place. Without `use_zero_pages` they are nothing that was merged.
+/// zero page in their place. If pages of zeroes are merged with each other, they are nothing that was merged.
 fn count_zeroes(terms: &Terms<'_>, large: Opened) {
-    if !terms.use_zero_pages || !large.is_split() {
+    if !terms.use_zero_page || !large.is_split() {
         return;
     }
     match area_of(terms, large.addr) {

@@ -23,6 +23,34 @@ pub(crate) enum Profile {
     Mainline,
 }
 
+/// Which contents are merged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Contents {
+    /// All, pages of zeroes with the kernel's zero page.
+    #[default]
+    All,
+    /// All, pages of zeroes with each other like any others.
+    AllAlike,
+    /// Zeroes only, with the kernel's zero page.
+    Zero,
+}
+
+impl Contents {
+    /// By the value of mainline's `use_zero_pages`.
+    fn of_mainline(use_zero_pages: bool) -> Self {
+        if use_zero_pages {
+            Contents::All
+        } else {
+            Contents::AllAlike
+        }
+    }
+
+    /// Whether pages of zeroes are merged with the kernel's zero page.
+    pub(crate) fn use_zero_page(self) -> bool {
+        self != Contents::AllAlike
+    }
+}
+
 /// The settings of one profile: everything in which the two profiles differ.
 #[derive(Clone, Copy)]
 pub(crate) struct Settings {
@@ -31,8 +59,8 @@ pub(crate) struct Settings {
     pub(crate) governor: Governor,
     /// Whether pages of different NUMA nodes may be merged.
     pub(crate) merge_across_nodes: bool,
-    /// Whether zero-filled pages are merged with the kernel's zero page rather than with each other.
-    pub(crate) use_zero_pages: bool,
+    /// Which contents are merged.
+    pub(crate) contents: Contents,
     /// Which large pages are split.
     pub(crate) split: SplitRule,
 }
@@ -45,7 +73,7 @@ impl Default for Settings {
             scope: Scope::default(),
             governor: Governor::default(),
             merge_across_nodes: true,
-            use_zero_pages: true,
+            contents: Contents::default(),
             split: SplitRule::at_least(knobs::HUGE_MIN_PARTS.default as u16),
         }
     }
@@ -58,7 +86,7 @@ impl From<&MainlineSettings> for Settings {
             scope: Scope::Registered,
             governor: Governor::Manual,
             merge_across_nodes: mainline.merge_across_nodes,
-            use_zero_pages: mainline.use_zero_pages,
+            contents: Contents::of_mainline(mainline.use_zero_pages),
             split: SplitRule::FOR_ONE,
         }
     }

@@ -10,6 +10,7 @@ use crate::mm::shared;
 use crate::mm::shortage::is_memory_short;
 use crate::mm::storage::KernelStorage;
 use crate::scan::places::Places;
+use crate::scan::profile::Contents;
 use crate::scan::profile::Profile;
 use crate::scan::profile::Profiles;
 use crate::scan::sets::Sets;
@@ -57,8 +58,8 @@ pub(crate) struct StepSettings {
     pub(crate) policy: Policy,
     /// Number of page table entries that merges may map to one shared page.
     pub(crate) max_page_sharing: u32,
-    /// Whether zero-filled pages are merged with the kernel's zero page rather than with each other.
-    pub(crate) use_zero_pages: bool,
+    /// Which contents are merged.
+    pub(crate) contents: Contents,
     /// Which large pages are split.
     pub(crate) split: SplitRule,
 }
@@ -75,7 +76,8 @@ pub(crate) struct ScanState {
     pub(crate) passes: Passes,
     /// Whether this pass has met a process with registered memory.
     is_any_registered: bool,
-    pub(super) use_zero_pages: bool,
+    /// Which contents are merged.
+    pub(super) contents: Contents,
     /// Which large pages are split.
     pub(super) split: SplitRule,
     /// CPU time of all threads, as of the ends of their last steps, in nanoseconds.
@@ -120,7 +122,7 @@ impl ScanState {
             changes: 0,
             passes: Passes::default(),
             is_any_registered: false,
-            use_zero_pages: settings.use_zero_pages,
+            contents: settings.contents,
             split: settings.split,
             ran_ns: 0,
             pass_began: None,
@@ -146,13 +148,14 @@ impl ScanState {
     pub(crate) fn obey(&mut self, sets: &mut Sets) {
         let settings = self.profiles.in_force();
         let is_spaced_anew = settings.engine.max_interval() != sets.engine.max_interval();
-        if is_spaced_anew || settings.split != self.split {
+        let has_other_contents = settings.contents != self.contents;
+        if is_spaced_anew || has_other_contents || settings.split != self.split {
             self.regions.clear();
         }
         sets.engine.configure(settings.engine);
         self.pacer.set_governor(settings.governor);
         self.policy.scope = settings.scope;
-        self.use_zero_pages = settings.use_zero_pages;
+        self.contents = settings.contents;
         self.split = settings.split;
         if self.policy.merge_across_nodes != settings.merge_across_nodes {
             self.policy.merge_across_nodes = settings.merge_across_nodes;

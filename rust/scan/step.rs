@@ -27,6 +27,7 @@ use crate::scan::gather::Gatherer;
 use crate::scan::gather::TABLES;
 use crate::scan::merge::Merger;
 use crate::scan::places::Place;
+use crate::scan::profile::Contents;
 use crate::scan::regions::VisitNo;
 use crate::scan::regions::Visits;
 use crate::scan::sets::Engine;
@@ -246,7 +247,7 @@ impl Scanner {
             space: space_of(mm),
             max_page_sharing: settings.max_page_sharing,
             split: self.split_rule(&settings, pages),
-            use_zero_pages: settings.use_zero_pages,
+            use_zero_page: settings.contents.use_zero_page(),
             is_worth_splitting: &|mm, start| commons.is_worth_splitting(mm, start),
             make: &|mm, node| commons.make_shared(mm, node, began),
         };
@@ -346,7 +347,10 @@ impl Scanner {
         let mut sets = sets.unwrap_or_else(|| commons.sets().lock());
         sets.refusals.add(Refusal::Tagged, self.batch.tagged);
         self.count_passed_by(&mut sets.engine);
-        promoting(&mut sets.engine, pages, |engine| self.glance(engine));
+        let contents = settings.contents;
+        promoting(&mut sets.engine, pages, |engine| {
+            self.glance(engine, contents)
+        });
         drop(sets);
         if self.batch.unclear.is_empty() {
             return;
@@ -370,7 +374,8 @@ impl Scanner {
     }
 
     /// Lets the engine decide on the unmerged pages by their samples.
-    fn glance(&mut self, engine: &mut Engine) {
+    fn glance(&mut self, engine: &mut Engine, contents: Contents) {
+        let is_zero_wanted = contents == Contents::Zero;
         let mut rest = self.batch.pages.as_slice();
         // The pages left at the end belong to no visit.
         for visit in Iterator::chain(self.visits.numbers(), [VisitNo::NONE]) {
@@ -379,7 +384,12 @@ impl Scanner {
             rest = others;
             engine.remember_for(self.visits.next_within(visit));
             for seen in met {
-                match engine.glance(seen.frame, seen.glimpse) {
+                let glance = if is_zero_wanted {
+                    engine.glance_zero(seen.glimpse)
+                } else {
+                    engine.glance(seen.frame, seen.glimpse)
+                };
+                match glance {
                     Glance::Wait => (),
                     Glance::Promising => self.visits.promise(visit),
                     // This does not fail: a batch has no more pages than that.

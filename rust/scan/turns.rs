@@ -162,7 +162,7 @@ impl Commons {
             policy: state.policy,
             max_page_sharing: settings.engine.max_page_sharing(),
             split: settings.split,
-            use_zero_pages: state.use_zero_pages,
+            contents: state.contents,
         }
     }
 

@@ -33,6 +33,7 @@ _ksmv_values() {
 	--by) echo process cgroup ;;
 	--domain | domain) echo user process cgroup global ;;
 	--scope | scope) echo all registered ;;
+	content) echo all zero ;;
 	governor) echo manual auto ;;
 	max_interval) echo 1 2 4 8 ;;
 	movable) echo 0 1 ;;

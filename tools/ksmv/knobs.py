@@ -32,6 +32,7 @@ KNOBS = {
     "scope": Knob("all", "all, registered"),
     "domain": Knob("user", "user, process, cgroup, global"),
     "undumpable": Knob("siblings", "siblings, leave"),
+    "content": Knob("all", "all, zero"),
 }
 
 # Mainline's settings, files of compat/, with their defaults.

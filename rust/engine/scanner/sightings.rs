@@ -41,6 +41,17 @@ impl<S: ScannerStorage> KsmScanner<S> {
         self.sighting(glimpse.key(), frame)
     }
 
+    /// As [`Self::glance`], if only pages of zeroes are merged: nothing is remembered of any other page.
+    #[inline]
+    pub fn glance_zero(&mut self, glimpse: Glimpse) -> Glance {
+        self.pages_scanned = self.pages_scanned.wrapping_add(1);
+        if glimpse.is_blank() {
+            Glance::Look
+        } else {
+            Glance::Wait
+        }
+    }
+
     /// Decides from the whole content what to do with a page whose sample was not enough.
     pub fn look<C: Content + ?Sized>(
         &mut self,

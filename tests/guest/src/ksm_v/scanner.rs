@@ -179,6 +179,7 @@ pub fn settle_knobs() -> Result {
     knob::set("scope", "all")?;
     knob::set("domain", "user")?;
     knob::set("undumpable", "siblings")?;
+    knob::set("content", "all")?;
     knob::set("promote_after", 1)?;
     knob::set("scan_rate", 10_000)?;
     knob::set("sleep_ms", 0)?;

@@ -20,6 +20,7 @@ mod seats;
 mod threads;
 mod threshold;
 mod userfaultfd;
+mod zero_only;
 
 /// The tests of this suite.
 pub fn trials() -> Vec<Trial> {
@@ -35,6 +36,7 @@ pub fn trials() -> Vec<Trial> {
         regions::TESTS,
         seats::TESTS,
         threads::TESTS,
+        zero_only::TESTS,
     ];
     let mut trials: Vec<Trial> = tests
         .iter()

@@ -36,6 +36,7 @@ pub(super) const TESTS: &[Test] = tests![
     scope_takes_its_words,
     domain_takes_its_words,
     undumpable_takes_its_words,
+    content_takes_its_words,
     governor_takes_its_words,
     run_refuses_bad_input,
     scan_rate_refuses_bad_input,
@@ -50,6 +51,7 @@ pub(super) const TESTS: &[Test] = tests![
     scope_refuses_bad_input,
     domain_refuses_bad_input,
     undumpable_refuses_bad_input,
+    content_refuses_bad_input,
     an_empty_write_changes_nothing,
     counts_cannot_be_written,
     users_can_read_and_not_write,
@@ -141,6 +143,11 @@ fn domain_takes_its_words(_: &Lab) -> Result {
 fn undumpable_takes_its_words(_: &Lab) -> Result {
     takes("undumpable", "leave", "siblings [leave]")?;
     takes("undumpable", "siblings", "[siblings] leave")
+}
+
+fn content_takes_its_words(_: &Lab) -> Result {
+    takes("content", "zero", "all [zero]")?;
+    takes("content", "all", "[all] zero")
 }
 
 fn refuses(name: &str, kept: &str, texts: &[Vec<u8>]) -> Result {
@@ -259,6 +266,10 @@ fn domain_refuses_bad_input(_: &Lab) -> Result {
 
 fn undumpable_refuses_bad_input(_: &Lab) -> Result {
     refuses("undumpable", "leave", &no_words(&["siblings", "leave"]))
+}
+
+fn content_refuses_bad_input(_: &Lab) -> Result {
+    refuses("content", "zero", &no_words(&["all", "zero"]))
 }
 
 /// The kernel does not pass an empty write to the module.

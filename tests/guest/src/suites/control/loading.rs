@@ -92,6 +92,7 @@ fn defaults_are_the_documented_ones(_: &Lab) -> Result {
         ("scope", "[all] registered\n"),
         ("domain", "[user] process cgroup global\n"),
         ("undumpable", "[siblings] leave\n"),
+        ("content", "[all] zero\n"),
         (knob::PROFILE, "own\n"),
     ];
     for (name, text) in expected {

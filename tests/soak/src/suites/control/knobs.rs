@@ -24,7 +24,7 @@ struct Knob {
 }
 
 /// Other domains would let users share, which the checker counts as a failure.
-const KNOBS: [Knob; 12] = [
+const KNOBS: [Knob; 13] = [
     Knob {
         name: "run",
         takes: &["1", "1", "1", "1", "1", "1", "0", "2"],
@@ -84,6 +84,11 @@ const KNOBS: [Knob; 12] = [
         name: "undumpable",
         takes: &["siblings", "siblings", "leave"],
         refuses: &["sibling", "[leave]", "siblings leave"],
+    },
+    Knob {
+        name: "content",
+        takes: &["all", "all", "all", "zero"],
+        refuses: &["zeros", "[all]", "all zero"],
     },
 ];
 
