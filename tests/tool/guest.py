@@ -519,6 +519,23 @@ class Why(Case):
             self.assertLess(sum(found.get(one, (0,))[0] for one in ("huge", "waiting")), 400)
             self.assertEqual((least, "huge" in found), (least, reason == "huge"))
 
+    def test_content_is_zero(self) -> None:
+        self.start("60*a", user=LONER)
+        member = self.start("60*a,30*zero", user=LONER)
+        files = {name: knob.default for name, knob in knobs.KNOBS.items()} | {"profile": "own"}
+        for content, waiting in (("all", 90), ("zero", 30)):
+            files["content"] = content
+            with (
+                mock.patch("ksmv.module.is_loaded", return_value=True),
+                mock.patch("ksmv.module.read_all", return_value=files),
+            ):
+                found = reasons(member.pid)
+            self.assertGreaterEqual((content, found["waiting"][0]), (content, waiting))
+            self.assertEqual("content" in found, content == "zero")
+        self.assertGreaterEqual(found["content"][0], 60)
+        self.assertLess(found["waiting"][0], 60)
+        self.assertIn("ksmv set content all", found["content"][1])
+
     def test_volatile_pages(self) -> None:
         member = self.start("900*a:volatile", user=LONER)
         deadline = time.monotonic() + PATIENCE_SECONDS

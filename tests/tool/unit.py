@@ -71,7 +71,7 @@ class Rules(unittest.TestCase):
         for flag, reason in (
             ("lo", "locked"), ("wf", "wipe_on_fork"), ("dd", "not_dumped"), ("ss", "shadow_stack"),
             ("dc", "not_forked"),
-            ("um", "userfaultfd"), ("uw", "userfaultfd"), ("ui", "userfaultfd"),
+            ("uw", "userfaultfd"), ("ui", "userfaultfd"), ("ur", "userfaultfd"), ("um", None),
         ):  # fmt: skip
             self.assertEqual(Policy().objection(area(f"rd {flag}"), ORDINARY), reason)
             self.assertIsNone(Policy().objection(area(f"mg {flag}"), UNDUMPABLE))

@@ -229,6 +229,8 @@ REASONS = (
     _area("not_forked", "kept from forks (MADV_DONTFORK)"),
     _area("shadow_stack", "shadow stacks", _NO_CURE),
     _area("userfaultfd", "watched by userfaultfd for writes or accesses"),
+    Reason("content", _fate("unwanted"), _words("not full of zeroes, and content is zero"),
+           _words("ksmv set content all")),
     Reason("alone", _alone, _alone_told, _alone_cure),
     Reason("different", _different, _words("no other page of its domain is equal"),
            _words("none is needed; ksmv estimate --domain tells what a wider domain would save")),

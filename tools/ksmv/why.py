@@ -29,6 +29,8 @@ _WATCHED = 4096
 class Fate:
     """What becomes of the pages that may be merged, estimated for all from those remembered."""
 
+    unwanted: float = 0
+    """Not full of zeroes, and only such pages are merged."""
     different: float = 0
     """No other frame of the domain has their content."""
     volatile: float = 0
@@ -94,7 +96,7 @@ def _facts(
     row = estimator.rows[0]
     skipped = _add_partners(process, policy.domain_of(process, standing), policy, estimator)
     partners = [one for one in estimator.rows[1:] if one.candidate_pages + one.merged_pages]
-    fate = _fate(row, met, estimator, since, least_parts(files))
+    fate = _fate(row, met, estimator, since, files)
     return Facts(
         process, standing, policy, files, row, processes.merged_zero_pages(process),
         len(partners), fate, shared.merged(row.segments), _likeness(process), skipped,
@@ -108,6 +110,11 @@ def least_parts(files: dict[str, str]) -> int:
     if files and files["profile"] != "own":
         return 1
     return int(files.get("huge_min_parts", KNOBS["huge_min_parts"].default))
+
+
+def wants_zeroes_only(files: dict[str, str]) -> bool:
+    """Whether only pages full of zeroes are merged; never, if mainline's settings are in force."""
+    return bool(files) and files["profile"] == "own" and files.get("content") == "zero"
 
 
 def _add_partners(
@@ -136,19 +143,21 @@ def _likeness(process: Process) -> Likeness:
 
 
 def _fate(
-    row: Row, met: list[Met], estimator: Estimator, since: float, least_parts: int
+    row: Row, met: list[Met], estimator: Estimator, since: float, files: dict[str, str]
 ) -> Fate:
     """Divides the pages that may be merged; each remembered page stands for `scale` pages."""
     scale = estimator.scale
     unmerged = [one for one in met if not one.merged and estimator.is_remembered(one)]
-    alike = [one for one in unmerged if _has_partner(row, one)]
-    huge = kept_huge(alike, frame_flags(), scale, least_parts)
+    wanted = [one for one in unmerged if not (one.digest and wants_zeroes_only(files))]
+    alike = [one for one in wanted if _has_partner(row, one)]
+    huge = kept_huge(alike, frame_flags(), scale, least_parts(files))
     calm = [one for one in alike if one.page.frame not in huge]
     volatile = len(calm) * _changed(row.process, calm, estimator, since)
     left = scale * (len(calm) - volatile)
     crowded = min(left, estimator.crowded(row))
     return Fate(
-        different=scale * (len(unmerged) - len(alike)),
+        unwanted=scale * (len(unmerged) - len(wanted)),
+        different=scale * (len(wanted) - len(alike)),
         volatile=scale * volatile,
         huge=scale * (len(alike) - len(calm)),
         crowded=crowded,
