@@ -448,7 +448,7 @@ def counted(at: float = 1, **changes: object) -> Counts:
         "pages_sharing", "zero_pages", "cpu_ns", "pages_scanned", "pages_skipped", "full_scans",
         "pass_pages", "last_pass_pages", "run", "pages_shared", "index_bytes",
     )  # fmt: skip
-    values = dict.fromkeys(names, "1") | {"profile": "own"}
+    values = dict.fromkeys(names, "1") | {"profile": "own", "movable": "1"}
     values |= {name: str(value) for name, value in changes.items()}
     settings = {"promote_after": "3", "governor": "manual", "domain": "user", "scope": "all"}
     settings = {name: values.get(name, value) for name, value in settings.items()}
@@ -507,6 +507,26 @@ class Progress(unittest.TestCase):
         ):  # fmt: skip
             shown = "\n".join(lines.status(self.status(**changes)))
             self.assertEqual((changes, "ksmv set governor auto" in shown), (changes, hinted))
+
+    def test_hint_at_khugepaged(self) -> None:
+        for enabled, changes, shared, zero in (
+            ("[always] madvise never", {}, 256, 511), ("always madvise [never]", {}, 0, 0),
+            ("always [madvise] never", {"huge_min_parts": 256}, 256, 511),
+            ("[always] madvise never", {"huge_min_parts": 257}, 0, 511),
+            ("[always] madvise never", {"huge_min_parts": 512}, 0, 0),
+            ("[always] madvise never", {"movable": 0}, 0, 511),
+            ("[always] madvise never", {"run": 0}, 0, 0),
+        ):  # fmt: skip
+            with tempfile.TemporaryDirectory() as name:
+                place = Path(name)
+                (place / "khugepaged").mkdir()
+                (place / "enabled").write_text(enabled)
+                (place / "khugepaged/max_ptes_shared").write_text("256\n")
+                (place / "khugepaged/max_ptes_none").write_text("511\n")
+                with mock.patch("ksmv.khugepaged.PLACE", place):
+                    shown = "\n".join(lines.status(self.status(**changes)))
+            self.assertEqual((changes, f"up to {shared} shared" in shown), (changes, shared > 0))
+            self.assertEqual((changes, f"up to {zero} pages of" in shown), (changes, zero > 0))
 
     def test_durations(self) -> None:
         found = [layout.duration(one) for one in (0.4, 119, 120, 7199, 7200, 172799, 172800)]

@@ -71,3 +71,11 @@ REFUSALS = {
     ("merge_now", errno.EINTR): "interrupted; what was merged stays so",
     ("merge_now", errno.EAGAIN): "the process is changing its mappings; try again",
 }
+
+
+def least_parts(files: dict[str, str]) -> int:
+    """For how many parts that may be merged a huge page is split; as in mainline, for one, if
+    mainline's settings are in force."""
+    if files and files["profile"] != "own":
+        return 1
+    return int(files.get("huge_min_parts", KNOBS["huge_min_parts"].default))

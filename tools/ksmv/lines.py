@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from ksmv import khugepaged
 from ksmv.estimate import Domain, Estimate, Row
 from ksmv.knobs import KNOBS
 from ksmv.layout import duration, in_mib, mib, plural, table
@@ -21,6 +22,7 @@ from ksmv.why import Facts
 _SEGMENTS = 4
 # Savings that take longer than this are worth a hint.
 _LONG_SECONDS = 600
+_KHUGEPAGED = "khugepaged makes huge pages of ranges with up to"
 _OUT_OF_SIGHT = (
     "  only processes of this PID namespace are seen; run ksmv on the host to see all"
 )
@@ -182,11 +184,20 @@ def _pass(found: Status) -> str:
 
 def _hints(found: Status) -> list[str]:
     """What may help, if anything."""
-    left = found.progress.left_seconds
-    is_slow = left is None or left > _LONG_SECONDS
-    if found.now.number("run") == 1 and is_slow and _is_manual(found):
-        return ["  hint     ksmv set governor auto: faster while it merges much, up to max_cpu"]
-    return []
+    if found.now.number("run") != 1:
+        return []
+    left, hints = found.progress.left_seconds, []
+    if (left is None or left > _LONG_SECONDS) and _is_manual(found):
+        hints.append("ksmv set governor auto: faster while it merges much, up to max_cpu")
+    undone = found.now.undone
+    if undone.shared:
+        hints.append(f"{_KHUGEPAGED} {undone.shared} shared pages, and undoes their merges:"
+                     f" ksmv set huge_min_parts {undone.shared + 1}, or"
+                     f" echo 0 >{khugepaged.PLACE}/khugepaged/max_ptes_shared")  # fmt: skip
+    if undone.zero:
+        hints.append(f"{_KHUGEPAGED} {undone.zero} pages of zeroes, and undoes their merges:"
+                     f" echo 0 >{khugepaged.PLACE}/khugepaged/max_ptes_none")  # fmt: skip
+    return [f"  hint     {hint}" for hint in hints]
 
 
 def _is_manual(found: Status) -> bool:

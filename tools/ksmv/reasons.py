@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from ksmv import credentials
 from ksmv.credentials import Cause
 from ksmv.frames import HUGE
-from ksmv.why import Facts, least_parts
+from ksmv.knobs import least_parts
+from ksmv.why import Facts
 
 _Words = Callable[[Facts], str]
 

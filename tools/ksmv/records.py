@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ksmv import text
@@ -106,6 +107,7 @@ def status(found: Status) -> Record:
         "module": values(counts.values),
         "settings": values(counts.settings.values),
         "changed": values(counts.settings.changed),
+        "undone_by_khugepaged": asdict(counts.undone),
         "pass": {
             "done_pages": progress.done,
             "pages": progress.length,

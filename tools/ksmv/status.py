@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ksmv import module, savings
-from ksmv.knobs import MAINLINES_PASSES
+from ksmv import khugepaged, module, savings
+from ksmv.knobs import MAINLINES_PASSES, least_parts
 from ksmv.pages import PAGE
 
 _SAMPLE_SECONDS = 0.4
@@ -31,6 +31,11 @@ class Counts:
     def number(self, name: str) -> int:
         """A count, by its file name."""
         return int(self.values[name])
+
+    @property
+    def undone(self) -> khugepaged.Undone:
+        """What khugepaged undoes of the merges, by its settings."""
+        return khugepaged.undone(self.values.get("movable") == "1", least_parts(self.values))
 
     @property
     def saved(self) -> int:

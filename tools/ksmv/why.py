@@ -14,7 +14,7 @@ from ksmv import credentials, module, pages, processes, shared
 from ksmv.credentials import Standing
 from ksmv.estimate import DEFAULT_MAX_SHARING, Estimator, Met, Row
 from ksmv.frames import HUGE, FrameTable, folio_of, frame_flags
-from ksmv.knobs import KNOBS
+from ksmv.knobs import least_parts
 from ksmv.policy import OWNERS, Policy
 from ksmv.processes import Process, Skipped
 from ksmv.shared import Likeness, Segment
@@ -102,14 +102,6 @@ def _facts(
         len(partners), fate, shared.merged(row.segments), _likeness(process), skipped,
         1 / estimator.scale,
     )  # fmt: skip
-
-
-def least_parts(files: dict[str, str]) -> int:
-    """For how many parts that may be merged a huge page is split; as in mainline, for one, if
-    mainline's settings are in force."""
-    if files and files["profile"] != "own":
-        return 1
-    return int(files.get("huge_min_parts", KNOBS["huge_min_parts"].default))
 
 
 def wants_zeroes_only(files: dict[str, str]) -> bool:
