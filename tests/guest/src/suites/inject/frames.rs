@@ -4,6 +4,7 @@
 //! memory that has failed unnoticed: code that does not recover from the failed load crashes the
 //! machine.
 
+use guest::expect;
 use guest::kernel::procfs;
 use guest::ksm_v::knob;
 use guest::ksm_v::module;
@@ -21,6 +22,7 @@ pub(super) const TESTS: &[Test] = tests![
     twins_on_failed_memory_end_nothing,
     shared_pages_on_failed_memory_end_nothing,
     failed_memory_is_no_zero_page,
+    memory_that_fails_after_its_sample_ends_nothing,
 ];
 
 const PAGES: u64 = 8;
@@ -38,6 +40,15 @@ impl Failing {
     fn new(frame: Frame) -> Result<Self> {
         module::load_beside("ksm_v_fail_frame")?;
         procfs::write(Self::FILE, &frame.0.to_string())?;
+        Ok(Failing(()))
+    }
+
+    /// The file for a frame that fails when the module is about to check whether all of it can be read.
+    const LATE: &'static str = "/sys/kernel/debug/ksm_v_fail_frame_late";
+
+    fn late(frame: Frame) -> Result<Self> {
+        module::load_beside("ksm_v_fail_frame")?;
+        procfs::write(Self::LATE, &frame.0.to_string())?;
         Ok(Failing(()))
     }
 }
@@ -121,6 +132,22 @@ fn failed_memory_is_no_zero_page(lab: &Lab) -> Result {
     let in_a = a.anon(PAGES, Ids::ZERO)?;
     let failing = Failing::new(a.frame(in_a, PAGE)?)?;
     scanner::merge()?;
+    pages::expect_zero_page((&a, in_a.part(0, PAGE)))?;
+    pages::expect_not_merged((&a, in_a.page(PAGE)))?;
+    drop(failing);
+    scanner::merge()?;
+    pages::expect_zero_page((&a, in_a))?;
+    a.check(in_a, Ids::ZERO)
+}
+
+/// The sample of a page of zeros was read before its memory fails.
+fn memory_that_fails_after_its_sample_ends_nothing(lab: &Lab) -> Result {
+    let a = lab.alice()?;
+    let in_a = a.anon(PAGES, Ids::ZERO)?;
+    let failing = Failing::late(a.frame(in_a, PAGE)?)?;
+    scanner::merge()?;
+    let failed = procfs::number(Failing::LATE)?;
+    expect::eq("frames that failed before they were read whole", 1, failed)?;
     pages::expect_zero_page((&a, in_a.part(0, PAGE)))?;
     pages::expect_not_merged((&a, in_a.page(PAGE)))?;
     drop(failing);
