@@ -131,6 +131,8 @@ TOOLS_PACKAGES=(
 	libnuma-dev libcap-dev liburing-dev
 	# random system calls
 	trinity
+	# workloads
+	apache2-bin gunicorn nginx nodejs openjdk-21-jre-headless php-fpm postgresql util-linux
 )
 
 # Packages of the root for kernels of arm64, which are cross-built and emulated there. Its
@@ -332,6 +334,11 @@ ksmv_options() {
 		--copy "$PROJECT/tests/tool" \
 		--copy root:/usr/bin/setpriv:/usr/sbin/setpriv
 	python_options
+}
+
+# workloads_options: prints options of scripts/vm --tools that copy the workloads and ksmv.
+workloads_options() {
+	printf '%s\n' --copy "$PROJECT/tools/ksmv" --copy "$PROJECT/tests/workloads"
 }
 
 # Prints the shared libraries of stress-ng, in the root of --tools.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """usage: scripts/test [--jobs N] [--update-names] [SUITE]...
 
-Runs all suites (except tools, judges, stress and dkms) or those named, and ends with
+Runs all suites (except tools, judges, stress, workloads and dkms) or those named, and ends with
 the line "N passed, N failed, N skipped". The status is 0 only if no test and no suite
 failed, and the tests of each suite are those of its list in tests/names.
 
@@ -15,6 +15,8 @@ failed, and the tests of each suite are those of its list in tests/names.
   tools    programs made for mainline's KSM, see Documentation/tools.md
   judges   the kernel's own tests of memory management, see Documentation/judges.md
   stress   stress-ng and trinity, STRESS_SECONDS (default: 300) each, see Documentation/judges.md
+  workloads
+           servers beside the module and beside ksmd, see scripts/workloads
   --update-names
            write the lists of the suites that run without a failure
   --list   list all suites

@@ -43,6 +43,7 @@ DISK = library("disk_options")
 KSMV = library("ksmv_options")
 KVM = library("kvm_options")
 STRESS = library("stress_options")
+WORKLOADS = library("workloads_options")
 # Modules for swap space, and the module that heals poisoned pages.
 ZRAM = library("zram_options")
 POISON = library("modules_of", "hwpoison-inject")

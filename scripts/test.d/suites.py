@@ -10,7 +10,7 @@ import shell
 from errors import Failure
 from options import (
     BASH, CONTENDED_CPU, DEVICE, DISK, HOLD, INJECT, JUDGES, KSMV, KVM, LIVEPATCH, POISON, SETTINGS,
-    SOAK, SOAK_PROGRAM, STRESS, TESTS, TOOLS, TWO_NODES, ZRAM, Option, expand,
+    SOAK, SOAK_PROGRAM, STRESS, TESTS, TOOLS, TWO_NODES, WORKLOADS, ZRAM, Option, expand,
 )  # fmt: skip
 
 # Debian's kernel of the series before the newest: its suites are skipped when the mirror no
@@ -109,6 +109,8 @@ SUITES = (
           by_name=True, x86=True, tools=True, build="judges"),
     Suite("stress", "debug", f"bash stress {STRESS_SECONDS} stress-ng trinity",
           ("--memory 3G", STRESS, ZRAM), STRESS_SECONDS * 2 + 600, by_name=True, x86=True, tools=True),
+    Suite("workloads", "stock", "python3 -B workloads/run.py", ("--memory 3500M", WORKLOADS), 3600,
+          by_name=True, x86=True, tools=True),
     Suite("ksmv", "stock", "python3 tool/guest.py", (KSMV,), 900, x86=True),
     Suite("vm", "stock", "scripts/guest/selftest", x86=True),
     Suite("checkers", "debug", "scripts/guest/checkers", x86=True),

@@ -21,7 +21,7 @@ class Undone:
 
 
 def undone(movable: bool, least_parts: int) -> Undone:
-    """What khugepaged undoes of the merges in huge pages that were split for `least_parts` parts."""
+    """What khugepaged undoes of merges, if huge pages are split for `least_parts` parts."""
     if "[never]" in _read(PLACE / "enabled", "[never]"):
         return Undone()
     shared = int(_read(PLACE / "khugepaged/max_ptes_shared", "0"))
