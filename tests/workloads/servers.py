@@ -3,6 +3,7 @@
 
 import ctypes
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -185,7 +186,8 @@ WORKLOADS = (
 def begin(workload: Workload, cgroup: Path, opts_in: bool) -> Running:
     """Starts a workload, and returns when its memory is filled."""
     cgroup.mkdir(exist_ok=True)
-    PLACE.mkdir(mode=0o755, exist_ok=True)
+    shutil.rmtree(PLACE, ignore_errors=True)
+    PLACE.mkdir(mode=0o755)
     os.environ["HOME"] = str(PLACE)
     running = Running(cgroup, opts_in)
     workload.begin(running)
