@@ -79,7 +79,6 @@ def prepare() -> None:
     subprocess.run(("ip", "link", "set", "lo", "up"), check=True)
     if not (CGROUPS / "cgroup.controllers").exists():
         subprocess.run(("mount", "-t", "cgroup2", "none", CGROUPS), check=True)
-    HUGE_PAGES.write_text("always")
     subprocess.run(("insmod", "ksm_v.ko"), check=True)
 
 
@@ -91,8 +90,15 @@ def result_of(workload: Workload) -> Result:
     return result
 
 
+def stop(scanner: Path) -> None:
+    """Stops a scanner, and khugepaged before it, which would undo merges while they are looked at."""
+    HUGE_PAGES.write_text("never")
+    measure.set_all(scanner, run=0)
+
+
 def beside_module(workload: Workload) -> dict[str, float]:
     """Also estimates what could be saved. Nothing is registered with mainline KSM."""
+    HUGE_PAGES.write_text("always")
     running = servers.begin(workload, CGROUPS / GROUP, opts_in=False)
     time.sleep(REST_SECONDS)
     possible = measure.savable(f"/{GROUP}", "--domain", "global", "--scope", "all")
@@ -102,17 +108,15 @@ def beside_module(workload: Workload) -> dict[str, float]:
     figures: dict[str, float] = {"possible": mib(possible), "allowed": mib(allowed)}
     for least_parts, suffix in ((DEFAULT_LEAST_PARTS, ""), (1, "_for_one")):
         measure.set_all(MODULE, huge_min_parts=least_parts, sleep_ms=0, scan_rate=100_000, run=1)
+        HUGE_PAGES.write_text("always")
         passes = measure.converge(MODULE, measure.saved_by_module)
-        measure.set_all(MODULE, run=0)
+        stop(MODULE)
         figures[f"module{suffix}"] = mib(measure.saved_by_module() - counted)
         figures[f"split{suffix}"] = measure.number(MODULE, "huge_pages_split") - split
         print(f"{workload.name}: {passes} passes, {figures}", flush=True)
         if least_parts != 1:
             figures["module_pss"] = mib(before - measure.pss(running.pids()))
-            # An estimate takes minutes without KVM, in which khugepaged would undo merges.
-            HUGE_PAGES.write_text("never")
             figures["left"] = mib(measure.savable(f"/{GROUP}"))
-            HUGE_PAGES.write_text("always")
     measure.set_all(MODULE, run=2)
     running.end()
     return figures
@@ -120,12 +124,14 @@ def beside_module(workload: Workload) -> dict[str, float]:
 
 def beside_ksmd(workload: Workload) -> dict[str, float]:
     """The processes are registered with ksmd."""
+    HUGE_PAGES.write_text("always")
     running = servers.begin(workload, CGROUPS / GROUP, opts_in=True)
     time.sleep(REST_SECONDS)
     before, counted = measure.pss(running.pids()), measure.saved_by_ksmd()
     measure.set_all(KSMD, use_zero_pages=1, smart_scan=0, sleep_millisecs=0)
     measure.set_all(KSMD, pages_to_scan=100_000, run=1)
     passes = measure.converge(KSMD, measure.saved_by_ksmd)
+    stop(KSMD)
     saved, after = measure.saved_by_ksmd() - counted, measure.pss(running.pids())
     print(f"{workload.name}: ksmd took {passes} passes", flush=True)
     measure.set_all(KSMD, run=2)

@@ -12,7 +12,8 @@ HEAD = """<!-- SPDX-License-Identifier: GPL-2.0 -->
 # What servers save
 
 Linux {release}, {date}, commit {commit}: a guest with 2 vCPUs of QEMU without KVM and 3.5 GiB,
-huge pages `always`. MiB, once a scanner saves no more from pass to pass.
+huge pages `always`. MiB, once a scanner saves no more from pass to pass. khugepaged works beside the scanners, and
+is stopped with them before the memory is looked at.
 
 - possible: what a perfect merger saves in one domain (`ksmv estimate --exact --domain global`)
 - allowed: what a perfect merger saves by the module's default rules (`ksmv estimate --exact`)
