@@ -87,9 +87,11 @@ fn expect_asked_for_missing(lab: &Lab, ids: Ids) -> Result {
     a.end_restore()
 }
 
-/// Memory of a process, all of which was missing and has been filled by its userfaultfd.
+/// Memory of a process, all of which was missing and has been filled by its userfaultfd. khugepaged leaves it alone:
+/// it would move the pages to other frames, where the module does not know them yet.
 fn restored(peer: &Peer, pages: u64, ids: Ids) -> Result<Span> {
     let span = peer.map(Kind::Anon, pages)?;
+    peer.keep_small(span)?;
     peer.restore(span, ids)?;
     peer.check(span, ids)?;
     Ok(span)
