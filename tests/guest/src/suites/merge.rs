@@ -54,6 +54,11 @@ pub fn trials() -> Vec<Trial> {
         threshold::TESTS,
     ));
     trials.extend(lab::trials_with(
+        &[Feature::HugePages],
+        "merge",
+        zero_only::TESTS_OF_HUGE_PAGES,
+    ));
+    trials.extend(lab::trials_with(
         &[Feature::Userfaultfd],
         "merge",
         userfaultfd::TESTS,

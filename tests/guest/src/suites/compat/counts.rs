@@ -3,7 +3,6 @@
 //! The counts for real processes, in the meaning of mainline's counts.
 
 use guest::expect;
-use guest::kernel::feature::Feature;
 use guest::kernel::procfs;
 use guest::ksm_v::compat;
 use guest::ksm_v::compat::expect_numbers;
@@ -290,9 +289,6 @@ fn use_zero_pages_takes_the_zero_page(lab: &Lab) -> Result {
 
 /// The kernel maps the zero page in place of these parts in either case.
 fn zeroes_of_a_split_huge_page_count_for_use_zero_pages_only(lab: &Lab) -> Result {
-    if Feature::HugePages.missing().is_some() {
-        return Ok(());
-    }
     procfs::write("/sys/kernel/mm/transparent_hugepage/enabled", "always")?;
     for (use_zero_pages, counted) in [(0, 0), (1, 100)] {
         compat::settle()?;

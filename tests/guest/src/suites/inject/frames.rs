@@ -127,17 +127,22 @@ fn shared_pages_on_failed_memory_end_nothing(lab: &Lab) -> Result {
     expect_merged(&[(&a, in_a), (&b, in_b), (&c, in_c)], IDS)
 }
 
+/// Expects that all pages of zeros except [`PAGE`] are merged, and that one, too, after its memory works again.
+fn expect_others_zero((peer, span): pages::Pages<'_>, failing: Failing) -> Result {
+    pages::expect_zero_page((peer, span.part(0, PAGE)))?;
+    pages::expect_not_merged((peer, span.page(PAGE)))?;
+    drop(failing);
+    scanner::merge()?;
+    pages::expect_zero_page((peer, span))?;
+    peer.check(span, Ids::ZERO)
+}
+
 fn failed_memory_is_no_zero_page(lab: &Lab) -> Result {
     let a = lab.alice()?;
     let in_a = a.anon(PAGES, Ids::ZERO)?;
     let failing = Failing::new(a.frame(in_a, PAGE)?)?;
     scanner::merge()?;
-    pages::expect_zero_page((&a, in_a.part(0, PAGE)))?;
-    pages::expect_not_merged((&a, in_a.page(PAGE)))?;
-    drop(failing);
-    scanner::merge()?;
-    pages::expect_zero_page((&a, in_a))?;
-    a.check(in_a, Ids::ZERO)
+    expect_others_zero((&a, in_a), failing)
 }
 
 /// The sample of a page of zeros was read before its memory fails.
@@ -148,10 +153,5 @@ fn memory_that_fails_after_its_sample_ends_nothing(lab: &Lab) -> Result {
     scanner::merge()?;
     let failed = procfs::number(Failing::LATE)?;
     expect::eq("frames that failed before they were read whole", 1, failed)?;
-    pages::expect_zero_page((&a, in_a.part(0, PAGE)))?;
-    pages::expect_not_merged((&a, in_a.page(PAGE)))?;
-    drop(failing);
-    scanner::merge()?;
-    pages::expect_zero_page((&a, in_a))?;
-    a.check(in_a, Ids::ZERO)
+    expect_others_zero((&a, in_a), failing)
 }

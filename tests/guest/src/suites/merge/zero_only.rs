@@ -3,7 +3,6 @@
 //! `content` `zero`: only pages of zeroes are merged.
 
 use guest::expect;
-use guest::kernel::feature::Feature;
 use guest::ksm_v::knob;
 use guest::ksm_v::scanner;
 use guest::lab::Lab;
@@ -22,8 +21,11 @@ pub(super) const TESTS: &[Test] = tests![
     only_zeros_are_merged_if_content_is_zero,
     nothing_is_remembered_if_content_is_zero,
     merge_now_merges_only_zeros_if_content_is_zero,
-    zeros_split_huge_pages_at_the_threshold_if_content_is_zero,
 ];
+
+/// Tests that need huge pages.
+pub(super) const TESTS_OF_HUGE_PAGES: &[Test] =
+    tests![zeros_split_huge_pages_at_the_threshold_if_content_is_zero];
 
 const PAGES: u64 = 64;
 
@@ -95,9 +97,6 @@ fn merge_now_merges_only_zeros_if_content_is_zero(lab: &Lab) -> Result {
 }
 
 fn zeros_split_huge_pages_at_the_threshold_if_content_is_zero(lab: &Lab) -> Result {
-    if Feature::HugePages.missing().is_some() {
-        return Ok(());
-    }
     const THRESHOLD: u64 = 64;
     knob::set("content", "zero")?;
     knob::set("huge_min_parts", THRESHOLD)?;
