@@ -56,8 +56,8 @@ class Result:
 
     @property
     def is_met(self) -> bool:
-        """Whether the module saves what its rules allow."""
-        return self.left <= MOST_LEFT * self.allowed
+        """Whether the module saves what its rules allow, which must be something."""
+        return 0 < self.allowed and self.left <= MOST_LEFT * self.allowed
 
 
 def main(names: list[str]) -> int:
