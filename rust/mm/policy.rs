@@ -55,18 +55,16 @@ pub(crate) enum Undumpable {
 
 /// VMAs with one of these flags hold secrets, must keep their pages, or are no ordinary memory. A process that
 /// excludes memory from `fork()` (`MADV_DONTFORK`) wants exclusive pages: it pins them, or moves them by userfaultfd.
+///
+/// A userfaultfd may watch pages that are there. If it waits for missing pages only (the restore of a snapshot), its
+/// VMAs are not private: a merge leaves no page missing, and what resolves missing pages (`UFFDIO_COPY`,
+/// `UFFDIO_ZEROPAGE`) fails for merged pages as for any others.
 const PRIVATE_FLAGS: vm_flags_t = shim::KSM_V_VM_LOCKED
     | shim::KSM_V_VM_WIPEONFORK
     | shim::KSM_V_VM_DONTDUMP
     | shim::KSM_V_VM_DONTCOPY
     | shim::KSM_V_VM_SHADOW_STACK
-    | WATCHED_FLAGS;
-
-/// In VMAs with one of these flags, a userfaultfd watches accesses to pages that are there. A userfaultfd that waits
-/// for missing pages only (the restore of a snapshot) is not among them: a merge leaves no page missing, and what
-/// resolves missing pages (`UFFDIO_COPY`, `UFFDIO_ZEROPAGE`) fails for merged pages as for any others.
-const WATCHED_FLAGS: vm_flags_t =
-    shim::KSM_V_VM_UFFD_WP | shim::KSM_V_VM_UFFD_MINOR | shim::KSM_V_VM_UFFD_RWP;
+    | shim::KSM_V_VM_UFFD_PRESENT;
 
 /// VMAs with one of these flags can't be merged, even if they are registered: as `ksm_compatible()` in `mm/ksm.c`
 /// says.

@@ -85,13 +85,6 @@ const vm_flags_t KSM_V_VM_SHADOW_STACK = VM_SHADOW_STACK;
 const vm_flags_t KSM_V_VM_LOCKED = VM_LOCKED;
 const vm_flags_t KSM_V_VM_WIPEONFORK = VM_WIPEONFORK;
 const vm_flags_t KSM_V_VM_DONTDUMP = VM_DONTDUMP;
-const vm_flags_t KSM_V_VM_UFFD_WP = VM_UFFD_WP;
-const vm_flags_t KSM_V_VM_UFFD_MINOR = VM_UFFD_MINOR;
-#ifdef VM_UFFD_RWP
-const vm_flags_t KSM_V_VM_UFFD_RWP = VM_UFFD_RWP;
-#else /* before 7.3 */
-const vm_flags_t KSM_V_VM_UFFD_RWP = VM_NONE;
-#endif
 const vm_flags_t KSM_V_VM_DONTCOPY = VM_DONTCOPY;
 const vm_flags_t KSM_V_VM_MERGEABLE = VM_MERGEABLE;
 const vm_flags_t KSM_V_VM_STACK_INCOMPLETE_SETUP = VM_STACK_INCOMPLETE_SETUP;
@@ -102,6 +95,14 @@ const vm_flags_t KSM_V_VM_SHARED = VM_SHARED | VM_MAYSHARE;
 /* <linux/rmap.h> */
 const rmap_t KSM_V_RMAP_EXCLUSIVE = RMAP_EXCLUSIVE;
 const unsigned int KSM_V_PVMW_SYNC = PVMW_SYNC;
+
+/* <linux/userfaultfd_k.h> */
+/* All modes of userfaultfd but that for missing pages: those that watch pages which are there. */
+#ifdef CONFIG_USERFAULTFD
+const vm_flags_t KSM_V_VM_UFFD_PRESENT = __VM_UFFD_FLAGS & ~VM_UFFD_MISSING;
+#else
+const vm_flags_t KSM_V_VM_UFFD_PRESENT = VM_NONE;
+#endif
 
 /* <linux/userfaultfd.h> */
 const unsigned int KSM_V_UFFDIO_REGISTER = UFFDIO_REGISTER;
