@@ -179,17 +179,23 @@ impl PageRef {
         unsafe { shim::ksm_v_folio_nr_pages(self.folio()) }
     }
 
+    /// The number of pages of the folio before this one.
+    pub(crate) fn part(&self) -> u64 {
+        // The first frame of a folio is a multiple of the number of its pages.
+        let part = self.frame().0.checked_rem(self.parts().into());
+        part.unwrap_or(0)
+    }
+
     /// The addresses at which the large page is mapped that this page, mapped at `addr`, is part of. `None` if it is
     /// not large, or if some of its parts are mapped no more.
     pub(crate) fn large_at(&self, addr: usize) -> Option<Range<usize>> {
         if !self.is_large() || self.is_partially_mapped() {
             return None;
         }
-        let parts = self.parts() as usize;
-        // The first frame of a large page is a multiple of the number of its parts.
-        let part = (self.frame().0 as usize).checked_rem(parts)?;
-        let start = addr.checked_sub(part.checked_mul(PAGE_SIZE)?)?;
-        Some(start..start.checked_add(parts.checked_mul(PAGE_SIZE)?)?)
+        let before = (self.part() as usize).checked_mul(PAGE_SIZE)?;
+        let start = addr.checked_sub(before)?;
+        let bytes = (self.parts() as usize).checked_mul(PAGE_SIZE)?;
+        Some(start..start.checked_add(bytes)?)
     }
 
     /// Whether some pages of the folio are mapped no more. Racy: the kernel sets the mark when it unmaps them.

@@ -27,12 +27,6 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    /// The large page that the page on `frame`, which is mapped at `addr`, is part of.
-    fn at(frame: Frame, addr: usize) -> Option<Self> {
-        let range = PageRef::candidate(frame)?.large_at(addr)?;
-        Some(Opened { frame, addr, range })
-    }
-
     /// Whether it was split.
     pub(super) fn is_split(&self) -> bool {
         !PageRef::get(self.frame).is_some_and(|page| page.is_large())
@@ -43,24 +37,22 @@ impl Opened {
 struct Large {
     /// The frames of its parts.
     frames: Range<u64>,
-    /// Whether some of its parts are mapped no more. The kernel splits such a page under reclaim, and
-    /// splitting it frees these parts.
-    is_partially_mapped: bool,
+    /// The addresses of its parts; `None` if some of them are mapped no more. The kernel splits such a page under
+    /// reclaim, and splitting it frees these parts.
+    addresses: Option<Range<usize>>,
 }
 
 impl Large {
-    /// The large page that the page on `frame` is part of, if any, as of this moment.
-    fn of(frame: Frame) -> Option<Self> {
-        if !is_in_large_page(frame) {
+    /// The large page that `candidate` is part of, if any, as of this moment.
+    fn of(candidate: &Candidate) -> Option<Self> {
+        if !is_in_large_page(candidate.frame) {
             return None;
         }
-        let page = PageRef::candidate(frame)?;
-        let parts = u64::from(page.parts());
-        // The first frame of a large page is a multiple of the number of its parts.
-        let first = frame.0 - frame.0.checked_rem(parts)?;
+        let page = PageRef::candidate(candidate.frame)?;
+        let first = candidate.frame.0.saturating_sub(page.part());
         Some(Large {
-            frames: first..first.saturating_add(parts),
-            is_partially_mapped: page.is_partially_mapped(),
+            frames: first..first.saturating_add(page.parts().into()),
+            addresses: page.large_at(candidate.addr),
         })
     }
 
@@ -84,18 +76,15 @@ pub(super) fn keep_whole(
     let (mut next, mut left) = (0, 0);
     while let Some(&first) = candidates.get(next) {
         let rest = candidates.get(next..).unwrap_or(&[]);
-        let large = Large::of(first.frame);
+        let large = Large::of(&first);
         let is_beside = |other: &&Candidate| large.as_ref().is_some_and(|it| it.contains(other));
         let count = rest.iter().take_while(is_beside).count().max(1);
-        let is_large = large.is_some();
-        let is_split = large.is_none_or(|large| is_split(&large, &first, count, visits, rule));
+        let is_split = |large: &Large| is_split(large, &first, count, visits, rule);
         let end = next + count;
-        if is_split {
-            if let Some(large) = is_large
-                .then(|| Opened::at(first.frame, first.addr))
-                .flatten()
-            {
-                let _ = opened.push_within_capacity(large);
+        if large.as_ref().is_none_or(is_split) {
+            if let Some(range) = large.and_then(|large| large.addresses) {
+                let Candidate { frame, addr, .. } = first;
+                let _ = opened.push_within_capacity(Opened { frame, addr, range });
             }
             // No panic: `left` is at most `next`, and there are at least `end` candidates.
             (next..end).for_each(|no| candidates.swap(left + no - next, no));
@@ -119,6 +108,6 @@ fn is_split(
     let in_region = visits.count_mergeable_in_large(first.visit, count);
     rule.allows(count, large.parts())
         || rule.allows(in_region, HUGE_PARTS)
-        || large.is_partially_mapped && rule.relaxed().allows(count, large.parts())
+        || large.addresses.is_none() && rule.relaxed().allows(count, large.parts())
         || visits.is_worth_splitting(first.visit)
 }
