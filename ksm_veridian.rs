@@ -18,6 +18,7 @@
 
 use crate::control::observers::Observers;
 use crate::control::parameters::hash_kind;
+use crate::control::parameters::switch;
 use crate::control::Daemon;
 use crate::scan::worker::Threads;
 use crate::sys::imports::Imports;
@@ -49,6 +50,10 @@ module! {
             default: 0,
             description: "1: hash with the documented bytewise 32-bit FNV-1a (slower)",
         },
+        redhat_only_zero_pages: u8 {
+            default: 0,
+            description: "1: compat/ has the file of this name, which Red Hat's kernels have",
+        },
     },
 }
 
@@ -64,10 +69,14 @@ impl kernel::Module for KsmVeridian {
     fn init(module: &'static ThisModule) -> Result<Self> {
         let imports = Imports::resolve()?;
         let hash_kind = hash_kind(module_parameters::bytewise_hash.value())?;
+        let has_red_hats_file = switch(
+            "redhat_only_zero_pages",
+            module_parameters::redhat_only_zero_pages.value(),
+        )?;
         let hooks = mm::Hooks::begin();
         let daemon = Daemon::new(hash_kind, get_random_u64())?;
         let threads = Threads::new(daemon.commons())?;
-        let files = sysfs::Files::new(imports, daemon.clone(), threads)?;
+        let files = sysfs::Files::new(imports, daemon.clone(), threads, has_red_hats_file)?;
         Ok(KsmVeridian {
             // Last, because open files of debugfs cannot pin a module whose `init` fails.
             _observers: Observers::new(module, daemon)?,

@@ -13,6 +13,7 @@ use crate::mm::shared;
 use crate::shim;
 use engine::pace::Cause;
 use engine::pace::Totals;
+use engine::promise::Balance;
 use engine::Frame;
 use engine::KsmStats;
 use engine::Target;
@@ -149,6 +150,16 @@ pub(crate) fn pace(pass: u64, share: u8, previous: u8, cause: Cause) {
             Cause::Steady => shim::ksm_v_pace_cause_KSM_V_PACE_STEADY,
             Cause::Poor => shim::ksm_v_pace_cause_KSM_V_PACE_POOR,
         }
+    ));
+}
+
+/// By these amounts, further merges are held from now on, or go on.
+#[inline(always)]
+pub(crate) fn promise(balance: Balance) {
+    hit!(ksm_v_promise(
+        balance.is_held(),
+        balance.available,
+        balance.wanted
     ));
 }
 

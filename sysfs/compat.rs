@@ -29,8 +29,32 @@ pub(super) type Shared = Arc<Daemon>;
 const MODES: [Mode; 2] = [Mode::None, Mode::ScanTime];
 const MODE_NAMES: [&str; 2] = ["none", "scan-time"];
 
-/// All files.
-pub(super) static ATTRIBUTES: [Attribute<Shared>; 23 + cfg!(CONFIG_NUMA) as usize] = [
+/// The file of a setting that is on or off: a field of [`MainlineSettings`].
+macro_rules! switch {
+    ($name:expr, $field:ident) => {
+        Attribute::read_write(
+            $name,
+            |daemon, text| text.line(u8::from(settings(daemon).$field)),
+            |daemon, text| {
+                let is_wanted = parse::kstrtobool(text).ok_or(EINVAL)?;
+                change(daemon, |mainline| mainline.$field = is_wanted);
+                Ok(())
+            },
+        )
+    };
+}
+
+/// Number of mainline's files.
+const MAINLINES: usize = 23 + cfg!(CONFIG_NUMA) as usize;
+
+/// Mainline's files, with Red Hat's if `has_red_hats`.
+pub(super) fn files(has_red_hats: bool) -> &'static [Attribute<Shared>] {
+    let count = MAINLINES + usize::from(has_red_hats);
+    ATTRIBUTES.get(..count).unwrap_or(&ATTRIBUTES)
+}
+
+/// Mainline's files, then Red Hat's.
+static ATTRIBUTES: [Attribute<Shared>; MAINLINES + 1] = [
     RUN,
     PAGES_TO_SCAN,
     SLEEP_MILLISECS,
@@ -56,6 +80,7 @@ pub(super) static ATTRIBUTES: [Attribute<Shared>; 23 + cfg!(CONFIG_NUMA) as usiz
     STABLE_NODE_CHAINS,
     STABLE_NODE_DUPS,
     GENERAL_PROFIT,
+    REDHAT_ONLY_ZERO_PAGES,
 ];
 
 const RUN: Attribute<Shared> = Attribute::read_write(
@@ -116,15 +141,10 @@ const MAX_PAGE_SHARING: Attribute<Shared> = Attribute::read_write(
     },
 );
 
-const USE_ZERO_PAGES: Attribute<Shared> = Attribute::read_write(
-    c"use_zero_pages",
-    |daemon, text| text.line(u8::from(settings(daemon).use_zero_pages)),
-    |daemon, text| {
-        let is_wanted = boolean(text)?;
-        change(daemon, |mainline| mainline.use_zero_pages = is_wanted);
-        Ok(())
-    },
-);
+const USE_ZERO_PAGES: Attribute<Shared> = switch!(c"use_zero_pages", use_zero_pages);
+
+const REDHAT_ONLY_ZERO_PAGES: Attribute<Shared> =
+    switch!(c"redhat_only_zero_pages", only_zero_pages);
 
 const STABLE_NODE_CHAINS_PRUNE_MILLISECS: Attribute<Shared> = Attribute::read_write(
     c"stable_node_chains_prune_millisecs",
@@ -138,15 +158,7 @@ const STABLE_NODE_CHAINS_PRUNE_MILLISECS: Attribute<Shared> = Attribute::read_wr
     },
 );
 
-const SMART_SCAN: Attribute<Shared> = Attribute::read_write(
-    c"smart_scan",
-    |daemon, text| text.line(u8::from(settings(daemon).smart_scan)),
-    |daemon, text| {
-        let is_wanted = boolean(text)?;
-        change(daemon, |mainline| mainline.smart_scan = is_wanted);
-        Ok(())
-    },
-);
+const SMART_SCAN: Attribute<Shared> = switch!(c"smart_scan", smart_scan);
 
 const ADVISOR_MODE: Attribute<Shared> = Attribute::read_write(
     c"advisor_mode",
@@ -286,8 +298,4 @@ fn errno(misfit: Misfit) -> Error {
         Misfit::NoNumber => EINVAL,
         Misfit::TooLarge => ERANGE,
     }
-}
-
-fn boolean(text: &[u8]) -> Result<bool> {
-    parse::kstrtobool(text).ok_or(EINVAL)
 }

@@ -108,6 +108,21 @@ pub(super) const THREADS: Attribute<Scand> = number!(
     |scand, count| scand.threads.set_count(count),
 );
 
+pub(super) const PROMISE_FLOOR: Attribute<Scand> = memory!(
+    knobs::PROMISE_FLOOR,
+    |scand| scand.daemon.read(|state| state.promise.floor()),
+    |scand, floor| scand.daemon.set_promise_floor(floor),
+);
+
+pub(super) const PROMISE_SWAP: Attribute<Scand> = number!(
+    knobs::PROMISE_SWAP,
+    |scand| u8::from(scand.daemon.read(|state| state.promise.is_swap_counted())),
+    |scand, is_counted: u32| {
+        scand.daemon.set_promise_swap(is_counted == 1);
+        Ok(())
+    },
+);
+
 pub(super) const MERGE_NOW: Attribute<Scand> =
     Attribute::write_only(c"merge_now", |scand, text| {
         let part = engine::parse::process_part(text).ok_or(EINVAL)?;

@@ -79,6 +79,16 @@ pub(super) fn zero_pages() -> u64 {
 pub(super) const HUGE_PAGES_SPLIT: Attribute<Scand> =
     Attribute::read_only(c"huge_pages_split", |_, text| text.line(splits()));
 
+pub(super) const PROMISE_WORST: Attribute<Scand> =
+    Attribute::read_only(c"promise_worst", |scand, text| {
+        text.line(scand.daemon.read(|state| state.promise.worst()))
+    });
+
+pub(super) const PROMISE_HELD: Attribute<Scand> =
+    Attribute::read_only(c"promise_held", |scand, text| {
+        text.line(u8::from(scand.daemon.read(|state| state.is_held())))
+    });
+
 pub(super) const INDEX_BYTES: Attribute<Scand> =
     Attribute::read_only(c"index_bytes", |scand, text| {
         text.line(scand.daemon.counts().index_bytes)

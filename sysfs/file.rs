@@ -47,6 +47,24 @@ macro_rules! choice {
     }};
 }
 
+/// The file of a knob whose values are amounts of memory: `$get` reads the amount, and `$set` sets it.
+macro_rules! memory {
+    ($knob:expr, $get:expr, $set:expr $(,)?) => {
+        $crate::sys::sysfs::Attribute::read_write(
+            $knob.name,
+            |scand, text| {
+                let get: fn(&$crate::sysfs::file::Scand) -> ::engine::promise::Floor = $get;
+                text.line(get(scand))
+            },
+            |scand, text| {
+                let set: fn(&$crate::sysfs::file::Scand, ::engine::promise::Floor) = $set;
+                set(scand, ::engine::promise::Floor::parse(text).ok_or(EINVAL)?);
+                Ok(())
+            },
+        )
+    };
+}
+
 /// The state behind the files.
 pub(super) struct Scand {
     pub(super) threads: Pin<KBox<Threads>>,

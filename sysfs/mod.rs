@@ -32,7 +32,7 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Makes the directories.
+    /// Makes the directories. `compat/` has Red Hat's file if `has_red_hats_file`.
     ///
     /// # Errors
     ///
@@ -41,10 +41,11 @@ impl Files {
         imports: Imports,
         daemon: Arc<Daemon>,
         threads: Pin<KBox<Threads>>,
+        has_red_hats_file: bool,
     ) -> Result<Self> {
         let compat = Listing {
             name: c"compat",
-            files: &compat::ATTRIBUTES,
+            files: compat::files(has_red_hats_file),
             state: daemon.clone(),
         };
         let own = Listing {
@@ -58,7 +59,7 @@ impl Files {
     }
 }
 
-static ATTRIBUTES: [Attribute<Scand>; 31] = [
+static ATTRIBUTES: [Attribute<Scand>; 35] = [
     control::RUN,
     control::PROFILE,
     control::SCAN_RATE,
@@ -71,6 +72,8 @@ static ATTRIBUTES: [Attribute<Scand>; 31] = [
     control::MAX_CPU,
     control::GOVERNOR,
     control::THREADS,
+    control::PROMISE_FLOOR,
+    control::PROMISE_SWAP,
     control::MERGE_NOW,
     policy::SCOPE,
     policy::DOMAIN,
@@ -87,6 +90,8 @@ static ATTRIBUTES: [Attribute<Scand>; 31] = [
     counts::MERGE_RATIO_X100,
     counts::ZERO_PAGES,
     counts::HUGE_PAGES_SPLIT,
+    counts::PROMISE_WORST,
+    counts::PROMISE_HELD,
     counts::INDEX_BYTES,
     counts::INDEX_FAILURES,
     counts::CPU_NS,

@@ -25,6 +25,7 @@ use crate::scan::turns::Commons;
 use crate::sys::kthread::cond_resched;
 use core::ops::Range;
 use engine::mainline::Passes;
+use engine::promise::Floor;
 use engine::shared::Copies;
 use engine::Frame;
 use engine::HashKind;
@@ -165,8 +166,9 @@ impl Daemon {
     /// # Errors
     ///
     /// `EBUSY`: everything has been unmerged and must stay so. `EPERM`: the range has no VMA whose
-    /// pages may be merged. `EAGAIN`: a VMA stayed locked. `ERESTARTSYS`: the caller has a signal
-    /// pending. Those of [`Scanner::merge_at_once`]. After an error, pages merged so far stay merged.
+    /// pages may be merged. `ENOMEM`: less memory is available than `promise_floor` demands. `EAGAIN`: a
+    /// VMA stayed locked. `ERESTARTSYS`: the caller has a signal pending. Those of [`Scanner::merge_at_once`].
+    /// After an error, pages merged so far stay merged.
     pub(crate) fn merge_now(&self, mm: &Mm, mut range: Range<usize>) -> Result {
         drain_lru();
         let (mut is_admitted, mut in_vain) = (false, 0);
@@ -202,9 +204,14 @@ impl Daemon {
     /// pages, each would leave some of them for later.
     fn merge_some(&self, mm: &Mm, range: Range<usize>) -> Result<Progress> {
         let closed = self.commons.close()?;
-        if self.run_mode() == RunMode::Unmerge {
+        let mut state = self.commons.lock();
+        if state.run() == RunMode::Unmerge {
             return Err(EBUSY);
         }
+        if state.holds_merging() {
+            return Err(ENOMEM);
+        }
+        drop(state);
         let mut scanner = self.at_once.lock();
         scanner.merge_at_once(closed.commons(), mm, range)
     }
@@ -244,7 +251,7 @@ impl Daemon {
         Counts::of(&state, &self.commons.sets().lock())
     }
 
-    /// The counts. They are at most one pass old while the scanner runs. While it is stopped, they are
+    /// The counts. They are at most one pass old while the scanner runs. While it is stopped or held, they are
     /// exact if `is_exact`, which takes time proportional to the number of shared pages; otherwise they
     /// are as of the last count.
     pub(crate) fn counts_now(&self, is_exact: bool) -> Counts {
@@ -264,10 +271,10 @@ impl Daemon {
         }
     }
 
-    /// Locks the sets; recounts them if the scanner is stopped and `is_exact`.
+    /// Locks the sets; recounts them if the scanner is stopped or held, and `is_exact`.
     fn recounted(&self, state: &ScanState, is_exact: bool) -> SetsGuard<'_> {
         let mut sets = self.commons.sets().lock();
-        if is_exact && state.run() != RunMode::Merge {
+        if is_exact && !state.is_scanning() {
             sets.recount();
         }
         sets
@@ -356,6 +363,18 @@ impl Daemon {
         state.pacer.set_max_cpu(percent);
         state.note_change();
         drop(state);
+        self.commons.wake();
+    }
+
+    /// Sets how much memory must be available so that merging goes on, with immediate effect.
+    pub(crate) fn set_promise_floor(&self, floor: Floor) {
+        self.commons.lock().set_promise_floor(floor);
+        self.commons.wake();
+    }
+
+    /// Sets whether free swap space counts as available for that, with immediate effect.
+    pub(crate) fn set_promise_swap(&self, is_counted: bool) {
+        self.commons.lock().set_promise_swap(is_counted);
         self.commons.wake();
     }
 

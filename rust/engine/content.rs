@@ -20,6 +20,13 @@ pub trait Content {
     /// Returns the word at `index` (in words, below [`WORDS`]), in native byte order.
     fn word(&self, index: usize) -> u64;
 
+    /// Returns the two words of the pair at `index` (in pairs of words).
+    #[inline]
+    fn pair(&self, index: u8) -> [u64; 2] {
+        let first = 2 * usize::from(index);
+        [self.word(first), self.word(first + 1)]
+    }
+
     /// Whether every byte is zero. Stops soon after the first non-zero word.
     #[inline]
     fn is_zero(&self) -> bool {

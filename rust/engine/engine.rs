@@ -15,7 +15,7 @@
 //! - [`shared`]: the shared frames, one table by frame; [`seats`]: how many pages may be merged into
 //!   each
 //! - [`table`]: the open-addressing hash table under both
-//! - [`huge`]: whether it pays to split a large page
+//! - [`huge`]: whether it pays to split a large page; [`promise`]: how much memory must be available
 //! - [`stats`]: statistics; [`pace`]: when to rest; [`region`]: what to visit less often; [`drain`]:
 //!   when to drain LRU batches; [`delay`]: how long to wait for locked VMAs
 //! - [`knobs`]: the declarations of the knobs; [`parse`]: parsers for their text
@@ -39,6 +39,7 @@ pub mod knobs;
 pub mod mainline;
 pub mod pace;
 pub mod parse;
+pub mod promise;
 pub mod region;
 pub mod sample;
 pub mod scanner;

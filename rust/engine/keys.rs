@@ -13,6 +13,7 @@ use crate::ids::Domain;
 use crate::ids::Key;
 use crate::sample::Sample;
 use crate::sample::Sampler;
+use crate::sample::LINES;
 
 /// Gives keys to contents. The keys can't be predicted without the seed.
 ///
@@ -106,6 +107,12 @@ impl Keys {
     /// The salt of a domain. Compute it once for many pages.
     pub fn salt(&self, domain: Domain) -> Salt {
         Salt(mix(domain.0 ^ self.seed))
+    }
+
+    /// The places of the page that [`Self::glimpse`] reads, in the order in which it reads them: offsets in
+    /// bytes.
+    pub fn sampled_offsets(&self) -> [u16; LINES] {
+        self.sampler.offsets()
     }
 
     /// Samples a page in the domain of this salt.

@@ -66,11 +66,13 @@ pub enum Values {
     OneOf(&'static [u32]),
     /// These words.
     Words(&'static [&'static str]),
+    /// Amounts of memory, which [`crate::promise::Floor`] parses.
+    Memory,
 }
 
 impl Knob {
     /// Parses a text that is written to the knob. Returns the number, or the position of the word;
-    /// `None` if the knob does not accept the text.
+    /// `None` if the knob does not accept the text, or accepts amounts of memory.
     pub fn parse<T: TryFrom<u32>>(&self, text: &[u8]) -> Option<T> {
         let value = match self.values {
             Values::Words(words) => u32::try_from(parse::word(text, words)?).ok()?,
@@ -78,6 +80,7 @@ impl Knob {
                 number(text).filter(|number| (least..=most).contains(number))?
             }
             Values::OneOf(numbers) => number(text).filter(|number| numbers.contains(number))?,
+            Values::Memory => return None,
         };
         T::try_from(value).ok()
     }
@@ -86,7 +89,7 @@ impl Knob {
     pub const fn words(&self) -> &'static [&'static str] {
         match self.values {
             Values::Words(words) => words,
-            Values::Range { .. } | Values::OneOf(_) => &[],
+            Values::Range { .. } | Values::OneOf(_) | Values::Memory => &[],
         }
     }
 }
@@ -228,8 +231,22 @@ pub const CONTENT: Knob = Knob {
     default: 0,
 };
 
+/// How much memory must be available so that merging goes on: [`crate::promise`].
+pub const PROMISE_FLOOR: Knob = Knob {
+    name: c"promise_floor",
+    values: Values::Memory,
+    default: 0,
+};
+
+/// Whether free swap space counts as available for that.
+pub const PROMISE_SWAP: Knob = Knob {
+    name: c"promise_swap",
+    values: Values::OneOf(&[0, 1]),
+    default: 0,
+};
+
 /// All knobs.
-pub const ALL: [Knob; 15] = [
+pub const ALL: [Knob; 17] = [
     RUN,
     SCAN_RATE,
     SLEEP_MS,
@@ -245,4 +262,6 @@ pub const ALL: [Knob; 15] = [
     DOMAIN,
     UNDUMPABLE,
     CONTENT,
+    PROMISE_FLOOR,
+    PROMISE_SWAP,
 ];

@@ -28,6 +28,9 @@ pub struct MainlineSettings {
     pub merge_across_nodes: bool,
     /// Whether zero-filled pages are merged with the kernel's zero page.
     pub use_zero_pages: bool,
+    /// Whether only zero-filled pages are merged, with the kernel's zero page. This is a setting of Red Hat's
+    /// kernels, not of mainline.
+    pub only_zero_pages: bool,
     /// Whether pages that were not merged for a while are scanned less often.
     pub smart_scan: bool,
     /// Has no effect.
@@ -49,6 +52,7 @@ impl Default for MainlineSettings {
             max_page_sharing: 256,
             merge_across_nodes: true,
             use_zero_pages: false,
+            only_zero_pages: false,
             smart_scan: true,
             stable_node_chains_prune_millisecs: 2000,
             advisor: Advisor::default(),

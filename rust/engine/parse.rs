@@ -35,6 +35,15 @@ pub fn decimal(text: &[u8], max: u64) -> Option<u64> {
     number(without_newline(text), 10).filter(|&number| number <= max)
 }
 
+/// Parses a percentage: a decimal number no larger than 100, and a percent sign.
+///
+/// Returns `None` for any other text, as [`decimal`] does.
+pub fn percent(text: &[u8]) -> Option<u8> {
+    let digits = without_newline(text).strip_suffix(b"%")?;
+    let percent = number(digits, 10).filter(|&percent| percent <= 100)?;
+    u8::try_from(percent).ok()
+}
+
 /// A process, or a part of its address space.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessPart {

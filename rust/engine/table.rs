@@ -10,9 +10,10 @@
 //!
 //! Reference: O. Amble, D. E. Knuth, "Ordered hash tables", The Computer Journal 17 (1974).
 //!
-//! The leading bits of a hash select one of several segments. Each segment grows separately, by an
-//! eighth, so no growth moves more than a fraction of the entries, or needs more than a fraction of the
-//! memory twice.
+//! The leading bits of a hash select one of several segments. Each segment grows separately, so no growth
+//! moves more than a fraction of the entries, or needs more than a fraction of the memory twice. A large
+//! segment grows by three eighths: an entry of a growing table is moved three or four times. [`Table::shrink`]
+//! frees what is too much of that.
 
 use core::mem::size_of;
 use core::mem::size_of_val;
@@ -31,6 +32,11 @@ pub trait Storage<T> {
     /// Frees the end of a block, and keeps its first `len` values. The block has at least that many,
     /// and [`Self::can_truncate`] is true for it. Allocates nothing.
     fn truncate(&self, block: &mut Self::Block, len: usize);
+
+    /// Begins to fetch a value into the processor's caches: it will soon be used. Has no other effect, and may
+    /// have none.
+    #[inline]
+    fn fetch(_value: &T) {}
 }
 
 /// An entry of a [`Table`]. Its default value is vacant.
@@ -166,6 +172,15 @@ impl<E: Entry, S: Storage<E>> Table<E, S> {
         segment.slots_mut().get_mut(position)
     }
 
+    /// Begins to fetch the place where a search for this hash begins.
+    #[inline]
+    pub fn fetch(&self, hash: u64) {
+        let segment = self.segments.get(segment_of(hash));
+        if let Some(slot) = segment.and_then(|segment| segment.home_slot(hash)) {
+            S::fetch(slot);
+        }
+    }
+
     /// Finds the entry with this hash, as [`Self::get_mut`] does. If there is none, adds the entry that
     /// `make` returns, which must have this hash, and returns `None`.
     ///
@@ -180,7 +195,7 @@ impl<E: Entry, S: Storage<E>> Table<E, S> {
         make: impl FnOnce() -> E,
     ) -> Result<Option<&mut E>, Full> {
         let segment = self.segments.get_mut(segment_of(hash)).ok_or(Full)?;
-        let position = position_of(segment.slots(), hash);
+        let position = segment.position_of(hash);
         if segment.holds(position, hash) {
             Ok(segment.slots_mut().get_mut(position))
         } else {
@@ -198,7 +213,7 @@ impl<E: Entry, S: Storage<E>> Table<E, S> {
     pub fn insert(&mut self, storage: &S, entry: E) -> Result<(), Full> {
         let hash = entry.hash();
         let segment = self.segments.get_mut(segment_of(hash)).ok_or(Full)?;
-        segment.insert_at(storage, position_of(segment.slots(), hash), entry)
+        segment.insert_at(storage, segment.position_of(hash), entry)
     }
 
     /// Removes and returns the entry with this hash.
@@ -232,13 +247,13 @@ impl<E: Entry, S: Storage<E>> Table<E, S> {
     /// Iterates over the entries whose hashes are at least `hash`, in ascending order.
     pub fn entries_from(&self, hash: u64) -> impl Iterator<Item = &E> {
         let first = segment_of(hash);
-        let segments = self.segments.iter().skip(first).map(Segment::slots);
-        let slots = segments.enumerate().flat_map(move |(index, slots)| {
+        let segments = self.segments.iter().skip(first).enumerate();
+        let slots = segments.flat_map(move |(index, segment)| {
             let start = match index {
-                0 => position_of(slots, hash),
+                0 => segment.position_of(hash),
                 _ => 0,
             };
-            slots.get(start..).unwrap_or(&[])
+            segment.slots().get(start..).unwrap_or(&[])
         });
         slots.filter(|entry| !entry.is_vacant())
     }
@@ -280,6 +295,8 @@ fn segment_of(hash: u64) -> usize {
 const FIRST_BLOCK: usize = 1024;
 /// Blocks of at least this size are multiples of it, since they are allocated in pages.
 const PAGE: usize = 4096;
+/// Smaller blocks double when they grow.
+const DOUBLING: usize = 4 * PAGE;
 
 /// Number of slots after the last home slot, for entries displaced from there: so probing never wraps
 /// around.
@@ -298,8 +315,8 @@ const fn tail(slots: usize) -> usize {
 struct Segment<E: Entry, S: Storage<E>> {
     slots: Option<S::Block>,
     len: usize,
-    /// Number of entries at which the segment is [`CROWDED`].
-    limit: usize,
+    /// Number of home slots: those without the [`tail`].
+    homes: usize,
 }
 
 impl<E: Entry, S: Storage<E>> Segment<E, S> {
@@ -307,7 +324,7 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
         Segment {
             slots: None,
             len: 0,
-            limit: 0,
+            homes: 0,
         }
     }
 
@@ -325,14 +342,36 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
         size_of_val(self.slots())
     }
 
+    /// Whether `limit` of 32 slots are in use, without counting the tail.
+    #[inline]
     fn is_used(&self, limit: usize) -> bool {
-        is_used(self.slots().len(), self.len, limit)
+        self.len >= entries_of(self.homes, limit)
+    }
+
+    /// The home slot of `hash`.
+    #[inline]
+    fn home_slot(&self, hash: u64) -> Option<&E> {
+        self.slots().get(home(self.homes, hash))
+    }
+
+    /// The slot where `hash` is or belongs: the first slot from its home on that is vacant or has no lower hash;
+    /// the end of the slots if there is none.
+    #[inline]
+    fn position_of(&self, hash: u64) -> usize {
+        let (slots, mut position) = (self.slots(), home(self.homes, hash));
+        while let Some(slot) = slots.get(position) {
+            if !slot.is_before(hash) {
+                break;
+            }
+            position += 1;
+        }
+        position
     }
 
     /// The slot of the entry with this hash, if there is one.
     #[inline]
     fn find(&self, hash: u64) -> Option<usize> {
-        let position = position_of(self.slots(), hash);
+        let position = self.position_of(hash);
         self.holds(position, hash).then_some(position)
     }
 
@@ -346,7 +385,7 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
     /// Adds an entry at `position`, where it belongs. Grows the segment first if it is crowded.
     #[inline]
     fn insert_at(&mut self, storage: &S, position: usize, entry: E) -> Result<(), Full> {
-        if self.len < self.limit && self.place_at(position, entry).is_ok() {
+        if !self.is_used(CROWDED) && self.place_at(position, entry).is_ok() {
             return Ok(());
         }
         self.grow_and_insert(storage, entry)
@@ -354,11 +393,8 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
 
     #[cold]
     fn grow_and_insert(&mut self, storage: &S, entry: E) -> Result<(), Full> {
-        if self.len >= self.limit {
-            let grown = self.resize(storage, grown(self.bytes()));
-            if grown.is_err() && self.is_used(FULL) {
-                return Err(Full);
-            }
+        if self.is_used(CROWDED) && self.grow(storage).is_err() && self.is_used(FULL) {
+            return Err(Full);
         }
         while self.place(entry).is_err() {
             // The last home slots are crowded. A larger block helps entries that come in the order of
@@ -366,13 +402,22 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
             if !self.is_used(SPARSE) {
                 return Err(Full);
             }
-            self.resize(storage, grown(self.bytes()))?;
+            self.grow(storage)?;
         }
         Ok(())
     }
 
+    /// Moves all entries into a larger block, or into one that is a little larger if there is not enough memory.
+    fn grow(&mut self, storage: &S) -> Result<(), Full> {
+        let bytes = self.bytes();
+        match self.resize(storage, grown(bytes)) {
+            Err(Full) if bytes >= PAGE => self.resize(storage, grown_a_little(bytes)),
+            done => done,
+        }
+    }
+
     fn place(&mut self, entry: E) -> Result<(), Full> {
-        self.place_at(position_of(self.slots(), entry.hash()), entry)
+        self.place_at(self.position_of(entry.hash()), entry)
     }
 
     /// Puts an entry at `position`, where it belongs, and moves the entries from there to the next
@@ -389,14 +434,14 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
     }
 
     fn remove(&mut self, hash: u64) -> Option<E> {
-        let position = self.find(hash)?;
+        let (position, homes) = (self.find(hash)?, self.homes);
         let slots = self.slots_mut();
         let removed = *slots.get(position)?;
         let next = position + 1;
         // The entries after it that are not in their home slots move down by one.
         let count = slots.len();
         let at_home = |(offset, slot): (usize, &E)| {
-            slot.is_vacant() || home(count, slot.hash()) == next + offset
+            slot.is_vacant() || home(homes, slot.hash()) == next + offset
         };
         let behind = slots.get(next..)?;
         let run = behind.iter().enumerate().position(at_home);
@@ -467,17 +512,24 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
         }
         pack(block.as_mut(), count);
         storage.truncate(block, count);
-        self.limit = entries_of(count, CROWDED);
+        self.homes = homes(count);
         true
     }
 
-    /// The size that the segment should have, in bytes, if that is much smaller than its present size.
+    /// The size that the segment should have, in bytes, if that is noticeably smaller than its present size.
     fn wanted_bytes(&self) -> Option<usize> {
+        let is_roomy = |bytes| self.len < entries_of(homes(bytes / size_of::<E>()), ROOMY);
         let mut bytes = FIRST_BLOCK;
-        while is_used(bytes / size_of::<E>(), self.len, ROOMY) {
+        while bytes < PAGE && !is_roomy(bytes) {
             bytes = grown(bytes);
         }
-        (bytes.saturating_add(bytes / 2) <= self.bytes()).then_some(bytes)
+        if !is_roomy(bytes) {
+            // The first multiple of a page that is roomy: its tail has at most `tail(usize::MAX)` slots.
+            let homes = self.len.saturating_mul(32) / ROOMY + 1;
+            let slots = homes.saturating_add(tail(usize::MAX));
+            bytes = slots.saturating_mul(size_of::<E>()).next_multiple_of(PAGE);
+        }
+        (bytes.saturating_add(bytes / 16) < self.bytes()).then_some(bytes)
     }
 
     /// Moves all entries into a new block of `bytes` bytes.
@@ -487,7 +539,7 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
         for &entry in self.slots().iter().filter(|entry| !entry.is_vacant()) {
             writer.append(block.as_mut(), entry)?;
         }
-        self.limit = entries_of(block.as_ref().len(), CROWDED);
+        self.homes = homes(block.as_ref().len());
         self.slots = Some(block);
         Ok(())
     }
@@ -497,7 +549,8 @@ impl<E: Entry, S: Storage<E>> Segment<E, S> {
 /// size.
 fn fits<E: Entry>(slots: &[E], count: usize) -> bool {
     let entries = slots.iter().filter(|entry| !entry.is_vacant());
-    let end = entries.fold(0, |next, entry| home(count, entry.hash()).max(next) + 1);
+    let homes = homes(count);
+    let end = entries.fold(0, |next, entry| home(homes, entry.hash()).max(next) + 1);
     end <= count
 }
 
@@ -528,35 +581,26 @@ struct Writer {
 
 impl Writer {
     fn append<E: Entry>(&mut self, slots: &mut [E], entry: E) -> Result<(), Full> {
-        let position = home(slots.len(), entry.hash()).max(self.next);
+        let position = home(homes(slots.len()), entry.hash()).max(self.next);
         *slots.get_mut(position).ok_or(Full)? = entry;
         self.next = position + 1;
         Ok(())
     }
 }
 
-/// The home slot of `hash` in a segment of this many slots, where its search begins.
+/// Number of home slots of a segment of this many slots.
 #[inline]
-fn home(slots: usize, hash: u64) -> usize {
-    let homes = (slots - tail(slots)) as u64;
-    ((u128::from(hash << SEGMENT_BITS) * u128::from(homes)) >> u64::BITS) as usize
+fn homes(slots: usize) -> usize {
+    slots - tail(slots)
 }
 
-/// The slot where `hash` is or belongs: the first slot from its home on that is vacant or has no lower
-/// hash; the end of the slots if there is none.
+/// The home slot of `hash` in a segment with this many home slots, where its search begins.
 #[inline]
-fn position_of<E: Entry>(slots: &[E], hash: u64) -> usize {
-    let mut position = home(slots.len(), hash);
-    while let Some(slot) = slots.get(position) {
-        if !slot.is_before(hash) {
-            break;
-        }
-        position += 1;
-    }
-    position
+fn home(homes: usize, hash: u64) -> usize {
+    ((u128::from(hash << SEGMENT_BITS) * homes as u128) >> u64::BITS) as usize
 }
 
-/// Number of 32 slots that may be in use before a segment grows.
+/// Number of 32 home slots that may be in use before a segment grows.
 const CROWDED: usize = 29;
 /// Number of 32 slots that may be in use if the segment can't grow. Some stay vacant so that each
 /// search ends.
@@ -566,23 +610,25 @@ const FULL: usize = 31;
 const SPARSE: usize = 1;
 /// Number of 32 slots in use at most after shrinking: few enough that the segment does not grow again
 /// at once.
-const ROOMY: usize = 24;
+const ROOMY: usize = 27;
 
-/// Whether `limit` of 32 slots are in use, without counting the tail.
-fn is_used(slots: usize, len: usize, limit: usize) -> bool {
-    len >= entries_of(slots, limit)
+/// Number of entries at which `limit` of 32 home slots are in use.
+#[inline]
+fn entries_of(homes: usize, limit: usize) -> usize {
+    homes.saturating_mul(limit).div_ceil(32)
 }
 
-/// Number of entries at which `limit` of 32 slots are in use, without counting the tail.
-fn entries_of(slots: usize, limit: usize) -> usize {
-    (slots - tail(slots)).saturating_mul(limit).div_ceil(32)
-}
-
-/// The next size after `bytes`: twice as large up to a page, an eighth larger from there.
+/// The next size after `bytes`: twice as large up to [`DOUBLING`], larger by three eighths from there.
 fn grown(bytes: usize) -> usize {
-    if bytes < PAGE {
+    if bytes < DOUBLING {
         bytes.saturating_mul(2).max(FIRST_BLOCK)
     } else {
-        bytes.saturating_add(bytes / 8).next_multiple_of(PAGE)
+        let wanted = bytes.saturating_add(bytes / 8 * 3);
+        wanted - wanted % PAGE
     }
+}
+
+/// The next size after a page or more if there is little memory: larger by an eighth.
+fn grown_a_little(bytes: usize) -> usize {
+    bytes.saturating_add(bytes / 8).next_multiple_of(PAGE)
 }

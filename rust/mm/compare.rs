@@ -44,7 +44,21 @@ impl Content for SampledPage<'_> {
             return 0;
         }
         // SAFETY: By the invariant of `MappedPage` the page is valid, and `index` is within it.
-        unsafe { read(self.0.words(), index) }
+        unsafe { read::<0>(self.0.words(), index) }
+    }
+
+    #[inline]
+    fn pair(&self, index: u8) -> [u64; 2] {
+        const _: () = assert!(2 * (u8::MAX as usize) + 1 < WORDS);
+        let first = 2 * usize::from(index);
+        // SAFETY: By the invariant of `MappedPage` the page is valid. It has 256 pairs of words, so both words are
+        // within it.
+        unsafe {
+            [
+                read::<0>(self.0.words(), first),
+                read::<8>(self.0.words(), first),
+            ]
+        }
     }
 }
 
@@ -95,20 +109,20 @@ pub(super) fn is_zero(page: &MappedPage<'_>) -> bool {
     content::is_zero(page)
 }
 
-/// Reads the word at `index`; returns an arbitrary number if its memory fails.
+/// Reads the word `BEHIND` bytes behind the one at `index`; returns an arbitrary number if its memory fails.
 ///
 /// # Safety
 ///
-/// There must be a word at `index`. Its memory may have failed, and it may be written to at the same time.
+/// There must be such a word. Its memory may have failed, and it may be written to at the same time.
 #[cfg(CONFIG_X86_MCE)]
 #[inline]
-unsafe fn read(words: *const u64, index: usize) -> u64 {
+unsafe fn read<const BEHIND: usize>(words: *const u64, index: usize) -> u64 {
     let value;
     // SAFETY: The instruction loads one word, which the caller promises to exist. After a machine check or
     // a fault, execution continues at the label behind the load, as this module's exception table says.
     unsafe {
         core::arch::asm!(
-            "2: mov {value}, qword ptr [{words} + 8 * {index}]",
+            "2: mov {value}, qword ptr [{words} + 8 * {index} + {behind}]",
             "3:",
             ".pushsection __ex_table, \"aM\", @progbits, {size}",
             ".balign 4",
@@ -118,6 +132,7 @@ unsafe fn read(words: *const u64, index: usize) -> u64 {
             ".popsection",
             words = in(reg) words,
             index = in(reg) index,
+            behind = const BEHIND,
             value = lateout(reg) value,
             size = const shim::KSM_V_EXTABLE_SIZE,
             kind = const shim::KSM_V_EX_TYPE_DEFAULT_MCE_SAFE,
@@ -127,15 +142,14 @@ unsafe fn read(words: *const u64, index: usize) -> u64 {
     value
 }
 
-/// Reads the word at `index`.
+/// Reads the word `BEHIND` bytes behind the one at `index`.
 ///
 /// # Safety
 ///
-/// There must be a word at `index`. It may be written to at the same time.
+/// There must be such a word. It may be written to at the same time.
 #[cfg(not(CONFIG_X86_MCE))]
 #[inline]
-unsafe fn read(words: *const u64, index: usize) -> u64 {
-    // SAFETY: The caller promises that there is a word at `index`. The read is volatile because of
-    // concurrent writes.
-    unsafe { words.add(index).read_volatile() }
+unsafe fn read<const BEHIND: usize>(words: *const u64, index: usize) -> u64 {
+    // SAFETY: The caller promises that there is such a word. The read is volatile because of concurrent writes.
+    unsafe { words.add(index).byte_add(BEHIND).read_volatile() }
 }

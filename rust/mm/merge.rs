@@ -73,6 +73,7 @@ use crate::mm::shared::LockedShared;
 use crate::mm::shared::NewShared;
 use crate::mm::shared::SharedPage;
 use crate::mm::sharers::Base;
+use crate::mm::split::split;
 use crate::mm::terms::Terms;
 use crate::mm::verify::expect_same;
 use crate::mm::verify::expect_zero;
@@ -167,7 +168,7 @@ impl Terms<'_> {
             Refusal::TargetGone => Refusal::LeftAlone,
             other => other,
         })?;
-        page.split().map_err(|_| Refusal::Busy)
+        split(page)
     }
 
     /// Locks `page`, and replaces its mappings that may be replaced by mappings of `shared`.

@@ -11,8 +11,8 @@
 //!   [`rmap`], by mappings of a [`shared`] page. [`neighbours`] replaces many pages at once that have one mapping
 //!   each: those of one [`page_table`]. Both clear each [`entry`] after an invalidation of secondary MMUs
 //!   ([`mmu_notifier`]), and then [`verify`] decides: it compares the bytes ([`compare`]), and replaces the mapping
-//!   or restores it. A new shared page is made for a page and its [`twin`]. [`refusal`] says why a page was not
-//!   merged.
+//!   or restores it. A new shared page is made for a page and its [`twin`]. Both are [`split`] out of large pages.
+//!   [`refusal`] says why a page was not merged.
 //! - Shared pages are allocated from a [`pool`]. [`sharers`] records who maps them, and [`rmap_ksm`] walks these
 //!   records for the kernel, whose functions are redirected to it ([`redirect`]). [`movable`] says whether the kernel
 //!   may move them.
@@ -30,7 +30,7 @@
 //!       task lock                         (family, process; a spinlock)
 //!       VMA lock, mmap lock, for reading  (trylock; family)
 //!       KNOWN
-//!       mmu notifiers                     (non-blocking; blocking when the kernel splits)
+//!       mmu notifiers                     (non-blocking; split asks them so before the kernel splits)
 //!         page table lock
 //!           MOVERS                        (movers; a spinlock, under which nothing is locked)
 //!   mutex of the state                    (crate::scan::turns)
@@ -79,6 +79,7 @@ mod set_table;
 pub(crate) mod shared;
 pub(crate) mod sharers;
 pub(crate) mod shortage;
+mod split;
 pub(crate) mod storage;
 mod task;
 pub(crate) mod terms;

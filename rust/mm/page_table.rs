@@ -157,11 +157,9 @@ impl<'a> LockedTable<'a> {
 
     /// The pages that are mapped.
     pub(super) fn population(&self) -> Population {
-        let entries = self.range.len() / PAGE_SIZE;
         let mut pages = 0;
-        // SAFETY: By the type invariant `entries` entries begin at `first`, and the page table lock is
-        // held.
-        let digest = unsafe { shim::ksm_v_ptes_digest(self.first.as_ptr(), entries, &mut pages) };
+        // SAFETY: By the type invariant as many entries begin at `first`, and the page table lock is held.
+        let digest = unsafe { shim::ksm_v_ptes_digest(self.first(), self.len(), &mut pages) };
         Population { digest, pages }
     }
 
@@ -174,6 +172,16 @@ impl<'a> LockedTable<'a> {
     /// The address of the first entry.
     pub(super) fn start(&self) -> usize {
         self.range.start
+    }
+
+    /// The first entry.
+    pub(super) fn first(&self) -> *mut bindings::pte_t {
+        self.first.as_ptr()
+    }
+
+    /// The number of entries.
+    pub(super) fn len(&self) -> usize {
+        self.range.len() / PAGE_SIZE
     }
 
     /// The entries with their addresses, in order.

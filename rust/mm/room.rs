@@ -12,6 +12,7 @@
 //! allocator uses its reserves, and the cgroup exceeds its limit by at most [`Room::PAGES`].
 
 use crate::mm::page::PageRef;
+use crate::mm::shortage::memory;
 use crate::shim;
 use core::ptr::NonNull;
 use kernel::ffi::c_uint;
@@ -97,16 +98,9 @@ fn has_host_margin() -> bool {
     const PART: u64 = 64;
     /// 16 MiB.
     const LEAST: u64 = 4096;
-    // SAFETY: All three functions only read counters, and may be called at any time.
-    let (available, swap, total) = unsafe {
-        (
-            shim::si_mem_available(),
-            shim::ksm_v_get_nr_swap_pages(),
-            shim::ksm_v_totalram_pages(),
-        )
-    };
-    let left = available.max(0).saturating_add(swap.max(0)) as u64;
-    left >= (total as u64 / PART)
+    let memory = memory();
+    let left = memory.available.saturating_add(memory.free_swap);
+    left >= (memory.total / PART)
         .max(LEAST)
         .saturating_add(Room::PAGES as u64)
 }

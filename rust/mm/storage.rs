@@ -86,6 +86,11 @@ impl<T: Element, const MAY_RECLAIM: bool> Storage<T> for KernelStorage<MAY_RECLA
         Some(Block { ptr, len, is_exact })
     }
 
+    #[inline]
+    fn fetch(value: &T) {
+        fetch(core::ptr::from_ref(value).cast());
+    }
+
     fn can_truncate(&self, block: &Block<T>) -> bool {
         block.is_exact
     }
@@ -107,6 +112,25 @@ impl<T: Element, const MAY_RECLAIM: bool> Storage<T> for KernelStorage<MAY_RECLA
         }
     }
 }
+
+/// Begins to fetch the cache line at `place`. Has no other effect.
+#[cfg(CONFIG_X86_64)]
+#[inline]
+fn fetch(place: *const c_void) {
+    // SAFETY: The instruction is a hint: it neither faults nor changes what the program sees, whatever the address.
+    unsafe {
+        core::arch::asm!(
+            "prefetcht0 byte ptr [{place}]",
+            place = in(reg) place,
+            options(nostack, preserves_flags, readonly),
+        );
+    }
+}
+
+/// Does nothing: fetching ahead was measured on x86 only.
+#[cfg(not(CONFIG_X86_64))]
+#[inline]
+fn fetch(_place: *const c_void) {}
 
 /// Size of the pages that `len` values occupy, in bytes.
 fn pages_of<T>(len: usize) -> usize {

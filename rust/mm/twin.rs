@@ -8,6 +8,7 @@ use crate::mm::page::PageRef;
 use crate::mm::refusal::Refusal;
 use crate::mm::rmap::each_mapping;
 use crate::mm::rmap::Mapping;
+use crate::mm::split::split;
 use crate::mm::terms::Terms;
 use crate::mm::verify::expect_same;
 use core::ops::ControlFlow;
@@ -42,7 +43,7 @@ impl Terms<'_> {
         let mut found = self.check_twin(&twin, page)?;
         if twin.is_large() {
             let opened = twin.large_at(found.addr);
-            twin.split().map_err(|_| Refusal::Busy)?;
+            split(&twin)?;
             // The split may have unmapped the page where it was found.
             found = self.find_mapping(&twin)?;
             found.opened = opened;

@@ -30,6 +30,7 @@ use engine::Salt;
 use engine::PAGE_SIZE;
 use kernel::bindings;
 use kernel::ffi::c_int;
+use kernel::ffi::c_uint;
 use kernel::ffi::c_ulong;
 
 /// A VMA whose page tables may be walked.
@@ -186,12 +187,34 @@ pub(crate) struct Others {
     pub(crate) present: u64,
 }
 
+/// Most places in a page that are fetched ahead.
+const PLACES: usize = 4;
+
+/// Places in a page whose cache lines are fetched into the caches before they are read.
+pub(crate) struct Places(shim::ksm_v_places);
+
+impl Places {
+    /// The first `count` of these offsets in a page, in bytes.
+    pub(crate) fn first(count: usize, offsets: [u16; PLACES]) -> Self {
+        Places(shim::ksm_v_places {
+            count: count.min(PLACES) as c_uint,
+            offsets,
+        })
+    }
+}
+
 /// Handles the entries of a VMA.
 ///
 /// Unless a method says otherwise, it is called with a page table lock held, and must not sleep.
 pub(crate) trait Visitor {
     /// Whether mappings of the zero page without a mark are shown.
     const SHOWS_PLAIN_ZEROS: bool = false;
+
+    /// The places that [`Self::page`] reads in a page that is not merged. They are fetched ahead. Asked once for a
+    /// walk, with no page table lock held.
+    fn places(&self) -> Places {
+        Places::first(0, [0; PLACES])
+    }
 
     /// Begins a part of a page table, `range`; returns false to skip it. Called again if a walk resumes
     /// within the part. Called with no page table lock held.
@@ -232,6 +255,7 @@ pub(crate) fn walk<A: WalkableVma, V: Visitor>(
     visitor: &mut V,
 ) -> usize {
     let mut walk = Walk {
+        places: visitor.places(),
         visitor,
         resume: range.end,
         others: Others::default(),
@@ -320,12 +344,36 @@ const STOP: c_int = 1;
 /// Makes `walk_page_range_vma()` continue with the next page table.
 const GO_ON: c_int = 0;
 
+/// Room for what the entries of a chunk map.
+type Room = MaybeUninit<[shim::ksm_v_mapped; CHUNK]>;
+
+/// Has `read` describe `count` entries, at most a chunk, in `room`. It gets a pointer to as many elements, and
+/// their number.
+///
+/// # Safety
+///
+/// `read` must initialise these elements.
+#[inline]
+unsafe fn describe(
+    room: &mut Room,
+    count: usize,
+    read: impl FnOnce(*mut shim::ksm_v_mapped, c_uint),
+) -> &[shim::ksm_v_mapped] {
+    let count = count.min(CHUNK);
+    let first = room.as_mut_ptr().cast::<shim::ksm_v_mapped>();
+    read(first, count as c_uint);
+    // SAFETY: The room has as many elements, and the caller promises that `read` has initialised them.
+    unsafe { core::slice::from_raw_parts(first, count) }
+}
+
 /// The address up to which entries were shown: `Break` if the visitor ended the walk.
 type Shown = ControlFlow<usize, usize>;
 
 /// A walk in progress: the private data of `walk_page_range_vma()`.
 struct Walk<'a, V: Visitor> {
     visitor: &'a mut V,
+    /// The places of a page that the visitor reads.
+    places: Places,
     /// The address at which to resume, if the visitor ended the walk.
     resume: usize,
     /// Entries that were read and not counted by the visitor yet.
@@ -416,16 +464,17 @@ impl<V: Visitor> Walk<'_, V> {
     /// The huge page whose first page is `head` must be mapped at the block that contains `range`, and the
     /// lock of its entry must be held.
     unsafe fn huge_parts(&mut self, head: NonNull<bindings::page>, range: Range<usize>) -> Shown {
-        for addr in range.clone().step_by(PAGE_SIZE) {
-            let part = addr / PAGE_SIZE % shim::KSM_V_HPAGE_PMD_NR;
-            let mut mapped = MaybeUninit::uninit();
-            // SAFETY: `part` is less than the number of pages in a huge page. The caller promises that the
-            // huge page is mapped and locked. The function initialises `mapped`.
-            let flow = unsafe {
-                shim::ksm_v_nth_page_mapped(head.as_ptr(), part, mapped.as_mut_ptr());
-                self.show(addr, mapped.assume_init_ref())
-            };
-            if flow.is_break() {
+        let part = range.start / PAGE_SIZE % shim::KSM_V_HPAGE_PMD_NR;
+        let mut room = Room::uninit();
+        // SAFETY: The range lies within the huge page whose first page is `head`, and so do as many pages from
+        // its `part` on. The caller promises that the huge page is mapped and locked.
+        let chunk = unsafe {
+            describe(&mut room, range.len() / PAGE_SIZE, |mapped, count| {
+                shim::ksm_v_pages_mapped(head.as_ptr().add(part), &self.places.0, mapped, count);
+            })
+        };
+        for (addr, what) in range.clone().step_by(PAGE_SIZE).zip(chunk) {
+            if self.show(addr, what).is_break() {
                 return ControlFlow::Break(addr.wrapping_add(PAGE_SIZE));
             }
         }
@@ -475,13 +524,22 @@ impl<V: Visitor> Walk<'_, V> {
         vma: *mut bindings::vm_area_struct,
     ) -> Shown {
         let mut end = table.start();
-        for (no, (addr, entry)) in table.entries().enumerate() {
+        let mut room = Room::uninit();
+        // SAFETY: `table` is locked, is a page table of `vma`, and has as many entries from the first one on,
+        // which is the one for `end`.
+        let chunk = unsafe {
+            describe(&mut room, table.len(), |mapped, count| {
+                shim::ksm_v_ptes_mapped(table.first(), vma, end, &self.places.0, mapped, count);
+            })
+        };
+        for (no, ((addr, entry), what)) in table.entries().zip(chunk).enumerate() {
             if no % PATIENCE == PATIENCE - 1 && table.is_contended() {
                 return ControlFlow::Continue(addr);
             }
             end = addr.wrapping_add(PAGE_SIZE);
-            // SAFETY: `table` is locked, and `entry` is its entry for `addr`.
-            if unsafe { self.entry(addr, entry, vma) }.is_break() {
+            // SAFETY: `table` is locked, `entry` is its entry for `addr`, and `what` was read from it under
+            // the lock.
+            if unsafe { self.entry(addr, entry, what, vma) }.is_break() {
                 return ControlFlow::Break(end);
             }
         }
@@ -492,29 +550,26 @@ impl<V: Visitor> Walk<'_, V> {
     ///
     /// # Safety
     ///
-    /// `entry` must be the entry for `addr` in `vma`, and its page table lock must be held.
+    /// `entry` must be the entry for `addr` in `vma`, and its page table lock must be held. `what` must
+    /// describe it.
+    #[inline]
     unsafe fn entry(
         &mut self,
         addr: usize,
         entry: *mut bindings::pte_t,
+        what: &shim::ksm_v_mapped,
         vma: *mut bindings::vm_area_struct,
     ) -> ControlFlow<()> {
-        let mut mapped = MaybeUninit::<shim::ksm_v_mapped>::uninit();
-        // SAFETY: The caller promises that `entry` is the entry for `addr` in `vma`, and that its page
-        // table is locked.
-        if !unsafe { shim::ksm_v_ptep_mapped(entry, vma, addr, mapped.as_mut_ptr()) } {
+        if !what.present {
             self.others.absent = self.others.absent.wrapping_add(1);
             return ControlFlow::Continue(());
         }
-        // SAFETY: The function has initialised `page`, to null if the entry maps no normal page.
-        if unsafe { (*mapped.as_ptr()).page.is_null() } {
+        if what.page.is_null() {
             self.others.present = self.others.present.wrapping_add(1);
-            // SAFETY: The caller's promises still hold, and the function returned true, so something is
-            // present.
+            // SAFETY: The caller's promises still hold, and something is present.
             return unsafe { self.special(addr, entry, vma) };
         }
-        // SAFETY: The page is not null, so the function has initialised all other fields, too.
-        self.show(addr, unsafe { mapped.assume_init_ref() })
+        self.show(addr, what)
     }
 
     /// Shows an entry that maps something else than a normal page.
@@ -553,6 +608,7 @@ impl<V: Visitor> Walk<'_, V> {
     }
 
     /// Shows the page that an entry or a huge page maps at `addr`, if it is anonymous.
+    #[inline]
     fn show(&mut self, addr: usize, what: &shim::ksm_v_mapped) -> ControlFlow<()> {
         let kind = kind_of_mapping(what.mapping);
         if kind == Kind::Other {

@@ -8,6 +8,7 @@ use crate::mm::page_table::Population;
 use crate::mm::walk::Mapped;
 use crate::mm::walk::MergedZero;
 use crate::mm::walk::Others;
+use crate::mm::walk::Places;
 use crate::mm::walk::Visitor;
 use crate::scan::profile::Contents;
 use crate::scan::regions::Coming;
@@ -35,19 +36,19 @@ pub(crate) const BATCH: usize = 512;
 pub(crate) const MOST_PAGES: usize = 2 * BATCH;
 /// Page tables walked in one step, if they map few pages.
 pub(crate) const TABLES: u32 = 16;
-/// Effort units of a scanned page: about 780 instructions.
-/// (`flood::cycles_cost_the_same_whatever_is_mapped` measures this cost and those below.)
-const PAGE: u64 = 64;
+/// Effort units of a scanned page: 630 instructions in its first pass, so a unit is about 12.
+/// (`flood::cycles_cost_the_same_whatever_is_mapped` measures this cost, and those below of entries and VMAs.)
+const PAGE: u64 = 52;
 /// A page table entry that is read only for the digest.
 const DIGESTED: u64 = 1;
-/// An entry with no page present: 38 instructions.
-const ABSENT: u64 = 3;
-/// An entry of a page that can't be merged: 165 instructions for the zero page, fewer for a file page.
-const PRESENT: u64 = 14;
-/// A VMA, whatever it maps: 670 instructions.
-const AREA: u64 = 56;
+/// An entry with no page present: 54 instructions, with its part of the way to its table.
+const ABSENT: u64 = 4;
+/// An entry of a page that can't be merged: 183 instructions for the zero page, fewer for a file page.
+const PRESENT: u64 = 15;
+/// A VMA, whatever it maps: 712 instructions.
+const AREA: u64 = 59;
 /// An address space, whatever it maps.
-const SPACE: u64 = 256;
+const SPACE: u64 = 260;
 
 /// A page to merge, or to read as a whole.
 #[derive(Clone, Copy)]
@@ -206,7 +207,7 @@ fn units_of(pages: u32) -> u64 {
 
 /// The effort to pass `pids` PIDs and to find an address space, in pages.
 pub(crate) fn effort_to_find(pids: u32) -> u32 {
-    const PIDS_PER_PAGE: u32 = 8;
+    const PIDS_PER_PAGE: u32 = 6;
     (pids / PIDS_PER_PAGE).saturating_add((SPACE / PAGE) as u32)
 }
 
@@ -322,6 +323,15 @@ impl<'a> Gatherer<'a> {
 }
 
 impl Visitor for Gatherer<'_> {
+    fn places(&self) -> Places {
+        let offsets = self.commons.keys().sampled_offsets();
+        match self.settings.contents {
+            // Mostly the first place tells that a page is not full of zeroes.
+            Contents::Zero => Places::first(1, offsets),
+            Contents::All | Contents::AllAlike => Places::first(offsets.len(), offsets),
+        }
+    }
+
     fn part(&mut self, range: &Range<usize>, population: impl Fn() -> Population) -> bool {
         let Some(space) = self.space else {
             return true;

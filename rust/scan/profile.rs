@@ -3,8 +3,8 @@
 //! Two profiles of settings, the module's own and mainline's. The profile whose `run` file was written
 //! last is in force.
 //!
-//! Values written to the other profile are kept until it is put in force. `domain`, `undumpable`, `max_cpu`
-//! and `threads` belong to neither profile, and apply to both.
+//! Values written to the other profile are kept until it is put in force. `domain`, `undumpable`, `max_cpu`,
+//! `threads`, `promise_floor` and `promise_swap` belong to neither profile, and apply to both.
 
 use crate::mm::policy::Scope;
 use engine::huge::SplitRule;
@@ -36,12 +36,12 @@ pub(crate) enum Contents {
 }
 
 impl Contents {
-    /// By the value of mainline's `use_zero_pages`.
-    fn of_mainline(use_zero_pages: bool) -> Self {
-        if use_zero_pages {
-            Contents::All
-        } else {
-            Contents::AllAlike
+    /// By the values of mainline's files.
+    fn of_mainline(mainline: &MainlineSettings) -> Self {
+        match (mainline.only_zero_pages, mainline.use_zero_pages) {
+            (true, _) => Contents::Zero,
+            (false, true) => Contents::All,
+            (false, false) => Contents::AllAlike,
         }
     }
 
@@ -86,7 +86,7 @@ impl From<&MainlineSettings> for Settings {
             scope: Scope::Registered,
             governor: Governor::Manual,
             merge_across_nodes: mainline.merge_across_nodes,
-            contents: Contents::of_mainline(mainline.use_zero_pages),
+            contents: Contents::of_mainline(mainline),
             split: SplitRule::FOR_ONE,
         }
     }

@@ -7,7 +7,9 @@ use crate::mm::policy::Policy;
 use crate::mm::policy::Scope;
 use crate::mm::policy::Undumpable;
 use crate::mm::shared;
+use crate::mm::shortage::copies;
 use crate::mm::shortage::is_memory_short;
+use crate::mm::shortage::memory;
 use crate::mm::storage::KernelStorage;
 use crate::scan::places::Places;
 use crate::scan::profile::Contents;
@@ -25,6 +27,8 @@ use engine::mainline::Passes;
 use engine::pace::Governor;
 use engine::pace::Pacer;
 use engine::pace::Totals;
+use engine::promise::Floor;
+use engine::promise::Promise;
 use engine::region::Plan;
 use engine::region::Regions;
 use engine::region::Visit;
@@ -40,6 +44,9 @@ pub(crate) const IDLE_MS: u32 = 20;
 /// registered memory waits. ksmd sleeps until a process registers memory; the module gets no
 /// notification of that.
 const UNREGISTERED_MS: u32 = 200;
+
+/// Pause while merging is held by the floor, in milliseconds. The floor is not asked more often.
+pub(crate) const HELD_MS: u32 = 100;
 
 /// Values of the `run` knob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +75,10 @@ pub(crate) struct StepSettings {
 pub(crate) struct ScanState {
     pub(crate) policy: Policy,
     pub(crate) pacer: Pacer,
+    /// The floor under what merging has promised.
+    pub(crate) promise: KBox<Promise>,
+    /// When the floor was asked last, in nanoseconds since `start`.
+    promise_asked: Option<u64>,
     pub(crate) profiles: Profiles,
     pub(super) run: RunMode,
     /// Number of changes of the knobs, which end the pause of a thread.
@@ -100,6 +111,16 @@ pub(crate) struct ScanState {
     pub(super) is_closed: bool,
 }
 
+/// Not inlined, to keep it off the stack on which the state is made.
+///
+/// # Errors
+///
+/// `ENOMEM`.
+#[inline(never)]
+fn new_promise() -> Result<KBox<Promise>> {
+    Ok(KBox::new(Promise::new(), GFP_KERNEL)?)
+}
+
 impl ScanState {
     /// Makes a scanner that is stopped.
     ///
@@ -117,6 +138,8 @@ impl ScanState {
                 merge_across_nodes: settings.merge_across_nodes,
             },
             pacer: Pacer::new(),
+            promise: new_promise()?,
+            promise_asked: None,
             profiles,
             run: RunMode::Stop,
             changes: 0,
@@ -302,6 +325,47 @@ impl ScanState {
             cpu_ns: self.ran_ns,
         });
         self.obey(sets);
+    }
+
+    /// Sets how much memory must be available so that merging goes on.
+    pub(crate) fn set_promise_floor(&mut self, floor: Floor) {
+        self.promise.set_floor(floor);
+        self.promise_asked = None;
+        self.note_change();
+    }
+
+    /// Sets whether free swap space counts as available.
+    pub(crate) fn set_promise_swap(&mut self, is_counted: bool) {
+        self.promise.set_swap_counted(is_counted);
+        self.promise_asked = None;
+        self.note_change();
+    }
+
+    /// Whether no page may be merged now, because too little memory is available for copies.
+    pub(crate) fn holds_merging(&mut self) -> bool {
+        const NS_PER_S: u64 = 1_000_000_000;
+        const MAX_AGE_NS: u64 = HELD_MS as u64 * 1_000_000;
+        if self.promise.floor().is_off() {
+            return false;
+        }
+        let now = ns_since(self.start);
+        let is_recent = |asked: u64| now.saturating_sub(asked) < MAX_AGE_NS;
+        if !self.promise_asked.is_some_and(is_recent) {
+            self.promise_asked = Some(now);
+            let balance = self.promise.review(now / NS_PER_S, copies(), memory());
+            balance.into_iter().for_each(trace::promise);
+        }
+        self.promise.is_held()
+    }
+
+    /// Whether a thread would scan, but merging is held, as of its last look.
+    pub(crate) fn is_held(&self) -> bool {
+        self.run == RunMode::Merge && self.promise.is_held()
+    }
+
+    /// Whether passes begin and end. If not, counts are as old as the last pass.
+    pub(crate) fn is_scanning(&self) -> bool {
+        self.run == RunMode::Merge && !self.promise.is_held()
     }
 
     /// Pages per cycle, and the pause between two cycles in milliseconds.

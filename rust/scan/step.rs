@@ -50,6 +50,8 @@ use kernel::sync::rcu;
 
 /// Sightings after which `merge_now` merges a page: the page itself and its twin.
 const SIGHTINGS_AT_ONCE: u8 = 2;
+/// How many samples ahead what is known of one is fetched into the caches.
+const AHEAD: usize = 8;
 /// VMAs visited in one step, if they have few pages.
 const AREAS: u32 = 64;
 
@@ -383,10 +385,12 @@ impl Scanner {
             let (met, others) = rest.split_at_checked(count).unwrap_or((rest, &[]));
             rest = others;
             engine.remember_for(self.visits.next_within(visit));
-            for seen in met {
+            for (no, seen) in met.iter().enumerate() {
                 let glance = if is_zero_wanted {
                     engine.glance_zero(seen.glimpse)
                 } else {
+                    let ahead = met.get(no.saturating_add(AHEAD));
+                    ahead.inspect(|ahead| engine.expect(ahead.glimpse));
                     engine.glance(seen.frame, seen.glimpse)
                 };
                 match glance {

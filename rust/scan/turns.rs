@@ -28,6 +28,7 @@ use crate::scan::sets::Sets;
 use crate::scan::state::RunMode;
 use crate::scan::state::ScanState;
 use crate::scan::state::StepSettings;
+use crate::scan::state::HELD_MS;
 use crate::sys::shrinker::Cache;
 use crate::trace;
 use engine::pace::Account;
@@ -185,6 +186,9 @@ impl Commons {
                 return Turn::Sleep(sleep_ms);
             }
             if !state.is_closed {
+                if state.holds_merging() {
+                    return Turn::Sleep(sleep_ms.max(HELD_MS));
+                }
                 if let Some(place) = state.places.next() {
                     return self.begin_scan(state, place, limit);
                 }

@@ -4,6 +4,9 @@
 #include <linux/module.h>
 #include "shim.h"
 
+/* The macro module! has no field for the version. */
+MODULE_VERSION(KSM_V_VERSION);
+
 bool ksm_v_try_module_get(void)
 {
 	return try_module_get(THIS_MODULE);

@@ -2,6 +2,7 @@
 
 /* <linux/mm.h>, <linux/pgtable.h> */
 #include "shim.h"
+#include <linux/prefetch.h>
 
 /* A hash of the pages that a row of entries maps. It does not depend on their order. */
 u32 ksm_v_ptes_digest(pte_t *first, unsigned long entries, u32 *pages)
@@ -43,40 +44,81 @@ void ksm_v_pte_unmap_unlock(pte_t *ptep, spinlock_t *ptl)
 
 static void describe(struct page *page, struct ksm_v_mapped *mapped)
 {
-	struct folio *folio = page_folio(page);
-
 	mapped->page = page;
-	mapped->folio = folio;
 	mapped->pfn = page_to_pfn(page);
-	mapped->mapping = (unsigned long)READ_ONCE(folio->mapping);
+	mapped->mapping = (unsigned long)READ_ONCE(page_folio(page)->mapping);
 	mapped->words = page_address(page);
 	mapped->poisoned = PageHWPoison(page);
+	mapped->present = true;
 }
 
-/* Returns false if the entry is not present. */
-bool ksm_v_ptep_mapped(pte_t *ptep, struct vm_area_struct *vma, unsigned long addr,
-		       struct ksm_v_mapped *mapped)
+/* Field by field: the compiler would clear a structure by "rep stos", which is slow. */
+static void describe_none(bool present, struct ksm_v_mapped *mapped)
 {
-	pte_t pte = ptep_get(ptep);
-	struct page *page;
+	mapped->page = NULL;
+	mapped->pfn = 0;
+	mapped->mapping = 0;
+	mapped->words = NULL;
+	mapped->poisoned = false;
+	mapped->present = present;
+}
 
-	if (!pte_present(pte))
-		return false;
+/* Fetches the places of an anonymous page that is not merged into the caches. */
+static void fetch(const struct ksm_v_mapped *mapped, const struct ksm_v_places *places)
+{
+	if ((mapped->mapping & FOLIO_MAPPING_FLAGS) != FOLIO_MAPPING_ANON || mapped->poisoned)
+		return;
+	if (!places->count)
+		return;
+	prefetch(mapped->words + places->offsets[0]);
+	if (places->count == 1)
+		return;
+	prefetch(mapped->words + places->offsets[1]);
+	prefetch(mapped->words + places->offsets[2]);
+	prefetch(mapped->words + places->offsets[3]);
+}
+
+/* The page that an entry maps, or NULL. */
+static struct page *page_of(pte_t pte, struct vm_area_struct *vma, unsigned long addr)
+{
 	/* The fast path of vm_normal_page(), which is not inline. */
 	if (IS_ENABLED(CONFIG_ARCH_HAS_PTE_SPECIAL) && likely(!pte_special(pte)))
-		page = pte_page(pte);
-	else
-		page = vm_normal_page(vma, addr, pte);
-	mapped->page = page;
-	if (page)
-		describe(page, mapped);
-	return true;
+		return pte_page(pte);
+	return vm_normal_page(vma, addr, pte);
 }
 
-/* Describes a page of a mapped huge page. */
-void ksm_v_nth_page_mapped(struct page *head, unsigned long n, struct ksm_v_mapped *mapped)
+/*
+ * Describes what @count entries map, from the one at @addr on.
+ *
+ * All of them are described before the first page is read, so that the processor
+ * waits for the memory of several pages at once.
+ */
+void ksm_v_ptes_mapped(pte_t *first, struct vm_area_struct *vma, unsigned long addr,
+		       const struct ksm_v_places *places, struct ksm_v_mapped *mapped,
+		       unsigned int count)
 {
-	describe(head + n, mapped);
+	for (pte_t *ptep = first; ptep < first + count; ptep++, mapped++, addr += PAGE_SIZE) {
+		pte_t pte = ptep_get(ptep);
+		bool present = pte_present(pte);
+		struct page *page = present ? page_of(pte, vma, addr) : NULL;
+
+		if (page) {
+			describe(page, mapped);
+			fetch(mapped, places);
+		} else {
+			describe_none(present, mapped);
+		}
+	}
+}
+
+/* Like ksm_v_ptes_mapped(), for pages of a mapped huge page. */
+void ksm_v_pages_mapped(struct page *first, const struct ksm_v_places *places,
+			struct ksm_v_mapped *mapped, unsigned int count)
+{
+	for (struct page *page = first; page < first + count; page++, mapped++) {
+		describe(page, mapped);
+		fetch(mapped, places);
+	}
 }
 
 bool ksm_v_pte_present(pte_t pte)

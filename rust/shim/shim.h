@@ -279,18 +279,29 @@ void ksm_v_folio_set_swapbacked(struct folio *folio);
 /* <linux/pgtable.h> */
 /* What a page table entry maps, as far as rust/mm/walk.rs needs it. */
 struct ksm_v_mapped {
-	/* NULL if vm_normal_page() returns no page, as for the zero page; nothing else is set then. */
+	/* NULL if vm_normal_page() returns no page, as for the zero page. */
 	struct page *page;
-	struct folio *folio;
 	unsigned long pfn;
 	unsigned long mapping;
 	/* The content of the page, in the linear mapping. */
 	const void *words;
 	bool poisoned;
+	/* Whether the entry is present; if not, all else is zero, as if page is NULL. */
+	bool present;
 };
-bool ksm_v_ptep_mapped(pte_t *ptep, struct vm_area_struct *vma, unsigned long addr,
-		       struct ksm_v_mapped *mapped);
-void ksm_v_nth_page_mapped(struct page *head, unsigned long n, struct ksm_v_mapped *mapped);
+/*
+ * Places in a page of which the cache lines are fetched ahead of their use: none, the
+ * first one, or all of them if count is more than 1.
+ */
+struct ksm_v_places {
+	unsigned int count;
+	u16 offsets[4];
+};
+void ksm_v_ptes_mapped(pte_t *first, struct vm_area_struct *vma, unsigned long addr,
+		       const struct ksm_v_places *places, struct ksm_v_mapped *mapped,
+		       unsigned int count);
+void ksm_v_pages_mapped(struct page *first, const struct ksm_v_places *places,
+			struct ksm_v_mapped *mapped, unsigned int count);
 u32 ksm_v_ptes_digest(pte_t *first, unsigned long entries, u32 *pages);
 pte_t ksm_v_ptep_get(pte_t *ptep);
 pte_t ksm_v_ptep_get_and_clear(struct mm_struct *mm, unsigned long addr, pte_t *ptep);
@@ -425,6 +436,9 @@ bool ksm_v_page_is_zero(const void *a);
 #ifdef CONFIG_X86_MCE
 bool ksm_v_page_is_readable(const void *page);
 #endif
+
+/* <linux/vmstat.h> */
+unsigned long ksm_v_cow_ksm_events(void);
 
 /* <linux/workqueue.h> */
 void ksm_v_init_work(struct work_struct *work, work_func_t func);

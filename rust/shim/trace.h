@@ -290,6 +290,23 @@ TRACE_EVENT(ksm_v_pace,
 				   KSM_V_PACE_CAUSES(KSM_V_SYMBOL, KSM_V_LAST_SYMBOL)))
 );
 
+TRACE_EVENT(ksm_v_promise,
+	TP_PROTO(bool held, u64 available, u64 wanted),
+	TP_ARGS(held, available, wanted),
+	TP_STRUCT__entry(
+		__field(bool, held)
+		__field(u64, available)
+		__field(u64, wanted)
+	),
+	TP_fast_assign(
+		__entry->held = held;
+		__entry->available = available;
+		__entry->wanted = wanted;
+	),
+	TP_printk("held=%d available=%llu wanted=%llu",
+		  __entry->held, __entry->available, __entry->wanted)
+);
+
 #endif
 
 /* The -I that Kbuild passes for trace.c makes this path work. */

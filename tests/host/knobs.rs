@@ -11,6 +11,7 @@ use engine::knobs;
 use engine::knobs::Knob;
 use engine::knobs::Values;
 use engine::pace::Pacer;
+use engine::promise::Floor;
 use engine::EngineSettings;
 use engine::KsmScanner;
 use model::memory::Memory;
@@ -19,7 +20,6 @@ const ABI: &str = "Documentation/ABI/sysfs-kernel-mm-ksm_v";
 const README: &str = "README.md";
 const SHIPPED: &str = "package/ksm-veridian.conf";
 const KSMV: &str = "tools/ksmv/knobs.py";
-const COMPLETION: &str = "tools/ksmv/completion.bash";
 const DECLARATIONS: &str = "rust/engine/knobs.rs";
 
 /// A file that can only be written. It is documented like a knob.
@@ -47,7 +47,7 @@ fn is_declared(name: &str) -> bool {
 fn default(knob: &Knob) -> String {
     match knob.values {
         Values::Words(words) => words[knob.default as usize].to_owned(),
-        Values::Range { .. } | Values::OneOf(_) => knob.default.to_string(),
+        Values::Range { .. } | Values::OneOf(_) | Values::Memory => knob.default.to_string(),
     }
 }
 
@@ -56,7 +56,7 @@ fn few_values(knob: &Knob) -> Vec<String> {
     match knob.values {
         Values::Words(words) => words.iter().map(|word| word.to_string()).collect(),
         Values::OneOf(numbers) => numbers.iter().map(u32::to_string).collect(),
-        Values::Range { .. } => Vec::new(),
+        Values::Range { .. } | Values::Memory => Vec::new(),
     }
 }
 
@@ -65,6 +65,7 @@ fn values(knob: &Knob) -> Vec<String> {
     match knob.values {
         Values::Range { least, most, unit } => vec![format!("{least} to {most} {unit}")],
         Values::OneOf(_) | Values::Words(_) => few_values(knob),
+        Values::Memory => vec![format!("0 to {} MiB", u32::MAX), "0 to 100%".to_owned()],
     }
 }
 
@@ -132,13 +133,11 @@ fn all_declarations_are_listed() {
     );
     for knob in knobs::ALL {
         let written = default(&knob);
-        let parsed = knob.parse(written.as_bytes());
-        assert_eq!(
-            parsed,
-            Some(knob.default),
-            "{DECLARATIONS}: {}",
-            name(&knob)
-        );
+        let is_accepted = match knob.values {
+            Values::Memory => Floor::parse(written.as_bytes()) == Some(Floor::OFF),
+            _ => knob.parse(written.as_bytes()) == Some(knob.default),
+        };
+        assert!(is_accepted, "{DECLARATIONS}: {}", name(&knob));
     }
 }
 
@@ -189,7 +188,7 @@ fn readme_lists_every_knob() {
     for knob in &knobs::ALL {
         let default = match knob.values {
             Values::Words(_) => format!("`{}`", default(knob)),
-            Values::Range { .. } | Values::OneOf(_) => default(knob),
+            Values::Range { .. } | Values::OneOf(_) | Values::Memory => default(knob),
         };
         let start = format!("| `{}` | {default} |", name(knob));
         let row = text.lines().find(|line| line.starts_with(&start));
@@ -244,28 +243,18 @@ fn ksmv_knows_every_knob() {
             .find_map(|line| line.trim().strip_prefix(&start));
         let missing = format!("no line begins with {start}");
         complaints.expect(line.is_some(), name(knob), missing);
-        line.into_iter()
-            .for_each(|allowed| complaints.expect_values(knob, allowed));
+        let Some(line) = line else { continue };
+        complaints.expect_values(knob, line);
+        // Shells complete these.
+        let end = match few_values(knob) {
+            few if few.is_empty() => "\"),".to_owned(),
+            few => format!("\", (\"{}\")),", few.join("\", \"")),
+        };
+        let missing = format!("its line does not end with {end}");
+        complaints.expect(line.ends_with(&end), name(knob), missing);
     }
     let known = text.lines().filter_map(|line| line.split_once("\": Knob("));
     known.for_each(|(name, _)| complaints.expect_declared(name.trim().trim_matches('"')));
-    complaints.expect_none();
-}
-
-#[test]
-fn completion_offers_the_values_of_knobs_that_have_few() {
-    let text = read(COMPLETION);
-    let mut complaints = Complaints::about(COMPLETION);
-    for knob in &knobs::ALL {
-        let values = few_values(knob).join(" ");
-        let case = text
-            .lines()
-            .filter_map(|line| line.trim().split_once(") echo "))
-            .find(|(pattern, _)| words(pattern).contains(&name(knob)) && !pattern.contains('"'));
-        let offered = case.map_or("", |(_, offered)| offered.trim_end_matches(" ;;"));
-        let missing = format!("offers \"{offered}\" instead of \"{values}\"");
-        complaints.expect(offered == values, name(knob), missing);
-    }
     complaints.expect_none();
 }
 
@@ -290,7 +279,7 @@ fn ends(knob: Knob) -> [u32; 2] {
     match knob.values {
         Values::Range { least, most, .. } => [least, most],
         Values::OneOf(numbers) => [numbers[0], numbers[numbers.len() - 1]],
-        Values::Words(words) => panic!("{words:?} are no numbers"),
+        Values::Words(_) | Values::Memory => panic!("{}: no numbers", name(&knob)),
     }
 }
 

@@ -31,6 +31,13 @@ impl<S: ScannerStorage> KsmScanner<S> {
         }
     }
 
+    /// Prepares for [`Self::glance`] at this sample, some samples ahead: begins to fetch what is known of it into
+    /// the processor's caches.
+    #[inline]
+    pub fn expect(&self, glimpse: Glimpse) {
+        self.index.fetch(glimpse.key().hash());
+    }
+
     /// Decides from a sample what to do with an unshared page; most pages need no more.
     #[inline]
     pub fn glance(&mut self, frame: Frame, glimpse: Glimpse) -> Glance {

@@ -5,6 +5,7 @@
 pub mod cgroup;
 pub mod feature;
 pub mod freezer;
+pub mod khugepaged;
 pub mod kmsg;
 pub mod probe;
 pub mod procfs;

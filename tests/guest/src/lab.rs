@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The state in which every test starts and ends: the module loaded and stopped, nothing merged, and
-//! no process besides the test.
+//! The state in which every test starts and ends: the module loaded and stopped, nothing merged, no
+//! process besides the test, and khugepaged at rest.
 
 use std::rc::Rc;
 
@@ -10,6 +10,7 @@ use libtest_mimic::Trial;
 
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::feature::Feature;
+use crate::kernel::khugepaged;
 use crate::kernel::kmsg::Kmsg;
 use crate::ksm_v::module;
 use crate::ksm_v::scanner;
@@ -27,6 +28,7 @@ impl Lab {
     fn open() -> Result<Self> {
         module::ensure_loaded()?;
         scanner::settle_knobs()?;
+        khugepaged::rest()?;
         Ok(Lab {
             nursery: Nursery::open()?,
         })

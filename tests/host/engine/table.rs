@@ -377,7 +377,7 @@ fn an_empty_table_has_no_memory_and_finds_nothing() {
     assert_eq!((table.len(), table.bytes(), nothing.failures()), (0, 0, 1));
 }
 
-/// First blocks double, and larger ones grow by an eighth from a page on.
+/// Blocks double up to four pages, and larger ones grow by three eighths. Shrinking frees what is too much.
 #[test]
 fn a_large_table_is_nearly_full() {
     let mut pair = Pair::<SPREAD>::new();
@@ -386,12 +386,38 @@ fn a_large_table_is_nearly_full() {
         pair.table.insert(&pair.memory, item).unwrap();
         let (len, bytes) = (pair.table.len(), pair.table.bytes());
         if len > 50_000 {
+            assert!(bytes * 100 <= len * ITEM * 160, "{bytes} bytes for {len}");
+        }
+        if len > 50_000 && len % 10_000 == 0 {
+            pair.table.shrink(&pair.memory);
+            let bytes = pair.table.bytes();
             assert!(bytes * 100 <= len * ITEM * 130, "{bytes} bytes for {len}");
         }
     }
     for key in 0..200_000 {
         assert!(pair.table.get(hash::<SPREAD>(key)).is_some());
     }
+}
+
+/// Every growth by three eighths is refused, and the growth by an eighth after it is granted.
+#[test]
+fn a_table_with_little_memory_grows_a_little() {
+    let mut pair = Pair::<SPREAD>::new();
+    let is_large = |pair: &Pair<SPREAD>| pair.table.len() == 50_000;
+    for key in 0..200_000 {
+        if is_large(&pair) {
+            pair.table.shrink(&pair.memory);
+            let is_odd = pair.memory.allocations() % 2 == 1;
+            pair.memory.set_plan(Plan::Repeat(vec![is_odd, !is_odd]));
+        }
+        pair.insert(key, 2 * key);
+        let (len, bytes) = (pair.table.len(), pair.table.bytes());
+        if len > 50_000 {
+            assert!(bytes * 100 <= len * ITEM * 130, "{bytes} bytes for {len}");
+        }
+    }
+    assert_eq!(pair.refused, 0);
+    assert!(pair.memory.failures() > 0, "nothing was refused");
 }
 
 /// A small segment could be full at its end and refuse an entry for which there was memory: one
@@ -496,6 +522,7 @@ fn shrinking_leaves_room_to_grow_again() {
     for key in 0..MANY {
         pair.insert(key, 2 * key + key % 2);
     }
+    pair.shrink();
     let all = pair.table.bytes();
     pair.shrink();
     assert_eq!(pair.table.bytes(), all, "it is nearly full");

@@ -38,7 +38,7 @@ pub const WRITE_ONLY: &str = "merge_now";
 pub const PROFILE: &str = "profile";
 
 /// Files that can only be read; each but [`PROFILE`] holds one number.
-pub const READ_ONLY: [&str; 15] = [
+pub const READ_ONLY: [&str; 17] = [
     PROFILE,
     "full_scans",
     "pages_shared",
@@ -51,6 +51,8 @@ pub const READ_ONLY: [&str; 15] = [
     "merge_ratio_x100",
     "zero_pages",
     "huge_pages_split",
+    "promise_worst",
+    "promise_held",
     "index_bytes",
     "index_failures",
     "cpu_ns",

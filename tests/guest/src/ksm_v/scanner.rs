@@ -25,8 +25,7 @@ use crate::Span;
 /// the current pass and two whole passes.
 pub const ENOUGH_PASSES: u64 = 3;
 
-/// How many times to scan [`ENOUGH_PASSES`] passes if pages are refused each time because they are
-/// locked or held.
+/// How many times to try what a page that is locked or held for a moment prevents: see [`in_rounds`].
 const MOST_ROUNDS: u32 = 5;
 
 /// A `sleep_ms` longer than any test: a pausing scanner resumes only when a knob changes.
@@ -88,10 +87,18 @@ pub fn part(peer: &Peer, span: Span) -> String {
 /// Writes `what` to `merge_now`. Writes it again if pages were refused: the kernel, for example
 /// compaction, may have held a page for a moment.
 pub fn merge_at_once(what: impl Display) -> Result {
-    for _ in 0..MOST_ROUNDS {
+    in_rounds(|| {
         let before = debugfs::refusals().ok();
         knob::set(knob::WRITE_ONLY, &what)?;
-        if debugfs::refusals().ok() == before {
+        Ok(debugfs::refusals().ok() == before)
+    })
+}
+
+/// Tries until an attempt returns that it was complete, a few times at most: the kernel may hold a page for a
+/// moment. The caller checks what was reached.
+pub fn in_rounds(mut attempt: impl FnMut() -> Result<bool>) -> Result {
+    for _ in 0..MOST_ROUNDS {
+        if attempt()? {
             break;
         }
         drain_lru()?;
@@ -147,15 +154,11 @@ pub fn passes(count: u64) -> Result {
 /// for a temporary reason: in a guest that gets little CPU time, a VMA may be locked, or a page held
 /// by compaction, whenever a pass reaches it.
 pub fn merge() -> Result {
-    for _ in 0..MOST_ROUNDS {
+    in_rounds(|| {
         let before = refused_for_now();
         scan(ENOUGH_PASSES)?;
-        if refused_for_now() == before {
-            break;
-        }
-        drain_lru()?;
-    }
-    Ok(())
+        Ok(refused_for_now() == before)
+    })
 }
 
 /// The number of pages refused so far for a temporary reason; `None` if the counts cannot be read.
@@ -191,6 +194,8 @@ pub fn settle_knobs() -> Result {
     knob::set("max_cpu", 100)?;
     knob::set("governor", "manual")?;
     knob::set("threads", 1)?;
+    knob::set("promise_floor", 0)?;
+    knob::set("promise_swap", 0)?;
     DRIFT.store(
         zero_pages()? - census::zero_pages() as i64,
         Ordering::Relaxed,

@@ -11,6 +11,8 @@ use crate::rng::mix;
 pub const PAGE_SIZE: u64 = 4096;
 /// 64-bit words of a page.
 pub const WORDS: usize = PAGE_SIZE as usize / 8;
+/// Pages in a huge page.
+pub const HUGE: u64 = 512;
 
 /// Word `index` of the content `id`.
 pub fn word(id: u64, index: usize) -> u64 {

@@ -7,8 +7,7 @@
 //! must have the same contents, byte for byte, and share the pages unless the operation ends sharing.
 //! With the knob `movable` at 0, the kernel can do none of this.
 
-use std::path::Path;
-
+use guest::kernel::feature::Feature;
 use guest::ksm_v::knob;
 use guest::lab;
 use guest::memory::content::Ids;
@@ -127,8 +126,7 @@ fn no_disk() -> Result<Option<String>> {
 }
 
 fn no_huge_pages() -> Result<Option<String>> {
-    let exist = Path::new(huge::DIRECTORY).exists();
-    or_else(|| (!exist).then(|| "the kernel has no transparent huge pages".to_owned()))
+    or_else(|| Feature::HugePages.missing().map(str::to_owned))
 }
 
 fn no_marks() -> Result<Option<String>> {

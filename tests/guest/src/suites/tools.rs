@@ -18,6 +18,7 @@ use guest::process::peer::Peer;
 use guest::Result;
 use libtest_mimic::Trial;
 
+mod alerts;
 mod observers;
 mod recorders;
 mod selftests;
@@ -28,6 +29,7 @@ mod workloads;
 pub fn trials() -> Vec<Trial> {
     let mut trials = trials_with(Server::Ksmd, selftests::TESTS_OF_KSMD);
     trials.extend(lab::trials("tools::recorders", recorders::TESTS));
+    trials.extend(lab::trials("tools::alerts", alerts::TESTS));
     for server in [Server::Ksmd, Server::Module] {
         for tests in [
             observers::TESTS,

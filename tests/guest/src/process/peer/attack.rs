@@ -97,12 +97,11 @@ pub(super) fn fill_colliding(span: Span) {
     }
 }
 
-/// Fills a span with pages that differ only in their last word: as similar as the colliding pages,
-/// but with different hashes.
-pub(super) fn fill_alike(span: Span) {
+/// Fills a span with pages that differ only in the word `position`. If it is near the end, the pages are
+/// as similar as the colliding ones, but their hashes differ.
+pub(super) fn fill_alike(span: Span, position: usize) {
     for index in 0..span.pages {
-        let last = span.page(index).addr + (WORDS as u64 - 1) * 8;
-        memory::poke(last, index + 1);
+        memory::poke(span.page(index).addr + position as u64 * 8, index + 1);
     }
 }
 

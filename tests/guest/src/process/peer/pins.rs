@@ -166,8 +166,9 @@ impl Restoring {
                 };
                 let page = (fault.page - span.addr) / PAGE_SIZE;
                 let bytes = content::bytes(|index| content::word(ids.of(page), index));
-                faults.copy(span.page(page), &bytes)?;
+                // Counted first: the copy wakes the reader, who may ask for the number at once.
                 count.fetch_add(1, Relaxed);
+                faults.copy(span.page(page), &bytes)?;
             }
             faults.unregister(span)
         });

@@ -324,7 +324,7 @@ fn use_memory(verb: &str, arguments: &[u64]) -> Answer {
         "check_tags" => tags::check(span, rest[0]).map(|()| 0),
         "tag_storm" => tags::storm(span, ids(rest), rest[2]),
         "fill_alike" => {
-            attack::fill_alike(span);
+            attack::fill_alike(span, rest[0] as usize);
             Ok(0)
         }
         "fill_colliding" => {

@@ -38,6 +38,8 @@ pub(super) const TESTS: &[Test] = tests![
     undumpable_takes_its_words,
     content_takes_its_words,
     governor_takes_its_words,
+    promise_floor_takes_mebibytes_and_percent,
+    promise_swap_takes_0_and_1,
     run_refuses_bad_input,
     scan_rate_refuses_bad_input,
     sleep_ms_refuses_bad_input,
@@ -52,6 +54,8 @@ pub(super) const TESTS: &[Test] = tests![
     domain_refuses_bad_input,
     undumpable_refuses_bad_input,
     content_refuses_bad_input,
+    promise_floor_refuses_bad_input,
+    promise_swap_refuses_bad_input,
     an_empty_write_changes_nothing,
     counts_cannot_be_written,
     users_can_read_and_not_write,
@@ -150,6 +154,17 @@ fn content_takes_its_words(_: &Lab) -> Result {
     takes("content", "all", "[all] zero")
 }
 
+fn promise_floor_takes_mebibytes_and_percent(_: &Lab) -> Result {
+    takes_numbers(
+        "promise_floor",
+        &["0", "1", "512", "4294967295", "0%", "1%", "99%", "100%"],
+    )
+}
+
+fn promise_swap_takes_0_and_1(_: &Lab) -> Result {
+    takes_numbers("promise_swap", &["1", "0"])
+}
+
 fn refuses(name: &str, kept: &str, texts: &[Vec<u8>]) -> Result {
     knob::set(name, kept)?;
     let before = knob::read(name)?;
@@ -207,6 +222,25 @@ fn max_page_sharing_refuses_bad_input(_: &Lab) -> Result {
         "77",
         &["0", "1", "65537", "2147483647", "2147483648", "4294967298"],
     )
+}
+
+fn promise_floor_refuses_bad_input(_: &Lab) -> Result {
+    let beyond = [
+        "4294967296",
+        "4294967297",
+        "101%",
+        "256%",
+        "%",
+        "5 %",
+        "5%%",
+        "%5",
+        "5M",
+    ];
+    refuses_numbers("promise_floor", "7%", &beyond)
+}
+
+fn promise_swap_refuses_bad_input(_: &Lab) -> Result {
+    refuses_numbers("promise_swap", "1", &["2", "256", "257", "4294967297"])
 }
 
 fn max_interval_refuses_bad_input(_: &Lab) -> Result {

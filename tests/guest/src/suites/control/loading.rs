@@ -93,6 +93,8 @@ fn defaults_are_the_documented_ones(_: &Lab) -> Result {
         ("domain", "[user] process cgroup global\n"),
         ("undumpable", "[siblings] leave\n"),
         ("content", "[all] zero\n"),
+        ("promise_floor", "0\n"),
+        ("promise_swap", "0\n"),
         (knob::PROFILE, "own\n"),
     ];
     for (name, text) in expected {
@@ -152,8 +154,14 @@ fn takes_the_bytewise_hash_parameter(_: &Lab) -> Result {
 
 fn refuses_an_unusable_parameter(_: &Lab) -> Result {
     module::unload()?;
-    let loaded = module::try_load("bytewise_hash=many");
-    expect::errno("bytewise_hash=many", libc::EINVAL, loaded)?;
+    for parameter in [
+        "bytewise_hash=many",
+        "bytewise_hash=2",
+        "redhat_only_zero_pages=2",
+        "redhat_only_zero_pages=-1",
+    ] {
+        expect::errno(parameter, libc::EINVAL, module::try_load(parameter))?;
+    }
     expect::eq(
         "left behind after a refused load",
         Vec::<String>::new(),

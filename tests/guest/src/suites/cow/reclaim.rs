@@ -9,6 +9,7 @@ use guest::lab::Lab;
 use guest::lab::SkippableTest;
 use guest::lab::Test;
 use guest::memory::content::Ids;
+use guest::memory::content::HUGE;
 use guest::memory::pagemap;
 use guest::memory::pages;
 use guest::memory::swap;
@@ -57,7 +58,6 @@ fn compaction_leaves_merged_pages_valid(lab: &Lab) -> Result {
 
 /// A process that asks for a huge page gets one, just as with pages that a fork shared.
 fn collapsing_copies_merged_pages(lab: &Lab) -> Result {
-    const HUGE: u64 = 512;
     const MADV_COLLAPSE: i32 = 25;
     let ids = Ids::each(10_000);
     let (a, b) = lab.pair()?;

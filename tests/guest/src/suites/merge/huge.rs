@@ -10,6 +10,7 @@ use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::memory::content::Ids;
+use guest::memory::content::HUGE;
 use guest::memory::pagemap::Frame;
 use guest::memory::pages;
 use guest::process::peer::Kind;
@@ -33,9 +34,6 @@ pub(super) const TESTS: &[Test] = tests![
     huge_pages_stay_huge_where_their_twins_are_left_alone,
     equal_pages_are_merged_out_of_folios_of_16,
 ];
-
-/// The number of 4 KiB pages in a huge page.
-pub(super) const HUGE: u64 = 512;
 
 /// Maps and fills a region that really consists of huge pages.
 pub(super) fn huge(peer: &Peer, count: u64, ids: Ids) -> Result<Span> {

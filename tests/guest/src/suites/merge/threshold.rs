@@ -13,6 +13,7 @@ use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::memory::content::Ids;
+use guest::memory::content::HUGE;
 use guest::memory::pages;
 use guest::process::peer::Kind;
 use guest::process::peer::Peer;
@@ -27,7 +28,6 @@ use super::huge::huge;
 use super::huge::in_folios;
 use super::huge::merge_with_control;
 use super::huge::FOLIO;
-use super::huge::HUGE;
 
 pub(super) const TESTS: &[Test] = tests![
     a_huge_page_stays_whole_below_the_threshold,

@@ -54,7 +54,7 @@ fn areas(group: &Group) -> [(usize, Span); 3] {
     [(0, parent[0]), (1, other[1]), (2, child[0])]
 }
 
-/// Migrates pages of a process; expects the driver to get `pages` of them.
+/// Migrates pages of a process; expects the driver to get `pages` of them, in a few rounds at most.
 fn migrate(
     device: &Device,
     group: &Group,
@@ -62,9 +62,44 @@ fn migrate(
     (who, span): (usize, Span),
     pages: u64,
 ) -> Result {
-    let found = device.migrate(migration, &group.sharers[who].peer, span)?;
+    let mut found = 0;
+    scanner::in_rounds(|| {
+        let got = device.migrate(migration, &group.sharers[who].peer, span)?;
+        // A page that the device has taken is not there to be taken again.
+        found = got
+            + if migration == Migration::Take {
+                found
+            } else {
+                0
+            };
+        Ok(found >= pages)
+    })?;
     let what = format!("pages of process {who}, {migration:?}");
     expect::eq(what, pages, found)
+}
+
+/// Moves all pages of a process to other frames, in a few rounds at most; `frames` are those at first. Expects as
+/// many frames to change as the driver says. Returns the frames at last.
+fn move_all(
+    device: &Device,
+    group: &Group,
+    (who, span): (usize, Span),
+    mut frames: Vec<Frame>,
+) -> Result<Vec<Frame>> {
+    let mut moved = 0;
+    scanner::in_rounds(|| {
+        moved = device.migrate(Migration::Move, &group.sharers[who].peer, span)?;
+        let found = expect_all(group, "after a move")?;
+        expect::eq("pages that moved", moved as usize, changed(&frames, &found))?;
+        frames = found;
+        Ok(moved == span.pages)
+    })?;
+    expect::eq(
+        format!("pages of process {who} that move"),
+        span.pages,
+        moved,
+    )?;
+    Ok(frames)
 }
 
 /// Expects the contents, the sharing and the counts that merging produced.
@@ -92,11 +127,7 @@ fn a_driver_can_move_pages_elsewhere(lab: &Lab) -> Result {
     let group = Group::mixed(lab, PAGES)?;
     let mut frames = group.expect_shared("at first")?;
     for area in areas(&group) {
-        let pages = area.1.pages;
-        migrate(&device, &group, Migration::Move, area, pages)?;
-        let found = expect_all(&group, "after a move")?;
-        expect::eq("pages that moved", pages as usize, changed(&frames, &found))?;
-        frames = found;
+        frames = move_all(&device, &group, area, frames)?;
     }
     scanner::unmerge()?;
     group.check("unmerged after moves")

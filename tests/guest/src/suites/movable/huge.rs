@@ -4,14 +4,14 @@
 //! whether to collapse; the contents must stay.
 
 use guest::expect;
-use guest::kernel::procfs;
+use guest::kernel::khugepaged::AtWork;
 use guest::ksm_v::knob;
 use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::memory::content::Ids;
+use guest::memory::content::HUGE;
 use guest::process::peer::Peer;
-use guest::process::task;
 use guest::tests;
 use guest::Result;
 use guest::Span;
@@ -26,51 +26,8 @@ pub(super) const TESTS: &[Test] = tests![
     pages_that_are_collapsed_again_and_again_are_merged_less_often,
 ];
 
-pub(super) const DIRECTORY: &str = "/sys/kernel/mm/transparent_hugepage/khugepaged";
-
-/// The number of small pages in a huge page.
-const HUGE: u64 = 512;
 /// The advice number of `MADV_COLLAPSE`.
 const MADV_COLLAPSE: i32 = 25;
-
-/// Changes a setting of khugepaged while this exists.
-struct Setting {
-    path: String,
-    before: String,
-}
-
-impl Setting {
-    fn new(name: &str, value: &str) -> Result<Self> {
-        let path = format!("{DIRECTORY}/{name}");
-        let before = procfs::read(&path)?;
-        procfs::write(&path, value)?;
-        Ok(Setting { path, before })
-    }
-}
-
-impl Drop for Setting {
-    fn drop(&mut self) {
-        if procfs::write(&self.path, &self.before).is_err() {
-            eprintln!("{} could not be restored", self.path);
-        }
-    }
-}
-
-fn scans() -> Result<u64> {
-    procfs::number(&format!("{DIRECTORY}/full_scans"))
-}
-
-/// Waits until khugepaged has scanned everything `count` times.
-fn wait_scans(count: u64) -> Result {
-    let target = scans()? + count;
-    let seen = || scans().is_ok_and(|found| found >= target);
-    expect::that(task::wait_until(task::PATIENCE, seen), || {
-        format!(
-            "full_scans of khugepaged: expected {target}, found {:?}",
-            scans()
-        )
-    })
-}
 
 /// Processes that share the first `shared` pages of a range that can become a huge page.
 fn group(lab: &Lab, shared: u64) -> Result<Group> {
@@ -91,18 +48,14 @@ fn expect_sound(group: &Group, when: &str) -> Result {
 }
 
 fn khugepaged_beside_shared_pages(lab: &Lab) -> Result {
-    let _settings = [
-        Setting::new("scan_sleep_millisecs", "0")?,
-        Setting::new("alloc_sleep_millisecs", "10")?,
-        Setting::new("pages_to_scan", "100000")?,
-    ];
+    let khugepaged = AtWork::start()?;
     for shared in [64, 400] {
         let group = group(lab, shared)?;
-        wait_scans(3)?;
+        khugepaged.wait_scans(3)?;
         expect_sound(&group, "after a scan by khugepaged")?;
         // The module splits the huge page to merge its parts.
         group.merge()?;
-        wait_scans(2)?;
+        khugepaged.wait_scans(2)?;
         expect_sound(&group, "merged again")?;
     }
     Ok(())

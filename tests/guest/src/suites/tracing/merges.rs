@@ -72,6 +72,7 @@ const FORMATS: &[(&str, &[&str])] = &[
         "pace",
         &["u64 pass", "u32 share", "u32 previous", "u32 cause"],
     ),
+    ("promise", &["bool held", "u64 available", "u64 wanted"]),
     (
         "refuse",
         &[

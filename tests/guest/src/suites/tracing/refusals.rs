@@ -15,6 +15,7 @@ use guest::ksm_v::scanner;
 use guest::lab::Lab;
 use guest::lab::Test;
 use guest::memory::content::Ids;
+use guest::memory::content::HUGE;
 use guest::memory::content::PAGE_SIZE;
 use guest::memory::pages;
 use guest::process::peer::Kind;
@@ -234,7 +235,6 @@ fn pages_of_a_full_cgroup_are_merged_without_reclaim(lab: &Lab) -> Result {
 
 /// A large folio cannot be split while something else holds a reference to any part of it.
 fn parts_of_a_large_page_with_references_are_refused_as_busy(lab: &Lab) -> Result {
-    const HUGE: u64 = 512;
     let peers = only(lab, 1, IDS)?;
     let (peer, span) = &peers[0];
     let other = lab.alice()?;

@@ -24,7 +24,7 @@ struct Knob {
 }
 
 /// Other domains would let users share, which the checker counts as a failure.
-const KNOBS: [Knob; 13] = [
+const KNOBS: [Knob; 15] = [
     Knob {
         name: "run",
         takes: &["1", "1", "1", "1", "1", "1", "0", "2"],
@@ -90,6 +90,16 @@ const KNOBS: [Knob; 13] = [
         takes: &["all", "all", "all", "zero"],
         refuses: &["zeros", "[all]", "all zero"],
     },
+    Knob {
+        name: "promise_floor",
+        takes: &["0", "0", "1", "0%", "64", "5%"],
+        refuses: &["4294967296", "101%", "%", "1 %"],
+    },
+    Knob {
+        name: "promise_swap",
+        takes: &["0", "1"],
+        refuses: &["2", "257"],
+    },
 ];
 
 /// Writes and reads until time is up.
@@ -130,7 +140,7 @@ fn take(stage: &Stage, knob: &Knob, rng: &mut Rng) -> Result {
 /// Merges a random process, which may exit or be left alone, while others write to `run`.
 fn merge_now(stage: &Stage, rng: &mut Rng) -> Result {
     let pid = *rng.pick(&task::all());
-    let refusals = [libc::ESRCH, libc::EPERM, libc::EBUSY];
+    let refusals = [libc::ESRCH, libc::EPERM, libc::EBUSY, libc::ENOMEM];
     match knob::try_write(knob::WRITE_ONLY, pid.to_string().as_bytes()) {
         Ok(()) => stage.tally.count("merge a process now"),
         Err(error) if is_away(&error) => (),
