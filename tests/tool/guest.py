@@ -6,6 +6,7 @@ with a line like that of Rust's test harness.
 """
 
 import contextlib
+import fcntl
 import io
 import json
 import mmap
@@ -18,6 +19,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import unittest
 from pathlib import Path
@@ -332,7 +334,7 @@ class WithoutModule(Case):
         self.assertEqual(answer["name"], ODD_NAME.decode("utf-8", "replace"))
         self.assertEqual(answer["cgroup"], "/ksmv\x1b[2J\r0::\ufffd")
         said = ksmv(*wanted)
-        self.assertIn(r"\x1b[2Ja)\x0d1\x0b\x0a" + "\\" + r"\x9b\xff" + "\n", said)
+        self.assertIn(r"\x1b[2Ja)\x0d1\x0b\x0a" + "\\" + r"\x9b\xff -I -S", said)
         self.assertIn(r"/ksmv\x1b[2J\x0d0::\xff" + "\n", said)
         for line in said.split("\n"):
             self.assertEqual(line, text.printable(line))
@@ -589,6 +591,10 @@ class Knobs(Case):
 
     def test_unknown_knobs(self) -> None:
         self.assert_fails(2, "did you mean scan_rate", "set", "scanrate", "1")
+        self.assert_fails(2, "did you mean scan_rate", "set", "scanrate")
+        self.assert_fails(2, "allowed: 1, 2, 4 or 8 passes", "set", "max_interval")
+        for line in (r"run +0 +0 \(stop\)", "domain +user +user, process", "merge_now +- +PID"):
+            self.assertRegex(ksmv("set"), line)
         self.assert_fails(2, "did you mean scan_rate", "get", "scan_rat")
         self.assert_fails(2, "ksmv get lists them all", "get", "xyzzy")
         self.assert_fails(2, "there is no knob '../ksm/run'", "set", "../ksm/run", "1")
@@ -602,7 +608,8 @@ class Knobs(Case):
         merge_all()
         self.assert_fails(1, "pages are shared; unmerge them first", "set", "domain", "global")
         self.assertEqual(module.get("domain"), "user")
-        self.assert_fails(1, "there is no such process", "set", "merge_now", "999999")
+        for words in (["999999"], ["999999 0 1000"], ["999999", "0", "1000"]):
+            self.assert_fails(1, "there is no such process", "set", "merge_now", *words)
         hidden = self.start("4*a", "undumpable")
         self.assert_fails(1, "none of that memory may be merged", "set", "merge_now", hidden.pid)
         ksmv("set", "run", "2")
@@ -615,6 +622,54 @@ class Knobs(Case):
         said = run_ksmv("status", "--rows", 3, status=4, user=ALICE)
         self.assertIn("run ksmv as root", said)
         self.assertEqual(module.get("run"), "0")
+
+
+class Settings(Case):
+    """scripts/settings, which applies a file of settings."""
+
+    program = HERE.parent / "settings"
+    installed = Path("/usr/sbin/ksmv")
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.installed.parent.mkdir(parents=True, exist_ok=True)
+        self.installed.symlink_to(TOOL)
+        self.addCleanup(self.installed.unlink)
+
+    def assert_refused(self, line: str, said: str) -> None:
+        """Expects that this line is refused with this explanation, and that nothing changes."""
+        before = ksmv_json("get")
+        with tempfile.TemporaryDirectory() as place:
+            file = Path(place, "conf")
+            file.write_text(f"sleep_ms = 7\n{line}\n")
+            done = subprocess.run([self.program, "apply", file], check=False, capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertEqual(done.stderr.removesuffix("  (nothing was changed)\n"), f"{file}:2: {said}")
+        for name in knobs.KNOBS.keys() & before.keys():
+            self.assertEqual(module.get(name), str(before[name]))
+
+    def test_explanations_are_ksmvs(self) -> None:
+        self.start("9*a", user=BOB)
+        merge_all()
+        for line, status in (
+            ("max_cpu = 101", 2), ("scope = some", 2), ("run = 3", 2), ("scan_rate = -x", 2), ("domain = global", 1),
+        ):  # fmt: skip
+            name, value = line.split(" = ")
+            self.assert_refused(line, ksmv("set", "--", name, value, status=status).removeprefix("ksmv: "))
+        self.assert_refused("scan_rat = 1", "there is no knob 'scan_rat'; did you mean scan_rate?\n")
+
+    def test_needs_no_ksmv(self) -> None:
+        self.installed.unlink()
+        self.installed.symlink_to(TOOL.parent / "nothing")
+        for way in ("absent", "broken"):
+            with self.subTest(way):
+                if way == "broken":
+                    self.installed.unlink()
+                    self.installed.write_text("#!/bin/sh\necho Traceback\nexit 1\n")
+                    self.installed.chmod(0o755)
+                self.assert_refused("max_cpu = 101", "max_cpu = 101 was refused: Invalid argument\n")
+                self.assert_refused("scan_rat = 1", 'there is no setting "scan_rat"\n')
+                self.assert_refused("cpu_ns = 1", 'there is no setting "cpu_ns"\n')
 
 
 # --- what merging saves -----------------------------------------------------
@@ -718,7 +773,7 @@ class Merged(Case):
         self.assertEqual(found["mappings_not_found"], 0)
         rows = [(row["pid"], row["shared_frames"], row["mappings"]) for row in found["sharers"]]
         self.assertEqual(rows, [(other.pid, 2, 5), (third.pid, 1, 1)])
-        self.assertRegex(ksmv("who", one.pid), rf"2 +0\.0 +5 +1000 +{other.pid} +python3\n")
+        self.assertRegex(ksmv("who", one.pid), rf"2 +0\.0 +5 +1000 +{other.pid} +python3 .*\n")
 
     def test_status(self) -> None:
         member = self.start("3000*a,1000*zero", user=BOB)
@@ -741,7 +796,7 @@ class Merged(Case):
         shown = ksmv("status", "--rows", 5)
         self.assertIn(f"saved    {proc.saved_pages()} pages", shown)
         self.assertIn("scan_rate 20000", shown)
-        self.assertRegex(shown, rf"\n +\d+\.\d +\d+\.\d +\d+ +\d+ +1001 +{member.pid} +python3\n")
+        self.assertRegex(shown, rf"\n +\d+\.\d +\d+\.\d +\d+ +\d+ +1001 +{member.pid} +python3 .*/member.py 3000\*a,1000\*zero\n")
 
     def test_status_tells_mainlines_settings(self) -> None:
         for name, value in (("scan_rate", "2000"), ("max_cpu", "50"), ("compat/pages_to_scan", "77")):
@@ -823,6 +878,17 @@ class Metrics(Case):
         self.assertAlmostEqual(found["ksm_v_cpu_seconds_total"], proc.knob("cpu_ns") / 1e9)
         self.assertNotIn("ksm_v_pass_seconds", found)
 
+    def test_savings_by_domain(self) -> None:
+        self.start("300*a,100*zero")
+        merge_all()
+        for by in ("user", "cgroup"):
+            found = self.values("--by", by)
+            parts = [value for name, value in found.items() if name.startswith("ksm_v_domain_")]
+            self.assertTrue(parts)
+            self.assertAlmostEqual(sum(parts), proc.saved_pages() * pages.PAGE, delta=1)
+        self.assertFalse([one for one in self.values() if one.startswith("ksm_v_domain_")])
+        run_ksmv("metrics", "--by", "user", user=ALICE, status=4)
+
     def test_refusals_by_reason(self) -> None:
         told = Path("/sys/kernel/debug/ksm_v/refusals").read_text().split("\n")
         reasons = [line.split()[0] for line in told if line and line[0] != "#"]
@@ -859,18 +925,58 @@ class Top(Case):
         self.assert_fails(2, "at least 0.1", "top", "--interval", "0")
         self.assert_fails(2, "invalid number above 0", "top", "--count", "-1")
 
-    def test_on_a_terminal(self) -> None:
+    ENTER, LEAVE, CLEAR = "\x1b[?1049h", "\x1b[?1049l", "\x1b[H\x1b[J"
+
+    def on_terminal(self, columns: int = 80) -> tuple[subprocess.Popen, int]:
+        """Starts top on a terminal; returns also the other side of the terminal."""
         leader, follower = pty.openpty()
+        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+        self.before = termios.tcgetattr(follower)
         top = subprocess.Popen(
-            [sys.executable, str(TOOL), "top", "--interval", "0.1"], stdout=follower
+            [sys.executable, str(TOOL), "top", "--interval", "0.1"], stdout=follower, stdin=follower
         )
-        os.close(follower)
-        shown = b""
-        while shown.count(b"\x1b[H\x1b[J") < 3:
-            shown += os.read(leader, 1 << 16)
-        top.send_signal(signal.SIGINT)
-        self.assertEqual(top.wait(), 130)
-        self.assertIn(b"ksm_v on", shown)
+        self.addCleanup(os.close, leader)
+        self.addCleanup(os.close, follower)
+        self.follower = follower
+        return top, leader
+
+    def read_until(self, leader: int, wanted: str, count: int = 1) -> str:
+        """What is shown until this was shown so often."""
+        shown = ""
+        while shown.count(wanted) < count:
+            shown += os.read(leader, 1 << 16).decode()
+        return shown
+
+    def assert_given_back(self, leader: int) -> None:
+        """Expects that the terminal is as it was."""
+        self.read_until(leader, self.LEAVE)
+        self.assertEqual(termios.tcgetattr(self.follower), self.before)
+
+    def test_on_a_terminal(self) -> None:
+        for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 130)):
+            top, leader = self.on_terminal()
+            shown = self.read_until(leader, self.CLEAR, 3)
+            self.assertTrue(shown.startswith(self.ENTER))
+            self.assertIn("ksm_v on", shown)
+            top.send_signal(number)
+            self.assertEqual(top.wait(PATIENCE_SECONDS), status)
+            self.assert_given_back(leader)
+
+    def test_keys(self) -> None:
+        self.start("300*a")
+        self.start("300*a")
+        merge_all()
+        for columns in (40, 120):
+            top, leader = self.on_terminal(columns)
+            self.read_until(leader, self.CLEAR)
+            for key, head in ((b"p", "PID  process"), (b"u", "user"), (b"c", "cgroup"), (b"z", "cgroup")):
+                os.write(leader, key)
+                shown = self.read_until(leader, f"  {head}\r\n") + self.read_until(leader, self.CLEAR)
+                widths = [len(line) for line in re.split(r"\r\n|\x1b\[[^a-zA-Z]*[a-zA-Z]", shown)]
+                self.assertLessEqual(max(widths), columns)
+            os.write(leader, b"q")
+            self.assertEqual(top.wait(PATIENCE_SECONDS), 0)
+            self.assert_given_back(leader)
 
     def test_ends_with_its_reader(self) -> None:
         top = subprocess.Popen(

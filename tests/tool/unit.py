@@ -6,10 +6,13 @@ Run anywhere: python3 tests/tool/unit.py.
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,8 +27,9 @@ PROJECT = Path(__file__).resolve().parents[2]
 TOOL = PROJECT / "tools" / "ksmv"
 sys.path.insert(0, str(TOOL.parent))
 
-from ksmv import cli, estimate, frames, layout, lines, metrics, module, pages  # noqa: E402
-from ksmv import policy, processes, reasons, records, shared, status, text, why  # noqa: E402
+from ksmv import cli, completion, estimate, frames, layout, lines, metrics, module, pages  # noqa: E402
+from ksmv import policy, processes, progress, reasons, records, shared  # noqa: E402
+from ksmv import screen, status, text, view, why  # noqa: E402
 from ksmv.arguments import parser  # noqa: E402
 from ksmv.credentials import Cause, Standing  # noqa: E402
 from ksmv.errors import Failure  # noqa: E402
@@ -37,7 +41,7 @@ from ksmv.sharers import Sharer, Sharing  # noqa: E402
 from ksmv.status import Counts, Status  # noqa: E402
 
 COMMANDS = next(one for one in parser()._actions if one.dest == "command").choices
-PROCESS = Process(7, "name", 1000, 100, False, "/a", "/proc/7")
+PROCESS = Process(7, "name", 1000, 100, False, "/a", "/nowhere/7")
 ORDINARY, UNDUMPABLE = Standing(), Standing(dumpable=False)
 
 # Names that a user may choose, and how ksmv shows them.
@@ -448,7 +452,7 @@ def counted(at: float = 1, **changes: object) -> Counts:
         "pages_sharing", "zero_pages", "cpu_ns", "pages_scanned", "pages_skipped", "full_scans",
         "pass_pages", "last_pass_pages", "run", "pages_shared", "index_bytes",
     )  # fmt: skip
-    values = dict.fromkeys(names, "1") | {"profile": "own", "movable": "1"}
+    values = dict.fromkeys(names, "1") | {"profile": "own", "movable": "1", "promise_held": "0"}
     values |= {name: str(value) for name, value in changes.items()}
     settings = {"promote_after": "3", "governor": "manual", "domain": "user", "scope": "all"}
     settings = {name: values.get(name, value) for name, value in settings.items()}
@@ -494,6 +498,11 @@ class Progress(unittest.TestCase):
             ({"full_scans": 3}, "80 s a pass at this rate; what was there 3 passes ago is merged"),
             ({"run": 0}, "25% of 31.2 MiB done; the scanner is stopped: ksmv set run 1"),
             ({"pages_scanned": 100, "pages_skipped": 50}, "no progress in 10.0 s"),
+            ({"promise_held": 1, "promise_floor": "10%", "promise_worst": 512},
+             "held: less memory is available than promise_floor (10%) or the worst minute of"
+             " copies (2.0 MiB) demands"),
+            ({"promise_held": 1, "promise_floor": "64", "promise_worst": 0},
+             "promise_floor (64 MiB) or the worst minute of copies (0.0 MiB) demands"),
         ):  # fmt: skip
             self.assertEqual(self.line(**changes).endswith(told), True, self.line(**changes))
 
@@ -504,6 +513,7 @@ class Progress(unittest.TestCase):
             ({"last_pass_pages": 800_000, "run": 0}, False),
             ({"last_pass_pages": 800_000, "full_scans": 3}, False),
             ({"pages_scanned": 100, "pages_skipped": 50}, True),
+            ({"promise_held": 1, "promise_floor": "1", "promise_worst": 0}, False),
         ):  # fmt: skip
             shown = "\n".join(lines.status(self.status(**changes)))
             self.assertEqual((changes, "ksmv set governor auto" in shown), (changes, hinted))
@@ -621,8 +631,10 @@ class Metrics(unittest.TestCase):
     def facts(self) -> metrics.Facts:
         """The facts of a module with all counts."""
         files = {"pages_unshared": 7, "index_failures": 0, "cpu_ns": 1_500_000_000,
-                 "pages_sharing": 3, "zero_pages": 2, "huge_pages_split": 9}  # fmt: skip
-        return metrics.Facts(Progress.status(**files), {"pinned": 5, "busy": 0})
+                 "pages_sharing": 3, "zero_pages": 2, "huge_pages_split": 9,
+                 "promise_worst": 4}  # fmt: skip
+        found = Report([(PROCESS, Saving(3, 1, 1.5)), (PROCESS, Saving(1, 0, 0.5))], [], 0)
+        return metrics.Facts(Progress.status(**files), {"pinned": 5, "busy": 0}, "user", found)
 
     def test_keep_the_rules_of_the_format(self) -> None:
         found = parse_metrics("\n".join(metrics.lines(self.facts())) + "\n")
@@ -637,11 +649,23 @@ class Metrics(unittest.TestCase):
             ("saved_bytes", (("by", "zeroes"),), 2 * pages.PAGE),
             ("refusals", (("reason", "pinned"),), 5), ("scanned_pages", (), 1000),
             ("pass_done_pages", (), 2000), ("pass_pages", (), 8000), ("pass_seconds", (), 80),
-            ("huge_pages_split", (), 9), ("passes", (), 1),
+            ("huge_pages_split", (), 9), ("passes", (), 1), ("promise_held", (), 0),
+            ("promise_worst_pages", (), 4),
+            ("domain_saved_bytes", (("user", "1000"),), 3 * pages.PAGE),
         ):  # fmt: skip
             self.assertEqual((name, found[f"ksm_v_{name}"].samples[labels]), (name, value))
         [labels] = found["ksm_v_settings"].samples
         self.assertEqual(dict(labels)["scope"], "all")
+
+    def test_savings_by_domain(self) -> None:
+        other = replace(PROCESS, uid=2, cgroup="/b")
+        nothing = replace(PROCESS, uid=3, cgroup="/c")
+        rows = [(PROCESS, Saving(2, 0, 1)), (other, Saving(2, 0, 1)), (nothing, Saving())]
+        for by, expected in (("user", {"1000", "2"}), ("cgroup", {"/a", "/b"})):
+            facts = replace(self.facts(), by=by, savings=Report(rows, [], 0))
+            found = {labels[by]: value for labels, value in metrics._saved_by(facts)}
+            self.assertEqual(found, dict.fromkeys(expected, pages.PAGE))
+        self.assertFalse([*metrics._saved_by(replace(self.facts(), savings=None))])
 
     def test_without_the_module(self) -> None:
         found = parse_metrics("\n".join(metrics.lines(None)) + "\n")
@@ -679,6 +703,14 @@ class Metrics(unittest.TestCase):
                 metrics.write(str(path), ["b"])
             self.assertEqual([one.name for one in Path(place).iterdir()], ["ksm_v.prom"])
 
+    def test_alerts_are_about_metrics_that_exist(self) -> None:
+        alerts = (PROJECT / "Documentation/ksm_v-alerts.yaml").read_text(encoding="utf-8")
+        exprs = re.findall(r"expr: (?:>-\n)?((?:.|\n)*?)\n        for|expr: (.*)\n", alerts)
+        names = set(re.findall(r"\bksm_v_\w+", " ".join(map("".join, exprs))))
+        samples = {one.name + "_total" * (one.kind == "counter") for one in metrics.FAMILIES}
+        self.assertGreater(len(names), 5)
+        self.assertLessEqual(names, samples)
+
     def test_dashboard_shows_metrics_that_exist(self) -> None:
         dashboard = json.loads((PROJECT / "Documentation/ksm_v-dashboard.json").read_text())
         exprs = [one["expr"] for panel in dashboard["panels"] for one in panel["targets"]]
@@ -702,6 +734,61 @@ class Words(unittest.TestCase):
         found = layout.table(("pages", "who"), (("1", "b"), ("1234567", "longer")), indent="")
         self.assertEqual(found, ["  pages  who", "      1  b", "1234567  longer"])
 
+    def test_narrow_tables_keep_who_it_is(self) -> None:
+        heads = ("saved pages", "MiB", "merged", "zero", "uid", "PID", "process")
+        row = ("123456.5", "482.3", "123456", "7", "1000", "123456", "python3 /usr/bin/gunicorn app")
+        self.addCleanup(layout.limit_width, None)
+        for width, kept in ((120, heads), (60, heads[:3] + heads[4:]), (40, ("MiB", "uid", "PID", "process"))):  # fmt: skip
+            layout.limit_width(width)
+            head, line = layout.table(heads, [row])
+            self.assertEqual([one for one in heads if one in head.split("  ") or f" {one}" in head], [*kept])
+            self.assertLessEqual(len(line), width)
+
+    def test_narrow_text_is_wrapped(self) -> None:
+        line = "  cost     1.0 s of CPU since loaded, 3.0% of one CPU now"
+        self.assertEqual(layout.wrapped(line, 80), [line])
+        found = layout.wrapped(line, 40)
+        self.assertEqual(" ".join(found).split(), line.split())
+        self.assertLessEqual(max(map(len, found)), 40)
+        self.assertTrue(all(one.startswith("    ") for one in found[1:]))
+
+    def test_titles(self) -> None:
+        with tempfile.TemporaryDirectory() as place:
+            process = replace(PROCESS, name="python3", path=place)
+            self.assertEqual(processes.title(process), "python3")
+            for command, title in (
+                (b"/usr/bin/python3\0/usr/bin/gunicorn\0app:app\0", "python3 /usr/bin/gunicorn app:app"),
+                (b"nginx: worker process\0\0\0", "nginx: worker process"), (b"", "python3"),
+                (b"/usr/bin/python3\0", "python3"), (b"a\0" + b"b" * 200, "python3 " + "b" * 92),
+            ):  # fmt: skip
+                Path(place, "cmdline").write_bytes(command)
+                self.assertEqual(processes.title(process), title)
+
+    def test_a_screen_has_its_size_and_all_keys(self) -> None:
+        rows = ["saved", "\x1b" * 39 + "x", *["row"] * 50]
+        for width, height in ((40, 24), (120, 24), (40, 3)):
+            found = screen.fitted(rows, width, height)
+            self.assertLessEqual(max(map(len, found)), width)
+            if height > 3:
+                self.assertEqual(len(found), height - 1)
+                self.assertTrue(found[1].startswith("\\x1b"))
+            self.assertEqual(" ".join(" ".join(found).split())[-len(view.KEYS) :], view.KEYS)
+
+    def test_keys_of_top(self) -> None:
+        shown = view.View()
+        self.assertEqual(shown.after("x"), shown)
+        self.assertEqual(shown.after("u"), view.View("user", "saved"))
+        self.assertEqual(shown.after("z"), view.View("process", "zero"))
+        self.assertEqual(shown.after("c").after("m"), view.View("cgroup", "merged"))
+
+    def test_orders_of_top(self) -> None:
+        rows = [(replace(PROCESS, pid=pid), Saving(*saving)) for pid, saving in
+                ((1, (5, 0, 4.0)), (2, (3, 9, 2.0)), (3, (6, 1, 1.0)))]  # fmt: skip
+        report = Report(rows, [], 0)
+        for order, pids in (("saved", [2, 1, 3]), ("merged", [3, 1, 2]), ("zero", [2, 3, 1])):
+            found = [process.pid for process, _ in report.top_processes(order=order)]
+            self.assertEqual((order, found), (order, pids))
+
     def test_plurals(self) -> None:
         found = [layout.plural(*one) for one in ((1, "page"), (2, "page"), (2, "pass"))]
         self.assertEqual(found, ["1 page", "2 pages", "2 passes"])
@@ -719,7 +806,7 @@ class Words(unittest.TestCase):
             self.assertEqual(text.printable(text.decode(name)), shown)
 
     def test_nothing_that_is_said_is_obeyed(self) -> None:
-        process = Process(7, NASTY, 1000, 100, False, f"/{NASTY}", "/proc/7")
+        process = Process(7, NASTY, 1000, 100, False, f"/{NASTY}", "/nowhere/7")
         skipped = [Skipped(8, NASTY)]
         counts = counted()
         report = Report([(process, Saving(1, 1, 1))], skipped, 0)
@@ -765,7 +852,7 @@ class Words(unittest.TestCase):
         self.assertEqual(told, {kept: [kept, {"a": [1, kept]}]})
 
     def test_errors(self) -> None:
-        for arguments in (["who", "x"], ["who"], ["get", "a", "b"], ["set", "run"], ["sit"], []):
+        for arguments in (["who", "x"], ["who"], ["get", "a", "b"], []):
             code, out, err = self.said(*arguments)
             self.assertEqual((code, out), (2, ""))
             self.assertRegex(err, r"^ksmv: .+\n  usage: ksmv ")
@@ -775,6 +862,22 @@ class Words(unittest.TestCase):
             self.assertEqual(told["exit_status"], 2)
             self.assertIn("usage: ksmv", told["advice"][0])
             self.assertTrue(told["error"])
+
+    def test_misspelt_names(self) -> None:
+        with tempfile.TemporaryDirectory() as place, mock.patch("ksmv.module.DIRECTORY", Path(place)):
+            for name in ("run", "scan_rate", "sleep_ms"):
+                (Path(place) / name).touch()
+            for words, said in (
+                ("staus", "there is no command 'staus'; did you mean status?"),
+                ("xyzzy", "there is no command 'xyzzy'; ksmv --help lists them all"),
+                ("report --by proces", "--by: 'proces' is not allowed; did you mean process?"),
+                ("report --by x", "--by: 'x' is not allowed; allowed: process, cgroup"),
+                ("set scanrate 1", "there is no knob 'scanrate'; did you mean scan_rate?"),
+                ("set scanrate", "there is no knob 'scanrate'; did you mean scan_rate?"),
+                ("get scanrate", "there is no knob 'scanrate'; did you mean scan_rate?"),
+                ("get xyzzy", "there is no knob 'xyzzy'; ksmv get lists them all"),
+            ):  # fmt: skip
+                self.assertEqual(self.said(*words.split()), (2, "", f"ksmv: {said}\n"))
 
 
 class Lines(unittest.TestCase):
@@ -821,70 +924,165 @@ def options_of(command: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 
 
 class Completion(unittest.TestCase):
-    """bash completion by the installed script, on a machine with known knobs and PIDs."""
+    """Completion by the installed scripts of the shells, on a machine with known files and processes."""
 
-    machine = """
-        _ksmv_knobs() { case $1 in -400) echo run domain cpu_ns ;; -200) echo run domain ;; esac; }
-        _ksmv_pids() { echo 1 23; }
-    """
+    # Runs ksmv there.
+    MACHINE = """#!{python} -I
+import sys
+from pathlib import Path
+sys.dont_write_bytecode = True
+sys.path.insert(0, {tools!r})
+from ksmv import cli, module, processes
+module.DIRECTORY = processes.CGROUPS = Path({place!r})
+processes.names = lambda: {{1: "init", 23: {name!r}}}
+sys.exit(cli.main(sys.argv[1:]))
+"""
 
-    def offered(self, *words: str) -> list[str]:
-        """The completions of the last word, sorted."""
-        last = len(words)
-        script = f"""
-            source "$0" && {self.machine}
-            COMP_WORDS=(ksmv "$@") COMP_CWORD={last} COMPREPLY=()
-            _ksmv ksmv "${{COMP_WORDS[{last}]}}" "${{COMP_WORDS[{last - 1}]}}"
-            printf '%s\\n' "${{COMPREPLY[@]}}"
-        """
-        command = ["bash", "-euc", script, str(TOOL / "completion.bash"), *words]
-        return sorted(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    # Each prints what is offered for the words $1 ..., of which the last is to be completed.
+    SHELLS = {
+        "bash": """
+            source "$SCRIPT"
+            COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMP_LINE="$*" COMP_POINT=$(expr length "$*")
+            hook=$(complete -p ksmv)
+            hook=${hook#*-F } && ${hook%% *} ksmv "${@: -1}"
+            printf '%s\\n' "${COMPREPLY[@]}"
+        """,
+        "zsh": """
+            fpath=(${SCRIPT:h} $fpath) && autoload -U compinit && compinit -D -u
+            _describe() { print -l -- ${${(P)2}%%:*} }
+            words=("$@") BUFFER="$*" && CURSOR=${#BUFFER}
+            $_comps[ksmv]
+        """,
+        "fish": """source $SCRIPT; complete -C "$argv" | string replace -r '\\t.*' ''""",
+    }
 
-    def assert_offered(self, words: str, offered: str) -> None:
+    @classmethod
+    def setUpClass(cls) -> None:
+        if not importlib.util.find_spec("argcomplete") or not shutil.which("register-python-argcomplete"):
+            raise unittest.SkipTest("needs argcomplete")
+        place = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(place.cleanup)
+        cls.place = Path(place.name)
+        cls.files = cls.place / "files"
+        (cls.files / "a cgroup/below").mkdir(parents=True)
+        (cls.files / "odd\v1").mkdir()
+        for name in ("run", "domain", "cpu_ns"):
+            (cls.files / name).touch()
+        program = cls.MACHINE.format(
+            python=sys.executable, tools=str(TOOL.parent), place=str(cls.files), name=NASTY
+        )
+        (cls.place / "ksmv").write_text(program, encoding="utf-8", errors="surrogateescape")
+        (cls.place / "ksmv").chmod(0o755)
+        for shell in cls.SHELLS:
+            script = (TOOL / f"completion.{shell}").read_text(encoding="ascii")
+            # As `make install-tools` does.
+            cls.script(shell).write_text(script.replace("/usr/sbin/", f"{cls.place}/"), encoding="ascii")
+
+    @classmethod
+    def script(cls, shell: str) -> Path:
+        """The script for a shell, by the name that zsh wants."""
+        return cls.place / ("_ksmv" if shell == "zsh" else f"ksmv.{shell}")
+
+    def offered(self, *words: str, shell: str = "bash") -> list[str]:
+        """The completions of the last word, sorted, without the blank after the only one."""
+        code = self.SHELLS[shell]
+        command = {
+            "bash": ["bash", "-c", code, "bash", *words],
+            "zsh": ["zsh", "-fc", code, "zsh", *words],
+            "fish": ["fish", "--no-config", "-c", code, " ".join(words)],
+        }[shell]
+        environment = os.environ | {"SCRIPT": str(self.script(shell)), "HOME": str(self.place)}
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, env=environment, cwd=self.files
+        )
+        self.assertEqual((words, done.stderr), (words, ""))
+        return sorted(one.rstrip(" ") for one in done.stdout.split("\n") if one)
+
+    def assert_offered(self, words: str, offered: str, shell: str = "bash") -> None:
         """Expects these completions of the last of the words, which may be empty."""
-        self.assertEqual((words, self.offered(*words.split(" "))), (words, sorted(offered.split())))
+        found = self.offered("ksmv", *words.split(" "), shell=shell)
+        self.assertEqual((shell, words, found), (shell, words, sorted(offered.split())))
 
     def test_commands_and_their_options(self) -> None:
         self.assert_offered("", " ".join(COMMANDS))
         self.assert_offered("s", "status set")
         for name, command in COMMANDS.items():
-            self.assert_offered(f"{name} -", " ".join(options_of(command)))
+            self.assert_offered(f"{name} -", " ".join(["--help", *options_of(command)]))
+        self.assert_offered("status ", "")
 
     def test_values_of_options(self) -> None:
         for name, command in COMMANDS.items():
             for option, action in options_of(command).items():
-                if action.nargs != 0 and option not in ("--cgroup", "--output"):
-                    self.assert_offered(f"{name} {option} ", " ".join(action.choices or ()))
-        self.assertIn("/proc", self.offered("estimate", "--cgroup", "/"))
-        self.assertIn("/proc", self.offered("metrics", "--output", "/"))
+                if action.choices:
+                    self.assert_offered(f"{name} {option} ", " ".join(action.choices))
+        self.assert_offered("who --rows ", "")
+
+    def test_paths(self) -> None:
+        self.assertEqual(self.offered("ksmv", "estimate", "--cgroup", ""), [r"/a\ cgroup/"])
+        self.assertEqual(self.offered("ksmv", "estimate", "--cgroup", r"/a\ cgroup/"), [r"/a\ cgroup/below/"])
+        self.assertEqual(self.offered("ksmv", "estimate", "--cgroup", "/nowhere/"), [])
+        found = self.offered("ksmv", "estimate", "--cgroup", f"{self.files}/a")
+        self.assertEqual(found, [rf"{self.files}/a\ cgroup/"])
+        self.assertEqual(self.offered("ksmv", "metrics", "--output", ""), [r"a\ cgroup/", "cpu_ns", "domain", "run"])
+        self.assertEqual(self.offered("ksmv", "metrics", "--output", f"{self.files}/r"), [f"{self.files}/run"])
+        self.assertEqual(self.offered("ksmv", "metrics", "--output", "';touch x;'"), [])
 
     def test_knobs(self) -> None:
-        for command, files in (("get", "run domain cpu_ns"), ("set", "run domain")):
+        for command, files in (("get", "run domain cpu_ns"), ("set", " ".join(KNOBS))):
             self.assert_offered(f"{command} ", files)
             self.assert_offered(f"{command} --json ", files)
-            self.assert_offered(f"{command} r", "run")
-        for knob in ("run", "domain", "cpu_ns"):
-            self.assert_offered(f"get {knob} ", "")
+        self.assert_offered("get r", "run")
+        self.assert_offered("set r", "run")
+        self.assert_offered("get run ", "")
 
     def test_values_of_knobs(self) -> None:
-        for knob, values in (("run", "0 1 2"), ("max_interval", "1 2 4 8"), ("scan_rate", "")):
-            self.assert_offered(f"set {knob} ", values)
-            self.assert_offered(f"set {knob} 1 ", "")
-        choices = {
-            name: knob.allowed.replace(",", "")
-            for name, knob in KNOBS.items()
-            if re.fullmatch(r"[a-z]+(, [a-z]+)+", knob.allowed)
-        }
-        self.assertLessEqual({"governor", "scope", "domain"}, choices.keys())
-        for knob, values in choices.items():
-            self.assert_offered(f"set {knob} ", values)
+        for name, knob in KNOBS.items():
+            offered = completion.values(argparse.Namespace(knob=name, value=[]))
+            self.assertEqual(set(offered), set(completion.pids() if name == "merge_now" else knob.words))
+        self.assert_offered("set run ", "0 1 2")
+        self.assert_offered("set run 1 ", "")
+        self.assert_offered("set merge_now ", "1 23")
+        self.assert_offered("set merge_now 1 ", "")
+        self.assert_offered("set xyzzy ", "")
         self.assert_offered("set --json domain p", "process")
 
     def test_processes(self) -> None:
-        for command in ("who ", "who --rows 3 ", "why ", "estimate --json ", "estimate ", "estimate 1 ", "estimate --exact "):
+        for command in ("who ", "who --rows 3 ", "why ", "estimate --json ", "estimate ", "estimate --exact "):
             self.assert_offered(command, "1 23")
         self.assert_offered("who 1 ", "")
+        self.assert_offered("estimate 1 ", "23")
         self.assert_offered("estimate --domain user 2", "23")
+
+    def test_all_shells(self) -> None:
+        for shell in self.SHELLS:
+            with self.subTest(shell):
+                if not shutil.which(shell):
+                    self.skipTest(f"needs {shell}")
+                for words, offered in (
+                    ("", " ".join(COMMANDS)), ("who ", "1 23"), ("set domain p", "process"), ("set run ", "0 1 2"),
+                    ("report --by ", "process cgroup"), ("set scan_rate ", ""), ("get ", "run domain cpu_ns"),
+                ):  # fmt: skip
+                    self.assert_offered(words, offered, shell)
+
+    def test_after_other_words(self) -> None:
+        # zsh passes the whole line.
+        for before in ("sudo", "sudo -u root", "cd /; sudo", "ksmv status &&"):
+            self.assertEqual(self.offered(*before.split(), "ksmv", "set", "run", ""), ["0", "1", "2"])
+
+    def test_without_argcomplete(self) -> None:
+        with (
+            mock.patch.dict(os.environ, {"_ARGCOMPLETE": "1", "COMP_LINE": "ksmv "}),
+            mock.patch.dict(sys.modules, {"argcomplete": None}),
+        ):
+            self.assertEqual(Words.said(), (1, "", ""))
+
+    def test_kernel_threads_have_no_address_space(self) -> None:
+        found = processes.names()
+        self.assertIn(os.getpid(), found)
+        for pid in found:
+            with contextlib.suppress(OSError):
+                # No program, and no parent but kthreadd.
+                self.assertNotRegex(Path(f"/proc/{pid}/status").read_text(), "(?m)^PPid:\t2$")
 
 
 class Manual(unittest.TestCase):
@@ -955,6 +1153,117 @@ class Reading(unittest.TestCase):
             self.assertEqual((code, err.split("\n")[0]), (1, "ksmv: process 7: denied"))
 
 
+class MadeManuals(unittest.TestCase):
+    """The manual pages that scripts/manpages makes."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        place = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(place.cleanup)
+        cls.place = Path(place.name)
+        subprocess.run([PROJECT / "scripts/manpages", cls.place], check=True)
+
+    def page(self, name: str) -> str:
+        """A page, with its escapes undone."""
+        return (self.place / name).read_text(encoding="ascii").replace("\\-", "-")
+
+    def test_every_file_of_the_module_is_described(self) -> None:
+        heads = re.findall(r'^\.I "(.*)"$', self.page("ksm_v.4"), re.MULTILINE)
+        text = "".join(path.read_text(encoding="ascii") for path in (PROJECT / "Documentation/ABI").iterdir())
+        files = re.findall(r"^What:\s+(/\S+\w)$", text, re.MULTILINE)
+        self.assertGreater(len(files), 60)
+        self.assertLessEqual(set(files), set(heads))
+        self.assertIn("redhat_only_zero_pages", heads)
+
+    def test_every_setting_is_described_with_its_default(self) -> None:
+        page = self.page("ksm-veridian.conf.5")
+        for name, knob in KNOBS.items():
+            if name not in ("run", "merge_now"):
+                self.assertIn(f'.I "{name} (default {knob.default})"\n', page)
+
+    @unittest.skipUnless(shutil.which("groff"), "needs groff")
+    def test_groff_has_no_complaint(self) -> None:
+        for page in (*self.place.iterdir(), PROJECT / "Documentation/ksmv.8"):
+            command = ["groff", "-man", "-Tutf8", "-ww", "-z", "-rLL=78n", str(page)]
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            self.assertEqual((page.name, done.stderr), (page.name, ""))
+
+    def test_wrong_arguments(self) -> None:
+        for words in ([], ["a", "b"], ["--all"]):
+            done = subprocess.run([PROJECT / "scripts/manpages", *words], check=False, capture_output=True)
+            self.assertEqual(done.returncode, 2)
+
+
+class Outputs(unittest.TestCase):
+    """The program itself, where it can't print, and where it is interrupted."""
+
+    TOOL = PROJECT / "tools/ksmv/ksmv"
+    # Answers of commands that need no module: text, metrics, JSON, and a failure as JSON.
+    COMMANDS = ("--help", "metrics", "who --json 0")
+
+    @classmethod
+    def run_tool(cls, words: str, redirection: str) -> tuple[int, str]:
+        """Runs ksmv with its output redirected by a shell; the exit status, and what it said on
+        standard error."""
+        command = ["sh", "-c", f"'{cls.TOOL}' {words} {redirection}"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    def test_full_disk(self) -> None:
+        for words in self.COMMANDS:
+            code, err = self.run_tool(words, ">/dev/full")
+            expected = (1, "ksmv: standard output: No space left on device\n")
+            self.assertEqual((code, err), expected, words)
+
+    def test_closed_output(self) -> None:
+        for words in self.COMMANDS:
+            expected = (1, "ksmv: standard output is closed\n")
+            self.assertEqual(self.run_tool(words, ">&-"), expected, words)
+
+    def test_closed_pipe(self) -> None:
+        for words in self.COMMANDS:
+            with self.subTest(words):
+                read, write = os.pipe()
+                os.close(read)
+                command = [str(self.TOOL), *words.split()]
+                done = subprocess.run(command, check=False, stdout=write, stderr=subprocess.PIPE)
+                os.close(write)
+                self.assertEqual((done.returncode, done.stderr), (0, b""))
+
+    def test_closed_errors(self) -> None:
+        for words, expected in (("metrics", 0), ("nonsense", 2), ("set run", 2)):
+            code, err = self.run_tool(words, "2>&-")
+            self.assertEqual((code, err), (expected, ""), words)
+            self.assertEqual(self.run_tool(words, "2>/dev/full"), (code, ""), words)
+
+    def test_locale_without_unicode(self) -> None:
+        file = io.TextIOWrapper(io.BytesIO(), encoding="iso-8859-1")
+        text.say(["\u00e4\u20ac"], file)
+        self.assertEqual(file.buffer.getvalue(), b"\xe4\\u20ac\n")
+
+    def test_progress_that_nobody_sees(self) -> None:
+        shown = progress.Progress()
+        shown._next = 0
+        with open("/dev/full", "w", encoding="utf-8") as full, mock.patch("sys.stderr", full):
+            shown.tell(1)
+            shown.end()
+
+    def test_interrupt_while_it_starts(self) -> None:
+        with tempfile.TemporaryDirectory() as place:
+            package = Path(place) / "ksmv"
+            package.mkdir()
+            shutil.copy(self.TOOL, package)
+            (package / "__init__.py").touch()
+            interrupt = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+            (package / "cli.py").write_text(interrupt, encoding="utf-8")
+            done = subprocess.run([package / "ksmv"], check=False, capture_output=True)
+            self.assertEqual((done.returncode, done.stderr), (-signal.SIGINT, b""))
+
+    def test_interrupt_at_work(self) -> None:
+        with mock.patch("ksmv.commands.show_metrics", side_effect=KeyboardInterrupt):
+            self.assertEqual(Words.said("metrics"), (130, "", ""))
+
+
 class Installation(unittest.TestCase):
     """make install-tools, which `make install` also runs."""
 
@@ -965,8 +1274,13 @@ class Installation(unittest.TestCase):
 
     def install(self) -> None:
         """Installs below the test's directory."""
-        command = ["make", "-s", "-C", str(PROJECT), "install-tools", f"DESTDIR={self.place}"]
-        subprocess.run(command, check=True)
+        self.make("install-tools")
+
+    def make(self, target: str) -> None:
+        """Makes a target for the test's directory."""
+        command = ["make", "-s", "-C", str(PROJECT), target]
+        places = [f"DESTDIR={self.place}", f"INSTALL_MOD_PATH={self.place}"]
+        subprocess.run([*command, *places], check=True)
 
     def test_keeps_settings_that_are_there(self) -> None:
         settings = self.place / "etc/ksm-veridian.conf"
@@ -988,15 +1302,38 @@ class Installation(unittest.TestCase):
             for command in commands:
                 self.assertTrue(os.access(f"{self.place}{command}", os.X_OK), command)
 
+    def test_shells_find_their_completion(self) -> None:
+        self.install()
+        share = self.place / "usr/local/share"
+        for name in (
+            "bash-completion/completions/ksmv", "zsh/site-functions/_ksmv", "fish/vendor_completions.d/ksmv.fish",
+        ):  # fmt: skip
+            script = (share / name).read_text(encoding="ascii")
+            self.assertIn(" /usr/local/sbin/ksmv ksmv ", script, name)
+
+    def test_settings_are_explained_by_what_is_installed(self) -> None:
+        self.install()
+        script = (self.place / "usr/local/libexec/ksm-veridian/settings").read_text(encoding="utf-8")
+        self.assertIn("\nKSMV=/usr/local/sbin/ksmv\n", script)
+
+    def test_uninstalling_leaves_the_settings(self) -> None:
+        self.install()
+        self.make("uninstall")
+        files = [path for path in self.place.rglob("*") if not path.is_dir()]
+        self.assertEqual(files, [self.place / "etc/ksm-veridian.conf"])
+
     def test_replaces_an_earlier_version(self) -> None:
         modules = self.place / "usr/local/lib/ksmv"
         modules.mkdir(parents=True)
         for name in ("ksmv", "cli.py"):
             (modules / name).touch()
         self.install()
-        self.assertEqual([path.name for path in modules.iterdir()], ["ksmv"])
-        tool = [sys.executable, "-I", str(self.place / "usr/local/sbin/ksmv"), "--help"]
-        said = subprocess.run(tool, check=True, capture_output=True, text=True).stdout
+        self.assertEqual({path.name for path in modules.iterdir()}, {"ksmv", "VERSION"})
+        tool = [sys.executable, "-I", str(self.place / "usr/local/sbin/ksmv")]
+        said = subprocess.run([*tool, "--version"], check=True, capture_output=True, text=True).stdout
+        version = subprocess.run([PROJECT / "scripts/version"], check=True, capture_output=True, text=True)
+        self.assertEqual(said.split("\n")[0], f"ksmv {version.stdout.strip()}")
+        said = subprocess.run([*tool, "--help"], check=True, capture_output=True, text=True).stdout
         self.assertTrue(said.startswith("usage: ksmv "))
         self.assertFalse(list(modules.rglob("*.pyc")))
 

@@ -2,13 +2,15 @@
 """The arguments of ksmv: its commands and their options."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import NoReturn, TypeAlias
 
-from ksmv import commands
+from ksmv import commands, completion, spelling, text
 from ksmv.errors import USAGE, Failure
 from ksmv.estimate import DEFAULT_MAX_SHARING, DEFAULT_SAMPLE
 from ksmv.policy import DOMAINS, SCOPES, Policy
+from ksmv.version import versions
 
 _Group: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
@@ -38,6 +40,29 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise Failure(message, " ".join(self.format_usage().split()), status=USAGE)
 
+    def _check_value(self, action: argparse.Action, value: str) -> None:
+        """Fails, in argparse's place, unless the value is one of the choices."""
+        if action.choices is None or value in action.choices:
+            return
+        if action.option_strings:
+            about, advice = f"{action.option_strings[0]}: '{value}' is not allowed", "allowed: "
+            advice += ", ".join(action.choices)
+        else:
+            about, advice = f"there is no command '{value}'", "ksmv --help lists them all"
+        hint = spelling.hint(value, action.choices, advice)
+        raise Failure(f"{about}; {hint}", status=USAGE)
+
+
+class _Versions(argparse.Action):
+    """Shows the versions instead of running a command."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        text.say(versions().split("\n"), sys.stdout)
+        parser.exit()
+
 
 def _command(
     group: _Group, name: str, run: Callable[[argparse.Namespace], None], purpose: str
@@ -48,6 +73,11 @@ def _command(
     command.set_defaults(run=run)
     command.add_argument("--json", action="store_true", help="one line of JSON, see ksmv(8)")
     return command
+
+
+def _add_pid(command: _Parser) -> None:
+    pid = command.add_argument("pid", type=_positive, metavar="PID")
+    completion.by(pid, completion.pids)
 
 
 def _add_rows(command: _Parser) -> None:
@@ -68,8 +98,10 @@ def _add_estimate(group: _Group) -> None:
         group, "estimate", commands.show_estimate, "what merging would save, without merging"
     )
     chosen = guess.add_mutually_exclusive_group()
-    chosen.add_argument("pid", nargs="*", type=_positive, metavar="PID", default=[])
-    chosen.add_argument("--cgroup", metavar="PATH", help="the processes in it and below")
+    several = chosen.add_argument("pid", nargs="*", type=_positive, metavar="PID", default=[])
+    completion.by(several, completion.more_pids)
+    cgroup = chosen.add_argument("--cgroup", metavar="PATH", help="the processes in it and below")
+    completion.by(cgroup, completion.cgroups)
     chosen.add_argument("--all", action="store_true", help="all processes (the default)")
     guess.add_argument("--domain", choices=DOMAINS, default=Policy.domain)
     guess.add_argument("--scope", choices=SCOPES, default=Policy.scope)
@@ -93,6 +125,7 @@ def parser() -> _Parser:
         description="Tells what kernel same-page merging by ksm_v saves, or would save,"
         " and sets its knobs. See ksmv(8).",
     )
+    main.add_argument("--version", action=_Versions, help="the versions of ksmv and of the module")
     group = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     state = _command(
@@ -109,11 +142,14 @@ def parser() -> _Parser:
     _add_savers(top)
 
     get = _command(group, "get", commands.show_values, "show a knob or count, or all")
-    get.add_argument("knob", nargs="?", metavar="KNOB")
+    completion.by(get.add_argument("knob", nargs="?", metavar="KNOB"), completion.files_to_read)
 
-    change = _command(group, "set", commands.set_value, "set a knob")
-    change.add_argument("knob", metavar="KNOB")
-    change.add_argument("value", metavar="VALUE")
+    change = _command(group, "set", commands.set_value, "set a knob, or show what can be set")
+    completion.by(change.add_argument("knob", nargs="?", metavar="KNOB"), completion.knobs)
+    value = change.add_argument(
+        "value", nargs="*", metavar="VALUE", help="words are joined: set merge_now PID START END"
+    )
+    completion.by(value, completion.values)
 
     report = _command(
         group, "report", commands.show_report, "how much each process or cgroup saves"
@@ -129,14 +165,19 @@ def parser() -> _Parser:
         description="The counts as metrics, in OpenMetrics' format.",
     )  # fmt: skip
     export.set_defaults(run=commands.show_metrics)
-    export.add_argument("--output", metavar="FILE", help="replaces this file, at once")
+    output = export.add_argument("--output", metavar="FILE", help="replaces this file, at once")
+    completion.by(output, completion.paths)
+    export.add_argument(
+        "--by", choices=("user", "cgroup"),
+        help="also what each user or cgroup saves (reads all page tables)",
+    )  # fmt: skip
 
     _add_estimate(group)
 
     why = _command(group, "why", commands.show_why, "why pages of a process are not merged")
-    why.add_argument("pid", type=_positive, metavar="PID")
+    _add_pid(why)
 
     who = _command(group, "who", commands.show_sharers, "with whom a process shares pages")
-    who.add_argument("pid", type=_positive, metavar="PID")
+    _add_pid(who)
     _add_rows(who)
     return main

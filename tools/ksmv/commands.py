@@ -39,7 +39,7 @@ def _answer(
 ) -> None:
     """Prints what was found, for programs or for people."""
     if options.json:
-        print(records.to_json(record(found)))
+        text.put(records.to_json(record(found)), sys.stdout)
     else:
         text.say(shown(found), sys.stdout)
 
@@ -54,10 +54,16 @@ def show_values(options: Namespace) -> None:
 
 
 def set_value(options: Namespace) -> None:
-    """Sets a knob."""
-    module.set_value(options.knob, options.value)
+    """Sets a knob; without one, shows all with the values that they accept."""
+    if not options.knob:
+        _answer(options, module.read_knobs(), records.values, lines.knobs)
+        return
+    if not options.value:
+        raise module.no_value(options.knob)
+    value = " ".join(options.value)
+    module.set_value(options.knob, value)
     if options.json:
-        print(records.to_json(records.values({options.knob: options.value})))
+        text.put(records.to_json(records.values({options.knob: value})), sys.stdout)
 
 
 def show_status(options: Namespace) -> None:
@@ -77,21 +83,28 @@ def _check_status(options: Namespace) -> None:
 def show_top(options: Namespace) -> None:
     """Shows the same, again and again."""
     _check_status(options)
-    found_each = status.again(options.interval, bool(options.rows))
-    for found in islice(found_each, options.count):
-        if options.json:
-            print(records.to_json(records.status(found)), flush=True)
-        else:
-            screen.show(found, options.rows)
+    shown = screen.Screen(options.rows)
+    found_each = status.again(options.interval, lambda: bool(shown.view.by), shown.wait)
+    if options.json:
+        for found in islice(found_each, options.count):
+            text.put(records.to_json(records.status(found)), sys.stdout)
+        return
+    with screen.of_terminal():
+        for found in islice(found_each, options.count):
+            if shown.is_over:
+                break
+            shown.show(found)
 
 
 def show_metrics(options: Namespace) -> None:
     """Prints the metrics, or writes them into a file."""
-    found = metrics.current(status.once)
+    if options.by:
+        access.check()
+    found = metrics.current(status.once, options.by or "")
     if options.output:
         metrics.write(options.output, found)
     else:
-        print("\n".join(found))
+        text.put("\n".join(found), sys.stdout)
 
 
 def show_report(options: Namespace) -> None:

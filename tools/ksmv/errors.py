@@ -5,6 +5,7 @@ FAILED = 1
 USAGE = 2
 NO_MODULE = 3
 NOT_PERMITTED = 4
+INTERRUPTED = 130
 
 
 class Failure(Exception):

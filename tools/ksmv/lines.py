@@ -8,15 +8,16 @@ from collections.abc import Iterable, Sequence
 from ksmv import khugepaged
 from ksmv.estimate import Domain, Estimate, Row
 from ksmv.knobs import KNOBS
-from ksmv.layout import duration, in_mib, mib, plural, table
+from ksmv.layout import duration, in_mib, mib, of_width, plural, table
 from ksmv.pages import PAGE
 from ksmv.policy import OWNERS, Policy
-from ksmv.processes import Process, Skipped, sees_all
+from ksmv.processes import Process, Skipped, sees_all, title
 from ksmv.reasons import findings
 from ksmv.savings import Report, Saving
 from ksmv.shared import Segment
 from ksmv.sharers import Sharer, Sharing
-from ksmv.status import Status, memory_bytes
+from ksmv.status import Counts, Status, memory_bytes
+from ksmv.view import View
 from ksmv.why import Facts
 
 _SEGMENTS = 4
@@ -32,7 +33,7 @@ _PROCESS = ("uid", "PID", "process")
 
 def _process(process: Process) -> tuple[str, str, str]:
     """The last columns of each table of processes."""
-    return str(process.uid), str(process.pid), process.name
+    return str(process.uid), str(process.pid), title(process)
 
 
 def _skipped(skipped: Sequence[Skipped]) -> list[str]:
@@ -58,6 +59,12 @@ def _value(name: str, value: str) -> tuple[str, str, str]:
     return value, default, name
 
 
+def knobs(found: dict[str, str]) -> list[str]:
+    """The values of knobs, and those that they accept."""
+    rows = ((name, value or "-", KNOBS[name].allowed) for name, value in found.items())
+    return table(("knob", "value", "allowed"), rows)
+
+
 # --- savings ----------------------------------------------------------------
 
 
@@ -68,29 +75,30 @@ def report(found: Report, by: str, limit: int | None) -> list[str]:
         f"saved: {total:.0f} pages, {mib(total)},"
         f" found in {plural(len(found.by_process), 'process')}",
         *_skipped(found.skipped),
-        *(_cgroups(found, limit) if by == "cgroup" else processes(found, limit)),
+        *(processes(found, limit) if by == "process" else _domains_savings(found, by, limit)),
     ]
 
 
-def processes(found: Report, limit: int | None) -> list[str]:
+def processes(found: Report, limit: int | None, order: str = "saved") -> list[str]:
     """The table of what processes save."""
     why = bool(found.total.left_alone)
     return table(
         (*_saving_heads(why), *_PROCESS),
         (
             (*_saving(saving, why), *_process(process))
-            for process, saving in found.top_processes(limit)
+            for process, saving in found.top_processes(limit, order)
         ),
     )
 
 
-def _cgroups(found: Report, limit: int | None) -> list[str]:
+def _domains_savings(found: Report, by: str, limit: int | None, order: str = "saved") -> list[str]:
+    """The table of what cgroups or users save."""
     why = bool(found.total.left_alone)
     return table(
-        (*_saving_heads(why), "processes", "cgroup"),
+        (*_saving_heads(why), "processes", by),
         (
-            (*_saving(saving, why), str(number), cgroup)
-            for cgroup, number, saving in found.top_cgroups(limit)
+            (*_saving(saving, why), str(number), domain)
+            for domain, number, saving in found.top_domains(by, limit, order)
         ),
     )
 
@@ -135,8 +143,20 @@ def status(found: Status, limit: int | None = None) -> list[str]:
         "",
         *processes(savings, limit),
         "",
-        *_cgroups(savings, limit),
+        *_domains_savings(savings, "cgroup", limit),
     ]
+
+
+def top(found: Status, view: View, limit: int | None) -> list[str]:
+    """The status for a terminal: the state, and one table if there is one in view."""
+    head, savings = of_width(status_head(found)), found.report
+    if not savings or not view.by:
+        return head
+    if view.by == "process":
+        rows = processes(savings, limit, view.order)
+    else:
+        rows = _domains_savings(savings, view.by, limit, view.order)
+    return [*head, *of_width(_skipped(savings.skipped)), "", *rows]
 
 
 def status_head(found: Status) -> list[str]:
@@ -173,6 +193,8 @@ def _pass(found: Status) -> str:
     place = f"{progress.percent:.0f}% of {about}{mib(progress.length)} done"
     if found.now.number("run") != 1:
         return f"{place}; the scanner is stopped: ksmv set run 1"
+    if found.now.number("promise_held"):
+        return f"{place}; {_held(found.now)}"
     if progress.pass_seconds is None:
         return f"{place}; no progress in {found.seconds:.1f} s"
     place += f", {duration(progress.pass_seconds)} a pass at this rate"
@@ -182,9 +204,19 @@ def _pass(found: Status) -> str:
     return f"{place}; most of the saving is there after {needed}, in {left}"
 
 
+def _held(now: Counts) -> str:
+    """Why nothing is merged, though memory could be saved."""
+    floor = now.values["promise_floor"]
+    floor = floor if floor.endswith("%") else f"{floor} MiB"
+    return (
+        f"held: less memory is available than promise_floor ({floor}) or the worst minute of"
+        f" copies ({mib(now.number('promise_worst'))}) demands"
+    )
+
+
 def _hints(found: Status) -> list[str]:
     """What may help, if anything."""
-    if found.now.number("run") != 1:
+    if found.now.number("run") != 1 or found.now.number("promise_held"):
         return []
     left, hints = found.progress.left_seconds, []
     if (left is None or left > _LONG_SECONDS) and _is_manual(found):
@@ -229,9 +261,22 @@ def _estimate_head(result: Estimate, policy: Policy) -> list[str]:
         f"  {totals.frames} pages ({mib(totals.frames)}) may be merged:"
         f" {totals.distinct_contents} different contents, {totals.zero_frames} pages of zeroes",
         f"  would save {totals.savable_pages} pages, {mib(totals.savable_pages)}{_error(result)}",
+        *_merged_already(result),
         *([f"  left alone: {told}"] if told else []),
         *_segments(result.segments),
         *_skipped(result.skipped),
+    ]
+
+
+def _merged_already(result: Estimate) -> list[str]:
+    """Why this is not what `ksmv status` says, if pages are merged."""
+    merged = sum(row.merged_pages for row in result.rows)
+    if not merged:
+        return []
+    return [
+        f"  merged already: {merged} entries, whose saving ksmv status shows, comes on top of that;"
+        " what is left is not visited yet, changes, or is in huge pages with too few such parts"
+        " (huge_min_parts): ksmv why PID"
     ]
 
 

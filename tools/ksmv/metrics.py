@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ksmv import module, text
+from ksmv import module, savings, text
 from ksmv.pages import PAGE
+from ksmv.savings import Report
 from ksmv.status import Status, memory_bytes
 
 Labels = Mapping[str, str]
@@ -29,6 +30,9 @@ class Facts:
     status: Status
     refusals: dict[str, int] = field(default_factory=dict)
     """How often pages were refused, by reason; empty if only root may know."""
+    by: str = ""
+    """Whose savings were looked for: those of each cgroup, or user."""
+    savings: Report | None = None
 
     def number(self, name: str) -> int:
         """A count of the module."""
@@ -50,9 +54,9 @@ class Family:
     samples: Callable[[Facts], Iterable[Sample]]
 
 
-def read(status: Status) -> Facts:
-    """Reads what the status lacks."""
-    return Facts(status, _refusals())
+def read(status: Status, by: str) -> Facts:
+    """Reads what the status lacks; who saves how much, if asked for."""
+    return Facts(status, _refusals(), by, savings.report() if by else None)
 
 
 def lines(facts: Facts | None) -> list[str]:
@@ -123,6 +127,14 @@ def _saved(facts: Facts) -> Iterator[Sample]:
     yield {"by": "zeroes"}, facts.number("zero_pages") * PAGE
 
 
+def _saved_by(facts: Facts) -> Iterator[Sample]:
+    found = facts.savings
+    if not found:
+        return
+    for domain, _, saving in found.top_domains(facts.by):
+        yield {facts.by: domain}, saving.saved_pages * PAGE
+
+
 def _pass_seconds(facts: Facts) -> Iterator[Sample]:
     seconds = facts.status.progress.pass_seconds
     if seconds is not None:
@@ -142,6 +154,8 @@ FAMILIES = (
            _count("run")),
     Family("ksm_v_settings", "gauge", "", "1; the labels are settings in force.", _settings),
     Family("ksm_v_saved_bytes", "gauge", "bytes", "Memory that merging saves.", _saved),
+    Family("ksm_v_domain_saved_bytes", "gauge", "bytes",
+           "Of ksm_v_saved_bytes, the part of each cgroup or user; only with --by.", _saved_by),
     Family("ksm_v_memory_bytes", "gauge", "bytes", "All memory.",
            lambda facts: [({}, memory_bytes())]),
     Family("ksm_v_shared_pages", "gauge", "pages", "Shared pages in use.", _count("pages_shared")),
@@ -177,9 +191,15 @@ FAMILIES = (
     Family("ksm_v_huge_pages_split", "counter", "",
            "Large pages split to merge their parts; refusals of kept_huge count parts that stayed.",
            _count("huge_pages_split")),
+    Family("ksm_v_promise_held", "gauge", "",
+           "1 while merging is held: less memory is available than promise_floor demands.",
+           _count("promise_held")),
+    Family("ksm_v_promise_worst_pages", "gauge", "pages",
+           "Merged pages copied in the worst minute since promise_floor was set.",
+           _count("promise_worst")),
 )  # fmt: skip
 
 
-def current(status: Callable[[], Status]) -> list[str]:
-    """The metrics now."""
-    return lines(read(status()) if module.is_loaded() else None)
+def current(status: Callable[[], Status], by: str = "") -> list[str]:
+    """The metrics now; also the savings of each cgroup or user, if asked for."""
+    return lines(read(status(), by) if module.is_loaded() else None)

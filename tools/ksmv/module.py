@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """The module's files under /sys/kernel/mm/ksm_v: reads and writes knobs, and reads counts."""
 
-import difflib
 import errno
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ksmv import spelling
 from ksmv.errors import NO_MODULE, USAGE, Failure, not_permitted
 from ksmv.knobs import COMMON, KNOBS, MAINLINE, MAINLINES_SCOPE, REFUSALS
 
@@ -46,7 +46,7 @@ def check_loaded() -> None:
         )
 
 
-def _readable() -> list[str]:
+def readable() -> list[str]:
     """The names of all readable files, knobs first, in the order of the table."""
     check_loaded()
     files = {path.name for path in DIRECTORY.iterdir() if path.is_file()}
@@ -84,7 +84,23 @@ def set_value(name: str, value: str) -> None:
 
 def read_all() -> dict[str, str]:
     """The values of all readable files."""
-    return {name: get(name) for name in _readable()}
+    return {name: get(name) for name in readable()}
+
+
+def read_knobs() -> dict[str, str]:
+    """The values of all knobs; empty for those that can only be written."""
+    check_loaded()
+    return {name: get(name) if knob.default else "" for name, knob in KNOBS.items()}
+
+
+def no_value(name: str) -> Failure:
+    """The failure to say what a knob is to be set to."""
+    known = KNOBS.get(name)
+    if known:
+        return Failure(f"{name}: no value given", f"allowed: {known.allowed}", status=USAGE)
+    check_loaded()
+    _check_name(name)
+    return Failure(f"{name} can only be read", status=USAGE)
 
 
 def read_if_loaded() -> dict[str, str]:
@@ -117,9 +133,8 @@ def _check_name(name: str) -> None:
     names = {path.name for path in DIRECTORY.iterdir() if path.is_file()}
     if name in names:
         return
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    advice = f"did you mean {' or '.join(near)}?" if near else "ksmv get lists them all"
-    raise Failure(f"there is no knob '{name}'", advice, status=USAGE)
+    advice = spelling.hint(name, names, "ksmv get lists them all")
+    raise Failure(f"there is no knob '{name}'; {advice}", status=USAGE)
 
 
 def _refusal(name: str, error: OSError, value: str = "") -> Failure:

@@ -12,7 +12,7 @@ from ksmv.knobs import KNOBS
 from ksmv.pages import Area
 from ksmv.processes import Process
 
-SCOPES = ("all", "registered")
+SCOPES = KNOBS["scope"].words
 # What processes of one domain have in common, by the kind of domain.
 OWNERS = {"user": ("uid", "gid"), "process": ("pid",), "cgroup": ("cgroup",), "global": ()}
 DOMAINS = tuple(OWNERS)

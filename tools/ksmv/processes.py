@@ -2,6 +2,7 @@
 """The processes that have an address space, and the facts that decide who may share."""
 
 import bisect
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -19,12 +20,15 @@ from ksmv.errors import Failure
 
 _Result = TypeVar("_Result")
 
-_CGROUPS = Path("/sys/fs/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
 _KCMP = {"x86_64": 312, "aarch64": 272, "riscv64": 272, "ppc64le": 354, "s390x": 343}
 _KCMP_VM = 1
 
 # Of <linux/nsfs.h>: the user who created a user namespace.
 _NS_GET_OWNER_UID = 0xB704
+
+# The most of a command line that is worth reading.
+_TITLE = 100
 
 # PROC_PID_INIT_INO of <linux/proc_ns.h>.
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
@@ -72,10 +76,9 @@ def sees_all() -> bool:
 
 def every() -> list[Process]:
     """All processes, each address space once: after vfork(), only the parent."""
-    pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
     found: list[Process] = []
     spaces = []
-    for pid in pids:
+    for pid in _pids():
         process = _look(pid)
         if process is None:
             continue
@@ -85,6 +88,20 @@ def every() -> list[Process]:
             spaces.insert(place, space)
             found.append(process)
     return found
+
+
+def names() -> dict[int, str]:
+    """The names of the processes that have an address space; any user may read them."""
+    found = {}
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            if any("VmSize" in _status(path) for path in _directories(pid)):
+                found[pid] = _name(f"/proc/{pid}")
+    return found
+
+
+def _pids() -> list[int]:
+    return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
 def one(pid: int) -> Process:
@@ -97,6 +114,18 @@ def one(pid: int) -> Process:
     raise Failure(f"there is no process {pid}")
 
 
+def title(process: Process) -> str:
+    """The name, and the arguments that tell it from other processes of this name."""
+    try:
+        command = text.decode(Path(process.path, "cmdline").read_bytes())
+    except OSError:
+        return process.name
+    # A program may set a title of its own, which has no end of arguments.
+    program, *arguments = command.rstrip("\0 ").split("\0")
+    shown = program if not arguments and " " in program else " ".join([process.name, *arguments])
+    return shown[:_TITLE]
+
+
 def parent(process: Process) -> int:
     """The id of the parent of a process."""
     return int(_status(process.path)["PPid"])
@@ -104,9 +133,9 @@ def parent(process: Process) -> int:
 
 def in_cgroup(cgroup: str) -> list[Process]:
     """The processes of a cgroup and of its descendants, by its path under /sys/fs/cgroup."""
-    path = "/" + str(Path("/", cgroup)).removeprefix(str(_CGROUPS)).strip("/")
-    if not (_CGROUPS / path[1:] / "cgroup.procs").exists():
-        raise Failure(f"there is no cgroup '{path}'", f"the cgroups are the directories of {_CGROUPS}")
+    path = "/" + str(Path("/", cgroup)).removeprefix(str(CGROUPS)).strip("/")
+    if not (CGROUPS / path[1:] / "cgroup.procs").exists():
+        raise Failure(f"there is no cgroup '{path}'", f"the cgroups are the directories of {CGROUPS}")
     below = path.rstrip("/") + "/"
     found = [process for process in every() if (process.cgroup + "/").startswith(below)]
     if not found:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
 """Progress of a command that takes long."""
 
+import contextlib
 import sys
 import time
 
+from ksmv import text
 from ksmv.layout import mib
 
 
@@ -23,9 +25,15 @@ class Progress:
         self._next = time.monotonic() + self._EVERY_SECONDS
         self._told = True
         start, end = ("\r", "") if sys.stderr.isatty() else ("", "\n")
-        print(f"{start}ksmv: compared {mib(compared)}", end=end, file=sys.stderr, flush=True)
+        self._put(f"{start}ksmv: compared {mib(compared)}", end)
 
     def end(self) -> None:
         """Ends the line on a terminal."""
         if self._told and sys.stderr.isatty():
-            print(file=sys.stderr)
+            self._put("", "\n")
+
+    @staticmethod
+    def _put(told: str, end: str) -> None:
+        """Prints if that is possible: the answer does not depend on it."""
+        with contextlib.suppress(text.UnwritableError):
+            text.put(told, sys.stderr, end)

@@ -11,7 +11,7 @@ from ksmv.errors import Failure
 from ksmv.estimate import Domain, Estimate, Row, Totals
 from ksmv.pages import PAGE
 from ksmv.policy import OWNERS, Policy
-from ksmv.processes import Process, Skipped, sees_all
+from ksmv.processes import Process, Skipped, sees_all, title
 from ksmv.reasons import findings
 from ksmv.savings import Report, Saving
 from ksmv.shared import Segment
@@ -50,6 +50,7 @@ def _process(process: Process) -> Record:
     return {
         "pid": process.pid,
         "name": process.name,
+        "command": title(process),
         "uid": process.uid,
         "cgroup": process.cgroup,
     }
@@ -72,7 +73,7 @@ def report(found: Report) -> Record:
         ],
         "cgroups": [
             {"cgroup": cgroup, "processes": number} | _saving(saving)
-            for cgroup, number, saving in found.top_cgroups()
+            for cgroup, number, saving in found.top_domains("cgroup")
         ],
         "sees_all_processes": sees_all(),
         "skipped": _skipped(found.skipped),

@@ -8,7 +8,7 @@ The sum over all processes therefore equals the module's pages_sharing + zero_pa
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from ksmv import left_alone, pages, processes
@@ -65,25 +65,44 @@ class Report:
 
     def by_cgroup(self) -> list[tuple[str, int, Saving]]:
         """Each cgroup with the number of its processes and their savings."""
+        return self._by(lambda process: process.cgroup)
+
+    def by_user(self) -> list[tuple[str, int, Saving]]:
+        """Each user id with the number of its processes and their savings."""
+        return self._by(lambda process: str(process.uid))
+
+    def _by(self, domain_of: Callable[[Process], str]) -> list[tuple[str, int, Saving]]:
         members: dict[str, list[Saving]] = {}
         for process, saving in self.by_process:
-            members.setdefault(process.cgroup, []).append(saving)
-        return [(cgroup, len(savings), _sum(savings)) for cgroup, savings in members.items()]
+            members.setdefault(domain_of(process), []).append(saving)
+        return [(domain, len(savings), _sum(savings)) for domain, savings in members.items()]
 
-    def top_processes(self, limit: int | None = None) -> list[tuple[Process, Saving]]:
+    def top_processes(
+        self, limit: int | None = None, order: str = "saved"
+    ) -> list[tuple[Process, Saving]]:
         """The processes with merged pages, largest savings first; if asked for, also those with
         pages that are left alone, most of these first."""
         rows = [row for row in self.by_process if row[1].is_worth_a_row]
-        return sorted(rows, key=lambda row: (*_order(row[1]), row[0].pid))[:limit]
+        return sorted(rows, key=lambda row: (*_order(row[1], order), row[0].pid))[:limit]
 
-    def top_cgroups(self, limit: int | None = None) -> list[tuple[str, int, Saving]]:
-        """Like the processes."""
-        rows = [row for row in self.by_cgroup() if row[2].is_worth_a_row]
-        return sorted(rows, key=lambda row: (*_order(row[2]), row[0]))[:limit]
+    def top_domains(
+        self, by: str, limit: int | None = None, order: str = "saved"
+    ) -> list[tuple[str, int, Saving]]:
+        """Like the processes, for each cgroup or user."""
+        domains = self.by_cgroup() if by == "cgroup" else self.by_user()
+        rows = [row for row in domains if row[2].is_worth_a_row]
+        return sorted(rows, key=lambda row: (*_order(row[2], order), row[0]))[:limit]
 
 
-def _order(saving: Saving) -> tuple[float, float]:
-    return -saving.left_alone.total(), -saving.saved_pages
+_ORDERS: dict[str, Callable[[Saving], float]] = {
+    "saved": lambda saving: -saving.saved_pages,
+    "merged": lambda saving: -saving.merged_pages,
+    "zero": lambda saving: -saving.zero_pages,
+}
+
+
+def _order(saving: Saving, order: str) -> tuple[float, float]:
+    return -saving.left_alone.total(), _ORDERS[order](saving)
 
 
 def _sum(savings: Iterable[Saving]) -> Saving:

@@ -3,7 +3,7 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,18 +129,20 @@ def once(with_report: bool = False) -> Status:
     return Status(before, Counts.read(), report)
 
 
-def again(interval: float, with_report: bool = False) -> Iterator[Status]:
-    """The status, again and again.
+def again(
+    interval: float, with_report: Callable[[], bool], wait: Callable[[float], None]
+) -> Iterator[Status]:
+    """The status, again and again, with the report whenever that is wanted.
 
     Waits at least as long as reading takes, to use at most half a CPU.
     """
     before = Counts.read()
     while True:
         start = time.monotonic()
-        status = Status(before, Counts.read(), savings.report() if with_report else None)
+        status = Status(before, Counts.read(), savings.report() if with_report() else None)
         before = status.now
         yield status
-        time.sleep(max(interval, time.monotonic() - start))
+        wait(max(interval, time.monotonic() - start))
 
 
 def memory_bytes() -> int:

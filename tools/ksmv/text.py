@@ -63,4 +63,22 @@ def say(lines: Iterable[str], file: TextIO, before: str = "", end: str = "\n") -
     text = "\n".join(map(printable, lines))
     encoding = file.encoding or "utf-8"
     text = text.encode(encoding, "backslashreplace").decode(encoding)
-    print(before + text, end=end, file=file, flush=True)
+    put(before + text, file, end)
+
+
+class UnwritableError(Exception):
+    """The output can't be written: its reader is gone, or its disk is full."""
+
+    def __init__(self, file: TextIO, error: OSError) -> None:
+        super().__init__(f"{file.name}: {error.strerror}".replace("<stdout>", "standard output"))
+        self.is_pipe = isinstance(error, BrokenPipeError)
+
+
+def put(text: str, file: TextIO, end: str = "\n") -> None:
+    """Writes text as it is. All output of ksmv goes through here."""
+    try:
+        print(text, end=end, file=file, flush=True)
+    except OSError as error:
+        # What is still buffered can't be written when Python ends, either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+        raise UnwritableError(file, error) from error
