@@ -29,26 +29,43 @@ install: module install-tools ## install ksm_v.ko where modprobe finds it, and k
 	+$(MAKE) -C $(KDIR) M=$(SRC) modules_install
 	depmod $(addprefix -b ,$(INSTALL_MOD_PATH)) $$(cat $(KDIR)/include/config/kernel.release)
 
-# The tree that DKMS builds from; dkms.conf holds its version.
-DKMS_TREE = $(DESTDIR)/usr/src/ksm-veridian-$(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
-DKMS_FILES := Kbuild Makefile dkms.conf ksm_veridian.rs rust sysfs \
-	scripts/dkms scripts/lib.sh scripts/preflight scripts/kernel/prepare.sh
+VERSION = $(shell scripts/version)
+
+# The tree that DKMS builds from. Its file VERSION holds the whole version.
+DKMS_TREE = $(DESTDIR)/usr/src/ksm-veridian-$(VERSION)
+DKMS_FILES := COPYING Kbuild Makefile dkms.conf ksm_veridian.rs rust sysfs \
+	scripts/dkms scripts/lib.sh scripts/preflight scripts/version scripts/kernel/prepare.sh
 
 install-dkms: ## install the source for DKMS (DESTDIR)
 	mkdir -p $(DKMS_TREE)
 	cp -r --parents --no-preserve=ownership $(DKMS_FILES) $(DKMS_TREE)
+	echo $(VERSION) >$(DKMS_TREE)/VERSION
+	sed -i 's/#MODULE_VERSION#/$(VERSION)/' $(DKMS_TREE)/dkms.conf
 
 package: setup ## build the Debian packages
 	@scripts/package
+
+.PHONY: prebuilt release
+prebuilt: setup ## build and try packages with the compiled module (KERNELS=stock ... KEY=PEM CERTIFICATE=DER)
+	@scripts/prebuilt $(addprefix --key ,$(KEY)) $(addprefix --certificate ,$(CERTIFICATE)) $(KERNELS)
+
+release: setup ## make the tarball of a release, and build from it
+	@scripts/release
 
 PREFIX ?= /usr/local
 PLACE = $(DESTDIR)$(PREFIX)
 # The administrator's file: never overwritten.
 SETTINGS = $(DESTDIR)/etc/ksm-veridian.conf
+BASH_COMPLETION = $(PLACE)/share/bash-completion/completions/ksmv
+# Debian's zsh has a directory of its own for packages.
+ZSH_FUNCTIONS ?= $(PREFIX)/share/zsh/site-functions
+ZSH_COMPLETION = $(DESTDIR)$(ZSH_FUNCTIONS)/_ksmv
+FISH_COMPLETION = $(PLACE)/share/fish/vendor_completions.d/ksmv.fish
 
 .PHONY: install-dkms install-tools install-service
 install-service:
 	install -D -m 755 scripts/settings $(PLACE)/libexec/ksm-veridian/settings
+	sed -i 's,^KSMV=/usr,KSMV=$(PREFIX),' $(PLACE)/libexec/ksm-veridian/settings
 	[ -e $(SETTINGS) ] || install -D -m 644 package/ksm-veridian.conf $(SETTINGS)
 	install -D -m 644 package/ksm-veridian.service $(PLACE)/lib/systemd/system/ksm-veridian.service
 	install -m 644 package/ksm-veridian-metrics.service package/ksm-veridian-metrics.timer $(PLACE)/lib/systemd/system/
@@ -60,9 +77,28 @@ install-tools: install-service ## install ksmv, and the service with its setting
 	install -d $(PLACE)/lib/ksmv/ksmv $(PLACE)/sbin
 	install -m 644 tools/ksmv/*.py $(PLACE)/lib/ksmv/ksmv/
 	install -m 755 tools/ksmv/ksmv $(PLACE)/lib/ksmv/ksmv/
+	echo $(VERSION) >$(PLACE)/lib/ksmv/VERSION
 	ln -sf ../lib/ksmv/ksmv/ksmv $(PLACE)/sbin/ksmv
 	install -D -m 644 Documentation/ksmv.8 $(PLACE)/share/man/man8/ksmv.8
-	install -D -m 644 tools/ksmv/completion.bash $(PLACE)/share/bash-completion/completions/ksmv
+	install -d $(PLACE)/share/man/man4 $(PLACE)/share/man/man5
+	scripts/manpages $(PLACE)/share/man/man4
+	mv $(PLACE)/share/man/man4/*.5 $(PLACE)/share/man/man5/
+	install -D -m 644 tools/ksmv/completion.bash $(BASH_COMPLETION)
+	install -D -m 644 tools/ksmv/completion.zsh $(ZSH_COMPLETION)
+	install -D -m 644 tools/ksmv/completion.fish $(FISH_COMPLETION)
+	sed -i 's,/usr/sbin,$(PREFIX)/sbin,' $(BASH_COMPLETION) $(ZSH_COMPLETION) $(FISH_COMPLETION)
+
+.PHONY: uninstall
+uninstall: ## remove what `make install` and `make install-tools` installed, but not the settings
+	rm -f $(PLACE)/libexec/ksm-veridian/settings $(PLACE)/sbin/ksmv
+	rm -f $(PLACE)/lib/systemd/system/ksm-veridian.service $(PLACE)/lib/systemd/system/ksm-veridian-metrics.*
+	rm -rf $(PLACE)/lib/ksmv
+	rm -f $(PLACE)/share/man/man4/ksm_v.4 $(PLACE)/share/man/man5/ksm-veridian.conf.5
+	rm -f $(PLACE)/share/man/man8/ksmv.8
+	rm -f $(BASH_COMPLETION) $(ZSH_COMPLETION) $(FISH_COMPLETION)
+	rm -f $(INSTALL_MOD_PATH)/lib/modules/*/updates/ksm_v.ko*
+	@-rmdir -p $(PLACE)/libexec/ksm-veridian 2>/dev/null
+	$(if $(DESTDIR),,-depmod $(addprefix -b ,$(INSTALL_MOD_PATH)))
 
 clean: ## remove what was built here and in the cache
 	+$(if $(wildcard $(KDIR)/Makefile),$(MAKE) -C $(KDIR) M=$(SRC) clean)
