@@ -77,3 +77,11 @@ SQL = b"""
 select count(*) from (select md5(i::text) from generate_series(1, 20000) i) as words;
 select * from pg_class natural join pg_attribute limit 2000;
 """
+REDIS = "SET key{number} {number:0500}\r\n"
+# Each machine writes the same, in files that only its memory holds.
+VM_INIT = """#!/bin/busybox sh
+/bin/busybox mkdir /tmp
+/bin/busybox seq 1 300000 >/tmp/numbers
+echo ready
+exec /bin/busybox sleep 1000000
+"""

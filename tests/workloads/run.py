@@ -8,7 +8,6 @@ is 0 only if the module leaves at most 5% of what its rules allow to save.
 """
 
 import json
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -20,7 +19,6 @@ from measure import KSMD, MODULE, mib
 from servers import Workload
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-CGROUPS = Path("/sys/fs/cgroup")
 GROUP = "workload"
 # The part of what the rules allow to save that may be left.
 MOST_LEFT = 0.05
@@ -66,20 +64,12 @@ def main(names: list[str]) -> int:
     if unknown := set(names) - set(known):
         print(f"run.py: no workload {', '.join(sorted(unknown))}; there are {', '.join(known)}")
         return 2
-    prepare()
+    servers.prepare_guest()
     results = [result_of(known[name]) for name in names or known]
     print(json.dumps([asdict(one) for one in results]))
     for one in results:
         print(f"test workloads::{one.name} ... {'ok' if one.is_met else 'FAILED'}")
     return 0 if all(one.is_met for one in results) else 1
-
-
-def prepare() -> None:
-    """Mounts what is missing, and loads the module with the settings of a server."""
-    subprocess.run(("ip", "link", "set", "lo", "up"), check=True)
-    if not (CGROUPS / "cgroup.controllers").exists():
-        subprocess.run(("mount", "-t", "cgroup2", "none", CGROUPS), check=True)
-    subprocess.run(("insmod", "ksm_v.ko"), check=True)
 
 
 def result_of(workload: Workload) -> Result:
@@ -99,7 +89,7 @@ def stop(scanner: Path) -> None:
 def beside_module(workload: Workload) -> dict[str, float]:
     """Also estimates what could be saved. Nothing is registered with mainline KSM."""
     HUGE_PAGES.write_text("always")
-    running = servers.begin(workload, CGROUPS / GROUP, opts_in=False)
+    running = servers.begin(workload.begin, servers.CGROUPS / GROUP, opts_in=False)
     time.sleep(REST_SECONDS)
     possible = measure.savable(f"/{GROUP}", "--domain", "global", "--scope", "all")
     allowed = measure.savable(f"/{GROUP}")
@@ -125,7 +115,7 @@ def beside_module(workload: Workload) -> dict[str, float]:
 def beside_ksmd(workload: Workload) -> dict[str, float]:
     """The processes are registered with ksmd."""
     HUGE_PAGES.write_text("always")
-    running = servers.begin(workload, CGROUPS / GROUP, opts_in=True)
+    running = servers.begin(workload.begin, servers.CGROUPS / GROUP, opts_in=True)
     time.sleep(REST_SECONDS)
     before, counted = measure.pss(running.pids()), measure.saved_by_ksmd()
     measure.set_all(KSMD, use_zero_pages=1, smart_scan=0, sleep_millisecs=0)

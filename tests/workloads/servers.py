@@ -16,7 +16,9 @@ from pathlib import Path
 import configs
 
 PLACE = Path("/tmp/workloads")
-PATIENCE_SECONDS = 600
+CGROUPS = Path("/sys/fs/cgroup")
+# A virtual machine that QEMU emulates in an emulated guest takes minutes to boot.
+PATIENCE_SECONDS = 1800
 _PR_SET_MEMORY_MERGE = 67
 
 
@@ -84,7 +86,8 @@ def _config(name: str, text: str) -> str:
     return _place(name, text.format(place=PLACE))
 
 
-def _wait_port(port: int) -> None:
+def wait_port(port: int) -> None:
+    """Waits until a server accepts connections."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
@@ -99,7 +102,7 @@ def _wait_port(port: int) -> None:
 def _request(ports: Sequence[int], count: int, clients: int) -> None:
     """Sends `count` requests to each port, from as many clients at a time."""
     for port in ports:
-        _wait_port(port)
+        wait_port(port)
 
     def client(port: int) -> None:
         for _ in range(count // clients):
@@ -114,7 +117,7 @@ def _request(ports: Sequence[int], count: int, clients: int) -> None:
         one.join()
 
 
-def _program(pattern: str) -> str:
+def program(pattern: str) -> str:
     """A program whose name contains its version."""
     found = sorted(Path("/usr/sbin").glob(pattern)) or sorted(Path("/usr/lib").glob(pattern))
     if not found:
@@ -127,30 +130,38 @@ def _workers(run: Running) -> None:
     _place("index.php", configs.PHP)
     _place("htdocs/index.html", "hello\n")
     _place("app.py", configs.GUNICORN)
-    run.start(_program("php-fpm8*"), "-F", "-y", _config("php-fpm.conf", configs.PHP_FPM))
+    run.start(program("php-fpm8*"), "-F", "-y", _config("php-fpm.conf", configs.PHP_FPM))
     run.start("nginx", "-c", _config("nginx.conf", configs.NGINX))
     run.start("apache2", "-f", _config("apache2.conf", configs.APACHE), "-D", "FOREGROUND")
     run.start("gunicorn", "--workers", "4", "--user", "www-data", "--group", "www-data",
               "--bind", "127.0.0.1:8082", "--chdir", str(PLACE), "app:app")  # fmt: skip
-    _wait_port(9000)
+    wait_port(9000)
     _request((8080,), 480, 12)
     _request((8081,), 200, 8)
     _request((8082,), 80, 8)
 
 
-def _as(user: str, *command: str) -> tuple[str, ...]:
+def as_user(user: str, *command: str) -> tuple[str, ...]:
+    """The command, to run as a user."""
     return ("setpriv", "--reuid", user, "--regid", user, "--clear-groups", *command)
 
 
-def _postgresql(run: Running) -> None:
+def start_postgresql(run: Running) -> Path:
+    """Starts PostgreSQL with a new database, which has its socket in `PLACE / "postgresql"`. Returns the folder
+    of its programs."""
     data = PLACE / "postgresql"
-    tools = Path(_program("postgresql/*/bin/postgres")).parent
+    tools = Path(program("postgresql/*/bin/postgres")).parent
     subprocess.run(("install", "-d", "-o", "postgres", data), check=True)
-    initialise = _as("postgres", str(tools / "initdb"), "-D", str(data))
+    initialise = as_user("postgres", str(tools / "initdb"), "-D", str(data))
     subprocess.run(initialise, check=True, stdout=subprocess.DEVNULL)
-    run.start(*_as("postgres", str(tools / "postgres"), "-D", str(data), "-k", str(data)))
-    _wait_port(5432)
-    psql = _as("postgres", str(tools / "psql"), "-q", "-h", str(data))
+    run.start(*as_user("postgres", str(tools / "postgres"), "-D", str(data), "-k", str(data)))
+    wait_port(5432)
+    return tools
+
+
+def _postgresql(run: Running) -> None:
+    tools = start_postgresql(run)
+    psql = as_user("postgres", str(tools / "psql"), "-q", "-h", str(PLACE / "postgresql"))
     for _ in range(20):
         client = run.start(*psql, stdin=subprocess.PIPE)
         assert client.stdin
@@ -174,21 +185,100 @@ def _jvm(run: Running) -> None:
     _request(ports, 20, 2)
 
 
+def _redis(run: Running) -> None:
+    """One that is written to, and two replicas of it."""
+    first, *replicas = ports = range(8400, 8403)
+    for port in ports:
+        of = () if port == first else ("--replicaof", f"127.0.0.1 {first}")
+        # A replica keeps what it is sent in a file, until it has all of it.
+        data = PLACE / f"redis{port}"
+        data.mkdir()
+        shutil.chown(data, "redis", "redis")
+        run.start(*as_user("redis", "redis-server", "--port", str(port), "--dir", str(data),
+                       "--save", "", *of))  # fmt: skip
+        wait_port(port)
+    keys = 20_000
+    ask_redis(first, "".join(configs.REDIS.format(number=number) for number in range(keys)), keys)
+    _wait(lambda: all(ask_redis(port, "DBSIZE\r\n", 1) == [f":{keys}"] for port in replicas),
+          "replicas of Redis")  # fmt: skip
+
+
+def ask_redis(port: int, commands: str, count: int) -> list[str]:
+    """The answers to commands, each of which is answered by one line."""
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as connection:
+        sender = threading.Thread(target=connection.sendall, args=(commands.encode(),))
+        sender.start()
+        answers = connection.makefile(encoding="ascii", newline="\r\n")
+        found = [answers.readline().strip() for _ in range(count)]
+        sender.join()
+    if errors := [one for one in found if one.startswith("-")]:
+        raise OSError(f"Redis: {errors[0]}")
+    return found
+
+
+def _vms(run: Running) -> None:
+    """Virtual machines of one user, which boot a kernel and write some memory."""
+    disk = _initramfs()
+    consoles = [PLACE / f"vm{number}" for number in range(4)]
+    for console in consoles:
+        console.touch()
+        shutil.chown(console, "nobody", "nogroup")
+        run.start("setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups",
+                  "qemu-system-x86_64", "-accel", "tcg,tb-size=32", "-m", "128", "-nographic",
+                  "-nodefaults", "-no-user-config", "-serial", f"file:{console}",
+                  "-kernel", "vmlinuz", "-initrd", str(disk),
+                  "-append", "console=ttyS0 quiet")  # fmt: skip
+    _wait(lambda: all("ready" in console.read_text() for console in consoles), "the VMs' kernels")
+
+
+def _initramfs() -> Path:
+    """The first file system of a virtual machine: busybox and a script."""
+    root = PLACE / "vm-root"
+    (root / "bin").mkdir(parents=True)
+    shutil.copy("/bin/busybox", root / "bin")
+    (root / "init").write_text(configs.VM_INIT)
+    (root / "init").chmod(0o755)
+    names = "init\nbin\nbin/busybox\n".encode()
+    command = ("busybox", "cpio", "-o", "-H", "newc")
+    packed = subprocess.run(command, cwd=root, input=names, check=True, stdout=subprocess.PIPE)
+    disk = PLACE / "vm.cpio"
+    disk.write_bytes(packed.stdout)
+    return disk
+
+
+def _wait(is_done: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not is_done():
+        if time.monotonic() > deadline:
+            raise TimeoutError(what)
+        time.sleep(1)
+
+
 WORKLOADS = (
     Workload("workers", "12 of php-fpm, 8 of Apache (prefork), 4 of gunicorn, masters as root",
              _workers),
     Workload("postgresql", "PostgreSQL, 20 clients", _postgresql),
     Workload("node", "6 Node.js", _node),
+    Workload("redis", "Redis with 20,000 keys, and 2 replicas", _redis),
+    Workload("vms", "4 virtual machines of QEMU with 128 MiB, just booted", _vms),
     Workload("jvm", "4 JVMs with a heap of 96 MiB, touched at start", _jvm),
 )  # fmt: skip
 
 
-def begin(workload: Workload, cgroup: Path, opts_in: bool) -> Running:
-    """Starts a workload, and returns when its memory is filled."""
+def prepare_guest() -> None:
+    """Brings up the network and the tree of cgroups, and loads the module."""
+    subprocess.run(("ip", "link", "set", "lo", "up"), check=True)
+    if not (CGROUPS / "cgroup.controllers").exists():
+        subprocess.run(("mount", "-t", "cgroup2", "none", CGROUPS), check=True)
+    subprocess.run(("insmod", "ksm_v.ko"), check=True)
+
+
+def begin(start: Callable[[Running], None], cgroup: Path, opts_in: bool) -> Running:
+    """Starts servers by this function, in a cgroup that is made for them."""
     cgroup.mkdir(exist_ok=True)
     shutil.rmtree(PLACE, ignore_errors=True)
     PLACE.mkdir(mode=0o755)
     os.environ["HOME"] = str(PLACE)
     running = Running(cgroup, opts_in)
-    workload.begin(running)
+    start(running)
     return running

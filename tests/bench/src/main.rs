@@ -10,7 +10,8 @@
 //! every row, without the rows that depend on the load of the machine.
 //!
 //! - [`work`]: the works, for any scanner
-//! - [`volatile`], [`collapse`], [`flushes`], [`busy`], [`speed`], [`applications`]: works that need
+//! - [`volatile`], [`collapse`], [`flushes`], [`busy`], [`speed`], [`clones`],
+//!   [`applications`]: works that need
 //!   more than memory and a scanner
 //! - [`memory`]: processes with memory of known contents
 //! - [`scanner`]: the two scanners, and their resource usage
@@ -18,6 +19,7 @@
 
 mod applications;
 mod busy;
+mod clones;
 mod collapse;
 mod flushes;
 mod memory;
@@ -38,7 +40,7 @@ use work::Run;
 use work::Work;
 use work::WORKS;
 
-const USAGE: &str = "usage: ksm_v_bench [--native] [--list | WORK...]";
+const USAGE: &str = "usage: ksm_v_bench [--native] [WORK]...";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -46,12 +48,6 @@ fn main() -> ExitCode {
         Some((first, names)) if first == "--native" => (work::native(), report::NATIVE, names),
         _ => (WORKS.to_vec(), report::COUNTED, &arguments[..]),
     };
-    if names == ["--list"] {
-        works
-            .iter()
-            .for_each(|work| println!("{} {}", work.name, work.guest.name()));
-        return ExitCode::SUCCESS;
-    }
     match chosen(works, names) {
         Ok(works) => run(&works, lines),
         Err(unknown) => {

@@ -4,10 +4,13 @@
 
 use guest::kernel::feature::Feature;
 use guest::kernel::procfs;
+use std::fs::File;
 use std::io::Read;
 use std::io::Write;
 use std::net::Shutdown;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::fd::FromRawFd;
 use std::os::unix::net::UnixStream;
 use std::slice::from_raw_parts_mut;
 
@@ -41,6 +44,22 @@ pub enum Content {
         /// Pages of a process.
         each: usize,
     },
+    /// A clone's part of an image: of ten successive pages it writes five.
+    Clone {
+        /// Pages of a clone.
+        each: usize,
+    },
+}
+
+/// Of ten pages of a clone, those that all clones fill equally, and those that each fills with its own content.
+const EQUAL_OF_TEN: Range<usize> = 0..4;
+const OWN_OF_TEN: Range<usize> = 4..5;
+
+/// The number of pages that all clones of `each` pages fill equally.
+pub fn equal_pages(each: usize) -> usize {
+    (0..each)
+        .filter(|place| EQUAL_OF_TEN.contains(&(place % 10)))
+        .count()
 }
 
 impl Content {
@@ -55,7 +74,17 @@ impl Content {
                 // Contents are different for each number of equal pages.
                 place + equal * FAR
             }
+            Content::Clone { each } if EQUAL_OF_TEN.contains(&(index % each % 10)) => index % each,
+            Content::Clone { .. } => of + index,
             _ => index,
+        }
+    }
+
+    /// Whether a process fills the page.
+    fn fills(self, index: usize) -> bool {
+        match self {
+            Content::Clone { each } => index % each % 10 < OWN_OF_TEN.end,
+            _ => true,
         }
     }
 }
@@ -77,10 +106,33 @@ impl Workers {
         let children = (0..processes)
             .map(|index| {
                 let own = index * pages / processes..(index + 1) * pages / processes;
-                spawn_one(own, pages, content, duty)
+                let map = || match content {
+                    Content::Parts { .. } => map_huge(own.len()),
+                    _ => map(own.len()),
+                };
+                spawn_one(map, own.clone(), pages, content, duty)
             })
             .collect();
         Workers { children }
+    }
+
+    /// No process yet.
+    pub fn none() -> Self {
+        Workers {
+            children: Vec::new(),
+        }
+    }
+
+    /// Starts a clone of `image`, one of `clones`. Returns its process ID when it has filled its pages.
+    pub fn add_clone(&mut self, image: &Image, clones: usize) -> libc::pid_t {
+        let (each, number) = (image.words * 8 / PAGE_SIZE, self.children.len());
+        let own = number * each..(number + 1) * each;
+        let map = || image.inherited();
+        let content = Content::Clone { each };
+        let clone = spawn_one(map, own, clones * each, content, Worker::wait);
+        let pid = clone.0;
+        self.children.push(clone);
+        pid
     }
 
     /// Asks all processes to do their duty once; returns the answer of each when all have done
@@ -167,10 +219,14 @@ impl Worker {
     }
 
     fn fill(&mut self) {
-        for (page, index) in pages_of(self.memory).zip(self.pages.clone()) {
+        let pages = pages_of(self.memory).zip(self.pages.clone());
+        for (page, index) in pages.filter(|(_, index)| self.content.fills(*index)) {
             let id = self.content.id(index, self.of);
             match self.content {
-                Content::Unique | Content::Copies(_) | Content::Parts { .. } => scribble(page, id),
+                Content::Unique
+                | Content::Copies(_)
+                | Content::Parts { .. }
+                | Content::Clone { .. } => scribble(page, id),
                 Content::Alike => {
                     let (alike, last) = page.split_at_mut(page.len() - LAST_WORDS);
                     scribble(alike, 0);
@@ -209,6 +265,7 @@ fn allow_files(count: u64) {
 }
 
 fn spawn_one(
+    map: impl FnOnce() -> &'static mut [u64],
     pages: Range<usize>,
     of: usize,
     content: Content,
@@ -221,10 +278,7 @@ fn spawn_one(
     if pid == 0 {
         drop(ours);
         let mut worker = Worker {
-            memory: match content {
-                Content::Parts { .. } => map_huge(pages.len()),
-                _ => map(pages.len()),
-            },
+            memory: map(),
             pages,
             of,
             content,
@@ -267,14 +321,78 @@ fn map_huge(pages: usize) -> &'static mut [u64] {
     memory
 }
 
-fn map_bytes(bytes: usize) -> &'static mut [u64] {
-    let (protection, flags) = (
-        libc::PROT_READ | libc::PROT_WRITE,
-        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+/// Memory of this process that its children inherit.
+pub struct Image {
+    addr: *mut u64,
+    words: usize,
+}
+
+impl Image {
+    /// A private mapping of a file, of which no page is copied yet.
+    pub fn of_file(pages: usize) -> Self {
+        let bytes = pages * PAGE_SIZE;
+        let file = tempfile(bytes);
+        let memory = map_private(bytes, 0, file.as_raw_fd());
+        advise(memory, libc::MADV_MERGEABLE);
+        Self::new(memory)
+    }
+
+    /// Anonymous memory that this process has filled.
+    pub fn of_parent(pages: usize) -> Self {
+        let memory = map(pages);
+        for (index, page) in pages_of(memory).enumerate() {
+            scribble(page, 2 * FAR + index);
+        }
+        Self::new(memory)
+    }
+
+    fn new(memory: &'static mut [u64]) -> Self {
+        Image {
+            addr: memory.as_mut_ptr(),
+            words: memory.len(),
+        }
+    }
+
+    /// The memory as a child has it.
+    fn inherited(&self) -> &'static mut [u64] {
+        // SAFETY: A child has a copy of the mapping, which it never unmaps, and no other reference to it.
+        unsafe { from_raw_parts_mut(self.addr, self.words) }
+    }
+}
+
+/// Gives the memory back: it is registered, and the next work must not meet it.
+impl Drop for Image {
+    fn drop(&mut self) {
+        // SAFETY: The mapping of `new()`, whose reference is not used any more.
+        unsafe { libc::munmap(self.addr.cast(), self.words * 8) };
+    }
+}
+
+/// A file in memory, without a name.
+fn tempfile(bytes: usize) -> File {
+    // SAFETY: The name is a string that ends with a zero.
+    let file = unsafe { libc::memfd_create(c"image".as_ptr(), 0) };
+    assert!(
+        file >= 0,
+        "memfd_create: {}",
+        std::io::Error::last_os_error()
     );
-    // SAFETY: A new private mapping, which is never unmapped.
+    // SAFETY: A new file that nothing else closes.
+    let file = unsafe { File::from_raw_fd(file) };
+    file.set_len(bytes as u64).expect("the image has room");
+    file
+}
+
+fn map_bytes(bytes: usize) -> &'static mut [u64] {
+    map_private(bytes, libc::MAP_ANONYMOUS, -1)
+}
+
+fn map_private(bytes: usize, flags: libc::c_int, file: libc::c_int) -> &'static mut [u64] {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = flags | libc::MAP_PRIVATE;
+    // SAFETY: A new private mapping. Only `Image` unmaps its own, when nothing refers to it any more.
     unsafe {
-        let memory = libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0);
+        let memory = libc::mmap(std::ptr::null_mut(), bytes, protection, flags, file, 0);
         let error = std::io::Error::last_os_error();
         assert_ne!(memory, libc::MAP_FAILED, "mmap: {error}");
         from_raw_parts_mut(memory.cast(), bytes / 8)

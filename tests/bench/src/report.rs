@@ -87,6 +87,16 @@ pub const COUNTED: &[Line] = &[
         Goal::Times(1.3, "unique-64/later-passes"),
     ),
     Line::new(
+        "zero-only-2048/first-pass",
+        "2 GiB without zeroes, content=zero, first pass: instructions per page",
+        Goal::None,
+    ),
+    Line::new(
+        "zero-only-2048/later-passes",
+        "the same, every later pass",
+        Goal::None,
+    ),
+    Line::new(
         "alike-64/later-passes",
         "64 MiB that differ in their last 96 bytes, every later pass: instructions per page",
         Goal::AtMost(3000.0),
@@ -110,6 +120,37 @@ pub const COUNTED: &[Line] = &[
         "zero-64/merging",
         "64 MiB of zeroes: instructions per page merged away",
         Goal::Part(0.25),
+    ),
+    Line::new(
+        "clones-of-file/slowest",
+        "50 clones of a file of 64 MiB start, of ten pages each writes four as all do and one of its own; each is \
+         merged by `merge_now`: million instructions of the slowest one",
+        Goal::AtMost(1000.0),
+    ),
+    Line::new(
+        "clones-of-file/left",
+        "clones-of-file: the most that a `merge_now` left, of what a perfect merger saves: %",
+        Goal::AtMost(10.0),
+    ),
+    Line::new(
+        "clones-of-file/merging",
+        "clones-of-file: instructions per page merged away",
+        Goal::None,
+    ),
+    Line::new(
+        "clones-by-fork/slowest",
+        "the same with clones that a process with 64 MiB forks: million instructions of the slowest `merge_now`",
+        Goal::AtMost(1000.0),
+    ),
+    Line::new(
+        "clones-by-fork/left",
+        "clones-by-fork: the most that a `merge_now` left, of what a perfect merger saves: %",
+        Goal::AtMost(10.0),
+    ),
+    Line::new(
+        "clones-by-fork/merging",
+        "clones-by-fork: instructions per page merged away",
+        Goal::None,
     ),
     Line::new(
         "unique-64/index-bytes",
@@ -227,6 +268,16 @@ pub const NATIVE: &[Line] = &[
         "unique-2048/later-passes",
         "2 GiB that all differ, every later pass: ns per page",
         Goal::Times(1.15, "unique-64/later-passes"),
+    ),
+    Line::new(
+        "zero-only-2048/first-pass",
+        "2 GiB without zeroes, content=zero, first pass: ns per page",
+        Goal::AtMost(60.0),
+    ),
+    Line::new(
+        "zero-only-2048/later-passes",
+        "the same, every later pass",
+        Goal::None,
     ),
     Line::new(
         "alike-64/later-passes",

@@ -85,6 +85,19 @@ impl Scanner {
         }
     }
 
+    /// The module's, merging zeroes only.
+    pub fn ksm_v_for_zeroes() -> Self {
+        Scanner {
+            opened: &[
+                ("scan_rate", "1000000"),
+                ("scope", "registered"),
+                ("max_interval", "1"),
+                ("content", "zero"),
+            ],
+            ..Self::ksm_v()
+        }
+    }
+
     /// Mainline's, with its default optimisations. It stops only between two scans of
     /// `pages_to_scan` pages.
     pub fn ksmd_in_use() -> Self {
@@ -177,7 +190,8 @@ impl Scanner {
         self.resume();
     }
 
-    fn open(&self) {
+    /// Opens its knobs.
+    pub fn open(&self) {
         for (knob, value) in self.opened {
             self.write(knob, value);
         }
@@ -197,6 +211,11 @@ impl Scanner {
     pub fn stop(&self) {
         self.write("run", "2");
         self.pause();
+    }
+
+    /// Merges the pages of a process at once. Only the module's scanner does that.
+    pub fn merge_now(&self, pid: i32) {
+        self.write("merge_now", &pid.to_string());
     }
 
     /// Number of completed passes.

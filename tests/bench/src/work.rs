@@ -4,10 +4,12 @@
 
 use crate::applications;
 use crate::busy;
+use crate::clones;
 use crate::collapse;
 use crate::collapse::Khugepaged;
 use crate::flushes;
 use crate::memory::Content;
+use crate::memory::Image;
 use crate::memory::Workers;
 use crate::scanner::Scanner;
 use crate::speed;
@@ -39,14 +41,6 @@ const IDLE_PASSES: u64 = 8;
 const COUNTED_ROUNDS: usize = 5;
 /// Number of rounds in real time.
 const TIMED_ROUNDS: usize = 5;
-/// Works that also run natively, where only real time can be measured.
-const NATIVE: [&str; 5] = [
-    "unique-64",
-    "unique-256",
-    "unique-2048",
-    "alike-64",
-    "copies-256",
-];
 
 /// A number for one scanner.
 pub struct Figure {
@@ -94,8 +88,6 @@ pub struct Work {
     pub scanners: &'static [fn() -> Scanner],
     /// Number of rounds of each; the median counts.
     pub rounds: usize,
-    /// The machine for it.
-    pub guest: Guest,
 }
 
 /// The order of the scanners in a work.
@@ -107,34 +99,6 @@ pub enum Run {
     InTurn(fn(&[Scanner]) -> Vec<(usize, Outcome)>),
 }
 
-/// A machine for works.
-#[derive(Clone, Copy)]
-pub enum Guest {
-    /// One CPU that counts instructions: nothing depends on real time.
-    Counting,
-    /// As `Counting`, with the demo and its applications.
-    Demo,
-    /// As `Counting`, for works that take long and run only if named.
-    Named,
-    /// Two CPUs and real time.
-    Parallel,
-    /// User-Mode Linux: one CPU, which is a real one, and real time.
-    Native,
-}
-
-impl Guest {
-    /// Its name in scripts/bench.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Guest::Counting => "counting",
-            Guest::Demo => "demo",
-            Guest::Named => "named",
-            Guest::Parallel => "parallel",
-            Guest::Native => "native",
-        }
-    }
-}
-
 impl Work {
     /// A work that both scanners do once, with counted instructions.
     const fn new(name: &'static str, run: fn(&Scanner) -> Outcome) -> Self {
@@ -143,7 +107,6 @@ impl Work {
             run: Run::Each(run),
             scanners: &[Scanner::ksmd, Scanner::ksm_v],
             rounds: 1,
-            guest: Guest::Counting,
         }
     }
 
@@ -161,16 +124,13 @@ impl Work {
     }
 }
 
-/// The works for native runs.
+/// All works, for native runs.
 pub fn native() -> Vec<Work> {
-    let works = WORKS.iter().filter(|work| NATIVE.contains(&work.name));
-    works
-        .map(|work| Work {
-            rounds: TIMED_ROUNDS,
-            guest: Guest::Native,
-            ..*work
-        })
-        .collect()
+    let timed = |work: &Work| Work {
+        rounds: TIMED_ROUNDS,
+        ..*work
+    };
+    WORKS.iter().map(timed).collect()
 }
 
 /// ID of a plot: saved MiB over the run time of the scanner's thread in ms.
@@ -178,7 +138,7 @@ pub const CONVERGENCE: &str = "convergence";
 /// ID of a plot: cost of a page in ns over the size of memory in MiB.
 pub const COST: &str = "cost";
 
-/// All works.
+/// All works. The list tests/bench/works says which guest runs each.
 pub const WORKS: &[Work] = &[
     Work::new("unique-64", |scanner| {
         let costs = unique(scanner, PROCESSES, 64);
@@ -207,6 +167,19 @@ pub const WORKS: &[Work] = &[
         }
     })
     .without_ksmd(),
+    Work {
+        scanners: &[Scanner::ksm_v_for_zeroes],
+        ..Work::new("zero-only-2048", |scanner| {
+            let costs = unique(scanner, MANY_PROCESSES, 2048);
+            Outcome {
+                figures: vec![
+                    figure("zero-only-2048/first-pass", costs.first_pass),
+                    figure("zero-only-2048/later-passes", costs.later_passes),
+                ],
+                points: Vec::new(),
+            }
+        })
+    },
     Work::new("alike-64", |scanner| {
         let costs = steady(scanner, PROCESSES, 64, Content::Alike);
         only(figure("alike-64/later-passes", costs.later_passes))
@@ -233,6 +206,24 @@ pub const WORKS: &[Work] = &[
             volatile::measure(scanner, 64, 2),
         ))
     }),
+    Work::new("clones-of-file", |scanner| {
+        let ids = [
+            "clones-of-file/slowest",
+            "clones-of-file/left",
+            "clones-of-file/merging",
+        ];
+        clones(scanner, &Image::of_file(clones::IMAGE), ids)
+    })
+    .without_ksmd(),
+    Work::new("clones-by-fork", |scanner| {
+        let ids = [
+            "clones-by-fork/slowest",
+            "clones-by-fork/left",
+            "clones-by-fork/merging",
+        ];
+        clones(scanner, &Image::of_parent(clones::IMAGE), ids)
+    })
+    .without_ksmd(),
     Work::new("processes-1000", |scanner| {
         let costs = unique(scanner, 1000, 1000);
         only(figure("processes-1000/later-passes", costs.later_passes))
@@ -240,34 +231,29 @@ pub const WORKS: &[Work] = &[
     .without_ksmd(),
     Work {
         scanners: &[Scanner::ksm_v_by_default, Scanner::ksmd_by_default],
-        guest: Guest::Named,
         ..Work::new("khugepaged-defaults", |scanner| {
             collapse::measure(scanner, Khugepaged::Default, &collapse::DEFAULTS)
         })
     },
     Work {
         scanners: &[Scanner::ksm_v_by_default],
-        guest: Guest::Named,
         ..Work::new("khugepaged-yielding", |scanner| {
             collapse::measure(scanner, Khugepaged::Yielding, &collapse::YIELDING)
         })
     },
     Work {
         scanners: &[Scanner::ksm_v_of_server],
-        guest: Guest::Named,
         ..Work::new("khugepaged-server", |scanner| {
             collapse::measure(scanner, Khugepaged::Default, &collapse::SERVER)
         })
     },
     Work {
         scanners: &[Scanner::ksm_v_of_server],
-        guest: Guest::Named,
         ..Work::new("khugepaged-eager", |scanner| {
             collapse::measure(scanner, Khugepaged::Eager, &collapse::EAGER)
         })
     },
     Work {
-        guest: Guest::Demo,
         scanners: &[Scanner::ksmd_in_use, Scanner::ksm_v_in_use],
         ..Work::new("applications", |scanner| {
             let saving = applications::measure(scanner);
@@ -277,14 +263,10 @@ pub const WORKS: &[Work] = &[
             }
         })
     },
+    Work::new("flushes-64", |scanner| {
+        only(figure("flushes-64/sent", flushes::measure(scanner, 64, 4)))
+    }),
     Work {
-        guest: Guest::Parallel,
-        ..Work::new("flushes-64", |scanner| {
-            only(figure("flushes-64/sent", flushes::measure(scanner, 64, 4)))
-        })
-    },
-    Work {
-        guest: Guest::Parallel,
         rounds: TIMED_ROUNDS,
         ..Work::new("speed-256", |scanner| {
             let [one, two] = speed::measure(scanner, 256);
@@ -308,7 +290,6 @@ pub const WORKS: &[Work] = &[
         }),
         scanners: &[Scanner::idle, Scanner::ksmd, Scanner::ksm_v],
         rounds: TIMED_ROUNDS,
-        guest: Guest::Parallel,
     },
 ];
 
@@ -319,6 +300,22 @@ fn noticed(times: busy::Times) -> Outcome {
             figure("busy-64/fault-p99", times.fault_p99),
             figure("busy-64/fault-max", times.fault_max),
             figure("busy-64/map-and-unmap", times.map_and_unmap),
+        ],
+        points: Vec::new(),
+    }
+}
+
+fn clones(
+    scanner: &Scanner,
+    image: &Image,
+    [slowest, left, merging]: [&'static str; 3],
+) -> Outcome {
+    let merged = clones::measure(scanner, image);
+    Outcome {
+        figures: vec![
+            figure(slowest, merged.slowest_ms),
+            figure(left, merged.left),
+            figure(merging, merged.merging),
         ],
         points: Vec::new(),
     }
@@ -465,5 +462,19 @@ pub fn compute() -> ! {
     let mut count = 0u64;
     loop {
         count = std::hint::black_box(count.wrapping_add(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_works_are_listed() {
+        let lines = include_str!("../works").lines();
+        let listed = lines.filter(|line| !line.starts_with('#'));
+        let listed: Vec<_> = listed.filter_map(|line| line.split(' ').next()).collect();
+        let works: Vec<_> = WORKS.iter().map(|work| work.name).collect();
+        assert_eq!(listed, works);
     }
 }
