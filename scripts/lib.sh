@@ -119,7 +119,7 @@ ROOT_FORMAT=1
 
 # Packages for the guest of the suite tools: programs made for mainline's KSM.
 TOOLS_PACKAGES=(
-	atop ksmtuned pcp prometheus-node-exporter smem stress-ng
+	atop ksmtuned pcp prometheus prometheus-node-exporter smem stress-ng
 	libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu
 	# from the suite before: Debian 13 does not have it
 	netdata-core
@@ -132,7 +132,8 @@ TOOLS_PACKAGES=(
 	# random system calls
 	trinity
 	# workloads
-	apache2-bin gunicorn nginx nodejs openjdk-21-jre-headless php-fpm postgresql util-linux
+	apache2-bin gunicorn nginx nodejs openjdk-21-jre-headless php-fpm postgresql
+	qemu-system-x86 redis-server util-linux
 )
 
 # Packages of the root for kernels of arm64, which are cross-built and emulated there. Its
@@ -331,14 +332,16 @@ demo_options() {
 # ksmv_options: prints options of scripts/vm that copy ksmv, its tests and their programs.
 ksmv_options() {
 	printf '%s\n' --copy "$PROJECT/tools/ksmv" --copy "$PROJECT/demo" \
-		--copy "$PROJECT/tests/tool" \
+		--copy "$PROJECT/tests/tool" --copy "$PROJECT/scripts/settings" \
 		--copy root:/usr/bin/setpriv:/usr/sbin/setpriv
 	python_options
 }
 
-# workloads_options: prints options of scripts/vm --tools that copy the workloads and ksmv.
+# workloads_options: prints options of scripts/vm --tools that copy the workloads and ksmv, and the
+# kernel of the workload's virtual machines.
 workloads_options() {
-	printf '%s\n' --copy "$PROJECT/tools/ksmv" --copy "$PROJECT/tests/workloads"
+	printf '%s\n' --copy "$PROJECT/tools/ksmv" --copy "$PROJECT/tests/workloads" \
+		--copy "$(kernel_dir stock)/vmlinuz"
 }
 
 # Prints the shared libraries of stress-ng, in the root of --tools.

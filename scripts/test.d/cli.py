@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """usage: scripts/test [--jobs N] [--update-names] [SUITE]...
 
-Runs all suites (except tools, judges, stress, workloads and dkms) or those named, and ends with
+Runs all suites (except tools, judges, stress, workloads, dkms and prebuilt) or those named, and ends with
 the line "N passed, N failed, N skipped". The status is 0 only if no test and no suite
 failed, and the tests of each suite are those of its list in tests/names.
 

@@ -74,6 +74,7 @@ SETTINGS = (
 TOOLS = (
     "--tools --memory 2G --append numa=fake=2 --append proc_mem.force_override=always"
     " --copy root:/build/selftests:/run/selftests"
+    " --copy Documentation/ksm_v-alerts.yaml --copy tests/tool/alerts.yaml"
 )
 
 # The kernel's own tests of memory management, and the table that explains differences.

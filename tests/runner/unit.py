@@ -237,7 +237,7 @@ class Table(unittest.TestCase):
         self.assertEqual(self.chosen()[:3], ["host", "lint", "control@stock"])
         self.assertEqual(self.chosen()[2:], self.chosen("guest"))
         self.assertEqual({one.partition("@")[2] for one in self.chosen("debug")}, {"debug"})
-        for name in ("tools", "judges", "stress", "dkms"):
+        for name in ("tools", "judges", "stress", "dkms", "prebuilt"):
             self.assertFalse([one for one in self.chosen() + self.chosen("debug") if one.startswith(name)])
 
     def test_names_are_unique(self) -> None:
@@ -468,6 +468,41 @@ class CommandLine(unittest.TestCase):
             status, out, err = self.said(*arguments)
             self.assertEqual((status, out), (1, ""))
             self.assertTrue(err.startswith(f"test: error: {text}\n"), err)
+
+
+class Bench(unittest.TestCase):
+    """scripts/bench, as far as it needs neither a root nor a guest."""
+
+    def said(self, *words: str) -> tuple[int, str, str]:
+        """The exit status and the outputs of scripts/bench, where nothing can be built."""
+        with tempfile.TemporaryDirectory() as place:
+            # In the root, and outside of it.
+            Path(place, "cargo").symlink_to("/bin/false")
+            places = {"KSM_V_CACHE": f"{place}/cache", "PATH": f"{place}:{os.environ['PATH']}"}
+            done = subprocess.run(
+                [PROJECT / "scripts/bench", *words], check=False, capture_output=True, text=True,
+                env=os.environ | places,
+            )  # fmt: skip
+        return done.returncode, done.stdout, done.stderr
+
+    def test_list(self) -> None:
+        for words, guests in ((("--list",), "counting demo named parallel"), (("--native", "--list"), "native")):
+            code, out, err = self.said(*words)
+            self.assertEqual((code, err), (0, ""))
+            lines = [line.split() for line in out.split("\n")[:-1]]
+            self.assertEqual({guest for _, guest in lines}, set(guests.split()))
+            self.assertIn("unique-64", [name for name, _ in lines])
+
+    def test_names_that_are_no_works(self) -> None:
+        for words, name in ((["unique"], "unique"), (["unique-64", "x"], "x"), (["--native", "zero-64"], "zero-64")):
+            said = f"bench: error: there is no work '{name}'\n  see scripts/bench --list\n"
+            self.assertEqual(self.said(*words), (1, "", said))
+
+    def test_works_are_built(self) -> None:
+        code, out, err = self.said("unique-64")
+        self.assertNotEqual(code, 0)
+        self.assertNotIn("there is no work", err)
+        self.assertEqual(out, "")
 
 
 def main() -> int:
