@@ -5,6 +5,10 @@
 //! The mergeable parts of a large page are counted while its region is visited. Once they are enough, the
 //! large page is split, and the rest of its parts is merged as it is met. A step may end within a large page;
 //! the next visit merges the parts that were met before they were enough.
+//!
+//! A part is mergeable if the index has another frame for its content. So the caller puts the parts that stay in
+//! the index: otherwise each of two large pages would be counted only for the parts whose content the index has on
+//! the other one, and both could stay whole for ever.
 
 use crate::mm::page::is_in_large_page;
 use crate::mm::page::PageRef;
@@ -65,14 +69,15 @@ impl Large {
     }
 }
 
-/// Removes from `candidates`, which are sorted by address, the parts of large pages that `rule` does not split
-/// now. Returns the number of candidates removed. Adds the other large pages to `opened`, as long as it has room.
+/// Moves the parts of large pages that `rule` does not split now to the end of `candidates`, which are sorted by
+/// address. Returns the number of the others, which stay sorted. Adds their large pages to `opened`, as long as it
+/// has room.
 pub(super) fn keep_whole(
-    candidates: &mut KVVec<Candidate>,
+    candidates: &mut [Candidate],
     opened: &mut KVVec<Opened>,
     visits: &mut Visits,
     rule: SplitRule,
-) -> u64 {
+) -> usize {
     let (mut next, mut left) = (0, 0);
     while let Some(&first) = candidates.get(next) {
         let rest = candidates.get(next..).unwrap_or(&[]);
@@ -92,8 +97,7 @@ pub(super) fn keep_whole(
         }
         next = end;
     }
-    candidates.truncate(left);
-    (next - left) as u64
+    left
 }
 
 /// Whether `large` is split now. `first` is one of `count` mergeable parts that this step has found.

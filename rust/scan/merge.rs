@@ -37,6 +37,7 @@ use crate::scan::turns::Commons;
 use crate::trace;
 use core::mem::take;
 use core::ops::Range;
+use engine::huge::SplitRule;
 use engine::Domain;
 use engine::Frame;
 use engine::Key;
@@ -95,17 +96,32 @@ impl Merger {
         let _ = self.candidates.insert_within_capacity(place, candidate);
     }
 
-    /// Merges the candidates, except parts of large pages that stay whole, then their twins: nearby pages together, the rest one by one.
+    /// Merges the candidates, except parts of large pages that stay whole, then their twins: nearby pages together,
+    /// the rest one by one.
     pub(crate) fn merge_all(&mut self, commons: &Commons, terms: &Terms<'_>, visits: &mut Visits) {
-        let kept = keep_whole(&mut self.candidates, &mut self.opened, visits, terms.split);
-        if kept > 0 {
-            commons.sets().lock().refusals.add(Refusal::KeptHuge, kept);
-        }
+        self.keep_whole(commons, visits, terms.split);
         self.merge_candidates(commons, terms, visits);
         self.merge_twins(commons, terms, visits);
         if take(&mut self.is_any_new) {
             drain_own_lru();
         }
+    }
+
+    /// Removes the candidates that are parts of large pages which stay whole. The index has their frames from now
+    /// on, so that a visit of their twins finds them.
+    fn keep_whole(&mut self, commons: &Commons, visits: &mut Visits, rule: SplitRule) {
+        let count = keep_whole(&mut self.candidates, &mut self.opened, visits, rule);
+        let kept = self.candidates.get(count..).unwrap_or(&[]);
+        if !kept.is_empty() {
+            let mut sets = commons.sets().lock();
+            sets.refusals.add(Refusal::KeptHuge, kept.len() as u64);
+            for &Candidate { key, frame, .. } in kept {
+                if let Some(key) = key {
+                    sets.engine.prefer_twin(key, frame);
+                }
+            }
+        }
+        self.candidates.truncate(count);
     }
 
     /// Merges the candidates, all of which are in the address space of `terms`.

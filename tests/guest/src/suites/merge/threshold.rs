@@ -33,6 +33,7 @@ pub(super) const TESTS: &[Test] = tests![
     a_huge_page_stays_whole_below_the_threshold,
     a_huge_page_is_split_at_the_threshold,
     steps_that_end_within_a_huge_page_add_up,
+    all_parts_with_an_equal_page_count_wherever_it_was_seen_first,
     copies_of_a_huge_page_are_merged_at_first_sight,
     a_twin_in_a_sparse_huge_page_is_left,
     a_huge_page_that_is_mapped_in_part_is_split_for_one_part,
@@ -147,6 +148,24 @@ fn steps_that_end_within_a_huge_page_add_up(lab: &Lab) -> Result {
     scanner::merge()?;
     scanner::merge()?;
     two.expect_merged()
+}
+
+/// The content of the first half of the equal parts was in `a` first, that of the other half in `b`. So the index
+/// has a half of them on each side, and neither huge page may count only what the index has on the other one.
+fn all_parts_with_an_equal_page_count_wherever_it_was_seen_first(lab: &Lab) -> Result {
+    const HALF: u64 = THRESHOLD / 2;
+    knob::set("huge_min_parts", THRESHOLD)?;
+    let (a, b) = lab.pair()?;
+    let in_a = huge(&a, 1, Ids::each(10_000))?;
+    let in_b = huge(&b, 1, Ids::each(20_000))?;
+    merge_with_control(lab)?;
+    a.fill(in_a.part(HALF, HALF), Ids::each(20_000 + HALF))?;
+    b.fill(in_b.part(0, HALF), Ids::each(10_000))?;
+    expect_huge(&a, in_a, 1)?;
+    expect_huge(&b, in_b, 1)?;
+    scanner::merge()?;
+    let (of_a, of_b) = (in_a.part(0, THRESHOLD), in_b.part(0, THRESHOLD));
+    pages::expect_merged(&[(&a, of_a), (&b, of_b)]).map(drop)
 }
 
 /// Equal parts at the same places: no visit has to count the parts of the twin before. A step that ends within
