@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := module
 .PHONY: all module install package clean help setup stock debug uml demo test test-debug test-uml soak bench \
 	fmt lint rust-analyzer
-.PHONY: test-tools test-matrix bench-uml bench-host fuzz coverage deny
+.PHONY: test-tools test-matrix attack bench-uml bench-host fuzz coverage deny
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 SRC := $(CURDIR)
@@ -141,6 +141,9 @@ soak: SECONDS ?= 3600
 soak: KERNEL ?= stock
 soak: setup ## stress the module for an hour (SECONDS=3600 KERNEL=stock|debug|uml SEED=number)
 	@scripts/soak --kernel $(KERNEL) --seconds $(SECONDS) $(addprefix --seed ,$(SEED))
+
+attack: stock ## tell by a million timed writes what processes learn of each other
+	@scripts/attack
 
 bench: stock ## measure the scanner against mainline's ksmd
 	@scripts/bench

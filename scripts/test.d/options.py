@@ -36,6 +36,7 @@ def library(function: str, *arguments: str) -> Option:
 
 
 TESTS = program("ksm_v_guest_tests")
+ATTACK_PROGRAM = program("ksm_v_attack")
 SOAK_PROGRAM = program("ksm_v_soak")
 
 SOAK = library("soak_options")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import shell
 from errors import Failure
 from options import (
-    BASH, CONTENDED_CPU, DEVICE, DISK, HOLD, INJECT, JUDGES, KSMV, KVM, LIVEPATCH, POISON, SETTINGS,
-    SOAK, SOAK_PROGRAM, STRESS, TESTS, TOOLS, TWO_NODES, WORKLOADS, ZRAM, Option, expand,
+    ATTACK_PROGRAM, BASH, CONTENDED_CPU, DEVICE, DISK, HOLD, INJECT, JUDGES, KSMV, KVM, LIVEPATCH,
+    POISON, SETTINGS, SOAK, SOAK_PROGRAM, STRESS, TESTS, TOOLS, TWO_NODES, WORKLOADS, ZRAM, Option, expand,
 )  # fmt: skip
 
 # Debian's kernel of the series before the newest: its suites are skipped when the mirror no
@@ -99,6 +99,8 @@ SUITES = (
     # Other programs in guests: name, kernels, command, options of the guest, seconds.
     Suite("soak", "stock", "./ksm_v_soak --seconds 3", (SOAK_PROGRAM, SOAK), 900),
     Suite("soak_short", "debug", f"./ksm_v_soak --seconds 3 {SHORT_SOAK}", (SOAK_PROGRAM, SOAK), 900),
+    # One attack in each case; scripts/attack has a million trials.
+    Suite("attack", "stock", "./ksm_v_attack --trials 1", (ATTACK_PROGRAM,), 300),
     Suite("settings", "stock", "./settings-test", (SETTINGS,), 300, x86=True),
     Suite("packages", "stock", "tests/packages/run deb", x86=True),
     # Builds the trees of two kernels.

@@ -25,7 +25,8 @@ pub struct Lab {
 }
 
 impl Lab {
-    fn open() -> Result<Self> {
+    /// Puts the module and khugepaged into the state in which tests start. Only one lab may be open.
+    pub fn open() -> Result<Self> {
         module::ensure_loaded()?;
         scanner::settle_knobs()?;
         khugepaged::rest()?;

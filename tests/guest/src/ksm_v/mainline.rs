@@ -70,6 +70,17 @@ impl Mainline {
         procfs::write(&path(name), &format!("{value}\n"))
     }
 
+    /// Scans for `count` passes, then stops.
+    pub fn scan(&self, count: u64) -> Result {
+        // The pass that runs when the count is read may have begun before.
+        let target = self.number("full_scans")? + count + 1;
+        self.set("run", 1)?;
+        let done = || self.number("full_scans").is_ok_and(|found| found >= target);
+        let is_done = task::wait_until(MERGE_TIMEOUT, done);
+        self.set("run", 0)?;
+        expect::that(is_done, || format!("full_scans: expected {target}"))
+    }
+
     /// Starts scanning, waits until `pages_sharing` reaches `sharing`, and stops.
     pub fn merge(&self, sharing: u64) -> Result {
         self.set("run", 1)?;

@@ -29,6 +29,7 @@ use crate::expect;
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::feature::Feature;
 use crate::kernel::procfs;
+use crate::memory::content;
 use crate::memory::content::Ids;
 use crate::memory::content::PAGE_SIZE;
 use crate::memory::pagemap;
@@ -642,6 +643,19 @@ impl Peer {
             .and_then(|file| file.read_exact_at(&mut bytes, span.addr))
             .context(|| format!("{path} at {span:?}"))?;
         Ok(bytes)
+    }
+
+    /// Fills the pages of a span with these contents from outside, through `/proc/PID/mem`.
+    pub fn write(&self, span: Span, ids: impl Iterator<Item = u64>) -> Result {
+        let path = format!("/proc/{}/mem", self.pid);
+        let memory = File::options().write(true).open(&path);
+        let memory = memory.context(|| path.clone())?;
+        for (index, id) in (0..span.pages).zip(ids) {
+            let bytes = content::bytes(|word| content::word(id, word));
+            let written = memory.write_all_at(&bytes, span.page(index).addr);
+            written.context(|| format!("{path} at {:?}", span.page(index)))?;
+        }
+        Ok(())
     }
 
     /// The sum of a field of `smaps` over a span, in pages.
