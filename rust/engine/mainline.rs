@@ -135,12 +135,12 @@ impl Passes {
         self.full_scans
     }
 
-    /// Ends a pass; `met` is the total number of pages seen. The pass counts if there was registered
-    /// memory.
-    pub fn end_pass(&mut self, met: u64, is_any_registered: bool) {
+    /// Ends a pass; `met` is the total number of pages seen. The pass counts if there was memory to scan: mainline
+    /// counts no pass without registered memory.
+    pub fn end_pass(&mut self, met: u64, is_any_in_scope: bool) {
         self.last_met = met.saturating_sub(self.met_before);
         self.met_before = met;
-        self.full_scans = self.full_scans.wrapping_add(u64::from(is_any_registered));
+        self.full_scans = self.full_scans.wrapping_add(u64::from(is_any_in_scope));
     }
 
     /// Starts over after everything was unmerged; `met` is the total number of pages seen.

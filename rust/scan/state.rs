@@ -297,8 +297,9 @@ impl ScanState {
             scanned: stats.pages_scanned,
             merged: self.pages_merged,
         };
-        let is_any_registered = take(&mut self.is_any_registered);
-        self.passes.end_pass(sets.pages_met(), is_any_registered);
+        let is_any_in_scope =
+            take(&mut self.is_any_registered) || self.policy.scope != Scope::Registered;
+        self.passes.end_pass(sets.pages_met(), is_any_in_scope);
         let previous = self.pacer.share();
         let review = self.pacer.end_pass(totals, is_memory_short());
         trace::stop_scan(self.pass, review.pass, &stats);
@@ -307,7 +308,7 @@ impl ScanState {
         }
         self.advise(sets);
         self.places.end_pass();
-        if self.policy.scope == Scope::Registered && !is_any_registered {
+        if !is_any_in_scope {
             UNREGISTERED_MS
         } else {
             0

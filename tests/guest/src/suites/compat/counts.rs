@@ -37,6 +37,7 @@ pub(super) const TESTS: &[Test] = tests![
     zeroes_of_a_split_huge_page_count_for_use_zero_pages_only,
     general_profit_is_what_was_saved_less_the_tables,
     full_scans_counts_where_there_is_registered_memory,
+    full_scans_counts_passes_over_all_memory,
     processes_are_not_told_of_merging,
 ];
 
@@ -338,6 +339,18 @@ fn full_scans_counts_where_there_is_registered_memory(lab: &Lab) -> Result {
     expect_numbers("with nothing registered", &[("full_scans", 0)])?;
     peer.register(span)?;
     compat::wait_scans(3)
+}
+
+/// A dashboard made for mainline shows that the module works, also with the module's own settings.
+fn full_scans_counts_passes_over_all_memory(_: &Lab) -> Result {
+    let (own, of_compat) = (knob::number("full_scans")?, compat::number("full_scans")?);
+    scanner::scan(3)?;
+    let passes = knob::number("full_scans")? - own;
+    expect::that(passes >= 3, || {
+        format!("expected three passes, found {passes}")
+    })?;
+    let counted = compat::number("full_scans")? - of_compat;
+    expect::eq("passes that compat counts", passes as i64, counted)
 }
 
 /// Only mainline's own scanner maintains these figures, so they must not be wrong.
