@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := module
 .PHONY: all module install package clean help setup stock debug uml demo test test-debug test-uml soak bench \
 	fmt lint rust-analyzer
-.PHONY: test-tools test-matrix attack bench-uml bench-host fuzz coverage deny
+.PHONY: test-tools test-matrix attack site bench-uml bench-host fuzz coverage deny
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 SRC := $(CURDIR)
@@ -155,6 +155,9 @@ bench-uml: ## the same natively, on User-Mode Linux without checks, made once
 
 bench-host: setup ## measure the engine natively, against mainline's way
 	@scripts/hostbench
+
+site: ## make a site of the documentation, for a browser
+	@scripts/site
 
 lint: setup ## only the lints of `make test`
 	@scripts/test lint

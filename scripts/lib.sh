@@ -134,6 +134,8 @@ TOOLS_PACKAGES=(
 	# workloads
 	apache2-bin gunicorn nginx nodejs openjdk-21-jre-headless php-fpm postgresql
 	qemu-system-x86 redis-server util-linux
+	# makes the site of the documentation from Markdown as it is
+	mdbook
 )
 
 # Packages of the root for kernels of arm64, which are cross-built and emulated there. Its
