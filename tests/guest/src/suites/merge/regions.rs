@@ -208,6 +208,9 @@ fn merge_now_looks_at_barren_regions(lab: &Lab) -> Result {
     let [(a, in_a), (b, in_b)] = barren_pair(lab)?;
     a.fill(in_a, IN_B)?;
     scanner::merge_now(&a)?;
+    // The kernel may have held a page of `b` for a moment. The index has the page of `a` in its place then, and only
+    // a visit of `b`, which is barren, too, meets it as a twin.
+    scanner::merge_now(&b)?;
     pages::expect_merged(&[(&a, in_a), (&b, in_b)]).map(drop)
 }
 
