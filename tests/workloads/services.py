@@ -96,6 +96,6 @@ SERVICES = (
             _begin_redis, _load("redis", REDIS_PORT)),
     Service("postgresql", f"PostgreSQL, `pgbench -S` of scale {SCALE}", 30, 4,
             _begin_postgresql, _ask_postgresql),
-    Service("java", "a JVM's HTTP server with a heap of 64 MiB", 30, 4,
+    Service("java", "a JVM's HTTP server with a heap of 64 MiB", 5, 4,
             _begin_java, _load("http", JAVA_PORT)),
 )  # fmt: skip
