@@ -53,18 +53,8 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some(server::NOTHING) => ExitCode::SUCCESS,
-        Some(server::ARGUMENT) => be_a_peer(&arguments.next().unwrap_or_default()),
+        Some(server::ARGUMENT) => server::main(&arguments.next().unwrap_or_default()),
         _ => obey(&Arguments::parse()),
-    }
-}
-
-fn be_a_peer(socket: &str) -> ExitCode {
-    match server::run(socket) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("process {}: {error}", std::process::id());
-            ExitCode::FAILURE
-        }
     }
 }
 
@@ -97,7 +87,7 @@ fn chosen(names: &[String]) -> std::result::Result<Vec<&'static Case>, &String> 
 }
 
 fn run(cases: &[&'static Case], trials: u64) -> ExitCode {
-    if let Err(error) = prepare() {
+    if let Err(error) = peer::prepare() {
         eprintln!("this has to run as root: {error}");
         return ExitCode::FAILURE;
     }
@@ -128,12 +118,6 @@ fn tried(case: &'static Case, trials: u64) -> Option<Found> {
         eprintln!("{}", failed.message().unwrap_or("failed"));
     }
     found.ok()
-}
-
-/// Keeps this process's memory out of the merging.
-fn prepare() -> std::io::Result<()> {
-    nix::sys::prctl::set_dumpable(false)?;
-    peer::open_program_to_all()
 }
 
 /// Attacks until there are enough trials.
@@ -190,5 +174,36 @@ impl Found {
             percent(self.faults),
             percent(self.chance)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(name: &str, times: f64, faults: f64) -> bool {
+        let case = CASES.iter().find(|case| case.name == name);
+        let found = Found {
+            case: case.expect("a case"),
+            trials: 1_000_000,
+            times,
+            faults,
+            chance: 0.005,
+        };
+        found.is_expected()
+    }
+
+    #[test]
+    fn a_case_that_must_find_nothing_fails_by_times_and_by_faults() {
+        assert!(found("user", 0.01, 0.0));
+        assert!(!found("user", 0.011, 0.0));
+        assert!(!found("user", 0.0, 0.011));
+    }
+
+    #[test]
+    fn a_case_that_must_find_pages_needs_times_and_faults() {
+        assert!(found("global", 0.5, 1.0));
+        assert!(!found("global", 0.004, 1.0));
+        assert!(!found("global", 0.5, 0.5));
     }
 }

@@ -25,7 +25,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Puts the module and khugepaged into the state in which tests start. Only one lab may be open.
+    /// Puts the module and khugepaged into the state in which tests start, also for a lab that is open already.
     pub fn open() -> Result<Self> {
         module::ensure_loaded()?;
         scanner::settle_knobs()?;

@@ -6,7 +6,6 @@
 //! `all` stands for all suites. Must run as root in a directory with `ksm_v.ko`. `KSM_V_SEED` replays
 //! random tests.
 
-use std::io;
 use std::process::ExitCode;
 
 use guest::process::peer;
@@ -48,19 +47,9 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
         Some(server::NOTHING) => ExitCode::SUCCESS,
-        Some(server::ARGUMENT) => report(server::run(&arguments[2])),
+        Some(server::ARGUMENT) => server::main(&arguments[2]),
         Some(name) => run_suite(name, &arguments[1..]),
         None => usage("no suite given"),
-    }
-}
-
-fn report(result: io::Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("process {}: {error}", std::process::id());
-            ExitCode::FAILURE
-        }
     }
 }
 
@@ -79,7 +68,7 @@ fn run_suite(name: &str, arguments: &[String]) -> ExitCode {
     if trials.is_empty() {
         return usage(&format!("unknown suite {name:?}"));
     }
-    if let Err(error) = prepare() {
+    if let Err(error) = peer::prepare() {
         eprintln!("the tests must run as root: {error}");
         return ExitCode::FAILURE;
     }
@@ -90,10 +79,4 @@ fn run_suite(name: &str, arguments: &[String]) -> ExitCode {
     arguments.color = arguments.color.or(Some(ColorSetting::Never));
     println!("KSM_V_SEED={}", rng::seed());
     libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-/// Makes the test process not dumpable, so that the module skips its memory.
-fn prepare() -> io::Result<()> {
-    nix::sys::prctl::set_dumpable(false)?;
-    peer::open_program_to_all()
 }

@@ -130,8 +130,7 @@ fn run(suites: &[&'static Suite], arguments: &Arguments) -> ExitCode {
 
 /// The harness's own memory is not merged, and all users may run this program.
 fn prepare() -> io::Result<()> {
-    nix::sys::prctl::set_dumpable(false)?;
     // The harness adopts the orphans of workers, and ends them.
     nix::sys::prctl::set_child_subreaper(true)?;
-    peer::open_program_to_all()
+    peer::prepare()
 }

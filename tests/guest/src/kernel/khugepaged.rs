@@ -40,6 +40,16 @@ pub fn rest() -> Result {
     }
 }
 
+/// Whether it rests.
+pub fn is_at_rest() -> Result<bool> {
+    for &(name, value) in AT_REST {
+        if procfs::number(&format!("{DIRECTORY}/{name}"))? != value {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// khugepaged at work, while this exists.
 pub struct AtWork(());
 

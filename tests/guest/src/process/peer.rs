@@ -57,7 +57,7 @@ pub mod tags;
 
 pub use memory::Kind;
 pub use spawn::become_user;
-pub use spawn::open_program_to_all;
+pub use spawn::prepare;
 
 /// How long a peer may take for one request.
 const ANSWER_TIMEOUT: Duration = task::PATIENCE;

@@ -13,6 +13,7 @@ use std::os::unix::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use super::attack;
@@ -60,8 +61,19 @@ struct Peer {
     machine: Option<Machine>,
 }
 
+/// What a program does that becomes a peer: serves requests on the socket, and prints why it failed.
+pub fn main(socket: &str) -> ExitCode {
+    match run(socket) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("process {}: {error}", std::process::id());
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Connects to the socket and serves requests until it closes.
-pub fn run(socket: &str) -> io::Result<()> {
+fn run(socket: &str) -> io::Result<()> {
     die_with_parent()?;
     Peer {
         socket: socket.to_owned(),

@@ -75,8 +75,10 @@ pub(super) fn accept(listener: &UnixListener, timeout: Duration) -> io::Result<U
     listener.accept().map(|(stream, _)| stream)
 }
 
-/// Makes this program executable and readable for all users: a process is not dumpable if its user
-/// cannot read its program, and the module then skips its memory.
-pub fn open_program_to_all() -> io::Result<()> {
+/// Prepares a program that starts peers. Makes the process not dumpable, so that the module skips its memory. Makes
+/// the program executable and readable for all users: a process is not dumpable if its user cannot read its program,
+/// and the module would skip the peers' memory, too.
+pub fn prepare() -> io::Result<()> {
+    nix::sys::prctl::set_dumpable(false)?;
     fs::set_permissions(SELF, fs::Permissions::from_mode(0o755))
 }

@@ -4,6 +4,7 @@
 //! whether to collapse; the contents must stay.
 
 use guest::expect;
+use guest::kernel::khugepaged;
 use guest::kernel::khugepaged::AtWork;
 use guest::ksm_v::knob;
 use guest::ksm_v::scanner;
@@ -21,6 +22,7 @@ use super::IDS;
 
 pub(super) const TESTS: &[Test] = tests![
     khugepaged_beside_shared_pages,
+    khugepaged_rests_when_a_test_begins,
     collapsing_some_shared_pages,
     collapsing_shared_pages,
     pages_that_are_collapsed_again_and_again_are_merged_less_often,
@@ -59,6 +61,14 @@ fn khugepaged_beside_shared_pages(lab: &Lab) -> Result {
         expect_sound(&group, "merged again")?;
     }
     Ok(())
+}
+
+/// Other tests count merged pages, so it may not be at work there.
+fn khugepaged_rests_when_a_test_begins(_: &Lab) -> Result {
+    std::mem::forget(AtWork::start()?);
+    expect::eq("khugepaged rests", false, khugepaged::is_at_rest()?)?;
+    let _of_next_test = Lab::open()?;
+    expect::eq("khugepaged rests", true, khugepaged::is_at_rest()?)
 }
 
 fn collapse(lab: &Lab, shared: u64) -> Result {
